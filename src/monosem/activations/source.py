@@ -1,0 +1,82 @@
+"""What training reads from: a sequence of pools of shuffled rows, each of which can be made again at any time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import DataError
+from monosem.sae import SAEMetadata
+
+
+class Place(NamedTuple):
+    """A place in a source: so many rows into a pool."""
+
+    pool: int = 0
+    row: int = 0
+
+
+START = Place()
+
+
+class ActivationSource(ABC):
+    """Shuffled activations, in pools. A pool is a pure function of its number: that is what makes runs resumable."""
+
+    d_in: int
+    _last: tuple[int, Tensor] | None = None
+
+    @property
+    def metadata(self) -> SAEMetadata:
+        """What an SAE trained on this should remember of it."""
+        return SAEMetadata()
+
+    @abstractmethod
+    def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+        """The shuffled rows of one pool; no rows at the end of the source."""
+
+    def pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+        """As `make_pool`; the last one is remembered."""
+        if self._last is None or self._last[0] != number:
+            self._last = None
+            self._last = (number, self.make_pool(number))
+        return self._last[1]
+
+    def probe(self) -> dict[str, Tensor]:
+        """A small batch to store with an SAE: `activations`, or `tokens` and `kept` from which to get them."""
+        return {"activations": self.pool(0)[:256].clone()}
+
+    def probe_activations(self, probe: dict[str, Tensor]) -> Float[Tensor, "rows d_in"]:
+        """The rows that a probe stands for."""
+        return probe["activations"]
+
+
+def batches(
+    source: ActivationSource, batch_size: int, place: Place = START
+) -> Iterator[tuple[Float[Tensor, "batch d_in"], Place]]:
+    """Batches from a place on, each with the place after it. Batches may span pools; an incomplete last one is dropped.
+
+    Raises:
+        DataError: the source has no rows at all.
+    """
+    number, row = place
+    rest, pool = None, source.pool(number)
+    if number == 0 and not len(pool):
+        raise DataError("the source of activations is empty")
+    while True:
+        need = batch_size - (0 if rest is None else len(rest))
+        part = pool[row : row + need]
+        row += len(part)
+        if len(part) < need:
+            rest = part if rest is None else torch.cat([rest, part])
+            number, row = number + 1, 0
+            pool = source.pool(number)
+            if not len(pool):
+                return
+            continue
+        yield (part if rest is None else torch.cat([rest, part])), Place(number, row)
+        rest = None

@@ -1,0 +1,139 @@
+"""Activations that are there already: tensors, arrays, files, iterables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.activations.live import LiveActivations
+from monosem.activations.source import ActivationSource
+from monosem.errors import ConfigError, DataError, FileError
+from monosem.models import SubjectModel
+from monosem.sae.files import read_safetensors
+
+POOL_ROWS = 131_072
+
+
+class VectorActivations(ActivationSource):
+    """Rows of a tensor or array (also memory-mapped), in another random order every epoch, for ever."""
+
+    def __init__(self, x: Tensor | np.ndarray, seed: int = 0) -> None:
+        if x.ndim != 2 or not len(x):
+            raise DataError(f"activations must have the shape (rows, d_in) and at least one row, got {tuple(x.shape)}")
+        self.x, self.seed, self.d_in = x, seed, x.shape[1]
+        self._pools_an_epoch = -(-len(x) // POOL_ROWS)
+
+    def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+        epoch, part = divmod(number, self._pools_an_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
+        chosen = order[part * POOL_ROWS : (part + 1) * POOL_ROWS]
+        if isinstance(self.x, Tensor):
+            rows = self.x[torch.from_numpy(chosen).to(self.x.device)]
+        else:
+            rows = torch.from_numpy(np.ascontiguousarray(self.x[chosen]))
+        return check_finite(rows.to(torch.float32 if rows.dtype != torch.float64 else torch.float64))
+
+
+class IterableActivations(ActivationSource):
+    """Batches from an iterable, in its order, once. Cannot be resumed."""
+
+    def __init__(self, batches: Iterable[Tensor | np.ndarray]) -> None:
+        self._iterator: Iterator[Any] = iter(batches)
+        self._first: Tensor | None = self._read()
+        if self._first is None:
+            raise DataError("the iterable of activations is empty")
+        self.d_in, self._number, self._probe = self._first.shape[1], 0, self._first[:256].clone()
+
+    def _read(self) -> Tensor | None:
+        batch = next(self._iterator, None)
+        if batch is None:
+            return None
+        rows = torch.as_tensor(batch)
+        if rows.ndim != 2:
+            raise DataError(f"each batch must have the shape (rows, d_in), got {tuple(rows.shape)}")
+        return check_finite(rows.to(torch.float32))
+
+    def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+        if number != self._number:
+            raise ConfigError("activations from an iterable cannot be resumed: give an array or a file instead")
+        self._number += 1
+        rows, self._first = (self._first if self._first is not None else self._read()), None
+        return torch.zeros(0, self.d_in) if rows is None else rows
+
+    def probe(self) -> dict[str, Tensor]:
+        return {"activations": self._probe}
+
+
+def activations(
+    source: SubjectModel | Tensor | np.ndarray | str | Path | Iterable[Any],
+    hook: str | None = None,
+    text: str | Path | Sequence[str] = "bundled",
+    **options: Any,
+) -> ActivationSource:
+    """A source of activations to train on.
+
+    Args:
+        source: a subject model, a tensor or array (rows, d_in), a `.npy` or `.safetensors` file of one, or an iterable
+            of batches.
+        hook: with a model: name of a hook point.
+        text: with a model: what it reads; "bundled", a file, a folder or a list of strings.
+        **options: `context_length, prepend_bos, exclude_special, buffer_tokens, seed` with a model; `seed` else.
+
+    Raises:
+        ConfigError: a model without a hook.
+        FileError: the file is missing or cannot be read.
+        DataError: there is nothing in it, or it has the wrong shape.
+    """
+    if isinstance(source, ActivationSource):
+        return source
+    if isinstance(source, SubjectModel):
+        if hook is None:
+            some = ", ".join(source.hook_points[:8])
+            raise ConfigError(
+                f"name the hook point to read: activations(model, 'resid_post.2'). There are: {some}, ..."
+            )
+        return LiveActivations(source, hook, text, **options)
+    if isinstance(source, str | Path):
+        source = read_vectors(Path(source))
+    if isinstance(source, Tensor | np.ndarray):
+        return VectorActivations(source, **options)
+    return IterableActivations(source)
+
+
+def read_vectors(path: Path) -> Tensor | np.ndarray:
+    """The one array in a `.npy` (memory-mapped) or `.safetensors` file.
+
+    Raises:
+        FileError: the file is missing, damaged, of another kind, or holds several arrays.
+    """
+    if path.suffix == ".safetensors":
+        tensors = read_safetensors(path)
+        if len(tensors) != 1:
+            raise FileError(f"{path} holds {len(tensors)} tensors ({', '.join(tensors)}): give a file with one")
+        return next(iter(tensors.values()))
+    if path.suffix != ".npy":
+        raise FileError(f"{path} is no .npy or .safetensors file: activations are read from those")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as an array: {error}") from error
+
+
+def check_finite(rows: Tensor) -> Tensor:
+    """The rows, unless one has a NaN or an infinity.
+
+    Raises:
+        DataError: naming the first bad row.
+    """
+    if not torch.isfinite(rows).all():
+        bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0]
+        raise DataError(
+            f"{len(bad)} of {len(rows)} rows are not finite (the first: row {bad[0].item()}): drop or mend them"
+        )
+    return rows

@@ -1,0 +1,61 @@
+"""Logit lens: the tokens that a latent promotes and suppresses if its direction reaches the output unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monosem.errors import ConfigError
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+
+
+class TokenEffects(NamedTuple):
+    """Tokens and their logit weights, strongest first."""
+
+    promoted: list[tuple[str, float]]
+    suppressed: list[tuple[str, float]]
+
+
+@torch.no_grad()
+def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: int = 8) -> list[TokenEffects]:
+    """For each latent, the tokens with the highest and lowest logit weights.
+
+    A latent's decoder row is centred, multiplied by the gain of the final norm and by the unembedding; weights are
+    given relative to their mean over the vocabulary. The norm's division by the residual's own size is left out.
+
+    Source: nostalgebraist, Interpreting GPT: the logit lens, 2020; Bloom & Lin, 2024, for decoder rows.
+
+    Raises:
+        ConfigError: the model has no output embeddings, or the SAE does not write to its residual stream.
+    """
+    find = getattr(model.module, "get_output_embeddings", None)
+    unembedding = find() if find is not None else None
+    if unembedding is None:
+        raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
+    W_U: Tensor = unembedding.weight
+    if W_U.shape[1] != sae.d_out:
+        raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
+    rows = sae.W_dec[list(latents)].to(W_U)
+    rows = rows - rows.mean(-1, keepdim=True)
+    logits = (rows * _final_gain(model).to(W_U)) @ W_U.T
+    logits = logits - logits.mean(-1, keepdim=True)
+    effects: list[TokenEffects] = []
+    for row in logits:
+        high, low = row.topk(n_tokens), row.topk(n_tokens, largest=False)
+        effects.append(TokenEffects(*(_named(model, t.indices, t.values) for t in (high, low))))
+    return effects
+
+
+def _final_gain(model: SubjectModel) -> Tensor:
+    if model.family is None or "final_norm" not in model.hook_points:
+        return torch.ones(())
+    weight = getattr(model.module.get_submodule(model.hook_point("final_norm").path), "weight", None)
+    return weight if isinstance(weight, Tensor) else torch.ones(())
+
+
+def _named(model: SubjectModel, tokens: Tensor, weights: Tensor) -> list[tuple[str, float]]:
+    return [(model.tokenizer.decode([t]), w) for t, w in zip(tokens.tolist(), weights.tolist(), strict=True)]

@@ -1,0 +1,36 @@
+"""monosem demo"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    output: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
+    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = 1_000_000,
+    features: Annotated[int, typer.Option(help="Features to show.")] = 24,
+) -> None:
+    """Train a TopK SAE on the bundled language model, evaluate it, and print features: a few minutes, offline."""
+    import time
+
+    from monosem.cli.console import console
+    from monosem.cli.top import notable, show
+    from monosem.runs import demo_config, run_evaluation, run_training
+
+    out = console()
+    config = demo_config(output).model_copy(update={"tokens": tokens})
+    start = time.monotonic()
+    out.print(
+        f"Training a {config.sae.architecture} SAE of {config.sae.n_latents:,} latents at {config.hook} "
+        f"of the {config.model} model, on {tokens:,} tokens.",
+        highlight=False,
+    )
+    run, model = run_training(config)
+    report = run_evaluation(run, model)
+    show(out, run, model, notable(run, model, features), n_passages=4)
+    out.print(report.table())
+    minutes = (time.monotonic() - start) / 60
+    out.print(f"{minutes:.1f} minutes. Run folder: {run.path} (its README.md says what is in it)")
+    out.print(f"More features: monosem top {run.path} 17 256 1024")

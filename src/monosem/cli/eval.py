@@ -1,0 +1,25 @@
+"""monosem eval"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    text: Annotated[str | None, typer.Option(help="Held-out text: a file, a folder, or bundled:held_out.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to read.")] = None,
+    loss_tokens: Annotated[int | None, typer.Option(help="Tokens for the model's losses.")] = None,
+) -> None:
+    """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/."""
+    from monosem.cli.console import console
+    from monosem.runs import Run, run_evaluation
+
+    opened = Run(run)
+    given = {"text": text, "tokens": tokens, "loss_tokens": loss_tokens}
+    changes = {name: value for name, value in given.items() if value is not None}
+    config = opened.config.evaluation.model_copy(update=changes)
+    console().print(run_evaluation(opened, config=config).table())

@@ -1,0 +1,107 @@
+"""monosem info"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def info(
+    what: Annotated[str, typer.Argument(help="A run folder, an SAE folder, or a model (bundled, a folder, a hub id).")],
+) -> None:
+    """Say what a run, an SAE or a model is."""
+    from monosem.cli.console import console
+    from monosem.errors import FileError
+    from monosem.sae.files import find_sae
+
+    path, out = Path(what), console()
+    if (path / "run.yaml").is_file():
+        _show(out, _run(path))
+        return
+    try:
+        find_sae(path)
+    except FileError:
+        if path.exists() and not (path / "config.json").is_file():
+            raise FileError(f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json)") from None
+        _show(out, _model(what))
+        return
+    _show(out, _sae(path))
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from monosem.runs import Run
+
+    run = Run(path)
+    config, history = run.config, run.history()
+    facts: dict[str, Any] = {
+        "run": run.path,
+        "model": config.model,
+        "hook": config.hook,
+        "text": config.text,
+        "state": "finished" if run.finished else f"stopped; go on with: monosem train {run.path}/run.yaml",
+        "tokens": f"{int(history[-1]['tokens']) if history else 0:,} of {config.tokens:,}",
+    }
+    if run.finished:
+        facts |= _sae(path / "sae")
+    if (path / "evaluation.json").is_file():
+        report = run.evaluation()
+        for name in ("fvu", "l0", "loss_recovered_mean", "dead_share"):
+            if name in report.metrics:
+                value = report[name]
+                span = f"  [{value.low:.4g}, {value.high:.4g}]" if value.low is not None else ""
+                facts[f"held-out {name}"] = f"{value.value:.4g}{span}"
+    return facts
+
+
+def _sae(path: Path) -> dict[str, Any]:
+    from monosem.sae import load_sae
+
+    sae = load_sae(path)
+    facts: dict[str, Any] = {
+        "SAE": type(sae).__name__,
+        "n_latents": f"{sae.n_latents:,}",
+        "d_in": sae.d_in,
+        **sae.settings,
+        "transform": sae.transform.extra_repr(),
+        "parameters": f"{sum(p.numel() for p in sae.parameters()):,} ({str(sae.W_enc.dtype).removeprefix('torch.')})",
+    }
+    known = sae.metadata.model_dump(exclude_none=True)
+    fingerprint = known.pop("fingerprint", {})
+    facts |= {f"trained: {name}": value for name, value in known.items()}
+    facts |= {f"probe batch: {name}": f"{value:.4g}" for name, value in fingerprint.items()}
+    return facts
+
+
+def _model(name: str) -> dict[str, Any]:
+    from monosem.models import load_model
+
+    model = load_model(name)
+    points = model.hook_points
+    kinds = list(dict.fromkeys(point.partition(".")[0] for point in points))
+    if model.n_layers and "embed" in kinds:
+        layers = f".0-{model.n_layers - 1}"
+        points = [kind if kind in ("embed", "final_norm") else kind + layers for kind in kinds]
+    return {
+        "model": model.name,
+        "family": model.family,
+        "parameters": f"{sum(p.numel() for p in model.module.parameters()):,}",
+        "layers": model.n_layers,
+        "d_model": model.d_model,
+        "context": model.context_length,
+        "vocabulary": len(model.tokenizer) if model.tokenizer is not None else "no tokenizer",
+        "fingerprint": model.fingerprint(),
+        "hook points": ", ".join(points),
+    }
+
+
+def _show(console: Any, facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    console.print(table)

@@ -1,0 +1,105 @@
+"""monosem train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def train(
+    run_yaml: Annotated[
+        Path | None, typer.Argument(help="Description of the run; defaults where left out.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as sae.k=32. May be repeated."),
+    ] = None,
+    evaluation: Annotated[bool, typer.Option(help="Evaluate on held-out text afterwards.")] = True,
+    architectures: Annotated[
+        bool, typer.Option("--list", help="List the architectures and the keys, and stop.")
+    ] = False,
+) -> None:
+    """Train an SAE as a YAML file describes, into a run folder; the same command goes on where a run has stopped.
+
+    Example: `monosem train run.yaml --set hook=mlp_out.1 --set sae.n_latents=8192 --set output=runs/mlp`
+
+    A run.yaml holds any of these keys:
+
+        output: runs/run          # the run folder
+        model: bundled            # or a folder, or a Hugging Face id
+        hook: resid_post.2        # monosem info MODEL lists them
+        text: bundled             # or a file (.txt .jsonl .parquet) or a folder
+        tokens: 1000000
+        sae: {architecture: topk, n_latents: 4096, k: 32}
+        activations: {context_length: 256, buffer_tokens: 131072, exclude_special: true}
+        training: {lr: 0.002, batch_size: 2048}
+        evaluation: {text: bundled:held_out, tokens: 500000}
+
+    `monosem train --list` prints every key and every architecture.
+    """
+    from monosem.cli.console import console
+    from monosem.runs import RunConfig, run_evaluation, run_training
+
+    out = console()
+    if architectures:
+        _list(out)
+        return
+    config = RunConfig.read(run_yaml, settings)
+    run, model = run_training(config)
+    if evaluation:
+        out.print(run_evaluation(run, model).table())
+    out.print(f"Run folder: {run.path}. To look at features: monosem top {run.path}")
+
+
+def _list(console: Console) -> None:
+    import inspect
+
+    from pydantic import BaseModel
+    from rich.table import Table
+
+    from monosem.runs import RunConfig
+    from monosem.sae import SAE
+
+    table = Table(title="Architectures", title_justify="left", box=None)
+    for column in ("sae.architecture", "good for", "its own parameters"):
+        table.add_column(column)
+    for name, kind in sorted(SAE.registry.items()):
+        parameters = [p for p in inspect.signature(kind).parameters if p not in ("d_in", "n_latents", "common")]
+        table.add_row(name, kind.good_for, ", ".join(parameters))
+    console.print(table, "")
+    keys = Table(title="Keys", title_justify="left", box=None)
+    for column in ("key", "default", "meaning"):
+        keys.add_column(column)
+
+    def add(model: type[BaseModel], prefix: str) -> None:
+        documented = _attribute_docs(model)
+        for name, info in model.model_fields.items():
+            if isinstance(info.default, BaseModel):
+                add(type(info.default), f"{prefix}{name}.")
+            else:
+                keys.add_row(
+                    f"{prefix}{name}", "" if info.default is None else str(info.default), documented.get(name, "")
+                )
+
+    add(RunConfig, "")
+    console.print(keys)
+
+
+def _attribute_docs(model: type) -> dict[str, str]:
+    """The docstrings under the fields of a class."""
+    import ast
+    import inspect
+    import textwrap
+
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            docs[field.target.id] = str(ast.literal_eval(below.value)).strip()
+    return docs

@@ -1,0 +1,25 @@
+"""What can go wrong, in a few words. Every message says what was wrong, where, and what to do."""
+
+
+class MonosemError(Exception):
+    """The base of all errors that monosem raises on purpose."""
+
+
+class ConfigError(MonosemError):
+    """A setting is unknown, missing or out of range."""
+
+
+class HookError(MonosemError):
+    """A hook point does not exist in the model."""
+
+
+class DataError(MonosemError):
+    """Text, tokens or activations cannot be used: empty, of the wrong width, not finite."""
+
+
+class FileError(MonosemError):
+    """A file is missing, damaged, or of another format."""
+
+
+class MismatchError(MonosemError):
+    """An SAE and a model (or activations) do not belong together."""

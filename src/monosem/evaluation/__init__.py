@@ -1,0 +1,8 @@
+"""Evaluation: numbers with their intervals, beside their controls."""
+
+from monosem.evaluation.check import CheckResult, check
+from monosem.evaluation.evaluate import evaluate
+from monosem.evaluation.intervals import Interval
+from monosem.evaluation.report import EvaluationReport
+
+__all__ = ["CheckResult", "EvaluationReport", "Interval", "check", "evaluate"]

@@ -1,0 +1,5 @@
+"""Interventions: what to put in the place of activations while a model runs."""
+
+from monosem.interventions.replace import Replace, Splice
+
+__all__ = ["Replace", "Splice"]

@@ -1,0 +1,232 @@
+# pyright: basic, reportAttributeAccessIssue=false
+"""The kernels for CPU: matmuls by torch in tiles that stay in cache, everything else compiled by numba.
+
+Signatures are those of plain.py. Every output row is written by one thread, in a fixed order: the same input gives the
+same bits, whatever the number of threads.
+"""
+
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+from numba.core import config
+from torch import Tensor
+
+config.THREADING_LAYER = "omp"
+
+TILE_ROWS = 512
+GROUP = 16  # a row's maxima are first taken over this many entries, a stride apart
+
+
+def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    rows, n = x.shape[0], weight.shape[0]
+    values = torch.empty(rows, k, dtype=x.dtype)
+    indices = torch.empty(rows, k, dtype=torch.int32)
+    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
+    _match_threads()
+    for start in range(0, rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, rows)
+        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start])
+        _top_k_rows(pre.numpy(), values[start:stop].numpy(), indices[start:stop].numpy())
+    return values, indices
+
+
+def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows, n = x.shape[0], weight.shape[0]
+    limits = threshold.to(x.dtype).expand(n).contiguous().numpy()
+    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
+    counts = torch.zeros(rows + 1, dtype=torch.int64)
+    values: list[Tensor] = []
+    indices: list[Tensor] = []
+    _match_threads()
+    for start in range(0, rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, rows)
+        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start]).numpy()
+        tile_counts = counts[start + 1 : stop + 1].numpy()
+        _count_above(pre, limits, tile_counts)
+        ends = np.cumsum(tile_counts)
+        tile_values = torch.empty(int(ends[-1]), dtype=x.dtype)
+        tile_indices = torch.empty(int(ends[-1]), dtype=torch.int32)
+        _write_above(pre, limits, ends - tile_counts, tile_values.numpy(), tile_indices.numpy())
+        values.append(tile_values)
+        indices.append(tile_indices)
+    if not values:
+        return x.new_zeros(0), torch.zeros(0, dtype=torch.int32), counts
+    return torch.cat(values), torch.cat(indices), counts.cumsum(0)
+
+
+def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+    out = torch.empty(indices.numel(), dtype=x.dtype)
+    _match_threads()
+    _gather_dot(_array(x), _array(weight), indices.numpy(), offsets.numpy(), out.numpy())
+    return out
+
+
+def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    out = torch.empty(offsets.numel() - 1, weight.shape[1], dtype=weight.dtype)
+    _match_threads()
+    _weighted_sum(_array(values), indices.numpy(), offsets.numpy(), _array(weight), out.numpy())
+    return out
+
+
+def scatter_outer(values: Tensor, order: Tensor, latent_offsets: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    out = torch.empty(latent_offsets.numel() - 1, y.shape[1], dtype=y.dtype)
+    _match_threads()
+    arrays = (order.numpy(), latent_offsets.numpy(), rows.numpy())
+    _scatter_outer(_array(values), *arrays, _array(y), out.numpy())
+    return out
+
+
+def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor, Tensor, Tensor]:
+    order = torch.empty(indices.numel(), dtype=torch.int32)
+    rows = torch.empty(indices.numel(), dtype=torch.int32)
+    latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64)
+    _by_latent(indices.numpy(), offsets.numpy(), latent_offsets.numpy(), order.numpy(), rows.numpy())
+    return order, latent_offsets, rows
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _match_threads() -> None:
+    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
+
+
+@njit(cache=True)
+def _sift_down(values, indices, value, index, size):
+    """Replace the smallest of a heap."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and values[child + 1] < values[child]:
+            child += 1
+        if values[child] >= value:
+            break
+        values[at], indices[at] = values[child], indices[child]
+        at = child
+    values[at], indices[at] = value, index
+
+
+@njit(cache=True)
+def _sift_up(values, indices, value, index, at):
+    """Add to a heap that has `at` elements."""
+    while at > 0:
+        parent = (at - 1) // 2
+        if values[parent] <= value:
+            break
+        values[at], indices[at] = values[parent], indices[parent]
+        at = parent
+    values[at], indices[at] = value, index
+
+
+@njit(cache=True, parallel=True)
+def _top_k_rows(pre, values, indices):
+    """Exact: the k largest of a row lie in the k groups of the largest maxima."""
+    n, k = pre.shape[1], values.shape[1]
+    n_groups = (n + GROUP - 1) // GROUP
+    grouped = n_groups >= 2 * k
+    for r in prange(pre.shape[0]):
+        row, heap, heap_indices = pre[r], values[r], indices[r]
+        if not grouped:
+            for i in range(k):
+                _sift_up(heap, heap_indices, row[i], i, i)
+            for i in range(k, n):
+                if row[i] > heap[0]:
+                    _sift_down(heap, heap_indices, row[i], i, k)
+            continue
+        maxima = row[:n_groups].copy()
+        for g in range(1, n // n_groups):
+            block = row[g * n_groups : (g + 1) * n_groups]
+            for i in range(n_groups):
+                maxima[i] = max(maxima[i], block[i])
+        for i in range(n - (n // n_groups) * n_groups):
+            maxima[i] = max(maxima[i], row[(n // n_groups) * n_groups + i])
+        groups = np.empty(k, np.int32)
+        for i in range(k):
+            _sift_up(heap, groups, maxima[i], i, i)
+        for i in range(k, n_groups):
+            if maxima[i] > heap[0]:
+                _sift_down(heap, groups, maxima[i], i, k)
+        filled = 0
+        for g in range(k):
+            i = groups[g]
+            while i < n:
+                if filled < k:
+                    _sift_up(heap, heap_indices, row[i], i, filled)
+                    filled += 1
+                elif row[i] > heap[0]:
+                    _sift_down(heap, heap_indices, row[i], i, k)
+                i += n_groups
+
+
+@njit(cache=True, parallel=True)
+def _count_above(pre, limits, counts):
+    for r in prange(pre.shape[0]):
+        count = 0
+        for i in range(pre.shape[1]):
+            count += pre[r, i] > limits[i]
+        counts[r] = count
+
+
+@njit(cache=True, parallel=True)
+def _write_above(pre, limits, starts, values, indices):
+    for r in prange(pre.shape[0]):
+        at = starts[r]
+        for i in range(pre.shape[1]):
+            if pre[r, i] > limits[i]:
+                values[at] = pre[r, i]
+                indices[at] = i
+                at += 1
+
+
+@njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+def _gather_dot(x, weight, indices, offsets, out):
+    for r in prange(x.shape[0]):
+        row = x[r]
+        for e in range(offsets[r], offsets[r + 1]):
+            latent = weight[indices[e]]
+            total = row[0] * 0
+            for c in range(row.shape[0]):
+                total += row[c] * latent[c]
+            out[e] = total
+
+
+@njit(cache=True, parallel=True)
+def _weighted_sum(values, indices, offsets, weight, out):
+    for r in prange(out.shape[0]):
+        row = out[r]
+        row[:] = 0
+        for e in range(offsets[r], offsets[r + 1]):
+            value, latent = values[e], weight[indices[e]]
+            for c in range(row.shape[0]):
+                row[c] += value * latent[c]
+
+
+@njit(cache=True, parallel=True)
+def _scatter_outer(values, order, latent_offsets, rows, y, out):
+    for latent in prange(out.shape[0]):
+        row = out[latent]
+        row[:] = 0
+        for o in range(latent_offsets[latent], latent_offsets[latent + 1]):
+            e = order[o]
+            value, source = values[e], y[rows[e]]
+            for c in range(row.shape[0]):
+                row[c] += value * source[c]
+
+
+@njit(cache=True)
+def _by_latent(indices, offsets, latent_offsets, order, rows):
+    for e in range(indices.shape[0]):
+        latent_offsets[indices[e] + 1] += 1
+    for i in range(latent_offsets.shape[0] - 1):
+        latent_offsets[i + 1] += latent_offsets[i]
+    cursor = latent_offsets[:-1].copy()
+    for r in range(offsets.shape[0] - 1):
+        for e in range(offsets[r], offsets[r + 1]):
+            rows[e] = r
+            at = cursor[indices[e]]
+            order[at] = e
+            cursor[indices[e]] = at + 1

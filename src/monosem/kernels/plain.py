@@ -1,0 +1,98 @@
+"""The kernels in plain torch: any device, any dtype. Rows are processed in tiles so that memory stays bounded."""
+
+import torch
+from jaxtyping import Float, Int, Int32
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE_ROWS = 1024
+TILE_ENTRIES = 16384
+
+
+def top_k(
+    x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int
+) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
+    """The k largest of `x @ weight.T + bias` in each row."""
+    tiles = [torch.topk(F.linear(tile, weight, bias), k, dim=-1, sorted=False) for tile in _tiles(x, TILE_ROWS)]
+    return torch.cat([t.values for t in tiles]), torch.cat([t.indices for t in tiles]).to(torch.int32)
+
+
+def above(
+    x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], threshold: Tensor
+) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
+    """Entries of `x @ weight.T + bias` above the threshold (a number, or one per latent): values, indices, offsets."""
+    values: list[Tensor] = []
+    indices: list[Tensor] = []
+    counts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
+    for tile in _tiles(x, TILE_ROWS):
+        pre = F.linear(tile, weight, bias)
+        on = pre > threshold
+        values.append(pre[on])
+        indices.append(on.nonzero()[:, 1].to(torch.int32))
+        counts.append(on.sum(1))
+    return torch.cat(values), torch.cat(indices), torch.cat(counts).cumsum(0)
+
+
+def gather_dot(
+    x: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "n d"],
+    indices: Int32[Tensor, " entries"],
+    offsets: Int[Tensor, " rows_plus_1"],
+) -> Float[Tensor, " entries"]:
+    """For every entry, its row of x times its latent's row of weight."""
+    rows = _rows(offsets, indices.numel())
+    parts = zip(_tiles(rows, TILE_ENTRIES), _tiles(indices.long(), TILE_ENTRIES), strict=True)
+    return torch.cat([(x[r] * weight[i]).sum(-1) for r, i in parts])
+
+
+def weighted_sum(
+    values: Float[Tensor, " entries"],
+    indices: Int32[Tensor, " entries"],
+    offsets: Int[Tensor, " rows_plus_1"],
+    weight: Float[Tensor, "n d"],
+) -> Float[Tensor, "rows d"]:
+    """For every row, the sum of value x its latent's row of weight."""
+    if weight.device.type == "cuda" and values.numel():
+        return F.embedding_bag(
+            indices.long(), weight, offsets[:-1], mode="sum", per_sample_weights=values.to(weight.dtype)
+        )
+    rows = _rows(offsets, indices.numel())
+    out = weight.new_zeros(offsets.numel() - 1, weight.shape[1])
+    for v, r, i in zip(*(_tiles(t, TILE_ENTRIES) for t in (values, rows, indices.long())), strict=True):
+        out.index_add_(0, r, v[:, None] * weight[i])
+    return out
+
+
+def scatter_outer(
+    values: Float[Tensor, " entries"],
+    order: Int[Tensor, " entries"],
+    latent_offsets: Int[Tensor, " n_plus_1"],
+    rows: Int[Tensor, " entries"],
+    y: Float[Tensor, "rows d"],
+) -> Float[Tensor, "n d"]:
+    """For every latent, the sum of value x its row of y: the gradient of a weight. Entries come ordered by latent."""
+    latents = _rows(latent_offsets, order.numel())
+    out = y.new_zeros(latent_offsets.numel() - 1, y.shape[1])
+    for o, latent in zip(_tiles(order, TILE_ENTRIES), _tiles(latents, TILE_ENTRIES), strict=True):
+        out.index_add_(0, latent, values[o][:, None] * y[rows[o]])
+    return out
+
+
+def by_latent(
+    indices: Int32[Tensor, " entries"], offsets: Int[Tensor, " rows_plus_1"], n_latents: int
+) -> tuple[Int[Tensor, " entries"], Int[Tensor, " n_plus_1"], Int[Tensor, " entries"]]:
+    """The entries ordered by latent: their order, where each latent's begin, and the row of every entry."""
+    order = torch.argsort(indices, stable=True)
+    counts = torch.bincount(indices, minlength=n_latents)
+    latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64, device=indices.device)
+    torch.cumsum(counts, 0, out=latent_offsets[1:])
+    return order, latent_offsets, _rows(offsets, indices.numel())
+
+
+def _rows(offsets: Tensor, n_entries: int) -> Tensor:
+    numbers = torch.arange(offsets.numel() - 1, device=offsets.device)
+    return torch.repeat_interleave(numbers, offsets.diff(), output_size=n_entries)
+
+
+def _tiles(tensor: Tensor, size: int) -> list[Tensor]:
+    return [tensor[start : start + size] for start in range(0, max(1, len(tensor)), size)]

@@ -1,0 +1,61 @@
+"""The figures of a run, as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosem.evaluation import EvaluationReport
+
+ORANGE, BLUE, GREY = "#e07b00", "#2166ac", "#777777"
+
+
+def write_figures(folder: Path, history: list[dict[str, float]], report: EvaluationReport) -> list[Path]:
+    """Write loss.png, firing_rates.png and l0.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    figures = {"loss": _loss, "firing_rates": _firing_rates, "l0": _l0}
+    for name, draw in figures.items():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes, history, report)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        written.append(folder / f"{name}.png")
+    return written
+
+
+def _loss(axes: Any, history: list[dict[str, float]], report: EvaluationReport) -> None:
+    tokens = [row["tokens"] / 1e6 for row in history]
+    axes.plot(tokens, [row["fvu"] for row in history], color=BLUE, label="FVU, training batches")
+    axes.axhline(report["fvu"].value, color=ORANGE, linestyle="--", label="FVU, held-out text")
+    if "PCA" in report.columns:
+        axes.axhline(report.columns["PCA"]["fvu"].value, color=GREY, linestyle=":", label="PCA, as many components")
+    axes.set(xlabel="tokens (millions)", ylabel="fraction of variance unexplained", yscale="log")
+    axes.legend(frameon=False)
+
+
+def _firing_rates(axes: Any, _: list[dict[str, float]], report: EvaluationReport) -> None:
+    alive = report.firing_rates[report.firing_rates > 0]
+    rows = int(report.facts["rows"])
+    bins = np.logspace(np.log10(1 / rows), 0, 60)
+    axes.hist(alive, bins=bins, color=ORANGE)
+    dead = int((report.firing_rates == 0).sum())
+    axes.set(xscale="log", xlabel=f"firing rate ({rows:,} tokens)", ylabel="latents")
+    axes.set_title(f"{len(alive):,} latents alive, {dead:,} never fired", fontsize=10, loc="left")
+
+
+def _l0(axes: Any, _: list[dict[str, float]], report: EvaluationReport) -> None:
+    counts = report.l0_counts
+    used = np.flatnonzero(counts)
+    share = counts / counts.sum()
+    axes.bar(np.arange(len(counts)), share, width=1.0, color=ORANGE)
+    axes.set(xlabel="latents on per token (L0)", ylabel="share of tokens", xlim=(used.min() - 1.5, used.max() + 1.5))
+    axes.set_title(f"mean L0 {report['l0'].value:.1f}", fontsize=10, loc="left")

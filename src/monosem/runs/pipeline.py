@@ -1,0 +1,76 @@
+"""From a run.yaml to a folder that explains itself: train, evaluate, collect features, draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from monosem.activations import activations
+from monosem.errors import ConfigError
+from monosem.evaluation import EvaluationReport, evaluate
+from monosem.features import ExampleCollector
+from monosem.models import SubjectModel, load_model
+from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
+from monosem.runs.figures import write_figures
+from monosem.runs.folder import README, Run
+from monosem.training import train
+
+
+def demo_config(output: str) -> RunConfig:
+    """A TopK SAE on the middle of the bundled model: minutes on a laptop."""
+    return RunConfig.model_validate({"output": output, "sae": SAEConfig.model_validate({"n_latents": 4096, "k": 24})})
+
+
+def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, SubjectModel]:
+    """Train as described, into the folder named; goes on where an earlier call of the same description stopped.
+
+    Raises:
+        ConfigError: the folder holds another run, or the description does not fit the model.
+    """
+    folder = Path(config.output)
+    _refuse_another(folder, config)
+    model = load_model(config.model)
+    options = config.activations.model_dump()
+    sae = config.sae.build(model.width(config.hook))
+    source = activations(model, config.hook, config.text, **options)
+    config.write(folder / "run.yaml")
+    (folder / "README.md").write_text(README.format(path=config.output))
+    train(sae, source, tokens=config.tokens, config=config.training, path=folder, progress=progress)
+    return Run(folder), model
+
+
+def run_evaluation(
+    run: Run, model: SubjectModel | None = None, config: EvaluationConfig | None = None, progress: bool = True
+) -> EvaluationReport:
+    """Evaluate a trained run in one pass: `evaluation.json`, `features/`, `figures/`."""
+    config = config or run.config.evaluation
+    sae = run.sae()
+    model = model or load_model(run.config.model)
+    collector = ExampleCollector(sae.n_latents)
+    report = evaluate(
+        sae,
+        model,
+        text=config.text,
+        tokens=config.tokens,
+        loss_tokens=config.loss_tokens,
+        observers=[collector],
+        progress=progress,
+    )
+    report.save(run.path / "evaluation.json")
+    collector.examples().save(run.path / "features")
+    write_figures(run.path / "figures", run.history(), report)
+    return report
+
+
+def _refuse_another(folder: Path, config: RunConfig) -> None:
+    """Going on is for the same description alone (where to write and how to evaluate may differ)."""
+    if not (folder / "run.yaml").is_file():
+        return
+    free = {"output", "evaluation"}
+    old = RunConfig.read(folder / "run.yaml").model_dump(exclude=free)
+    new = config.model_dump(exclude=free)
+    differing = [key for key in new if old[key] != new[key]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run with another {', '.join(differing)}: choose another folder (--set output=...), "
+            "or delete that one"
+        )

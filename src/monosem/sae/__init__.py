@@ -1,0 +1,22 @@
+"""Sparse autoencoders: one architecture a file."""
+
+from monosem.sae.base import SAE, SAEOutput, TrainingContext, TrainingLoss
+from monosem.sae.files import load_sae, save_sae
+from monosem.sae.metadata import InputFingerprint, SAEMetadata
+from monosem.sae.relu import ReLUSAE
+from monosem.sae.topk import TopKSAE
+from monosem.sae.transform import InputTransform
+
+__all__ = [
+    "SAE",
+    "InputFingerprint",
+    "InputTransform",
+    "ReLUSAE",
+    "SAEMetadata",
+    "SAEOutput",
+    "TopKSAE",
+    "TrainingContext",
+    "TrainingLoss",
+    "load_sae",
+    "save_sae",
+]

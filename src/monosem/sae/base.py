@@ -1,0 +1,199 @@
+"""The frame that all architectures share: parameters, encode, decode, and what training needs of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from monosem import kernels
+from monosem.codes import SparseCodes
+from monosem.errors import ConfigError, DataError
+from monosem.kernels import Selection
+from monosem.sae.metadata import SAEMetadata
+from monosem.sae.transform import InputTransform, TransformKind
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class SAEOutput(NamedTuple):
+    """What calling an SAE returns."""
+
+    reconstruction: Float[Tensor, "*batch d_out"]
+    codes: SparseCodes
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a loss may know of the run."""
+
+    dead: Bool[Tensor, " n_latents"] | None = None
+    """Latents that have not fired for a while; None while none has."""
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """One batch's loss and what the trainer keeps books of. Nothing here forces a synchronisation."""
+
+    loss: Float[Tensor, ""]
+    reconstruction: Float[Tensor, "rows d_out"]
+    """In transformed units."""
+    fired: Int[Tensor, " n_latents"]
+    """On how many rows each latent was on."""
+    terms: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """The parts of the loss, for the log."""
+
+
+def row_norms(W: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+    """The L2 norm of every row."""
+    return W.pow(2).sum(-1, keepdim=True).sqrt()
+
+
+class SAE(nn.Module, ABC):
+    """A dictionary of `n_latents` directions and the encoder that says which of them an activation is made of.
+
+        codes          = select(W_enc (t(x) - b_dec) + b_enc)
+        reconstruction = t^-1(codes W_dec + b_dec)
+
+    with t the input transform. Parameters are latent-major: W_enc (n_latents, d_in), b_enc (n_latents,),
+    W_dec (n_latents, d_out), b_dec (d_out,). Decoder rows start as random unit vectors, and encoder rows equal to them.
+    """
+
+    architecture: ClassVar[str]
+    """The name by which files and the command line know it."""
+    good_for: ClassVar[str]
+    """One line: when to use it."""
+    registry: ClassVar[dict[str, type[SAE]]] = {}
+    unit_norm_decoder: ClassVar[bool] = True
+
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "architecture"):
+            SAE.registry[cls.architecture] = cls
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        *,
+        transform: TransformKind = "centre_scale",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, size in (("d_in", d_in), ("n_latents", n_latents)):
+            if size < 1:
+                raise ConfigError(f"{name} must be at least 1, got {size}")
+        self.d_in, self.n_latents, self.d_out = d_in, n_latents, d_in
+        generator = torch.Generator().manual_seed(seed)
+        W_dec = torch.randn(n_latents, self.d_out, generator=generator, dtype=torch.float64)
+        W_dec /= row_norms(W_dec)
+        self.W_enc = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents, dtype=dtype, device=device))
+        self.W_dec = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype, device=device))
+        self.transform = InputTransform(d_in, transform, dtype=dtype, device=device)
+        self.metadata = SAEMetadata()
+        self.probe: dict[str, Tensor] = {}
+        """A small batch of inputs, stored with the SAE, on which `metadata.fingerprint` was measured."""
+
+    # What an architecture must say -----------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's own few parameters, as saved in files."""
+
+    @abstractmethod
+    def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
+        """Which latents are on for transformed, b_dec-free inputs, and their pre-activations."""
+
+    @abstractmethod
+    def training_loss(
+        self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
+    ) -> TrainingLoss:
+        """The loss of one batch, all in transformed units."""
+
+    # What all share --------------------------------------------------------------------------------------------
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> SparseCodes:
+        """Raw activations to codes.
+
+        Raises:
+            DataError: the last dimension is not d_in.
+        """
+        if x.shape[-1] != self.d_in:
+            raise DataError(f"this SAE reads activations of width {self.d_in}, got {tuple(x.shape)}")
+        flat = self.transform(x.reshape(-1, self.d_in).to(self.W_enc.dtype))
+        values, selection = self.activate(flat - self.b_dec)
+        return SparseCodes(values, selection.indices, selection.offsets, self.n_latents, tuple(x.shape[:-1]))
+
+    def activate(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
+        """Selected latents and their activations, with gradients, for transformed, b_dec-free inputs."""
+        values, selection = self.select(x.detach())
+        return kernels.encode(x, self.W_enc, self.b_enc, None, selection, values).relu(), selection
+
+    def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
+        """Codes to raw reconstructions."""
+        selection = Selection(codes.indices, codes.offsets, self.n_latents)
+        out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
+        return self.transform.inverse(out).reshape(*codes.batch_shape, self.d_out)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
+        codes = self.encode(x)
+        return SAEOutput(self.decode(codes), codes)
+
+    @torch.no_grad()
+    def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
+        """Fit the transform on raw activations; scale the encoder so that first reconstructions have their energy."""
+        self.transform.fit(x)
+        sample = x[:1024].to(self.W_enc.dtype)
+        transformed = self.transform(sample)
+        out = self.transform(self(sample).reconstruction)
+        energy = out.pow(2).sum()
+        if energy > 0:
+            self.W_enc.mul_((transformed.pow(2).sum() / energy).sqrt())
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Give every decoder row norm 1."""
+        self.W_dec.div_(row_norms(self.W_dec).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
+
+    @torch.no_grad()
+    def remove_parallel_gradient(self) -> None:
+        """Take from W_dec's gradient what would only change the norms of its rows."""
+        grad = self.W_dec.grad
+        if grad is not None:
+            grad -= (grad * self.W_dec).sum(-1, keepdim=True) * self.W_dec
+
+    def save(self, path: str | Path) -> None:
+        """Write `cfg.json` and `sae.safetensors` into a folder."""
+        from monosem.sae.files import save_sae
+
+        save_sae(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str | None = None) -> Self:
+        """Read what `save` has written."""
+        from monosem.sae.files import load_sae
+
+        sae = load_sae(path, device)
+        if not isinstance(sae, cls):
+            raise ConfigError(f"{path} holds a {type(sae).__name__}, not a {cls.__name__}")
+        return sae
+
+    def extra_repr(self) -> str:
+        settings = "".join(f", {name}={value}" for name, value in self.settings.items())
+        return f"d_in={self.d_in}, n_latents={self.n_latents}{settings}"

@@ -1,0 +1,37 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """How to train. Lengths are in tokens (rows of activations); schedules are fractions of the run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of Adam; if not given, 2e-3 / sqrt(n_latents / 4096), at most 4e-3."""
+    batch_size: int = Field(default=2048, ge=1)
+    """Rows in a step."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's decay of the mean of gradients."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's decay of the mean of their squares."""
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the run over which the rate rises to its peak. Without a length: 1,000 steps."""
+    decay: float = Field(default=0.2, ge=0, le=1)
+    """Share of the run, at its end, over which the rate falls to zero."""
+    dead_after_tokens: int = Field(default=10_000_000, ge=1)
+    """A latent that has not fired for so long is dead; or for `dead_after_share` of the run, if that is shorter."""
+    dead_after_share: float = Field(default=0.1, gt=0, le=1)
+    """See `dead_after_tokens`."""
+    clip_gradient: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient of all parameters together."""
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Time between checkpoints of a run that has a folder."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between lines of metrics.jsonl."""
+
+    def peak_lr(self, n_latents: int) -> float:
+        return self.lr if self.lr is not None else min(4e-3, 2e-3 / (n_latents / 4096) ** 0.5)
