@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
-    from monosem.sae import SAE, InputTransform, ReLUSAE, TopKSAE, load_sae
+    from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
     from monosem.training import Trainer, TrainingConfig, fit, train
 
 _HOME = {
@@ -44,6 +44,8 @@ _HOME = {
     "Run": "runs",
     "RunConfig": "runs",
     "SAE": "sae",
+    "BatchTopKSAE": "sae",
+    "MatryoshkaSAE": "sae",
     "InputTransform": "sae",
     "ReLUSAE": "sae",
     "TopKSAE": "sae",
@@ -57,7 +59,9 @@ _HOME = {
 
 __all__ = [
     "SAE",
+    "BatchTopKSAE",
     "InputTransform",
+    "MatryoshkaSAE",
     "MonosemError",
     "ReLUSAE",
     "Run",

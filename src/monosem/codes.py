@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,11 @@ class SparseCodes:
     indices: Int32[Tensor, " entries"]
     offsets: Int[Tensor, " rows_plus_1"]
     n_latents: int
-    batch_shape: tuple[int, ...] = field(default=())
+    batch_shape: tuple[int, ...] = field(default=(-1,))
+    """(rows,) if not given; () for a single row without a batch dimension."""
 
     def __post_init__(self) -> None:
-        if not self.batch_shape:
+        if self.batch_shape == (-1,):
             object.__setattr__(self, "batch_shape", (self.offsets.numel() - 1,))
 
     @staticmethod
@@ -47,8 +49,7 @@ class SparseCodes:
     ) -> SparseCodes:
         """A fixed number of entries a row."""
         *batch_shape, k = values.shape
-        rows = values.numel() // k if k else 0
-        offsets = torch.arange(rows + 1, device=values.device) * k
+        offsets = torch.arange(math.prod(batch_shape) + 1, device=values.device) * k
         return SparseCodes(values.reshape(-1), indices.reshape(-1), offsets, n_latents, tuple(batch_shape))
 
     @staticmethod
@@ -105,7 +106,8 @@ class SparseCodes:
     def top(self, k: int) -> tuple[Float[Tensor, "*batch k"], Int32[Tensor, "*batch k"]]:
         """The k strongest entries of every row, strongest first: values and indices; 0 and -1 where there are fewer."""
         rows = self.rows()
-        order = torch.argsort(self.values.detach(), descending=True, stable=True)
+        strength = self.values.detach().masked_fill(self.values == 0, -torch.inf)
+        order = torch.argsort(strength, descending=True, stable=True)
         order = order[torch.argsort(rows[order], stable=True)]
         rank = torch.arange(self.values.numel(), device=self.device) - self.offsets[:-1][rows]
         kept = (rank < k) & (self.values[order] != 0)
@@ -138,8 +140,7 @@ class SparseCodes:
         torch.cumsum(counts, 0, out=offsets[1:])
         within = torch.arange(int(offsets[-1]), device=self.device) - torch.repeat_interleave(offsets[:-1], counts)
         entries = torch.repeat_interleave(self.offsets[:-1][flat], counts) + within
-        shape = tuple(rows.shape) or (1,)
-        return SparseCodes(self.values[entries], self.indices[entries], offsets, self.n_latents, shape)
+        return SparseCodes(self.values[entries], self.indices[entries], offsets, self.n_latents, tuple(rows.shape))
 
     def to(self, device: torch.device | str) -> SparseCodes:
         moved = (self.values.to(device), self.indices.to(device), self.offsets.to(device))

@@ -57,8 +57,6 @@ def train(
 
 
 def _list(console: Console) -> None:
-    import inspect
-
     from pydantic import BaseModel
     from rich.table import Table
 
@@ -69,8 +67,7 @@ def _list(console: Console) -> None:
     for column in ("sae.architecture", "good for", "its own parameters"):
         table.add_column(column)
     for name, kind in sorted(SAE.registry.items()):
-        parameters = [p for p in inspect.signature(kind).parameters if p not in ("d_in", "n_latents", "common")]
-        table.add_row(name, kind.good_for, ", ".join(parameters))
+        table.add_row(name, kind.good_for, ", ".join(kind.parameters_of()))
     console.print(table, "")
     keys = Table(title="Keys", title_justify="left", box=None)
     for column in ("key", "default", "meaning"):

@@ -9,6 +9,16 @@ Selection is not differentiable: `top_k` and `above` say which latents are on. `
 forward and backward, at O(rows x active) instead of O(rows x n_latents).
 """
 
-from monosem.kernels.sparse import Selection, above, decode, encode, top_k, use_backend
+from monosem.kernels.sparse import (
+    Selection,
+    above,
+    adam_,
+    batch_top_k,
+    decode,
+    encode,
+    fast_bfloat16,
+    top_k,
+    use_backend,
+)
 
-__all__ = ["Selection", "above", "decode", "encode", "top_k", "use_backend"]
+__all__ = ["Selection", "above", "adam_", "batch_top_k", "decode", "encode", "fast_bfloat16", "top_k", "use_backend"]

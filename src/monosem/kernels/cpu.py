@@ -31,6 +31,27 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tens
     return values, indices
 
 
+def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates: int) -> tuple[Tensor, Tensor]:
+    rows, n = x.shape[0], weight.shape[0]
+    candidates = torch.empty(rows, n_candidates, dtype=torch.int32)
+    keys = torch.empty(min(rows, TILE_ROWS), n_candidates, dtype=torch.int16)
+    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=torch.bfloat16)
+    x16, weight16, bias16 = x.bfloat16(), weight.bfloat16().T, bias.bfloat16()
+    _match_threads()
+    for start in range(0, rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, rows)
+        pre = torch.addmm(bias16, x16[start:stop], weight16, out=buffer[: stop - start])
+        ordered = pre.view(torch.int16).numpy()
+        _order_as_integers(ordered)
+        _top_k_rows(ordered, keys[: stop - start].numpy(), candidates[start:stop].numpy())
+    offsets = torch.arange(rows + 1) * n_candidates
+    exact = gather_dot(x, weight, candidates.reshape(-1), offsets).add_(bias[candidates.reshape(-1)])
+    values = torch.empty(rows, k, dtype=x.dtype)
+    indices = torch.empty(rows, k, dtype=torch.int32)
+    _top_k_rows(exact.reshape(rows, n_candidates).numpy(), values.numpy(), indices.numpy())
+    return values, candidates.gather(1, indices.long())
+
+
 def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, n = x.shape[0], weight.shape[0]
     limits = threshold.to(x.dtype).expand(n).contiguous().numpy()
@@ -83,6 +104,31 @@ def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor,
     latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64)
     _by_latent(indices.numpy(), offsets.numpy(), latent_offsets.numpy(), order.numpy(), rows.numpy())
     return order, latent_offsets, rows
+
+
+def to_dense(values: Tensor, indices: Tensor, offsets: Tensor, n_latents: int) -> Tensor:
+    dense = torch.zeros(offsets.numel() - 1, n_latents, dtype=values.dtype)
+    _match_threads()
+    _to_dense(_array(values), indices.numpy(), offsets.numpy(), dense.numpy())
+    return dense
+
+
+def from_dense(dense: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+    values = torch.empty(indices.numel(), dtype=dense.dtype)
+    _match_threads()
+    _from_dense(_array(dense), indices.numpy(), offsets.numpy(), values.numpy())
+    return values
+
+
+def adam_(
+    parameter: Tensor, grad: Tensor, mean: Tensor, square: Tensor, settings: tuple[float, ...], unit_rows: bool
+) -> None:
+    arrays = [t.detach().numpy() for t in (parameter, grad.contiguous(), mean, square)]
+    if parameter.ndim == 1:
+        arrays = [a.reshape(-1, 1) for a in arrays]
+    _match_threads()
+    parameter_rows, grad_rows, mean_rows, square_rows = arrays
+    _adam(parameter_rows, grad_rows, mean_rows, square_rows, np.array(settings, dtype=arrays[0].dtype), unit_rows)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -163,6 +209,15 @@ def _top_k_rows(pre, values, indices):
 
 
 @njit(cache=True, parallel=True)
+def _order_as_integers(bits):
+    """Turn the bits of bfloat16 numbers into integers of the same order."""
+    for r in prange(bits.shape[0]):
+        row = bits[r]
+        for i in range(row.shape[0]):
+            row[i] = row[i] ^ ((row[i] >> 15) & 0x7FFF)
+
+
+@njit(cache=True, parallel=True)
 def _count_above(pre, limits, counts):
     for r in prange(pre.shape[0]):
         count = 0
@@ -230,3 +285,41 @@ def _by_latent(indices, offsets, latent_offsets, order, rows):
             at = cursor[indices[e]]
             order[at] = e
             cursor[indices[e]] = at + 1
+
+
+@njit(cache=True, parallel=True)
+def _to_dense(values, indices, offsets, dense):
+    for r in prange(dense.shape[0]):
+        for e in range(offsets[r], offsets[r + 1]):
+            dense[r, indices[e]] = values[e]
+
+
+@njit(cache=True, parallel=True)
+def _from_dense(dense, indices, offsets, values):
+    for r in prange(dense.shape[0]):
+        for e in range(offsets[r], offsets[r + 1]):
+            values[e] = dense[r, indices[e]]
+
+
+@njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+def _adam(parameter, grad, mean, square, settings, unit_rows):
+    lr, beta1, beta2, eps, correction1, correction2 = settings
+    one = beta1 - beta1 + 1
+    rate, scale = lr / correction1, one / correction2
+    for r in prange(parameter.shape[0]):
+        p, g, m, v = parameter[r], grad[r], mean[r], square[r]
+        parallel = one - one
+        if unit_rows:
+            for c in range(p.shape[0]):
+                parallel += g[c] * p[c]
+        norm = one - one
+        for c in range(p.shape[0]):
+            tangent = g[c] - parallel * p[c]
+            m[c] = beta1 * m[c] + (one - beta1) * tangent
+            v[c] = beta2 * v[c] + (one - beta2) * tangent * tangent
+            p[c] -= rate * m[c] / (np.sqrt(v[c] * scale) + eps)
+            norm += p[c] * p[c]
+        if unit_rows and norm > 0:
+            inverse = one / np.sqrt(norm)
+            for c in range(p.shape[0]):
+                p[c] *= inverse

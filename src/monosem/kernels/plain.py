@@ -17,10 +17,23 @@ def top_k(
     return torch.cat([t.values for t in tiles]), torch.cat([t.indices for t in tiles]).to(torch.int32)
 
 
+def top_k_screened(
+    x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int, n_candidates: int
+) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
+    """As `top_k`, among the `n_candidates` that are largest when the matmul is done in bfloat16."""
+    half = (weight.bfloat16(), bias.bfloat16())
+    tiles = [torch.topk(F.linear(t.bfloat16(), *half), n_candidates, sorted=False) for t in _tiles(x, TILE_ROWS)]
+    candidates = torch.cat([t.indices for t in tiles]).to(torch.int32)
+    offsets = torch.arange(len(x) + 1, device=x.device) * n_candidates
+    exact = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
+    best = torch.topk(exact, k, sorted=False)
+    return best.values, candidates.gather(1, best.indices)
+
+
 def above(
     x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], threshold: Tensor
 ) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
-    """Entries of `x @ weight.T + bias` above the threshold (a number, or one per latent): values, indices, offsets."""
+    """Entries of `x @ weight.T + bias` above the threshold (one number, or one per latent), with offsets."""
     values: list[Tensor] = []
     indices: list[Tensor] = []
     counts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
@@ -87,6 +100,45 @@ def by_latent(
     latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64, device=indices.device)
     torch.cumsum(counts, 0, out=latent_offsets[1:])
     return order, latent_offsets, _rows(offsets, indices.numel())
+
+
+def to_dense(
+    values: Float[Tensor, " entries"],
+    indices: Int32[Tensor, " entries"],
+    offsets: Int[Tensor, " rows_plus_1"],
+    n_latents: int,
+) -> Float[Tensor, "rows n"]:
+    """The dense matrix of the entries."""
+    rows = _rows(offsets, indices.numel())
+    dense = values.new_zeros(offsets.numel() - 1, n_latents)
+    return dense.index_put_((rows, indices.long()), values)
+
+
+def from_dense(
+    dense: Float[Tensor, "rows n"], indices: Int32[Tensor, " entries"], offsets: Int[Tensor, " rows_plus_1"]
+) -> Float[Tensor, " entries"]:
+    """The entries of a dense matrix."""
+    return dense[_rows(offsets, indices.numel()), indices.long()]
+
+
+def adam_(
+    parameter: Float[Tensor, "n d"],
+    grad: Float[Tensor, "n d"],
+    mean: Float[Tensor, "n d"],
+    square: Float[Tensor, "n d"],
+    settings: tuple[float, float, float, float, float, float],
+    unit_rows: bool,
+) -> None:
+    """One step of Adam in place, see reference.py; `settings` are lr, beta1, beta2, eps and both bias corrections."""
+    lr, beta1, beta2, eps, correction1, correction2 = settings
+    if unit_rows:
+        grad = grad - (grad * parameter).sum(-1, keepdim=True) * parameter
+    mean.lerp_(grad, 1 - beta1)
+    square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    parameter.addcdiv_(mean, (square / correction2).sqrt_().add_(eps), value=-lr / correction1)
+    if unit_rows:
+        norms = parameter.pow(2).sum(-1, keepdim=True).sqrt_()
+        parameter.div_(norms.clamp_min_(torch.finfo(parameter.dtype).tiny))
 
 
 def _rows(offsets: Tensor, n_entries: int) -> Tensor:

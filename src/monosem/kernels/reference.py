@@ -29,3 +29,34 @@ def decode(
     dense: Float[Tensor, "rows n_latents"], W_dec: Float[Tensor, "n_latents d_out"]
 ) -> Float[Tensor, "rows d_out"]:
     return dense @ W_dec
+
+
+def keep_batch_top_k(pre: Float[Tensor, "rows n_latents"], total: int) -> Float[Tensor, "rows n_latents"]:
+    """All but the `total` largest of the whole batch set to zero."""
+    values, places = pre.flatten().topk(total)
+    return torch.zeros_like(pre).flatten().scatter(0, places, values).reshape(pre.shape)
+
+
+def adam(
+    parameter: Float[Tensor, "n d"],
+    grads: list[Float[Tensor, "n d"]],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    unit_rows: bool,
+) -> Float[Tensor, "n d"]:
+    """The parameter after one step of Adam per gradient (Kingma & Ba, 2015).
+
+    With `unit_rows`, what would change the norm of a row is taken from its gradient, and rows are rescaled to norm 1.
+    """
+    mean, square = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    for step, given in enumerate(grads, start=1):
+        grad = given - (given * parameter).sum(-1, keepdim=True) * parameter if unit_rows else given
+        mean = beta1 * mean + (1 - beta1) * grad
+        square = beta2 * square + (1 - beta2) * grad**2
+        update = (mean / (1 - beta1**step)) / ((square / (1 - beta2**step)).sqrt() + eps)
+        parameter = parameter - lr * update
+        if unit_rows:
+            parameter = parameter / parameter.pow(2).sum(-1, keepdim=True).sqrt()
+    return parameter

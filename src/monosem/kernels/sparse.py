@@ -17,8 +17,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
+
+DENSE_ABOVE = 0.03
+"""Share of latents on above which the dense path is faster (measured: benchmarks/crossover.py)."""
 
 _forced: str | None = None
 
@@ -40,6 +43,13 @@ def _backend(x: Tensor) -> ModuleType:
     return importlib.import_module(f"monosem.kernels.{name}")
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether matmuls are faster in bfloat16 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Which latents are on in which row; remembers its own transpose, which both weight gradients need."""
@@ -48,17 +58,36 @@ class Selection:
     offsets: Int[Tensor, " rows_plus_1"]
     n_latents: int
 
+    def keep(self, kept: Bool[Tensor, " entries"]) -> Selection:
+        """Only some of the entries."""
+        before = torch.zeros(kept.numel() + 1, dtype=torch.int64, device=kept.device)
+        torch.cumsum(kept, 0, out=before[1:])
+        return Selection(self.indices[kept], before[self.offsets], self.n_latents)
+
+    @property
+    def dense(self) -> bool:
+        """Whether so many latents are on that dense matmuls are the faster way to evaluate them."""
+        return self.indices.numel() > DENSE_ABOVE * (self.offsets.numel() - 1) * self.n_latents
+
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         return _backend(self.indices).by_latent(self.indices, self.offsets, self.n_latents)
 
 
 def top_k(
-    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int
+    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int, *, screen: bool = False
 ) -> tuple[Float[Tensor, " entries"], Selection]:
-    """The k largest pre-activations of each row. Not differentiable: pass the values to `encode` for gradients."""
+    """The k largest pre-activations of each row. Not differentiable: pass the values to `encode` for gradients.
+
+    With `screen` the matmul is done in bfloat16 and k + max(8, k / 4) candidates a row are evaluated exactly: values
+    are exact, the choice between latents that are all but equal at the edge may differ. For training steps alone.
+    """
     with torch.no_grad():
-        values, indices = _backend(x).top_k(x, W, bias, k)
+        n_candidates = k + max(8, k // 4)
+        if screen and n_candidates < W.shape[0] and x.dtype == torch.float32:
+            values, indices = _backend(x).top_k_screened(x, W, bias, k, n_candidates)
+        else:
+            values, indices = _backend(x).top_k(x, W, bias, k)
         offsets = torch.arange(x.shape[0] + 1, device=x.device) * k
         return values.reshape(-1), Selection(indices.reshape(-1), offsets, W.shape[0])
 
@@ -70,6 +99,29 @@ def above(
     with torch.no_grad():
         values, indices, offsets = _backend(x).above(x, W, bias, threshold)
         return values, Selection(indices, offsets, W.shape[0])
+
+
+def batch_top_k(
+    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], total: int, guess: float
+) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
+    """The `total` largest pre-activations of the whole batch, and the smallest of them. Not differentiable.
+
+    `guess` should lie a little below that smallest one: all entries above the guess are candidates, and if there are
+    too few, a lower guess is tried. The result does not depend on it, only the time does.
+    """
+    with torch.no_grad():
+        while True:
+            values, selection = above(x, W, bias, x.new_tensor(guess))
+            if values.numel() >= total:
+                break
+            guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
+        if values.numel() == total:
+            return values, selection, values.min()
+        cut = values.kthvalue(values.numel() - total + 1).values
+        kept = values > cut
+        at_the_edge = (values == cut).nonzero()[:, 0]
+        kept[at_the_edge[: total - int(kept.sum())]] = True
+        return values[kept], selection.keep(kept), cut
 
 
 def encode(
@@ -86,9 +138,31 @@ def encode(
     (the column sums of the gradients of the values, times W_enc). `values` are those that the selection has computed.
     """
     if values is None:
-        products: Tensor = _backend(x).gather_dot(x.detach(), W_enc.detach(), selection.indices, selection.offsets)
+        products = _gather_dot(x.detach(), W_enc.detach(), selection)
         values = products + b_enc.detach()[selection.indices]
     return _Encode.apply(x, W_enc, b_enc, b_dec, selection, values)  # pyright: ignore
+
+
+def adam_(
+    parameter: Float[Tensor, "*shape"],
+    grad: Float[Tensor, "*shape"],
+    mean: Float[Tensor, "*shape"],
+    square: Float[Tensor, "*shape"],
+    settings: tuple[float, float, float, float, float, float],
+    *,
+    unit_rows: bool,
+) -> None:
+    """One step of Adam in place, in one pass over memory.
+
+    Args:
+        parameter: changed in place, as are mean and square.
+        grad: its gradient.
+        mean: running mean of gradients.
+        square: running mean of their squares.
+        settings: lr, beta1, beta2, eps, and the bias corrections 1 - beta1^t and 1 - beta2^t.
+        unit_rows: drop from the gradient what would change the norm of a row, and give rows norm 1 afterwards.
+    """
+    _backend(parameter).adam_(parameter, grad, mean, square, settings, unit_rows)
 
 
 def decode(
@@ -112,10 +186,9 @@ class _Encode(torch.autograd.Function):
         x, W = ctx.saved_tensors
         selection: Selection = ctx.selection
         grad: Tensor = grads[0].contiguous()
-        backend = _backend(x)
         need_x, need_W, need_b, need_b_dec = ctx.needs_input_grad[:4]
-        grad_x = backend.weighted_sum(grad, selection.indices, selection.offsets, W) if need_x else None
-        grad_W = backend.scatter_outer(grad, *selection.by_latent, x) if need_W else None
+        grad_x = _weighted_sum(grad, selection, W) if need_x else None
+        grad_W = _scatter_outer(grad, selection, x) if need_W else None
         grad_b = None
         if need_b or need_b_dec:
             grad_b = grad.new_zeros(selection.n_latents).index_add_(0, selection.indices, grad)
@@ -128,15 +201,35 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, W: Tensor, selection: Selection) -> Tensor:
         ctx.save_for_backward(values, W)
         ctx.selection = selection
-        return _backend(W).weighted_sum(values, selection.indices, selection.offsets, W)
+        return _weighted_sum(values, selection, W)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         values, W = ctx.saved_tensors
         selection: Selection = ctx.selection
         grad: Tensor = grads[0].contiguous()
-        backend = _backend(W)
         need_values, need_W = ctx.needs_input_grad[:2]
-        grad_values = backend.gather_dot(grad, W, selection.indices, selection.offsets) if need_values else None
-        grad_W = backend.scatter_outer(values, *selection.by_latent, grad) if need_W else None
+        grad_values = _gather_dot(grad, W, selection) if need_values else None
+        grad_W = _scatter_outer(values, selection, grad) if need_W else None
         return grad_values, grad_W, None
+
+
+def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
+    backend, (indices, offsets) = _backend(W), (selection.indices, selection.offsets)
+    if selection.dense:
+        return backend.to_dense(values, indices, offsets, selection.n_latents) @ W
+    return backend.weighted_sum(values, indices, offsets, W)
+
+
+def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
+    backend, (indices, offsets) = _backend(W), (selection.indices, selection.offsets)
+    if selection.dense:
+        return backend.from_dense(x @ W.T, indices, offsets)
+    return backend.gather_dot(x, W, indices, offsets)
+
+
+def _scatter_outer(values: Tensor, selection: Selection, y: Tensor) -> Tensor:
+    backend = _backend(y)
+    if selection.dense:
+        return backend.to_dense(values, selection.indices, selection.offsets, selection.n_latents).T @ y
+    return backend.scatter_outer(values, *selection.by_latent, y)

@@ -84,8 +84,8 @@ def resolve(name: str, module: nn.Module, family: str | None, n_layers: int) -> 
 
 
 def _from_transformer_lens(name: str) -> str:
-    if name in ("hook_embed", "ln_final.hook_normalized"):
-        return "embed" if name == "hook_embed" else "final_norm"
+    if name == "ln_final.hook_normalized":  # hook_embed is no alias of ours: it has no positions yet
+        return "final_norm"
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if match and match[2] in TRANSFORMER_LENS:
         return f"{TRANSFORMER_LENS[match[2]]}.{match[1]}"

@@ -233,6 +233,8 @@ class SubjectModel:
 
         def replaced(x: Any) -> Any:
             first = x[0] if isinstance(x, tuple) else x
+            if not isinstance(first, Tensor):
+                raise HookError(f"{point.name} gives a {type(first).__name__}, not a tensor: choose a module inside it")
             now = replace(context[0], hook=point.name) if context else EditContext(point.name)
             new = function(first, now)
             if new is first:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ class SAEConfig(BaseModel):
                 f"sae.architecture: unknown {self.architecture!r}; there are {', '.join(sorted(SAE.registry))}"
             )
         kind = SAE.registry[self.architecture]
-        known = [name for name in inspect.signature(kind).parameters if name not in ("d_in", "n_latents", "common")]
-        known += COMMON
+        known = [*kind.parameters_of(), *COMMON]
         extra = self.model_extra or {}
         unknown = [name for name in extra if name not in known]
         if unknown:

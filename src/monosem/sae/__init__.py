@@ -1,7 +1,9 @@
 """Sparse autoencoders: one architecture a file."""
 
 from monosem.sae.base import SAE, SAEOutput, TrainingContext, TrainingLoss
+from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.files import load_sae, save_sae
+from monosem.sae.matryoshka import MatryoshkaSAE
 from monosem.sae.metadata import InputFingerprint, SAEMetadata
 from monosem.sae.relu import ReLUSAE
 from monosem.sae.topk import TopKSAE
@@ -9,8 +11,10 @@ from monosem.sae.transform import InputTransform
 
 __all__ = [
     "SAE",
+    "BatchTopKSAE",
     "InputFingerprint",
     "InputTransform",
+    "MatryoshkaSAE",
     "ReLUSAE",
     "SAEMetadata",
     "SAEOutput",

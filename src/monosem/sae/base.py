@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ class TrainingContext:
 
     dead: Bool[Tensor, " n_latents"] | None = None
     """Latents that have not fired for a while; None while none has."""
+    screen: bool = False
+    """Whether candidates may be found in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class SAE(nn.Module, ABC):
     """One line: when to use it."""
     registry: ClassVar[dict[str, type[SAE]]] = {}
     unit_norm_decoder: ClassVar[bool] = True
+    """Whether training keeps decoder rows at norm 1."""
 
     W_enc: nn.Parameter
     b_enc: nn.Parameter
@@ -108,6 +112,16 @@ class SAE(nn.Module, ABC):
         self.metadata = SAEMetadata()
         self.probe: dict[str, Tensor] = {}
         """A small batch of inputs, stored with the SAE, on which `metadata.fingerprint` was measured."""
+
+    @classmethod
+    def parameters_of(cls) -> list[str]:
+        """The names of the constructor's own parameters, those of its base classes included."""
+        names: list[str] = []
+        for kind in cls.__mro__:
+            if issubclass(kind, SAE) and kind is not SAE and "__init__" in vars(kind):
+                parameters = inspect.signature(kind.__init__).parameters.values()
+                names += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in names]
+        return names
 
     # What an architecture must say -----------------------------------------------------------------------------
 
@@ -159,24 +173,17 @@ class SAE(nn.Module, ABC):
     def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
         """Fit the transform on raw activations; scale the encoder so that first reconstructions have their energy."""
         self.transform.fit(x)
+        self.scale_encoder(x)
+
+    @torch.no_grad()
+    def scale_encoder(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
+        """Scale the encoder so that reconstructions of raw activations have their energy; returns the factor."""
         sample = x[:1024].to(self.W_enc.dtype)
-        transformed = self.transform(sample)
-        out = self.transform(self(sample).reconstruction)
-        energy = out.pow(2).sum()
-        if energy > 0:
-            self.W_enc.mul_((transformed.pow(2).sum() / energy).sqrt())
-
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Give every decoder row norm 1."""
-        self.W_dec.div_(row_norms(self.W_dec).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
-
-    @torch.no_grad()
-    def remove_parallel_gradient(self) -> None:
-        """Take from W_dec's gradient what would only change the norms of its rows."""
-        grad = self.W_dec.grad
-        if grad is not None:
-            grad -= (grad * self.W_dec).sum(-1, keepdim=True) * self.W_dec
+        energy = self.transform(self(sample).reconstruction).pow(2).sum()
+        wanted = self.transform(sample).pow(2).sum()
+        factor = torch.where(energy > 0, wanted / energy, torch.ones_like(energy)).sqrt()
+        self.W_enc.mul_(factor)
+        return factor
 
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""

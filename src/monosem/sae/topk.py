@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
+from monosem.sae.auxiliary import aux_k
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 
 
 class TopKSAE(SAE):
     """codes = ReLU(top_k(W_enc (t(x) - b_dec) + b_enc)).
 
-        loss = ||target - reconstruction||^2 / d  +  aux_coefficient * AuxK
+        loss = ||target - reconstruction||^2 / d  +  aux_coefficient * AuxK  +  multi_coefficient * loss at 4k
 
-    AuxK keeps latents alive: the `k_aux` strongest ReLU'd pre-activations of dead latents decode, without b_dec, to the
-    detached residual; its squared error is divided by the residual's energy.
+    AuxK keeps latents alive (see auxiliary.py). Multi-TopK also asks the 4k largest for a good reconstruction, so that
+    the SAE can be used with another k.
 
     Source: Gao et al., Scaling and evaluating sparse autoencoders, 2024.
     """
@@ -36,6 +37,7 @@ class TopKSAE(SAE):
         k: int = 32,
         k_aux: int | None = None,
         aux_coefficient: float = 1 / 32,
+        multi_coefficient: float = 0.0,
         **common: Any,
     ) -> None:
         """Make an untrained SAE.
@@ -46,6 +48,7 @@ class TopKSAE(SAE):
             k: latents on per token.
             k_aux: dead latents that AuxK lets speak per token; half of d_in if not given.
             aux_coefficient: weight of AuxK; 0 leaves it out.
+            multi_coefficient: weight of Multi-TopK; 1/8 where it is wanted.
             **common: `transform, dtype, device, seed`, as in `SAE`.
 
         Raises:
@@ -57,50 +60,47 @@ class TopKSAE(SAE):
         self.k = k
         self.k_aux = max(1, d_in // 2) if k_aux is None else k_aux
         self.aux_coefficient = aux_coefficient
+        self.multi_coefficient = multi_coefficient
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"k": self.k, "k_aux": self.k_aux, "aux_coefficient": self.aux_coefficient}
+        names = ("k", "k_aux", "aux_coefficient", "multi_coefficient")
+        return {name: getattr(self, name) for name in names}
 
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
         return kernels.top_k(x, self.W_enc, self.b_enc, self.k)
+
+    def select_in_training(
+        self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
+    ) -> tuple[Float[Tensor, " entries"], Selection]:
+        """As `select`, for a training step."""
+        return kernels.top_k(x, self.W_enc, self.b_enc, k, screen=context.screen)
+
+    def reconstruct(
+        self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
+    ) -> tuple[Float[Tensor, "rows d_out"], Float[Tensor, ""]]:
+        """The reconstruction in transformed units, and its loss."""
+        reconstruction = kernels.decode(activations, self.W_dec, selection) + self.b_dec
+        return reconstruction, (target - reconstruction).pow(2).mean()
 
     def training_loss(
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
     ) -> TrainingLoss:
         centred = x - self.b_dec.detach()
-        values, selection = self.select(centred)
-        pre = kernels.encode(centred, self.W_enc, self.b_enc, self.b_dec, selection, values)
-        activations = pre.relu()
-        reconstruction = kernels.decode(activations, self.W_dec, selection) + self.b_dec
-        residual = target - reconstruction
-        terms = {"mse": residual.pow(2).mean()}
-        loss = terms["mse"]
+
+        def activate(k: int) -> tuple[Float[Tensor, " entries"], Selection]:
+            values, selection = self.select_in_training(centred, k, context)
+            return kernels.encode(centred, self.W_enc, self.b_enc, self.b_dec, selection, values).relu(), selection
+
+        activations, selection = activate(self.k)
+        reconstruction, loss = self.reconstruct(activations, selection, target)
+        terms = {"mse": (target - reconstruction.detach()).pow(2).mean()}
+        if self.multi_coefficient:
+            _, terms["multi"] = self.reconstruct(*activate(min(4 * self.k, self.n_latents)), target)
+            loss = loss + self.multi_coefficient * terms["multi"]
         if self.aux_coefficient and context.dead is not None:
-            dead = context.dead.nonzero()[:, 0]
-            terms["aux"] = aux_k(self, centred, residual.detach(), dead, self.k_aux)
+            terms["aux"] = aux_k(self, centred, target - reconstruction, context.dead, self.k_aux)
             loss = loss + self.aux_coefficient * terms["aux"]
         fired = torch.zeros(self.n_latents, dtype=torch.int64, device=x.device)
         fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
         return TrainingLoss(loss, reconstruction.detach(), fired, terms)
-
-
-def aux_k(
-    sae: SAE,
-    centred: Float[Tensor, "rows d_in"],
-    residual: Float[Tensor, "rows d_out"],
-    dead: Int[Tensor, " n_dead"],
-    k_aux: int,
-) -> Float[Tensor, ""]:
-    """How badly the dead latents explain the residual: squared error over the residual's energy.
-
-    Works on the compacted dictionary of dead latents, densely: k_aux of them are on, which is a large share.
-    """
-    if not dead.numel():
-        return residual.new_zeros(())
-    pre = centred @ sae.W_enc[dead].T + sae.b_enc[dead]
-    if k_aux < dead.numel():
-        values, indices = pre.topk(k_aux, dim=-1, sorted=False)
-        pre = torch.zeros_like(pre).scatter(-1, indices, values)
-    error = residual - pre.relu() @ sae.W_dec[dead]
-    return error.pow(2).sum() / residual.pow(2).sum().clamp_min(torch.finfo(residual.dtype).tiny)

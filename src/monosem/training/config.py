@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -26,8 +28,10 @@ class TrainingConfig(BaseModel):
     """A latent that has not fired for so long is dead; or for `dead_after_share` of the run, if that is shorter."""
     dead_after_share: float = Field(default=0.1, gt=0, le=1)
     """See `dead_after_tokens`."""
-    clip_gradient: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the gradient of all parameters together."""
+    clip_gradient: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of all parameters together; no limit if not given."""
+    matmul: Literal["auto", "float32"] = "auto"
+    """"auto" finds candidates in bfloat16 where the hardware is fast at it, and evaluates them in float32."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Time between checkpoints of a run that has a folder."""
     log_every: int = Field(default=10, ge=1)

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem import kernels
 from monosem.errors import DataError
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.training.config import TrainingConfig
+from monosem.training.optimizer import Adam
 from monosem.training.schedules import lr_factor
 
 MIN_DEAD_STEPS = 20
@@ -64,8 +66,13 @@ class Trainer:
         self.sae, self.config, self.total_tokens = sae, config or TrainingConfig(), total_tokens
         self.peak_lr = self.config.peak_lr(sae.n_latents)
         self.n_steps = None if total_tokens is None else -(-total_tokens // self.config.batch_size)
-        betas = (self.config.beta1, self.config.beta2)
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.peak_lr, betas=betas, eps=1e-8, fused=True)
+        self.optimizer = Adam(
+            dict(sae.named_parameters()),
+            self.config.beta1,
+            self.config.beta2,
+            unit_rows=("W_dec",) if sae.unit_norm_decoder else (),
+        )
+        self.screen = self.config.matmul == "auto" and kernels.fast_bfloat16(sae.W_enc.device)
         self.steps, self.tokens = 0, 0
         self.tokens_since_fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_enc.device)
 
@@ -96,47 +103,25 @@ class Trainer:
         goal = inputs if target is None else sae.transform(target.to(x))
         dead = self.tokens_since_fired >= self.dead_after
         may_have_dead = self.tokens >= self.dead_after
-        output = sae.training_loss(inputs, goal, TrainingContext(dead if may_have_dead else None))
+        context = TrainingContext(dead if may_have_dead else None, self.screen)
+        output = sae.training_loss(inputs, goal, context)
         output.loss.backward()
-        self._update()
+        if self.config.clip_gradient is not None:
+            torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
+        lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
+        self.optimizer.step(lr)
         self.tokens += len(x)
         self.steps += 1
         self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + len(x))
-        return Step(output.loss.detach(), output, goal, self._lr, dead.sum())
-
-    @property
-    def _lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def _update(self) -> None:
-        sae = self.sae
-        factor = lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.peak_lr * factor
-        if sae.unit_norm_decoder:
-            sae.remove_parallel_gradient()
-        if self.config.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if sae.unit_norm_decoder:
-            sae.normalise_decoder()
+        return Step(output.loss.detach(), output, goal, lr, dead.sum())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that is needed, beside the SAE, to go on: tensors and plain numbers."""
-        tensors = {"tokens_since_fired": self.tokens_since_fired}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+        tensors = {"tokens_since_fired": self.tokens_since_fired, **self.optimizer.state()}
         return tensors, {"steps": self.steps, "tokens": self.tokens}
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take up what `state` returned."""
-        optimizer = self.optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**optimizer, "state": state})
-        self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)
         self.steps, self.tokens = numbers["steps"], numbers["tokens"]
+        self.optimizer.load_state(tensors, self.steps)
+        self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)

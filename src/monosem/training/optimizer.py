@@ -1,0 +1,51 @@
+"""Adam, in one pass over memory; rows of unit-norm decoders stay on the sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from monosem import kernels
+
+EPS = 1e-8
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015) on named parameters.
+
+    Of `unit_rows` parameters only the part of the gradient that turns a row is used, and rows are rescaled to norm 1.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], beta1: float, beta2: float, unit_rows: Collection[str] = ()
+    ) -> None:
+        self.parameters, self.beta1, self.beta2, self.unit_rows = dict(parameters), beta1, beta2, set(unit_rows)
+        self.mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.square = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Use up the gradients."""
+        self.steps += 1
+        corrections = (1 - self.beta1**self.steps, 1 - self.beta2**self.steps)
+        settings = (lr, self.beta1, self.beta2, EPS, *corrections)
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                moments = (self.mean[name], self.square[name])
+                kernels.adam_(parameter, parameter.grad, *moments, settings, unit_rows=name in self.unit_rows)
+                parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments, by name."""
+        means = {f"mean.{name}": t for name, t in self.mean.items()}
+        return means | {f"square.{name}": t for name, t in self.square.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take up what `state` returned."""
+        for name in self.parameters:
+            self.mean[name].copy_(tensors[f"mean.{name}"])
+            self.square[name].copy_(tensors[f"square.{name}"])
+        self.steps = steps
