@@ -1,6 +1,6 @@
 """The libraries that monosem is measured against, each in a virtual environment of its own (their pins clash).
 
-    python benchmarks/peers.py            # set up all of them; what is there already is left alone
+python benchmarks/peers.py            # set up all of them; what is there already is left alone
 """
 
 import subprocess
@@ -14,7 +14,11 @@ INSTALLS: dict[str, list[list[str]]] = {
     "saelens": [[TORCH], ["sae-lens"]],
     "sparsify": [[TORCH], ["eai-sparsify"]],
     # Its own requirements ask for an old nnsight that brings another torch; the trainers need neither.
-    "dictionary_learning": [[TORCH], ["--no-deps", "dictionary-learning"], ["einops", "tqdm", "datasets", "nnsight<0.4"]],
+    "dictionary_learning": [
+        [TORCH],
+        ["--no-deps", "dictionary-learning"],
+        ["einops", "tqdm", "datasets", "nnsight<0.4"],
+    ],
 }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monosem.errors import DataError, FileError
 
@@ -68,8 +70,8 @@ def _read_path(path: Path) -> Iterator[Document]:
         raise FileError(f"{path} is of no kind that can be read as text ({', '.join(SUFFIXES)})")
     try:
         yield from _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
-        raise FileError(f"{path} cannot be read as text: {type(error).__name__}: {error}") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise FileError(f"{path} cannot be read as text: {error}") from error
 
 
 def _read_lines(path: Path) -> Iterator[Document]:
@@ -78,10 +80,24 @@ def _read_lines(path: Path) -> Iterator[Document]:
         if ".jsonl" not in path.name:
             yield Document(file.read(), source=path.name)
             return
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.strip():
-                row = json.loads(line)
-                yield Document(row["text"], source=path.name, title=str(row.get("title", "")))
+                yield _read_row(line, number, path.name)
+
+
+def _read_row(line: str, number: int, source: str) -> Document:
+    try:
+        row = json.loads(line)
+        text, title = row["text"], row.get("title")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"line {number} is no JSON object with a 'text'") from error
+    return Document(_string(text, f"line {number}"), source, str(title or ""))
+
+
+def _string(text: Any, where: str) -> str:
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"'text' in {where} is {text!r}, not a string")
+    return text or ""
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:
@@ -89,11 +105,11 @@ def _read_parquet(path: Path) -> Iterator[Document]:
 
     table = pq.read_table(path)
     if "text" not in table.column_names:
-        raise KeyError(f"no column 'text' among {', '.join(table.column_names)}")
+        raise ValueError(f"no column 'text' among {', '.join(table.column_names)}")
     texts = table.column("text").to_pylist()
     extras = [
         table.column(name).to_pylist() if name in table.column_names else [""] * len(texts)
         for name in ("source", "title")
     ]
-    for text, source, title in zip(texts, *extras, strict=True):
-        yield Document(text or "", source or path.name, title or "")
+    for number, (text, source, title) in enumerate(zip(texts, *extras, strict=True)):
+        yield Document(_string(text, f"row {number}"), str(source or path.name), str(title or ""))

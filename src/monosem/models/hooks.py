@@ -77,9 +77,10 @@ def resolve(name: str, module: nn.Module, family: str | None, n_layers: int) -> 
     modules = dict(module.named_modules())
     if path and path in modules and side in ("", "input", "output"):
         return HookPoint(name, path, "input" if side == "input" else "output")
-    near = difflib.get_close_matches(canonical, [*names, *modules], n=4, cutoff=0.5)
+    paths = [path for path in modules if path]
+    near = difflib.get_close_matches(canonical, [*names, *paths], n=4, cutoff=0.5)
     layers = f" Layers are 0 to {n_layers - 1}." if re.fullmatch(r"[a-z_]+\.\d+", canonical) and n_layers else ""
-    listing = f" Near: {', '.join(near)}." if near else f" Hook points: {', '.join((names or list(modules))[:12])}, ..."
+    listing = f" Near: {', '.join(near)}." if near else f" Hook points: {', '.join((names or paths)[:12])}, ..."
     raise HookError(f"the model has no hook point {name!r}.{layers}{listing}")
 
 

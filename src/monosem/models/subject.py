@@ -167,9 +167,11 @@ class SubjectModel:
 
         def keep(name: str) -> EditFunction:
             def function(x: Tensor, _: EditContext) -> Tensor:
-                captured.setdefault(name, x)
-                if len(captured) == len(points):
-                    raise _Captured
+                if name not in captured:
+                    last = len(captured) + 1 == len(points)
+                    captured[name] = x if last else x.clone()  # what follows may work in place
+                    if last:
+                        raise _Captured
                 return x
 
             return function

@@ -39,6 +39,8 @@ def _loss(axes: Any, history: list[dict[str, float]], report: EvaluationReport) 
     if "PCA" in report.columns:
         axes.axhline(report.columns["PCA"]["fvu"].value, color=GREY, linestyle=":", label="PCA, as many components")
     axes.set(xlabel="tokens (millions)", ylabel="fraction of variance unexplained", yscale="log")
+    for axis_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis_ticks("{x:.2g}")
     axes.legend(frameon=False)
 
 

@@ -1,0 +1,164 @@
+"""`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
+
+    python benchmarks/run.py [demo] [engine] [quality] [--no-peers]
+
+demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
+engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
+quality   FVU at everyone's defaults on the same activations, five seeds each
+Without names: all three. Peers are installed into environments of their own on first use (benchmarks/peers.py).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import peers
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+console = Console(highlight=False, width=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["demo", "engine", "quality"])
+    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
+    options = parser.parse_args()
+    for part in options.parts:
+        {"demo": demo, "engine": engine, "quality": quality}[part](not options.no_peers)
+
+
+def show(title: str, rows: list[tuple[str, str, str, bool | None]]) -> None:
+    """Figures, their bars, and whether they are met."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "measured", "bar", ""):
+        table.add_column(column, justify="right" if column == "measured" else "left")
+    for label, measured, bar, met in rows:
+        table.add_row(label, measured, bar, {True: "met", False: "[red]missed[/red]", None: ""}[met])
+    console.print(table)
+
+
+def demo(_: bool) -> None:
+    """The demo, as a user runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        command = [str(Path(sys.executable).parent / "monosem"), "demo", "--output", f"{folder}/demo"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        minutes, gib = (time.monotonic() - start) / 60, usage.ru_maxrss / 2**20
+        if status:
+            raise SystemExit("monosem demo failed: run it by itself to see why")
+        report = json.loads((Path(folder) / "demo" / "evaluation.json").read_text())
+    ours, pca = report["columns"]["SAE"], report["columns"]["PCA"]
+    recovered, ratio = ours["loss_recovered_mean"]["value"], ours["fvu"]["value"] / pca["fvu"]["value"]
+    alive, added = 1 - ours["dead_share"]["value"], import_time()
+    rows: list[tuple[str, str, str, bool | None]] = [
+        ("time", f"{minutes:.1f} minutes", "<= 6", minutes <= 6),
+        ("peak memory", f"{gib:.2f} GiB", "<= 3", gib <= 3),
+        ("loss recovered against mean ablation", f"{recovered:.3f}", ">= 0.90", recovered >= 0.90),
+        ("FVU over PCA's at equal k", f"{ratio:.2f}", "<= 0.60", ratio <= 0.6),
+        (
+            f"latents that fire within {report['facts']['rows']:,} held-out tokens",
+            f"{alive:.1%}",
+            ">= 90 %",
+            alive >= 0.9,
+        ),
+        ("import monosem beyond torch's import", f"{added:.2f} s", "<= 0.3", added <= 0.3),
+    ]
+    show("make demo", rows)
+
+
+def import_time() -> float:
+    """Seconds that `import monosem` takes once torch is imported; the least of three."""
+    code = "import torch, time; t = time.perf_counter(); import monosem; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    return min(float(run.stdout) for run in runs)
+
+
+def step(library: str, python: Path | str = sys.executable, **sizes: int) -> dict[str, float] | None:
+    """What step.py measures for a library; None where it fails."""
+    arguments = [f"--{name}={value}" for name, value in sizes.items()]
+    command = [str(python), str(HERE / "step.py"), library, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        console.print(
+            f"{library}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}", markup=False
+        )
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def engine(with_peers: bool) -> None:
+    """Whole training steps at d=768, n=24576, k=32, batch 4096."""
+    ours = ["monosem-topk-float32", "monosem-topk", "monosem-topk-float32-aux", "monosem-topk-aux"]
+    ours += ["monosem-batchtopk-float32", "monosem-batchtopk", "monosem-matryoshka-float32", "monosem-matryoshka"]
+    found: dict[str, dict[str, float]] = {}
+    for name in ["matmul", "matmul16", *ours]:
+        measured = step(name)
+        if measured:
+            found[name] = measured
+    for peer in peers.INSTALLS if with_peers else ():
+        if peers.set_up(peer):
+            measured = step(peer, peers.python_of(peer) or "", steps=3)
+            if measured:
+                found[peer] = measured
+    table = Table(title="A training step: d=768, n=24576, k=32, batch 4096", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "seconds", "tokens/s", "peak GiB"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, figures in found.items():
+        seconds = figures["seconds"]
+        table.add_row(name, f"{seconds:.3f}", f"{4096 / seconds:,.0f}", f"{figures['peak_gib']:.2f}")
+    console.print(table)
+    bars: list[tuple[str, str, str, str, float, bool]] = [
+        ("topk float32, speed over SAELens", "saelens", "monosem-topk-float32", "seconds", 7, True),
+        ("topk float32, speed over sparsify", "sparsify", "monosem-topk-float32", "seconds", 1.8, True),
+        ("topk float32, over the encoder's matmul", "monosem-topk-float32", "matmul", "seconds", 1.35, False),
+        ("topk auto, speed over SAELens", "saelens", "monosem-topk", "seconds", 14, True),
+        ("topk auto, speed over sparsify", "sparsify", "monosem-topk", "seconds", 4, True),
+        (
+            "AuxK, 20 % dead, over the step without (float32)",
+            "monosem-topk-float32-aux",
+            "monosem-topk-float32",
+            "seconds",
+            1.8,
+            False,
+        ),
+        ("AuxK, 20 % dead, over the step without (auto)", "monosem-topk-aux", "monosem-topk", "seconds", 1.8, False),
+        ("batchtopk over topk (float32)", "monosem-batchtopk-float32", "monosem-topk-float32", "seconds", 1.4, False),
+        ("batchtopk over topk (auto)", "monosem-batchtopk", "monosem-topk", "seconds", 1.4, False),
+        (
+            "matryoshka, 4 widths, over topk (float32)",
+            "monosem-matryoshka-float32",
+            "monosem-topk-float32",
+            "seconds",
+            2,
+            False,
+        ),
+        ("matryoshka, 4 widths, over topk (auto)", "monosem-matryoshka", "monosem-topk", "seconds", 2, False),
+        ("peak memory over SAELens's", "monosem-topk-float32", "saelens", "peak_gib", 1 / 3, False),
+    ]
+    rows: list[tuple[str, str, str, bool | None]] = []
+    for label, above, below, figure, bar, more_is_better in bars:
+        if above in found and below in found:
+            ratio = found[above][figure] / found[below][figure]
+            met = ratio >= bar if more_is_better else ratio <= bar
+            rows.append((label, f"{ratio:.2f}x", f"{'>=' if more_is_better else '<='} {bar:.2f}x", met))
+    show("Ratios", rows)
+
+
+def quality(with_peers: bool) -> None:
+    """FVU of held-out activations at everyone's defaults."""
+    import quality as study
+
+    study.run(console, with_peers)
+
+
+if __name__ == "__main__":
+    main()
