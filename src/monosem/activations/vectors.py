@@ -36,8 +36,10 @@ class VectorActivations(ActivationSource):
         if isinstance(self.x, Tensor):
             rows = self.x[torch.from_numpy(chosen).to(self.x.device)]
         else:
-            rows = torch.from_numpy(np.ascontiguousarray(self.x[chosen]))
-        return check_finite(rows.to(torch.float32 if rows.dtype != torch.float64 else torch.float64))
+            native = self.x.dtype.newbyteorder("=")
+            rows = torch.from_numpy(self.x[chosen].astype(native, copy=False))
+        rows = rows.to(torch.float32 if rows.dtype != torch.float64 else torch.float64)
+        return check_finite(rows, torch.from_numpy(chosen))
 
 
 class IterableActivations(ActivationSource):
@@ -120,20 +122,22 @@ def read_vectors(path: Path) -> Tensor | np.ndarray:
     if path.suffix != ".npy":
         raise FileError(f"{path} is no .npy or .safetensors file: activations are read from those")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise FileError(f"{path} cannot be read as an array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise FileError(f"{path} is an archive of arrays: give a .npy file of one")
+    return array
 
 
-def check_finite(rows: Tensor) -> Tensor:
-    """The rows, unless one has a NaN or an infinity.
+def check_finite(rows: Tensor, numbers: Tensor | None = None) -> Tensor:
+    """The rows, unless one has a NaN or an infinity. `numbers` are their places in the data, if those are others.
 
     Raises:
         DataError: naming the first bad row.
     """
     if not torch.isfinite(rows).all():
-        bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0]
-        raise DataError(
-            f"{len(bad)} of {len(rows)} rows are not finite (the first: row {bad[0].item()}): drop or mend them"
-        )
+        bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0].cpu()
+        first = (bad if numbers is None else numbers[bad]).min().item()
+        raise DataError(f"{len(bad)} of {len(rows)} rows are not finite (the first: row {first}): drop or mend them")
     return rows

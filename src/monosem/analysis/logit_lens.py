@@ -30,12 +30,14 @@ def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: 
     Source: nostalgebraist, Interpreting GPT: the logit lens, 2020; Bloom & Lin, 2024, for decoder rows.
 
     Raises:
-        ConfigError: the model has no output embeddings, or the SAE does not write to its residual stream.
+        ConfigError: the model has no output embeddings or no tokenizer, or the SAE writes another width.
     """
     find = getattr(model.module, "get_output_embeddings", None)
     unembedding = find() if find is not None else None
     if unembedding is None:
         raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
+    if model.tokenizer is None:
+        raise ConfigError(f"{model.name} has no tokenizer to name tokens with: load_model(module, tokenizer=...)")
     W_U: Tensor = unembedding.weight
     if W_U.shape[1] != sae.d_out:
         raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 110
+PICTURES = (".svg", ".html")
 
 
 def console() -> Console:
@@ -16,3 +19,30 @@ def console() -> Console:
 
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def picture() -> Console:
+    """A console that only remembers, in colour, what is printed: for `save_svg` and `save_html`."""
+    import io
+
+    from rich.console import Console
+
+    return Console(
+        file=io.StringIO(),
+        record=True,
+        force_terminal=True,
+        color_system="truecolor",
+        width=PLAIN_WIDTH,
+        highlight=False,
+    )
+
+
+def save_picture(console: Console, path: Path, title: str) -> None:
+    """Write what a `picture` console remembers; the file asks no other host for fonts."""
+    from rich.terminal_theme import DEFAULT_TERMINAL_THEME
+
+    if path.suffix == ".html":
+        console.save_html(str(path))
+        return
+    picture = console.export_svg(title=title, theme=DEFAULT_TERMINAL_THEME, unique_id="monosem")
+    path.write_text(re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL))

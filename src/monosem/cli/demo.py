@@ -9,8 +9,8 @@ import typer
 
 def demo(
     output: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
-    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = 1_000_000,
-    features: Annotated[int, typer.Option(help="Features to show.")] = 24,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to train on.")] = 1_000_000,
+    features: Annotated[int, typer.Option(min=0, help="Features to show.")] = 24,
 ) -> None:
     """Train a TopK SAE on the bundled language model, evaluate it, and print features: a few minutes, offline."""
     import time

@@ -11,8 +11,8 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     text: Annotated[str | None, typer.Option(help="Held-out text: a file, a folder, or bundled:held_out.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens to read.")] = None,
-    loss_tokens: Annotated[int | None, typer.Option(help="Tokens for the model's losses.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read.")] = None,
+    loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
 ) -> None:
     """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/."""
     from monosem.cli.console import console

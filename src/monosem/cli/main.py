@@ -54,7 +54,7 @@ def run() -> None:
     except TrainingInterrupted as stopped:
         console.print(f"{stopped}", markup=False, highlight=False)
         sys.exit(130)
-    except MonosemError as error:
+    except (MonosemError, OSError) as error:
         if os.environ.get("MONOSEM_DEBUG"):
             raise
         console.print(f"monosem: {error}", markup=False, highlight=False, style="red")

@@ -20,12 +20,13 @@ def top(
     latents: Annotated[list[int] | None, typer.Argument(help="Latents to show; some notable ones if left out.")] = None,
     passages: Annotated[int, typer.Option("--passages", "-n", help="Passages per latent.")] = 6,
     count: Annotated[int, typer.Option(help="How many notable latents, if none are named.")] = 20,
+    save: Annotated[Path | None, typer.Option(help="Write a picture instead: FILE.svg or FILE.html.")] = None,
 ) -> None:
     """Print the passages on which latents fire most, one per document, with tokens shaded by activation.
 
     Also the tokens that each latent promotes and suppresses at the output (logit lens).
     """
-    from monosem.cli.console import console
+    from monosem.cli.console import PICTURES, console, picture, save_picture
     from monosem.errors import ConfigError
     from monosem.models import load_model
     from monosem.runs import Run
@@ -35,8 +36,13 @@ def top(
     for latent in latents or []:
         if not 0 <= latent < examples.n_latents:
             raise ConfigError(f"there is no latent {latent}: this SAE has 0 to {examples.n_latents - 1}")
+    if save is not None and save.suffix not in PICTURES:
+        raise ConfigError(f"--save {save}: a picture is written as {' or '.join(PICTURES)}")
     model = load_model(opened.config.model)
-    show(console(), opened, model, latents or notable(opened, model, count), passages)
+    out = console() if save is None else picture()
+    show(out, opened, model, latents or notable(opened, model, count), passages)
+    if save is not None:
+        save_picture(out, save, f"monosem top {run}")
 
 
 def notable(run: Run, model: SubjectModel, n: int) -> list[int]:

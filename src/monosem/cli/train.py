@@ -43,13 +43,15 @@ def train(
     `monosem train --list` prints every key and every architecture.
     """
     from monosem.cli.console import console
-    from monosem.runs import RunConfig, run_evaluation, run_training
+    from monosem.runs import RunConfig, require_held_out_text, run_evaluation, run_training
 
     out = console()
     if architectures:
         _list(out)
         return
     config = RunConfig.read(run_yaml, settings)
+    if evaluation:
+        require_held_out_text(config)
     run, model = run_training(config)
     if evaluation:
         out.print(run_evaluation(run, model).table())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from monosem.activations.live import probe_rows
 from monosem.errors import HookError, MismatchError
@@ -68,6 +69,9 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     if known.fingerprint is None or "tokens" not in sae.probe:
         notes.append("the SAE carries no probe batch of text: scale and quality were not checked")
         return CheckResult(problems, notes)
+    unreadable = _unreadable(model, sae.probe["tokens"])
+    if unreadable:
+        return CheckResult([*problems, unreadable], notes)
     x = probe_rows(model, place, sae.probe)
     norm = x.norm(dim=-1).mean().item()
     if abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
@@ -80,3 +84,16 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     if fvu > known.fingerprint.fvu + FVU_TOLERANCE:
         problems.append(f"FVU on the SAE's own probe batch is {fvu:.3f}, it was {known.fingerprint.fvu:.3f}")
     return CheckResult(problems, notes)
+
+
+def _unreadable(model: SubjectModel, tokens: Tensor) -> str | None:
+    """Why a model cannot read these tokens (contexts, pos), if so."""
+    length, largest = tokens.shape[1], int(tokens.max())
+    if model.context_length is not None and length > model.context_length:
+        return f"the SAE's contexts have {length} tokens, the context of {model.name} has {model.context_length}"
+    find = getattr(model.module, "get_input_embeddings", None)
+    embedding = find() if find is not None else None
+    if isinstance(embedding, nn.Embedding) and largest >= embedding.num_embeddings:
+        last = embedding.num_embeddings - 1
+        return f"the SAE's probe batch has token {largest}, the vocabulary of {model.name} ends at {last}"
+    return None

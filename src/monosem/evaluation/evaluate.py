@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -62,16 +63,21 @@ def evaluate(
         progress: show a bar.
 
     Raises:
-        ConfigError: what the SAE does not know was not given.
-        MismatchError: the model's activations have another width.
+        ConfigError: what the SAE does not know was not given, or tokens is not positive.
+        MismatchError: the model's activations have another width, or its context is too short.
         DataError: the text is empty.
     """
-    if isinstance(model, Tensor | np.ndarray):
-        return _evaluate_vectors(sae, torch.as_tensor(model), tokens, controls)
+    if tokens < 1:
+        raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    if isinstance(model, np.ndarray):
+        model = torch.from_numpy(np.array(model[:tokens]))  # a copy: a mapped file cannot be written to
+    if isinstance(model, Tensor):
+        return _evaluate_vectors(sae, model, tokens, controls)
     model, hook, text = _fill_in(sae, model, hook, text)
     contexts = _contexts(sae, model, text)
     name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
-    first, kept = _read(sae, contexts, 0, max(1, FIT_TOKENS // contexts.context_length))
+    n_contexts = -(-tokens // contexts.context_length)
+    first, kept = _read(sae, contexts, 0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
     sample = _capture(model, hook, first)[kept.to(model.device)]
     if sample.shape[1] != sae.d_in:
         raise MismatchError(
@@ -81,9 +87,9 @@ def evaluate(
     functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
     loss = LanguageLoss(model, hook, {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions})
-    n_contexts = -(-tokens // contexts.context_length)
     steps = range(0, n_contexts, CONTEXTS_A_PASS)
-    for start in track(steps, "evaluating", transient=True, disable=not progress):
+    bar = Console(stderr=True)
+    for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
         batch, kept = _read(sae, contexts, start, min(start + CONTEXTS_A_PASS, n_contexts))
         if not len(batch):
             break
@@ -143,6 +149,10 @@ def _contexts(sae: SAE, model: SubjectModel, text: str | Path | Sequence[str]) -
         raise DataError(f"{model.name} has no tokenizer to read text with")
     known = sae.metadata
     length = known.context_length or min(model.context_length or 1024, 1024)
+    if model.context_length is not None and length > model.context_length:
+        raise MismatchError(
+            f"the SAE reads contexts of {length} tokens, {model.name} has a context of {model.context_length}"
+        )
     bos = known.prepend_bos if known.prepend_bos is not None else model.tokenizer.bos_token_id is not None
     return PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos)
 

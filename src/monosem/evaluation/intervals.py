@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +55,19 @@ class DocumentSums:
         """
         names = list(self._sums)
         used = np.flatnonzero(self._sums[names[0]])
-        rng = np.random.default_rng(seed)
-        weights = rng.multinomial(len(used), np.full(len(used), 1 / len(used)), size=N_RESAMPLES).astype(np.float64)
-        value = float(metric({name: self._sums[name].sum(0) for name in names}))
-        if len(used) < 2:
+        weights = _draws(len(used), seed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
+            value = float(metric({name: self._sums[name].sum(0) for name in names}))
+            resampled = metric({name: weights @ self._sums[name][used] for name in names})
+        resampled = resampled[np.isfinite(resampled)]
+        if len(used) < 2 or not len(resampled):
             return Interval(value)
-        resampled = metric({name: weights @ self._sums[name][used] for name in names})
         low, high = np.quantile(resampled, [0.025, 0.975])
         return Interval(value, float(low), float(high))
+
+
+@lru_cache(maxsize=2)  # all metrics of a pass are of the same documents
+def _draws(n: int, seed: int) -> np.ndarray:
+    """(N_RESAMPLES, n) how often each of n documents is drawn in each resample."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64)

@@ -108,7 +108,7 @@ class EvaluationReport:
             }
             arrays = (np.array(content["firing_rates"]), np.array(content["l0_counts"], dtype=np.int64))
             return EvaluationReport(columns, content["facts"], *arrays)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileError(f"{path} is not a readable evaluation: {error}") from error
 
 

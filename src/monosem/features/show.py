@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -32,7 +33,7 @@ def print_features(
             console.print(Text(f"latent {latent}", "bold"), f"never fired in {examples.n_tokens:,} tokens\n")
             continue
         maximum = found[0].activation
-        head = Text(f"latent {latent}", "bold")
+        head = Text().append(f"latent {latent}", "bold")
         head.append(f"  fires on {examples.firing_rate(latent):.3%} of tokens, max {maximum:.3g}", "dim")
         console.print(head)
         if effects is not None:
@@ -76,7 +77,7 @@ def _line(console: Console, text: Text) -> None:
 
 
 def _effects(label: str, pairs: list[tuple[str, float]]) -> Text:
-    line = Text(f"  {label} ", "dim")
+    line = Text().append(f"  {label} ", "dim")
     for token, weight in pairs:
         line.append(f"«{_visible(token)}»", "blue")
         line.append(f" {weight:+.2f}  ", "dim")
@@ -86,18 +87,19 @@ def _effects(label: str, pairs: list[tuple[str, float]]) -> Text:
 def _passage(example: Example, maximum: float, tokenizer: Any, width: int, plain: bool) -> Text:
     """One line, cut around the peak so that it fits. Without colour the strongest token stands in «guillemets»."""
     texts = [_visible(t) for t in token_text(tokenizer, example.tokens)]
+    sizes = [cell_len(text) for text in texts]
+    line = Text().append(f"  {example.activation:7.3g}  ", "dim")
     first, last = example.peak, example.peak
-    room = width - 12 - len(texts[example.peak])
+    room = width - len(line) - sizes[example.peak] - (2 if plain else 0)
     while True:
-        before = len(texts[first - 1]) if first > 0 else 10**6
-        after = len(texts[last + 1]) if last + 1 < len(texts) else 10**6
+        before = sizes[first - 1] if first > 0 else 10**6
+        after = sizes[last + 1] if last + 1 < len(texts) else 10**6
         if min(before, after) > room:
             break
         if (before <= room and (last - example.peak) * 2 >= example.peak - first) or after > room:
             first, room = first - 1, room - before
         else:
             last, room = last + 1, room - after
-    line = Text(f"  {example.activation:7.3g}  ", "dim")
     for i in range(first, last + 1):
         share = float(example.activations[i]) / maximum
         text = f"«{texts[i]}»" if plain and i == example.peak else texts[i]

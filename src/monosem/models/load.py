@@ -50,7 +50,7 @@ def load_model(
         module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise FileError(
             f"cannot load the model {str(model)!r}: {reason}{offline}. "

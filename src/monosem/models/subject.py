@@ -261,7 +261,7 @@ class SubjectModel:
         self,
         prompt: str,
         max_new_tokens: int = 50,
-        temperature: float = 0.7,
+        temperature: float = 0.9,
         top_k: int = 40,
         seed: int = 0,
     ) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from monosem.errors import ConfigError, FileError
 from monosem.sae import SAE
@@ -41,10 +42,17 @@ class SAEConfig(BaseModel):
         unknown = [name for name in extra if name not in known]
         if unknown:
             raise ConfigError(f"sae.{unknown[0]}: {self.architecture} has no such parameter; it has {', '.join(known)}")
-        try:
-            return kind(d_in, self.n_latents, **extra)
-        except TypeError as error:
-            raise ConfigError(f"sae: {error}") from error
+        return kind(d_in, self.n_latents, **{name: _fitting(kind, name, value) for name, value in extra.items()})
+
+
+def _fitting(kind: type[SAE], name: str, value: Any) -> Any:
+    """A value for a parameter of a constructor, of the type that it declares."""
+    hints = [get_type_hints(base.__init__) for base in kind.__mro__ if issubclass(base, SAE)]
+    hint = next(found[name] for found in hints if name in found)
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"sae.{name}: {error.errors()[0]['msg'].lower()}, got {value!r}") from error
 
 
 class ActivationsConfig(BaseModel):
@@ -60,7 +68,7 @@ class ActivationsConfig(BaseModel):
     """Leave out positions of special tokens."""
     buffer_tokens: int = Field(default=131_072, ge=1)
     """Size of the shuffle buffer."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of the order of documents and the shuffle."""
 
 
@@ -118,12 +126,23 @@ class RunConfig(BaseModel):
     def write(self, path: Path) -> None:
         """Write it, fully resolved, as YAML."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
+        new.replace(path)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: `1e-3` is one, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist: give a run.yaml, or leave it out for the defaults") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -144,7 +163,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {override}: {parent} has no keys of its own")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _in_words(error: ValidationError, path: str | Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -55,8 +56,12 @@ class Run:
         return load_sae(self.path / "sae")
 
     def history(self) -> list[dict[str, float]]:
-        path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        """The lines of metrics.jsonl; the last one of a killed run may be torn."""
+        path, rows = self.path / "metrics.jsonl", list[dict[str, float]]()
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return rows
 
     def evaluation(self) -> EvaluationReport:
         if not (self.path / "evaluation.json").is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosem.activations import activations
+from monosem.data import read_documents
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
 from monosem.features import ExampleCollector
@@ -36,6 +37,22 @@ def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, Subject
     (folder / "README.md").write_text(README.format(path=config.output))
     train(sae, source, tokens=config.tokens, config=config.training, path=folder, progress=progress)
     return Run(folder), model
+
+
+def require_held_out_text(config: RunConfig) -> None:
+    """Say before training what evaluation would only say after it.
+
+    Raises:
+        ConfigError: the run trains on a text of its own and names none to evaluate on.
+        FileError: the text to evaluate on is missing or cannot be read.
+    """
+    if config.evaluation.text is not None:
+        read_documents(config.evaluation.text)
+    elif config.text.partition(":")[0] != "bundled":
+        raise ConfigError(
+            f"evaluation.text: the run trains on {config.text}: name a held-out text "
+            "(--set evaluation.text=...), or leave the evaluation out (--no-evaluation)"
+        )
 
 
 def run_evaluation(

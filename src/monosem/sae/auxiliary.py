@@ -26,7 +26,8 @@ def aux_k(
     chosen = dead.nonzero()[:, 0]
     if not chosen.numel():
         return residual.new_zeros(())
-    pre = centred @ sae.W_enc[chosen].T + sae.b_enc[chosen]
+    W_enc, moved = sae.W_enc[chosen], sae.b_dec - sae.b_dec.detach()  # zero: brings b_dec its gradient cheaply
+    pre = centred @ W_enc.T + (sae.b_enc[chosen] - W_enc.detach() @ moved)
     if k_aux < chosen.numel():
         values, indices = pre.topk(k_aux, dim=-1, sorted=False)
         pre = torch.zeros_like(pre).scatter(-1, indices, values)

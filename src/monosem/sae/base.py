@@ -83,7 +83,7 @@ class SAE(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "architecture"):
+        if "architecture" in vars(cls):
             SAE.registry[cls.architecture] = cls
 
     def __init__(
@@ -160,7 +160,13 @@ class SAE(nn.Module, ABC):
         return kernels.encode(x, self.W_enc, self.b_enc, None, selection, values).relu(), selection
 
     def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
-        """Codes to raw reconstructions."""
+        """Codes to raw reconstructions.
+
+        Raises:
+            DataError: the codes are of another number of latents.
+        """
+        if codes.n_latents != self.n_latents:
+            raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
         out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
         return self.transform.inverse(out).reshape(*codes.batch_shape, self.d_out)

@@ -71,7 +71,7 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     except KeyError as error:
         known = ", ".join(sorted(SAE.registry))
         raise FileError(f"{folder / 'cfg.json'}: missing or unknown {error} (architectures known: {known})") from error
-    except (ConfigError, ValidationError, TypeError, AttributeError) as error:
+    except (ConfigError, ValidationError, TypeError, AttributeError, RuntimeError) as error:
         raise FileError(f"{folder / 'cfg.json'} does not describe an SAE of this version: {error}") from error
     sae.probe = {name.removeprefix(PROBE): t for name, t in tensors.items() if name.startswith(PROBE)}
     parameters = {name: t for name, t in tensors.items() if not name.startswith(PROBE)}
@@ -113,8 +113,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise FileError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != "monosem":  # pyright: ignore[reportUnknownMemberType]
         raise FileError(f'{path} is not a monosem SAE (no "format": "monosem")')
-    if config["format_version"] > FORMAT_VERSION:
-        raise FileError(f"{path} was written by a newer monosem (format {config['format_version']}): upgrade monosem")
+    version = config.get("format_version")  # pyright: ignore
+    if not isinstance(version, int):
+        raise FileError(f"{path} has no format_version: restore or write it anew")
+    if version > FORMAT_VERSION:
+        raise FileError(f"{path} was written by a newer monosem (format {version}): upgrade monosem")
     return config  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -44,7 +44,8 @@ class MatryoshkaSAE(BatchTopKSAE):
         super().__init__(d_in, n_latents, **settings)
         shares = (n_latents // 8, n_latents // 4, n_latents // 2, n_latents)
         self.widths = list(widths) if widths is not None else sorted({share for share in shares if share})
-        if self.widths != sorted(set(self.widths)) or self.widths[0] < 1 or self.widths[-1] != n_latents:
+        increasing = self.widths == sorted(set(self.widths))
+        if not (increasing and self.widths and self.widths[0] >= 1 and self.widths[-1] == n_latents):
             raise ConfigError(f"widths must increase from 1 or more to n_latents = {n_latents}, got {self.widths}")
 
     @property

@@ -48,7 +48,7 @@ class InputTransform(nn.Module):
         mean = x.mean(0) if "centre" in self.kind else torch.zeros_like(x[0])
         if "scale" in self.kind:
             mean_norm = (x - mean).pow(2).sum(-1).sqrt().mean()
-            if not mean_norm > 0:
+            if not mean_norm > 1e-12 * x.pow(2).sum(-1).sqrt().mean():  # less than that is rounding
                 raise DataError(
                     f"cannot scale activations of mean norm {mean_norm.item():g}: all {len(x)} rows are the same. "
                     "Check the hook point, or use transform='none'."

@@ -19,13 +19,13 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place) -> Path:
     """Write `checkpoints/step_N` into a run folder and drop the older ones."""
     checkpoints = folder / "checkpoints"
     new, final = checkpoints / ".new", checkpoints / f"step_{trainer.steps:08d}"
+    if final.exists():  # the run went on from it, and has made no step since
+        return final
     shutil.rmtree(new, ignore_errors=True)
     save_sae(trainer.sae, new)
     tensors, numbers = trainer.state()
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, new / "trainer.safetensors")
     (new / "trainer.json").write_text(json.dumps({**numbers, "place": place}))
-    if final.exists():
-        shutil.rmtree(final)
     new.replace(final)
     for older in checkpoints.glob("step_*"):
         if older != final:
@@ -46,14 +46,20 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer) -> Place:
         FileError: the checkpoint is damaged or of another SAE.
     """
     saved = load_sae(checkpoint, sae.W_enc.device)
-    if (type(saved), saved.d_in, saved.n_latents, saved.settings) != (type(sae), sae.d_in, sae.n_latents, sae.settings):
-        raise FileError(f"{checkpoint} is of another SAE ({saved}) than this ({sae}): choose another run folder")
+    there, here = _description(saved), _description(sae)
+    if there != here:
+        raise FileError(f"{checkpoint} is of another SAE, {there}, than this, {here}: choose another run folder")
     sae.load_state_dict(saved.state_dict())
     sae.transform.fitted = saved.transform.fitted
+    tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device)
     try:
         numbers = json.loads((checkpoint / "trainer.json").read_text())
-    except (OSError, ValueError) as error:
-        raise FileError(f"{checkpoint / 'trainer.json'} cannot be read: {error}") from error
-    place = Place(*numbers.pop("place"))
-    trainer.load_state(read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device), numbers)
+        place = Place(*numbers.pop("place"))
+        trainer.load_state(tensors, numbers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise FileError(f"{checkpoint} is damaged ({error!r}): delete it to begin the run again") from error
     return place
+
+
+def _description(sae: SAE) -> str:
+    return f"{sae.architecture}({sae.extra_repr()}, transform={sae.transform.kind}, {sae.W_enc.dtype})"

@@ -216,7 +216,9 @@ class _Log:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() and steps else []
         self.history: list[dict[str, float]] = [row for row in _rows(lines) if row["step"] <= steps]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        new = path.with_name(".metrics.jsonl.new")
+        new.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        new.replace(path)
 
     def write(self, trainer: Trainer, step: Step) -> None:
         row = {"step": trainer.steps, "tokens": trainer.tokens, **step.metrics}

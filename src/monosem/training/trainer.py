@@ -95,12 +95,14 @@ class Trainer:
         """
         if x.ndim != 2 or x.shape[1] != self.sae.d_in:
             raise DataError(f"a batch must have the shape (rows, {self.sae.d_in}), got {tuple(x.shape)}")
+        if target is not None and target.shape != (len(x), self.sae.d_out):
+            raise DataError(f"the target must have the shape {(len(x), self.sae.d_out)}, got {tuple(target.shape)}")
         sae = self.sae
-        x = x.to(sae.W_enc.device, sae.W_enc.dtype)
+        x = x.detach().to(sae.W_enc.device, sae.W_enc.dtype)
         if not sae.transform.fitted:
             sae.initialise(x)
         inputs = sae.transform(x)
-        goal = inputs if target is None else sae.transform(target.to(x))
+        goal = inputs if target is None else sae.transform(target.detach().to(x))
         dead = self.tokens_since_fired >= self.dead_after
         may_have_dead = self.tokens >= self.dead_after
         context = TrainingContext(dead if may_have_dead else None, self.screen)

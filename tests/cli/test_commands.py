@@ -1,0 +1,340 @@
+"""The command line: what it leaves behind, and that every mistake ends in one clear line before work starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from torch import nn
+
+import monosem as ms
+from monosem.errors import FileError
+from monosem.evaluation import EvaluationReport
+from monosem.runs import Run
+from monosem.sae import SAE
+
+Command = Callable[..., Any]
+EXECUTABLE = Path(sys.executable).parent / "monosem"
+
+
+@pytest.fixture
+def copied_run(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run, to be spoilt."""
+    shutil.copytree(small_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def one_line(outcome: Any) -> str:
+    """The one line of an expected error: on stderr, exit code 2, nothing else printed."""
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("monosem: ")
+    assert "Traceback" not in outcome.err
+    return lines[0]
+
+
+# A whole run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
+    assert {path.name for path in small_run.iterdir()} == {
+        "run.yaml",
+        "README.md",
+        "sae",
+        "metrics.jsonl",
+        "checkpoints",
+        "evaluation.json",
+        "features",
+        "figures",
+    }
+    assert {path.name for path in (small_run / "sae").iterdir()} == {"cfg.json", "sae.safetensors"}
+    assert {path.name for path in (small_run / "features").iterdir()} == {"examples.parquet", "latents.parquet"}
+    assert {path.name for path in (small_run / "figures").iterdir()} == {"loss.png", "firing_rates.png", "l0.png"}
+    for figure in (small_run / "figures").iterdir():
+        assert figure.read_bytes()[:4] == b"\x89PNG"
+    readme = (small_run / "README.md").read_text()
+    assert all(name in readme for name in ("run.yaml", "sae/", "metrics.jsonl", "evaluation.json", "features/"))
+    assert [path.name for path in (small_run / "checkpoints").iterdir()] == ["step_00000040"]
+
+
+def test_run_yaml_is_resolved_and_repeats_the_run(small_run: Path) -> None:
+    content = yaml.safe_load((small_run / "run.yaml").read_text())
+    assert content["sae"] == {"architecture": "topk", "n_latents": 256, "k": 16}
+    assert content["activations"]["exclude_special"] is True
+    assert content["training"]["warmup"] == 0.05
+    assert ms.RunConfig.read(small_run / "run.yaml").output == str(small_run)
+
+
+def test_metrics_are_one_line_per_logged_step(small_run: Path) -> None:
+    rows = [json.loads(line) for line in (small_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert [row["tokens"] for row in rows] == [5120, 10240, 15360, 20480]
+    assert {"loss", "fvu", "l0", "dead", "lr"} <= set(rows[0])
+    assert rows[-1]["fvu"] < rows[0]["fvu"]
+
+
+def test_the_sae_knows_where_it_comes_from_and_fits_its_model(small_run: Path, bundled: ms.SubjectModel) -> None:
+    sae = ms.load_sae(small_run)
+    known = sae.metadata
+    assert (known.model, known.hook, known.text) == ("bundled", "resid_post.2", "bundled")
+    assert (known.context_length, known.prepend_bos, known.tokens_trained) == (256, True, 20480)
+    assert str(ms.check(sae, bundled)) == "SAE and model fit"
+
+
+def test_the_evaluation_beats_its_controls_where_it_must(small_run: Path) -> None:
+    report = EvaluationReport.load(small_run / "evaluation.json")
+    assert report["l0"].value <= 16
+    assert report["fvu"].value < report.columns["mean"]["fvu"].value
+    assert report.columns["mean"]["fvu"].value == pytest.approx(1, abs=0.05)
+    assert 7000 < report.facts["rows"] <= 8192
+    assert report.facts["predictions"] >= 2000
+    assert Run(small_run).examples().n_tokens == report.facts["rows"]
+
+
+# Looking at it --------------------------------------------------------------------------------------------------------
+
+
+def test_top_prints_the_latents_named(monosem: Command, small_run: Path) -> None:
+    examples = Run(small_run).examples()
+    latent = int(examples.firing.argmax())
+    outcome = monosem("top", small_run, latent, 3, "-n", 2)
+    assert outcome.code == 0
+    assert f"latent {latent}  fires on" in outcome.out
+    assert "latent 3" in outcome.out
+    assert "promotes" in outcome.out
+    assert "suppresses" in outcome.out
+    lines = outcome.out.splitlines()
+    assert max(map(len, lines)) <= 110
+    body = [line for line in lines[: lines.index("")] if line.startswith("  ") and "promotes" not in line]
+    assert sum("«" in line for line in body if "suppresses" not in line) == 2
+
+
+def test_top_without_latents_finds_some_itself(monosem: Command, small_run: Path) -> None:
+    assert monosem("top", small_run, "--count", 2).code == 0
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_top_can_write_a_picture(monosem: Command, small_run: Path, tmp_path: Path, suffix: str) -> None:
+    outcome = monosem("top", small_run, 3, "--save", tmp_path / f"top.{suffix}")
+    assert outcome.code == 0
+    assert outcome.out == ""
+    assert "latent" in (tmp_path / f"top.{suffix}").read_text()
+
+
+def test_info_says_what_a_run_an_sae_and_a_model_are(monosem: Command, small_run: Path) -> None:
+    run = monosem("info", small_run).out
+    for words in ("finished", "resid_post.2", "20,480 of 20,000", "held-out fvu", "TopKSAE", "256"):
+        assert words in run
+    sae = monosem("info", small_run / "sae").out
+    for words in ("TopKSAE", "n_latents", "trained: hook", "probe batch: fvu", "centre_scale"):
+        assert words in sae
+    model = monosem("info", "bundled").out
+    for words in ("gpt2", "resid_post.0-3", "final_norm", "256", "4,273,664"):
+        assert words in model
+
+
+def test_info_of_an_unfinished_run_says_how_to_go_on(monosem: Command, copied_run: Path) -> None:
+    shutil.rmtree(copied_run / "sae")
+    (copied_run / "evaluation.json").unlink()
+    with (copied_run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "to')
+    outcome = monosem("info", copied_run)
+    assert outcome.code == 0
+    assert "stopped; go on with: monosem train" in outcome.out
+
+
+def test_eval_measures_again_as_asked(monosem: Command, copied_run: Path) -> None:
+    before = EvaluationReport.load(copied_run / "evaluation.json")
+    shutil.rmtree(copied_run / "figures")
+    outcome = monosem("eval", copied_run, "--tokens", 1000, "--loss-tokens", 0)
+    assert outcome.code == 0
+    assert outcome.out.startswith("Evaluation at resid_post.2 of bundled")
+    assert "FVU" in outcome.out
+    assert outcome.err == ""
+    after = EvaluationReport.load(copied_run / "evaluation.json")
+    assert after.facts["rows"] < 1100 < before.facts["rows"]
+    assert "ce" not in after.metrics
+    assert (copied_run / "figures" / "l0.png").is_file()
+
+
+def test_training_a_finished_run_again_changes_nothing(monosem: Command, copied_run: Path) -> None:
+    before = (copied_run / "sae" / "sae.safetensors").read_bytes()
+    metrics = (copied_run / "metrics.jsonl").read_text()
+    config = yaml.safe_load((copied_run / "run.yaml").read_text())
+    (copied_run / "run.yaml").write_text(yaml.safe_dump({**config, "output": str(copied_run)}))
+    outcome = monosem("train", copied_run / "run.yaml", "--no-evaluation")
+    assert outcome.code == 0
+    assert (copied_run / "sae" / "sae.safetensors").read_bytes() == before
+    assert (copied_run / "metrics.jsonl").read_text() == metrics
+
+
+def test_list_names_every_architecture_and_every_key(monosem: Command) -> None:
+    outcome = monosem("train", "--list")
+    assert outcome.code == 0
+    for architecture, kind in SAE.registry.items():
+        assert architecture in outcome.out
+        for parameter in kind.parameters_of():
+            assert parameter in outcome.out
+    for key in ("training.lr", "activations.buffer_tokens", "evaluation.loss_tokens", "sae.n_latents", "output"):
+        assert key in outcome.out
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "top", "info"])
+def test_every_command_has_a_manual(monosem: Command, command: str) -> None:
+    outcome = monosem(command, "--help")
+    assert outcome.code == 0
+    assert f"monosem {command}" in outcome.out
+    assert len(outcome.out.splitlines()) > 8
+    if command == "train":
+        assert "monosem train run.yaml --set hook=mlp_out.1" in outcome.out
+
+
+def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
+    for flag in ("--help", "-h"):
+        outcome = monosem(flag)
+        assert outcome.code == 0
+        assert all(command in outcome.out for command in ("demo", "train", "eval", "top", "info", "--debug"))
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["hook=resid_pst.2"], "no hook point 'resid_pst.2'. Layers are 0 to 3. Near: resid_post.2"),
+        (["hook=resid_post.9"], "Layers are 0 to 3"),
+        (["sae.k=300", "sae.n_latents=256"], "k must be between 1 and n_latents = 256, got 300"),
+        (["sae.architecture=topq"], "sae.architecture: unknown 'topq'; there are"),
+        (["sae.kk=3"], "sae.kk: topk has no such parameter"),
+        (["sae.k=many"], "sae.k: input should be a valid integer"),
+        (["tokens=many"], "tokens: input should be a valid integer"),
+        (["hok=resid_post.2"], "unknown key 'hok'; known here: output, model, hook"),
+        (["training.learning_rate=1"], "unknown key 'training.learning_rate'; known here: lr"),
+        (["text=TMP/missing.txt", "evaluation.text=bundled:held_out"], "missing.txt' is not a file"),
+        (["text=TMP/empty.txt", "evaluation.text=bundled:held_out"], "empty.txt' is empty"),
+        (["text=TMP/own.txt"], "evaluation.text: the run trains on"),
+        (["evaluation.text=TMP/missing.txt"], "missing.txt' is not a file"),
+        (["text=bundled:test", "evaluation.text=bundled"], "no split 'test'"),
+        (["model=TMP/no_model"], "no_model is not a folder"),
+        (["model=TMP/folder"], "cannot load the model"),
+        (["activations.context_length=999"], "context_length 999 is longer than the model's own 256"),
+        (["hook=transformer"], "transformer gives a"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_line_before_work_starts(
+    monosem: Command, tmp_path: Path, settings: list[str], says: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "own.txt").write_text("Some words.")
+    given = [f"--set={setting.replace('TMP', str(tmp_path))}" for setting in settings]
+    outcome = monosem("train", *given, f"--set=output={tmp_path / 'run'}")
+    assert says in one_line(outcome)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_run_yaml_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:
+    assert "my.yaml does not exist: give a run.yaml" in one_line(monosem("train", tmp_path / "my.yaml"))
+
+
+def test_a_wrong_key_in_run_yaml_names_the_file(monosem: Command, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("training: {epochs: 3}\n")
+    assert f"{path}: unknown key 'training.epochs'" in one_line(monosem("train", path))
+
+
+def test_a_folder_that_holds_another_run_is_not_touched(monosem: Command, copied_run: Path) -> None:
+    config = yaml.safe_load((copied_run / "run.yaml").read_text())
+    config["output"], config["tokens"] = str(copied_run), 30_000
+    other = copied_run.parent / "other.yaml"
+    other.write_text(yaml.safe_dump(config))
+    before = (copied_run / "run.yaml").read_text()
+    says = one_line(monosem("train", other))
+    assert "holds a run with another tokens" in says
+    assert "--set output=" in says
+    assert (copied_run / "run.yaml").read_text() == before
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in one_line(monosem("train", f"--set=output={tmp_path}/file/run", "--set=sae.n_latents=64"))
+
+
+@pytest.mark.parametrize("command", ["top", "info", "eval"])
+@pytest.mark.parametrize("file", ["sae/sae.safetensors", "sae/cfg.json", "run.yaml"])
+def test_a_damaged_file_of_a_run_is_named(monosem: Command, copied_run: Path, command: str, file: str) -> None:
+    path = copied_run / file
+    path.write_bytes(b"\xff" + path.read_bytes()[1:300])
+    assert file.rpartition("/")[2] in one_line(monosem(command, copied_run, *(["3"] if command == "top" else [])))
+
+
+@pytest.mark.parametrize(("command", "file"), [("info", "evaluation.json"), ("top", "features/examples.parquet")])
+def test_damaged_results_of_a_run_are_named(monosem: Command, copied_run: Path, command: str, file: str) -> None:
+    (copied_run / file).write_bytes(b"\xff\xfe")
+    assert str(copied_run / file).removesuffix("/examples.parquet") in one_line(monosem(command, copied_run))
+
+
+def test_top_of_a_latent_that_does_not_exist_says_which_do(monosem: Command, small_run: Path) -> None:
+    assert "no latent 256: this SAE has 0 to 255" in one_line(monosem("top", small_run, 256))
+    assert "a picture is written as .svg or .html" in one_line(monosem("top", small_run, 3, "--save", "x.pdf"))
+
+
+@pytest.mark.parametrize("command", ["top", "eval", "info"])
+def test_a_folder_without_a_run_is_named(monosem: Command, tmp_path: Path, command: str) -> None:
+    assert f"{tmp_path} " in one_line(monosem(command, tmp_path))
+    assert str(tmp_path / "none") in one_line(monosem(command, tmp_path / "none"))
+
+
+def test_a_run_without_features_or_without_an_sae_says_what_to_do(monosem: Command, copied_run: Path) -> None:
+    shutil.rmtree(copied_run / "features")
+    assert f"monosem eval {copied_run}" in one_line(monosem("top", copied_run))
+    shutil.rmtree(copied_run / "sae")
+    assert f"monosem train {copied_run}/run.yaml" in one_line(monosem("eval", copied_run))
+
+
+def test_eval_with_a_model_of_another_width_is_refused(
+    monosem: Command, copied_run: Path, make_gpt2: Callable[..., nn.Module], tokenizer: Any
+) -> None:
+    model = copied_run.parent / "narrow"
+    make_gpt2(layers=4, positions=256).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    config = yaml.safe_load((copied_run / "run.yaml").read_text())
+    (copied_run / "run.yaml").write_text(yaml.safe_dump({**config, "model": str(model)}))
+    says = one_line(monosem("eval", copied_run))
+    assert f"the SAE reads width 256, resid_post.2 of {model} has width 32" in says
+
+
+def test_a_wrong_option_is_the_usual_error_of_a_command_line(monosem: Command, small_run: Path) -> None:
+    for arguments in (["eval", small_run, "--tokens", 0], ["top", small_run, "x"], ["tran"], ["train", "--sett", "x"]):
+        outcome = monosem(*arguments)
+        assert outcome.code == 2
+        assert "Traceback" not in outcome.err
+        assert "Usage" in outcome.err
+
+
+def test_info_of_nothing_says_what_could_be_there(monosem: Command, tmp_path: Path) -> None:
+    assert "no run (run.yaml), no SAE (cfg.json) and no model" in one_line(monosem("info", tmp_path))
+
+
+def test_the_real_executable_ends_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run([str(EXECUTABLE), "train", str(tmp_path / "none.yaml")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("monosem: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_with_debug_the_error_itself_is_shown(monosem: Command, tmp_path: Path) -> None:
+    for arguments in (["train", tmp_path / "none.yaml", "--debug"], ["--debug", "train", tmp_path / "none.yaml"]):
+        with pytest.raises(FileError):
+            monosem(*arguments)

@@ -1,0 +1,3 @@
+"""Fixtures of all tests, by subject."""
+
+pytest_plugins = ["sae_fixtures", "shared_fixtures"]

@@ -1,0 +1,50 @@
+"""SAEs of random weights, and what it means that two tensors are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from monosem.sae import SAE
+from monosem.sae.base import row_norms
+
+settings.register_profile("monosem", max_examples=40, deadline=None, derandomize=True)
+settings.load_profile("monosem")
+
+
+@pytest.fixture
+def make_sae() -> Callable[..., SAE]:
+    """A factory of SAEs in float64 in which everything is random: every weight, every bias, the input transform."""
+
+    def make(cls: type[SAE], d_in: int = 7, n_latents: int = 20, *, seed: int = 0, **options: Any) -> SAE:
+        sae = cls(d_in, n_latents, **{"dtype": torch.float64, **options})
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            if sae.unit_norm_decoder:
+                sae.W_dec.div_(row_norms(sae.W_dec))
+            if sae.transform.kind != "none":
+                sae.transform.mean.copy_(torch.randn(d_in, generator=generator))
+                sae.transform.scale.fill_(0.7)
+                sae.transform.fitted = True
+        return sae
+
+    return make
+
+
+@pytest.fixture
+def assert_near() -> Callable[..., None]:
+    """Asserts that two tensors differ by no more than a share of the second one's maximum."""
+
+    def check(found: torch.Tensor, expected: torch.Tensor, share: float | None = None) -> None:
+        share = share if share is not None else (1e-10 if expected.dtype == torch.float64 else 1e-5)
+        assert found.shape == expected.shape
+        if expected.numel():
+            assert (found - expected).abs().max().item() <= share * expected.abs().max().item()
+
+    return check

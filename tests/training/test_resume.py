@@ -1,0 +1,376 @@
+"""Nothing is lost: a run that is stopped anywhere, by anything, goes on to the same bits and the same log."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.activations import VectorActivations, vectors
+from monosem.errors import ConfigError, FileError
+from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae
+from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train
+
+N_STEPS = 5
+CASES = [
+    pytest.param(TopKSAE, {"k": 3}, id="topk"),
+    pytest.param(ReLUSAE, {}, id="relu"),
+    pytest.param(BatchTopKSAE, {"k": 3}, id="batchtopk"),
+    pytest.param(MatryoshkaSAE, {"k": 3}, id="matryoshka"),
+]
+
+
+class Killed(BaseException):
+    """Ends a run in the middle, past all `except Exception`."""
+
+
+@pytest.fixture(autouse=True)
+def pool_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools so small that batches span them."""
+    monkeypatch.setattr(vectors, "POOL_ROWS", 7)
+
+
+def small_run(
+    path: Path | None,
+    cls: type[SAE] = TopKSAE,
+    options: dict[str, Any] | None = None,
+    kill_at: int | None = None,
+    minutes: float = 0,
+) -> TrainingResult:
+    """Five steps of ten rows; a checkpoint after each, if minutes is 0."""
+
+    def callback(trainer: Any, _: Any) -> None:
+        if trainer.steps == kill_at:
+            raise Killed
+
+    x = 3 * torch.randn(23, 6, generator=torch.Generator().manual_seed(0)) + 1
+    config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes)
+    sae = cls(6, 24, **{"k": 3} if options is None else options)  # pyright: ignore[reportArgumentType]
+    source, tokens = VectorActivations(x), 10 * N_STEPS
+    return train(sae, source, tokens=tokens, config=config, path=path, callbacks=[callback], progress=False)
+
+
+def assert_same_run(found: TrainingResult, expected: TrainingResult) -> None:
+    """Parameters, buffers, log, metadata, and what was saved."""
+    assert_same_tensors(found.sae, expected.sae)
+    assert found.history == expected.history
+    assert found.sae.metadata == expected.sae.metadata
+    if found.path:
+        assert read_log(found.path) == expected.history
+        saved = load_sae(found.path)
+        assert_same_tensors(saved, expected.sae)
+        assert torch.equal(saved.probe["activations"], expected.sae.probe["activations"])
+
+
+def assert_same_tensors(found: SAE, expected: SAE) -> None:
+    tensors, others = found.state_dict(), expected.state_dict()
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# Stopped between two steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cls", "options"), CASES)
+def test_a_run_stopped_at_any_step_ends_in_the_same_bits(
+    cls: type[SAE], options: dict[str, int], tmp_path: Path
+) -> None:
+    expected = small_run(None, cls, options)
+    assert expected.sae.metadata.tokens_trained == 10 * N_STEPS
+    for step in range(1, N_STEPS + 1):
+        path = tmp_path / f"stopped_{step}"
+        with pytest.raises(Killed):
+            small_run(path, cls, options, kill_at=step)
+        assert_same_run(small_run(path, cls, options), expected)
+
+
+def test_a_run_stopped_at_every_step_ends_in_the_same_bits(tmp_path: Path) -> None:
+    for step in range(2, N_STEPS + 1):  # after one step each, for the one before is in its checkpoint
+        with pytest.raises(Killed):
+            small_run(tmp_path, kill_at=step)
+    assert_same_run(small_run(tmp_path), small_run(None))
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        small_run(tmp_path, kill_at=4, minutes=60)
+    assert len(read_log(tmp_path)) == 1
+    assert_same_run(small_run(tmp_path, minutes=60), small_run(None))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    expected = small_run(tmp_path)
+    for _ in range(2):
+        assert_same_run(small_run(tmp_path), expected)
+
+
+def test_a_torn_last_line_of_the_log_is_dropped(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        small_run(tmp_path, kill_at=5)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "tok')
+    assert_same_run(small_run(tmp_path), small_run(None))
+
+
+def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
+    small_run(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000005"]
+
+
+# Stopped in the middle of writing ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def killed_at_operation(number: int) -> Iterator[None]:
+    """The n-th change of a file is half made, or, if it is made at once, not made; then the run ends."""
+    made = 0
+
+    def watched(change: Callable[..., Any], halfway: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal made
+            made += 1
+            if made == number:
+                halfway(*arguments)
+                raise Killed
+            return change(*arguments, **options)
+
+        return call
+
+    def half_removed(folder: Path, *_: Any) -> None:
+        for file in sorted(folder.glob("*"))[:2]:
+            file.unlink()
+
+    def half_saved(tensors: dict[str, Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        path.write_bytes(path.read_bytes()[:100])
+
+    def half_written(path: Path, text: str) -> None:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+
+    save_file = files.save_file
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (files, checkpoints):
+            patch.setattr(module, "save_file", watched(save_file, half_saved))
+        patch.setattr(shutil, "rmtree", watched(shutil.rmtree, half_removed))
+        patch.setattr(Path, "write_text", watched(Path.write_text, half_written))
+        patch.setattr(Path, "replace", watched(Path.replace, lambda *_: None))
+        yield
+
+
+def test_a_run_stopped_within_any_change_of_a_file_ends_in_the_same_bits(tmp_path: Path) -> None:
+    expected = small_run(None)
+    number, finished = 0, False
+    while not finished:
+        number += 1
+        path = tmp_path / f"stopped_{number}"
+        try:
+            with killed_at_operation(number):
+                small_run(path)
+            finished = True
+        except Killed:
+            pass
+        assert_same_run(small_run(path), expected)
+    assert number > 5 * N_STEPS
+
+
+def test_a_resumption_stopped_within_any_change_of_a_file_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """Stopped half-way first; and, the second time, a run that is finished already."""
+    expected = small_run(None)
+    for first in (3, None):
+        number, finished = 0, False
+        while not finished:
+            number += 1
+            path = tmp_path / f"stopped_{first}_{number}"
+            with suppress(Killed):
+                small_run(path, kill_at=first)
+            try:
+                with killed_at_operation(number):
+                    small_run(path)
+                finished = True
+            except Killed:
+                pass
+            assert_same_run(small_run(path), expected)
+        assert number > 3
+
+
+# Killed by the system ---------------------------------------------------------------------------------------------
+
+CHILD = """
+import sys, time
+import monosem as ms
+from monosem.training import TrainingInterrupted
+
+data, path, minutes, pause = sys.argv[1:]
+sae = ms.TopKSAE(d_in=6, n_latents=24, k=3)
+config = ms.TrainingConfig(batch_size=16, log_every=1, checkpoint_minutes=float(minutes))
+if float(pause):
+    source = ms.activations(data)
+    slow = [lambda *_: time.sleep(float(pause))]
+    try:
+        ms.train(sae, source, tokens=16 * 120, config=config, path=path, callbacks=slow, progress=False)
+    except TrainingInterrupted as error:
+        sys.exit(f"interrupted: {error}")
+else:
+    ms.fit(sae, data, tokens=16 * 120, config=config, path=path, progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, 3 * np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32) + 1)
+    return path
+
+
+@pytest.fixture
+def whole_pools(monkeypatch: pytest.MonkeyPatch, pool_rows: None) -> None:
+    """As in the child."""
+    monkeypatch.setattr(vectors, "POOL_ROWS", 131_072)
+
+
+def child(data: Path, path: Path, minutes: float = 0, pause: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(data), str(path), str(minutes), str(pause)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **threads})
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def same_call(data: Path, path: Path | None, minutes: float = 60) -> TrainingResult:
+    config = TrainingConfig(batch_size=16, log_every=1, checkpoint_minutes=minutes)
+    return fit(TopKSAE(6, 24, k=3), data, tokens=16 * 120, config=config, path=path, progress=False)
+
+
+def newest_step(path: Path) -> int:
+    found = checkpoints.newest_checkpoint(path)
+    return int(found.name.removeprefix("step_")) if found else 0
+
+
+@pytest.mark.usefixtures("whole_pools")
+def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    steps: list[int] = []
+    for wanted in (10, 30):
+        process = child(data, path)
+        wait_for(process, lambda wanted=wanted: newest_step(path) >= wanted)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        steps.append(newest_step(path))
+        assert not (path / "sae").exists()
+    assert 10 <= steps[0] < steps[1] < 120
+    assert_same_run(same_call(data, path), same_call(data, None))
+
+
+@pytest.mark.usefixtures("whole_pools")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_writes_a_checkpoint_and_ends_in_the_same_bits(
+    number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    process = child(data, path, minutes=60, pause=0.01)
+    log = path / "metrics.jsonl"
+    wait_for(process, lambda: log.exists() and len(log.read_text().splitlines()) >= 5)
+    assert newest_step(path) == 0
+    process.send_signal(number)
+    _, message = process.communicate()
+    step = newest_step(path)
+    assert process.returncode == 1
+    assert f"interrupted: stopped after {16 * step:,} of 1,920 tokens" in message
+    assert str(path / "checkpoints") in message
+    assert 5 <= step < 120
+    assert step == len(read_log(path))
+    assert_same_run(same_call(data, path), same_call(data, None))
+
+
+def test_an_interrupted_run_without_a_folder_says_so() -> None:
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    source, config = VectorActivations(torch.randn(30, 6)), TrainingConfig(batch_size=10)
+    with pytest.raises(TrainingInterrupted, match=r"^stopped after 10 of 90 tokens$"):
+        train(TopKSAE(6, 24, k=3), source, tokens=90, config=config, callbacks=[interrupt], progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# Folders that do not fit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        pytest.param(TopKSAE, {"k": 4}, id="another k"),
+        pytest.param(TopKSAE, {"k": 3, "n_latents": 25}, id="another number of latents"),
+        pytest.param(TopKSAE, {"k": 3, "transform": "centre"}, id="another transform"),
+        pytest.param(TopKSAE, {"k": 3, "dtype": torch.float64}, id="another precision"),
+        pytest.param(ReLUSAE, {}, id="another architecture"),
+    ],
+)
+def test_a_checkpoint_of_another_sae_is_refused(cls: type[SAE], options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        small_run(tmp_path, kill_at=3)
+    sae = cls(6, options.pop("n_latents", 24), **options)
+    with pytest.raises(FileError, match=r"step_00000002 is of another SAE, .*: choose another run folder"):
+        fit(sae, torch.randn(30, 6), tokens=70, path=tmp_path, progress=False)
+
+
+def damage_json(folder: Path) -> None:
+    (folder / "trainer.json").write_text('{"steps": 2, "tok')
+
+
+def drop_place(folder: Path) -> None:
+    (folder / "trainer.json").write_text('{"steps": 2, "tokens": 20}')
+
+
+def damage_tensors(folder: Path) -> None:
+    (folder / "trainer.safetensors").write_bytes((folder / "trainer.safetensors").read_bytes()[:1000])
+
+
+def other_tensors(folder: Path) -> None:
+    shutil.copy(folder / "sae.safetensors", folder / "trainer.safetensors")
+
+
+@pytest.mark.parametrize("damage", [damage_json, drop_place, damage_tensors, other_tensors])
+def test_a_damaged_checkpoint_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        small_run(tmp_path, kill_at=3)
+    folder = tmp_path / "checkpoints" / "step_00000002"
+    damage(folder)
+    with pytest.raises(FileError, match=str(folder)):
+        small_run(tmp_path)
+
+
+def test_activations_from_an_iterable_cannot_be_taken_up_again(tmp_path: Path) -> None:
+    def once() -> TrainingResult:
+        rows = (torch.randn(10, 6) for _ in range(4))
+        config = TrainingConfig(batch_size=10)
+        return fit(TopKSAE(6, 24, k=3), rows, tokens=60, config=config, path=tmp_path, progress=False)
+
+    once()
+    with pytest.raises(ConfigError, match="cannot be resumed"):
+        once()
