@@ -110,10 +110,10 @@ def _passage(example: Example, maximum: float, tokenizer: Any, width: int, plain
 def _shade(share: float) -> str:
     """Orange over black, linear in activation; the text is black where the ground is bright."""
     ground = tuple(round(channel * min(share, 1.0)) for channel in ORANGE)
-    ink = "black" if share > 0.45 else "white"
+    ink = "#000000" if share > 0.45 else "#ffffff"
     return f"{ink} on rgb({ground[0]},{ground[1]},{ground[2]})"
 
 
 def _visible(text: str) -> str:
-    text = text.replace("\n", "↵").replace("\t", "⇥").replace("<|endoftext|>", "⏹")
+    text = text.replace("\n", "↵").replace("\t", "⇥").replace("<|endoftext|>", "‖")
     return "".join(c if c.isprintable() else f"<{ord(c):02x}>" for c in text)
