@@ -54,7 +54,6 @@ def dead_latents(n: int, share: float) -> Tensor:
         pytest.param(0.2, {"aux_coefficient": 0}, id="without AuxK"),
         pytest.param(0.2, {"k_aux": 50}, id="fewer dead than k_aux"),
         pytest.param(0.2, {"k_aux": 24}, id="as many dead as k_aux"),
-        pytest.param(0.2, {"k_aux": 23}, id="one more dead than k_aux"),
         pytest.param(0.2, {"k_aux": 5}, id="more dead than k_aux"),
         pytest.param(0.2, {}, id="k_aux of half d"),
         pytest.param(1.0, {"k_aux": 30}, id="all dead"),
@@ -86,6 +85,28 @@ def test_loss_and_all_gradients_equal_the_dense_reference(
     grads = [torch.autograd.grad(loss, list(sae.parameters())) for loss in (found.loss, expected)]
     for grad, expected_grad in zip(*grads, strict=True):
         assert_near(grad, expected_grad)
+
+
+@pytest.mark.parametrize("k_aux", [23, 24, 25])
+def test_of_dead_latents_that_are_all_above_zero_only_k_aux_speak(
+    k_aux: int, make_sae: MakeSAE, assert_near: Callable[[Tensor, Tensor], None]
+) -> None:
+    sae, dead = make_sae(TopKSAE, 16, 120, k=6, k_aux=k_aux), dead_latents(120, 0.2)
+    assert isinstance(sae, TopKSAE)
+    with torch.no_grad():
+        sae.b_enc[dead] += 20
+    x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = sae.training_loss(x, x, TrainingContext(dead)).terms["aux"]
+    expected, fewer = (aux_of(sae, x, dead, n) for n in (k_aux, k_aux - 1))
+    assert_near(found, expected)
+    assert not torch.allclose(found, fewer) or k_aux > 24
+
+
+def aux_of(sae: TopKSAE, x: Tensor, dead: Tensor, k_aux: int) -> Tensor:
+    sae.k_aux, kept = k_aux, sae.k_aux
+    aux = dense_loss(sae, x, x, dead)[1]["aux"]
+    sae.k_aux = kept
+    return aux
 
 
 def test_aux_is_zero_and_harmless_while_no_latent_is_dead(make_sae: MakeSAE) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from monosem.activations import VectorActivations, vectors
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae
-from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train
+from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae, relu
+from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
 
 N_STEPS = 5
 CASES = [
@@ -38,9 +38,11 @@ class Killed(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def pool_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools so small that batches span them."""
+def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches span pools, latents die, and ReLU goes over from its dense to its sparse path, all within few steps."""
     monkeypatch.setattr(vectors, "POOL_ROWS", 7)
+    monkeypatch.setattr(trainer, "MIN_DEAD_STEPS", 1)
+    monkeypatch.setattr(relu, "DENSE_ABOVE", 0.9, raising=False)
 
 
 def small_run(
@@ -52,8 +54,8 @@ def small_run(
 ) -> TrainingResult:
     """Five steps of ten rows; a checkpoint after each, if minutes is 0."""
 
-    def callback(trainer: Any, _: Any) -> None:
-        if trainer.steps == kill_at:
+    def callback(running: Any, _: Any) -> None:
+        if running.steps == kill_at:
             raise Killed
 
     x = 3 * torch.randn(23, 6, generator=torch.Generator().manual_seed(0)) + 1
@@ -94,6 +96,7 @@ def test_a_run_stopped_at_any_step_ends_in_the_same_bits(
 ) -> None:
     expected = small_run(None, cls, options)
     assert expected.sae.metadata.tokens_trained == 10 * N_STEPS
+    assert cls is ReLUSAE or expected.history[-1]["dead"] > 0
     for step in range(1, N_STEPS + 1):
         path = tmp_path / f"stopped_{step}"
         with pytest.raises(Killed):
@@ -241,9 +244,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def whole_pools(monkeypatch: pytest.MonkeyPatch, pool_rows: None) -> None:
+def true_scale(monkeypatch: pytest.MonkeyPatch, small_scale: None) -> None:
     """As in the child."""
-    monkeypatch.setattr(vectors, "POOL_ROWS", 131_072)
+    monkeypatch.undo()
 
 
 def child(data: Path, path: Path, minutes: float = 0, pause: float = 0) -> subprocess.Popen[str]:
@@ -270,7 +273,7 @@ def newest_step(path: Path) -> int:
     return int(found.name.removeprefix("step_")) if found else 0
 
 
-@pytest.mark.usefixtures("whole_pools")
+@pytest.mark.usefixtures("true_scale")
 def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     steps: list[int] = []
@@ -286,7 +289,7 @@ def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path
     assert_same_run(same_call(data, path), same_call(data, None))
 
 
-@pytest.mark.usefixtures("whole_pools")
+@pytest.mark.usefixtures("true_scale")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_writes_a_checkpoint_and_ends_in_the_same_bits(
     number: signal.Signals, data: Path, tmp_path: Path

@@ -27,7 +27,10 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tens
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
         pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start])
-        _top_k_rows(pre.numpy(), values[start:stop].numpy(), indices[start:stop].numpy())
+        if n < 2 * GROUP * k:  # too large a share for groups to help
+            values[start:stop], indices[start:stop] = torch.topk(pre, k, sorted=False)
+        else:
+            _top_k_rows(pre.numpy(), values[start:stop].numpy(), indices[start:stop].numpy())
     return values, indices
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem import kernels
 from monosem.sae.base import SAE
 
 
@@ -19,18 +20,17 @@ def aux_k(
     """How badly dead latents explain the residual: squared error over the residual's energy; 0 while none is dead.
 
     The `k_aux` strongest ReLU'd pre-activations of dead latents decode, without b_dec, to the detached residual. Works
-    on the compacted dictionary of dead latents, densely: of those a large share is on.
+    on the compacted dictionary of dead latents.
 
     Source: Gao et al., Scaling and evaluating sparse autoencoders, 2024.
     """
     chosen = dead.nonzero()[:, 0]
     if not chosen.numel():
         return residual.new_zeros(())
-    W_enc, moved = sae.W_enc[chosen], sae.b_dec - sae.b_dec.detach()  # zero: brings b_dec its gradient cheaply
-    pre = centred @ W_enc.T + (sae.b_enc[chosen] - W_enc.detach() @ moved)
-    if k_aux < chosen.numel():
-        values, indices = pre.topk(k_aux, dim=-1, sorted=False)
-        pre = torch.zeros_like(pre).scatter(-1, indices, values)
+    W_enc, W_dec = sae.W_enc.index_select(0, chosen), sae.W_dec.index_select(0, chosen)
+    b_enc, k = sae.b_enc.index_select(0, chosen), min(k_aux, chosen.numel())
+    values, selection = kernels.top_k(centred, W_enc, b_enc, k)
+    activations = kernels.encode(centred, W_enc, b_enc, sae.b_dec, selection, values).relu()
     residual = residual.detach()
-    error = residual - pre.relu() @ sae.W_dec[chosen]
+    error = residual - kernels.decode(activations, W_dec, selection)
     return error.pow(2).sum() / residual.pow(2).sum().clamp_min(torch.finfo(residual.dtype).tiny)
