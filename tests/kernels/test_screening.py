@@ -76,3 +76,20 @@ def test_adam_equals_torch() -> None:
             settings = (3e-3, 0.9, 0.999, 1e-8, 1 - 0.9**step, 1 - 0.999**step)
             kernels.adam_(ours, grad, mean, square, settings, unit_rows=False)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "plain"])
+@pytest.mark.parametrize("guess", [-0.5, 0.0, 1.0, 2.5])
+def test_a_screened_batch_selection_misses_nothing(backend: str, guess: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(700, 48, generator=generator) * torch.rand(700, 1, generator=generator) * 4
+    W = normalize(torch.randn(900, 48, generator=generator), dim=1)
+    b = 0.3 * torch.randn(900, generator=generator)
+    with kernels.use_backend(backend):
+        values, selection, cut = kernels.batch_top_k(x, W, b, 7000, guess, screen=True)
+    expected = (x @ W.T + b).flatten().topk(7000).values
+    torch.testing.assert_close(values.sort(descending=True).values, expected, rtol=1e-5, atol=1e-5)
+    assert cut == values.min()
+    rows = torch.repeat_interleave(torch.arange(700), selection.offsets.diff())
+    exact = (x @ W.T + b)[rows, selection.indices.long()]
+    torch.testing.assert_close(values, exact, rtol=1e-5, atol=1e-5)

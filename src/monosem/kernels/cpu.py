@@ -12,6 +12,8 @@ from numba import njit, prange
 from numba.core import config
 from torch import Tensor
 
+from monosem.kernels.plain import only_above
+
 config.THREADING_LAYER = "omp"
 
 TILE_ROWS = 512
@@ -55,27 +57,45 @@ def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates
     return values, candidates.gather(1, indices.long())
 
 
-def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def above_screened(
+    x: Tensor, weight: Tensor, bias: Tensor, threshold: float, limits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    x16, weight16, bias16 = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    _, indices, offsets = above(x16, weight16, bias16, torch.zeros(()), limits)
+    values = gather_dot(x, weight, indices, offsets).add_(bias[indices])
+    return only_above(values, indices, offsets, threshold)
+
+
+def above(
+    x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, row_limits: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As in plain.py; `row_limits` are added to the thresholds."""
     rows, n = x.shape[0], weight.shape[0]
-    limits = threshold.to(x.dtype).expand(n).contiguous().numpy()
+    exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    limits = threshold.to(exact).expand(n).contiguous().numpy()
+    extra = _array(torch.zeros(rows, dtype=exact) if row_limits is None else row_limits)
     buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
+    compared = buffer if exact == x.dtype else torch.empty(buffer.shape, dtype=exact)
     counts = torch.zeros(rows + 1, dtype=torch.int64)
     values: list[Tensor] = []
     indices: list[Tensor] = []
     _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start]).numpy()
+        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start])
+        if compared is not buffer:
+            pre = compared[: stop - start].copy_(pre)
         tile_counts = counts[start + 1 : stop + 1].numpy()
-        _count_above(pre, limits, tile_counts)
+        _count_above(pre.numpy(), limits, extra[start:stop], tile_counts)
         ends = np.cumsum(tile_counts)
-        tile_values = torch.empty(int(ends[-1]), dtype=x.dtype)
+        tile_values = torch.empty(int(ends[-1]), dtype=exact)
         tile_indices = torch.empty(int(ends[-1]), dtype=torch.int32)
-        _write_above(pre, limits, ends - tile_counts, tile_values.numpy(), tile_indices.numpy())
+        starts = ends - tile_counts
+        _write_above(pre.numpy(), limits, extra[start:stop], starts, tile_values.numpy(), tile_indices.numpy())
         values.append(tile_values)
         indices.append(tile_indices)
     if not values:
-        return x.new_zeros(0), torch.zeros(0, dtype=torch.int32), counts
+        return torch.zeros(0, dtype=exact), torch.zeros(0, dtype=torch.int32), counts
     return torch.cat(values), torch.cat(indices), counts.cumsum(0)
 
 
@@ -221,20 +241,20 @@ def _order_as_integers(bits):
 
 
 @njit(cache=True, parallel=True)
-def _count_above(pre, limits, counts):
+def _count_above(pre, limits, extra, counts):
     for r in prange(pre.shape[0]):
         count = 0
         for i in range(pre.shape[1]):
-            count += pre[r, i] > limits[i]
+            count += pre[r, i] > limits[i] + extra[r]
         counts[r] = count
 
 
 @njit(cache=True, parallel=True)
-def _write_above(pre, limits, starts, values, indices):
+def _write_above(pre, limits, extra, starts, values, indices):
     for r in prange(pre.shape[0]):
         at = starts[r]
         for i in range(pre.shape[1]):
-            if pre[r, i] > limits[i]:
+            if pre[r, i] > limits[i] + extra[r]:
                 values[at] = pre[r, i]
                 indices[at] = i
                 at += 1

@@ -46,6 +46,34 @@ def above(
     return torch.cat(values), torch.cat(indices), torch.cat(counts).cumsum(0)
 
 
+def above_screened(
+    x: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    threshold: float,
+    limits: Float[Tensor, " rows"],
+) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
+    """As `above`, among the entries that exceed their row's limit when the matmul is done in bfloat16."""
+    half = (weight.bfloat16(), bias.bfloat16())
+    parts = zip(_tiles(x, TILE_ROWS), _tiles(limits, TILE_ROWS), strict=True)
+    on = torch.cat([F.linear(tile.bfloat16(), *half).float() > limit[:, None] for tile, limit in parts])
+    indices = on.nonzero()[:, 1].to(torch.int32)
+    offsets = F.pad(on.sum(1).cumsum(0), (1, 0))
+    values = gather_dot(x, weight, indices, offsets) + bias[indices]
+    return only_above(values, indices, offsets, threshold)
+
+
+def only_above(
+    values: Float[Tensor, " entries"],
+    indices: Int32[Tensor, " entries"],
+    offsets: Int[Tensor, " rows_plus_1"],
+    threshold: float,
+) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
+    """The entries above a threshold."""
+    kept = values > threshold
+    return values[kept], indices[kept], F.pad(kept.cumsum(0), (1, 0))[offsets]
+
+
 def gather_dot(
     x: Float[Tensor, "rows d"],
     weight: Float[Tensor, "n d"],

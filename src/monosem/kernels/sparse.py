@@ -101,17 +101,39 @@ def above(
         return values, Selection(indices, offsets, W.shape[0])
 
 
+def _above_screened(x: Tensor, W: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Selection]:
+    """As `above`, with the matmul in bfloat16: no entry is missed, for the candidates reach down by the error bound.
+
+    Rounding x, W, bias and the sum to 8 bits errs by at most 2^-7 ||x|| ||w|| + 2^-8 (|bias| + |sum|); entries near the
+    threshold have |sum| near it.
+    """
+    norms = x.pow(2).sum(-1).sqrt() * W.pow(2).sum(-1).max().sqrt()
+    error = 1.02 * (2**-7 * norms + 2**-8 * (2 * bias.abs().max() + abs(threshold)))
+    values, indices, offsets = _backend(x).above_screened(x, W, bias, threshold, threshold - error)
+    return values, Selection(indices, offsets, W.shape[0])
+
+
 def batch_top_k(
-    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], total: int, guess: float
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    total: int,
+    guess: float,
+    *,
+    screen: bool = False,
 ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
     """The `total` largest pre-activations of the whole batch, and the smallest of them. Not differentiable.
 
     `guess` should lie a little below that smallest one: all entries above the guess are candidates, and if there are
-    too few, a lower guess is tried. The result does not depend on it, only the time does.
+    too few, a lower guess is tried. The result does not depend on it, only the time does. With `screen` candidates are
+    found in bfloat16, far enough below the guess that none can be missed, and evaluated exactly.
     """
     with torch.no_grad():
         while True:
-            values, selection = above(x, W, bias, x.new_tensor(guess))
+            if screen and abs(guess) < 1e3 and x.dtype == torch.float32:
+                values, selection = _above_screened(x, W, bias, guess)
+            else:
+                values, selection = above(x, W, bias, x.new_tensor(guess))
             if values.numel() >= total:
                 break
             guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
@@ -199,8 +221,12 @@ class _Encode(torch.autograd.Function):
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, W: Tensor, selection: Selection) -> Tensor:
-        ctx.save_for_backward(values, W)
         ctx.selection = selection
+        if selection.dense:
+            codes = _to_dense(values, selection)
+            ctx.save_for_backward(codes, W)
+            return codes @ W
+        ctx.save_for_backward(values, W)
         return _weighted_sum(values, selection, W)
 
     @staticmethod
@@ -210,15 +236,20 @@ class _Decode(torch.autograd.Function):
         grad: Tensor = grads[0].contiguous()
         need_values, need_W = ctx.needs_input_grad[:2]
         grad_values = _gather_dot(grad, W, selection) if need_values else None
-        grad_W = _scatter_outer(values, selection, grad) if need_W else None
+        grad_W = None
+        if need_W:
+            grad_W = values.T @ grad if selection.dense else _scatter_outer(values, selection, grad)
         return grad_values, grad_W, None
 
 
+def _to_dense(values: Tensor, selection: Selection) -> Tensor:
+    return _backend(values).to_dense(values, selection.indices, selection.offsets, selection.n_latents)
+
+
 def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
-    backend, (indices, offsets) = _backend(W), (selection.indices, selection.offsets)
     if selection.dense:
-        return backend.to_dense(values, indices, offsets, selection.n_latents) @ W
-    return backend.weighted_sum(values, indices, offsets, W)
+        return _to_dense(values, selection) @ W
+    return _backend(W).weighted_sum(values, selection.indices, selection.offsets, W)
 
 
 def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
@@ -229,7 +260,6 @@ def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
 
 
 def _scatter_outer(values: Tensor, selection: Selection, y: Tensor) -> Tensor:
-    backend = _backend(y)
     if selection.dense:
-        return backend.to_dense(values, selection.indices, selection.offsets, selection.n_latents).T @ y
-    return backend.scatter_outer(values, *selection.by_latent, y)
+        return _to_dense(values, selection).T @ y
+    return _backend(y).scatter_outer(values, *selection.by_latent, y)

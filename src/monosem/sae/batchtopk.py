@@ -47,7 +47,9 @@ class BatchTopKSAE(TopKSAE):
         self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         guess = self._guess(x, k)
-        values, selection, smallest = kernels.batch_top_k(x, self.W_enc, self.b_enc, k * len(x), guess)
+        values, selection, smallest = kernels.batch_top_k(
+            x, self.W_enc, self.b_enc, k * len(x), guess, screen=context.screen
+        )
         if k == self.k:
             self._remember(smallest)
         return values, selection
