@@ -38,32 +38,9 @@ def monosem(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconst
 
 
 def saelens(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+    from step import saelens_trainer
 
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=rows.shape[1], d_sae=n, k=k, device="cpu", dtype="float32"))
-    config = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-        total_training_samples=tokens,
-        device="cpu",
-        autocast=False,
-        lr=3e-4,
-        lr_end=3e-5,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
-        train_batch_size_samples=4096,
-        dead_feature_window=1000,
-        feature_sampling_window=2000,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    trainer = SAETrainer(sae=sae, data_provider=iter([]), evaluator=None, cfg=config)
+    sae, trainer = saelens_trainer(rows.shape[1], n, k, tokens)
     for x in batches(rows, 4096, tokens, seed):
         trainer._train_step(sae=sae, sae_in=x)
 

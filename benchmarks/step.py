@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ def monosem(name: str, d: int, n: int, k: int, batch: int) -> Step:
     return lambda x: trainer.step(x).loss.item()
 
 
-def saelens(d: int, n: int, k: int, batch: int) -> Step:
+def saelens_trainer(d: int, n: int, k: int, tokens: int) -> tuple[Any, Any]:
+    """SAELens's TopK SAE and its trainer, at its defaults."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -61,7 +63,7 @@ def saelens(d: int, n: int, k: int, batch: int) -> Step:
         n_checkpoints=0,
         checkpoint_path=None,
         save_final_checkpoint=False,
-        total_training_samples=batch * 1000,
+        total_training_samples=tokens,
         device="cpu",
         autocast=False,
         lr=3e-4,
@@ -72,12 +74,17 @@ def saelens(d: int, n: int, k: int, batch: int) -> Step:
         adam_beta2=0.999,
         lr_decay_steps=0,
         n_restart_cycles=1,
-        train_batch_size_samples=batch,
+        train_batch_size_samples=4096,
         dead_feature_window=1000,
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(sae=sae, data_provider=iter([]), evaluator=None, cfg=config)
+    return sae, trainer
+
+
+def saelens(d: int, n: int, k: int, batch: int) -> Step:
+    sae, trainer = saelens_trainer(d, n, k, batch * 1000)
     return lambda x: trainer._train_step(sae=sae, sae_in=x)
 
 

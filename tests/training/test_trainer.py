@@ -380,3 +380,14 @@ def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(capsys: pyte
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("100%  loss ")
     assert "tokens/s" in line
+
+
+def test_training_a_trained_sae_further_goes_on_from_its_weights() -> None:
+    x = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+    config = TrainingConfig(batch_size=100, lr=1e-9)
+    sae = TopKSAE(8, 32, k=4)
+    fit(sae, x, tokens=500, config=config, progress=False)
+    before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    fit(sae, 5 * x + 3, tokens=500, config=config, progress=False)
+    for name, tensor in sae.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)

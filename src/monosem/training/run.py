@@ -84,8 +84,10 @@ def train(
         sae.metadata = load_sae(checkpoint).metadata
     else:
         place = Place()
+        trained_before = sae.metadata.tokens_trained
         sae.metadata = source.metadata.model_copy(update={"monosem_version": importlib.metadata.version("monosem")})
-        sae.initialise(_sample(source, config.batch_size, sae))
+        if not trained_before:
+            sae.initialise(_sample(source, config.batch_size, sae))
     log = _Log(folder / "metrics.jsonl" if folder else None, trainer.steps)
     with TrainingProgress(tokens, trainer.tokens, enabled=progress) as bar, _StopRequest() as stop:
         place = _loop(trainer, source, place, log, bar, folder, callbacks, stop)
@@ -210,7 +212,6 @@ class _Log:
 
     def __init__(self, path: Path | None, steps: int) -> None:
         self.path, self.history = path, []
-        self._start: tuple[float, int] | None = None
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
