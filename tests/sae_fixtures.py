@@ -29,9 +29,10 @@ def make_sae() -> Callable[..., SAE]:
             if sae.unit_norm_decoder:
                 sae.W_dec.div_(row_norms(sae.W_dec))
             if sae.transform.kind != "none":
-                sae.transform.mean.copy_(torch.randn(d_in, generator=generator))
-                sae.transform.scale.fill_(0.7)
-                sae.transform.fitted = True
+                for transform in {sae.transform, sae.target_transform}:
+                    transform.mean.copy_(torch.randn(transform.mean.shape, generator=generator))
+                    transform.scale.fill_(0.7)
+                    transform.fitted = True
         return sae
 
     return make

@@ -142,7 +142,7 @@ def test_a_file_that_is_no_description_is_named(tmp_path: Path, content: str | N
         ({"k": "many"}, "sae.k: input should be a valid integer"),
         ({"k": 2.5}, "sae.k: input should be a valid integer"),
         ({"k": [2]}, "sae.k: input should be a valid integer"),
-        ({"aux_coefficient": "x"}, "sae.aux_coefficient: input should be a valid number"),
+        ({"multi_coefficient": "x"}, "sae.multi_coefficient: input should be a valid number"),
         ({"transform": "fold"}, "sae.transform: "),
         ({"seed": "x"}, "sae.seed: input should be a valid integer"),
         ({"architecture": "relu", "l1_coefficient": -0.5}, "l1_coefficient must not be negative"),

@@ -17,7 +17,7 @@ from monosem.sae import SAE, InputFingerprint, ReLUSAE, SAEMetadata, TopKSAE, lo
 
 MakeSAE = Callable[..., SAE]
 CASES = [
-    pytest.param(TopKSAE, {"k": 4, "k_aux": 3, "aux_coefficient": 0.25}, id="topk"),
+    pytest.param(TopKSAE, {"k": 4, "multi_coefficient": 0.25}, id="topk"),
     pytest.param(ReLUSAE, {"l1_coefficient": 0.125}, id="relu"),
 ]
 METADATA = SAEMetadata(

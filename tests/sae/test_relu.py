@@ -10,15 +10,14 @@ from torch import Tensor
 
 from monosem.errors import ConfigError
 from monosem.kernels import sparse
-from monosem.sae import SAE, ReLUSAE, TrainingContext, relu
+from monosem.sae import SAE, ReLUSAE, TrainingContext
 
 MakeSAE = Callable[..., SAE]
 
 
 @pytest.fixture(params=["sparse", "dense"])
 def evaluation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    for module in (sparse, relu):
-        monkeypatch.setattr(module, "DENSE_ABOVE", 2.0 if request.param == "sparse" else -1.0, raising=False)
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0 if request.param == "sparse" else -1.0)
     return request.param
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from monosem.activations import VectorActivations, vectors
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae, relu
+from monosem.kernels import sparse
+from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae
 from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
 
 N_STEPS = 5
@@ -42,7 +43,7 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches span pools, latents die, and ReLU goes over from its dense to its sparse path, all within few steps."""
     monkeypatch.setattr(vectors, "POOL_ROWS", 7)
     monkeypatch.setattr(trainer, "MIN_DEAD_STEPS", 1)
-    monkeypatch.setattr(relu, "DENSE_ABOVE", 0.9, raising=False)
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 0.9)
 
 
 def small_run(

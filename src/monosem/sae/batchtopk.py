@@ -68,12 +68,12 @@ class BatchTopKSAE(TopKSAE):
             return pre.kthvalue(pre.numel() - rank + 1).values.item()
 
     @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
+    def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
         """As in `SAE`, at the threshold that gives k latents per token."""
-        self.transform.fit(x)
-        centred = self.transform(x[:1024].to(self.W_enc.dtype)) - self.b_dec
+        self.fit_transforms(x, target)
+        centred = self.centred(self.transform(self.rows_of(x[:1024])[1]))
         cut = kernels.batch_top_k(centred, self.W_enc, self.b_enc, self.k * len(centred), self._guess(centred, self.k))
         self.running_threshold.copy_(cut[2])
         self.threshold_weight.fill_(1.0)
-        scale = self.scale_encoder(x)
+        scale = self.scale_encoder(x, target)
         self.running_threshold.mul_(scale)

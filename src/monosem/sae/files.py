@@ -33,6 +33,7 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "architecture": sae.architecture,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
+        "d_out": None if sae.subtract_b_dec else sae.d_out,
         "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
         "settings": sae.settings,
         "transform": {"kind": sae.transform.kind, "fitted": sae.transform.fitted},
@@ -62,11 +63,12 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
             config["d_in"],
             config["n_latents"],
             **config["settings"],
+            d_out=config.get("d_out"),
             transform=config["transform"]["kind"],
             dtype=getattr(torch, config["dtype"]),
             device=device,
         )
-        sae.transform.fitted = config["transform"]["fitted"]
+        sae.transform.fitted = sae.target_transform.fitted = config["transform"]["fitted"]
         sae.metadata = SAEMetadata(**config["metadata"])
     except KeyError as error:
         known = ", ".join(sorted(SAE.registry))

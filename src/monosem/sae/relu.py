@@ -13,9 +13,6 @@ from monosem.errors import ConfigError
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss, row_norms
 
-DENSE_ABOVE = 0.03
-"""Share of latents on above which dense matmuls beat the sparse path (measured)."""
-
 
 class ReLUSAE(SAE):
     """codes = ReLU(W_enc (t(x) - b_dec) + b_enc).
@@ -41,7 +38,7 @@ class ReLUSAE(SAE):
             n_latents: size of the dictionary.
             l1_coefficient: weight of the penalty; 0.2 / sqrt(d_in) if not given, so that the shrinkage of a feature is
                 the same share of an activation's norm at every width.
-            **common: `transform, dtype, device, seed`, as in `SAE`.
+            **common: `d_out, transform, dtype, device, seed`, as in `SAE`.
 
         Raises:
             ConfigError: l1_coefficient is negative.
@@ -63,22 +60,22 @@ class ReLUSAE(SAE):
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
     ) -> TrainingLoss:
         """Dense while many latents are on, sparse afterwards; `density` decides, and is saved with checkpoints."""
-        centred = x - self.b_dec.detach()
-        dense = self.density.item() > DENSE_ABOVE
+        dense = kernels.dense_is_faster(self.density.item())
         norms = row_norms(self.W_dec)[:, 0]
         if dense:
-            activations = torch.relu((x - self.b_dec) @ self.W_enc.T + self.b_enc)
-            reconstruction = activations @ self.W_dec + self.b_dec
+            activations = torch.relu(self.centred(x) @ self.W_enc.T + self.b_enc)
+            error = target - (activations @ self.W_dec + self.b_dec)
+            mse, residual = error.pow(2).mean(), error.detach()
             penalty = (activations.sum(0) * norms).sum() / len(x)
             fired = (activations.detach() > 0).sum(0)
         else:
+            centred = self.centred(x).detach()
             values, selection = self.select(centred)
-            activations = kernels.encode(centred, self.W_enc, self.b_enc, self.b_dec, selection, values).relu()
-            reconstruction = kernels.decode(activations, self.W_dec, selection) + self.b_dec
+            activations = self.pre_activations(centred, values, selection).relu()
+            mse, residual = kernels.squared_error(activations, self.W_dec, self.b_dec, selection, target)
             penalty = (activations * norms[selection.indices]).sum() / len(x)
-            fired = torch.bincount(selection.indices, minlength=self.n_latents)
+            fired = self.count_fired(activations, selection)
         share_on = fired.sum() / (len(x) * self.n_latents)
         self.density.mul_(0.9).add_(share_on, alpha=0.1)
-        terms = {"mse": (target - reconstruction).pow(2).mean(), "l1": penalty}
-        loss = terms["mse"] + self.l1_coefficient * penalty
-        return TrainingLoss(loss, reconstruction.detach(), fired, terms)
+        terms = {"mse": mse, "l1": penalty}
+        return TrainingLoss(mse + self.l1_coefficient * penalty, residual, fired, terms)

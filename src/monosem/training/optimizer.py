@@ -36,7 +36,8 @@ class Adam:
             if parameter.grad is not None:
                 moments = (self.mean[name], self.square[name])
                 kernels.adam_(parameter, parameter.grad, *moments, settings, unit_rows=name in self.unit_rows)
-                parameter.grad = None
+                grad, parameter.grad = parameter.grad, None
+                kernels.done_with(grad)
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by name."""
