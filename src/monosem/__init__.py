@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
     from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
-    from monosem.training import Trainer, TrainingConfig, fit, train
+    from monosem.training import Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
     "activations": "activations",
@@ -54,6 +54,7 @@ _HOME = {
     "TrainingConfig": "training",
     "fit": "training",
     "train": "training",
+    "train_together": "training",
 }
 """Where each public name lives; its module is imported when the name is first used."""
 
@@ -81,6 +82,7 @@ __all__ = [
     "logit_lens",
     "top_examples",
     "train",
+    "train_together",
 ]
 
 __version__ = importlib.metadata.version("monosem")

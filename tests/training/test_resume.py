@@ -270,8 +270,7 @@ def same_call(data: Path, path: Path | None, minutes: float = 60) -> TrainingRes
 
 
 def newest_step(path: Path) -> int:
-    found = checkpoints.newest_checkpoint(path)
-    return int(found.name.removeprefix("step_")) if found else 0
+    return checkpoints.common_checkpoint([path]) or 0
 
 
 @pytest.mark.usefixtures("true_scale")
