@@ -9,10 +9,11 @@ Two operations, each the other's adjoint, are enough for every architecture:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,7 @@ _forced: str | None = None
 
 @contextmanager
 def use_backend(name: str) -> Generator[None]:
-    """Within this block all kernels come from one backend: "cpu" (numba) or "plain" (torch)."""
+    """Within this block all kernels come from one backend: "cpu" (numba), "cuda" (Triton) or "plain" (torch)."""
     global _forced
     before, _forced = _forced, name
     try:
@@ -39,8 +40,14 @@ def use_backend(name: str) -> Generator[None]:
 
 def _backend(x: Tensor) -> ModuleType:
     half = x.dtype in (torch.float16, torch.bfloat16)
-    name = _forced or ("cpu" if x.device.type == "cpu" and not half else "plain")
+    fastest = "cuda" if x.device.type == "cuda" and _has_triton() else "plain"
+    name = _forced or ("cpu" if x.device.type == "cpu" and not half else fastest)
     return importlib.import_module(f"monosem.kernels.{name}")
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def fast_bfloat16(device: torch.device) -> bool:
