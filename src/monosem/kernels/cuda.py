@@ -191,7 +191,10 @@ def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) 
 
 @triton.jit
 def _keys(pointers, there, BITS: tl.constexpr):
-    """Numbers as integers of the same order, as a sign and a size; the least integer stands for what is not there."""
+    """Numbers as integers of the same order; the least stands for what is not there.
+
+    One NaN has that key too, but what is not there lies behind it, and of equal keys the first are taken.
+    """
     values = tl.load(pointers, mask=there, other=0)
     if BITS == 64:
         bits = values.to(tl.int64, bitcast=True)
@@ -201,7 +204,7 @@ def _keys(pointers, there, BITS: tl.constexpr):
         bits = values.to(tl.int16, bitcast=True).to(tl.int32)
     largest: tl.constexpr = 2 ** (BITS - 1) - 1
     keys = tl.where(bits < 0, bits ^ largest, bits)
-    return tl.where(there, tl.maximum(keys, -largest), -largest - 1)
+    return tl.where(there, keys, -largest - 1)
 
 
 @triton.jit
