@@ -27,6 +27,7 @@ __all__ = [
     "above_screened",
     "adam_",
     "by_latent",
+    "decode_error",
     "from_dense",
     "gather_dot",
     "scatter_outer",
@@ -94,8 +95,15 @@ def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tenso
     return out
 
 
+def decode_error(
+    values: Tensor, indices: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    error = target - bias - weighted_sum(values, indices, offsets, weight)
+    return error, gather_dot(error, weight, indices, offsets)
+
+
 def scatter_outer(values: Tensor, order: Tensor, latent_offsets: Tensor, rows: Tensor, y: Tensor) -> Tensor:
-    return weighted_sum(values[order], rows[order], latent_offsets, y)
+    return weighted_sum(values[order], rows, latent_offsets, y)
 
 
 def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +111,7 @@ def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor,
     numbers = torch.arange(n_latents + 1, dtype=indices.dtype, device=indices.device)
     rows = torch.arange(offsets.numel() - 1, dtype=torch.int32, device=indices.device)
     rows = torch.repeat_interleave(rows, offsets.diff(), output_size=indices.numel())
-    return order, torch.searchsorted(latents, numbers), rows
+    return order, torch.searchsorted(latents, numbers), rows[order]
 
 
 def adam_(

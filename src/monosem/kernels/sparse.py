@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -40,14 +40,9 @@ def use_backend(name: str) -> Generator[None]:
 
 def _backend(x: Tensor) -> ModuleType:
     half = x.dtype in (torch.float16, torch.bfloat16)
-    fastest = "cuda" if x.device.type == "cuda" and _has_triton() else "plain"
+    fastest = "cuda" if x.device.type == "cuda" and importlib.util.find_spec("triton") else "plain"
     name = _forced or ("cpu" if x.device.type == "cpu" and not half else fastest)
     return importlib.import_module(f"monosem.kernels.{name}")
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def fast_bfloat16(device: torch.device) -> bool:
