@@ -2,6 +2,7 @@
 
     reference.py   the dense truth, a few lines each: what every fast path must equal, in value and gradient
     cpu.py         numba
+    cuda.py        Triton
     plain.py       plain torch: any device, no compiler
     buffers.py     memory that is used again
     sparse.py      the two differentiable operations that architectures are made of, on any of the above

@@ -9,6 +9,7 @@ Two operations, each the other's adjoint, are enough for every architecture:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ _forced: str | None = None
 
 @contextmanager
 def use_backend(name: str) -> Generator[None]:
-    """Within this block all kernels come from one backend: "cpu" (numba) or "plain" (torch)."""
+    """Within this block all kernels come from one backend: "cpu" (numba), "cuda" (Triton) or "plain" (torch)."""
     global _forced
     before, _forced = _forced, name
     try:
@@ -39,7 +40,8 @@ def use_backend(name: str) -> Generator[None]:
 
 def _backend(x: Tensor) -> ModuleType:
     half = x.dtype in (torch.float16, torch.bfloat16)
-    name = _forced or ("cpu" if x.device.type == "cpu" and not half else "plain")
+    fastest = "cuda" if x.device.type == "cuda" and importlib.util.find_spec("triton") else "plain"
+    name = _forced or ("cpu" if x.device.type == "cpu" and not half else fastest)
     return importlib.import_module(f"monosem.kernels.{name}")
 
 
