@@ -166,13 +166,10 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
 
 
 def main_config(module: nn.Module) -> Any:
-    """The config of what is studied in a module: of several models in one, the one whose family is known.
-
-    None for a module without one.
-    """
-    config = getattr(module, "config", None)
-    if not hasattr(config, "model_type"):
-        return None
+    """The config of what is studied in a module: of several models in one, of that whose family is known."""
+    config: Any = getattr(module, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        return config
     inner = [config.get_text_config(), getattr(config, "vision_config", None)]
     known = [c for c in (config, *inner) if getattr(c, "model_type", None) in FAMILIES]
     return known[0] if known else inner[0]

@@ -52,18 +52,18 @@ class Inputs:
             return torch.zeros(1, *self.image_shape)
         return torch.zeros(1, 1, dtype=torch.int64)
 
-    def arguments(self, inputs: Tensor | Mapping[str, Any], device: torch.device) -> dict[str, Any] | Tensor:
-        """Inputs as the forward pass wants them: keyword arguments, or one tensor for an unknown module.
+    def arguments(self, inputs: Any, device: torch.device) -> dict[str, Any] | Tensor:
+        """A tensor or mapping as the forward pass wants it: keyword arguments, or one tensor for an unknown module.
 
         Raises:
             DataError: this model does not read such inputs.
         """
-        if not isinstance(inputs, Tensor | Mapping):
-            raise DataError(f"{self.name} cannot read a {type(inputs).__name__}: {self._wanted()}")
         if isinstance(inputs, Tensor):
             if self.main is None:
                 return inputs.to(device)
             inputs = {self.main: inputs}
+        if not isinstance(inputs, Mapping):
+            raise DataError(f"{self.name} cannot read a {type(inputs).__name__}: {self._wanted()}")
         arguments = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         if self.main is not None:
             self._check(arguments)

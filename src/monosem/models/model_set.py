@@ -30,9 +30,8 @@ class ModelSet:
         for other in others:
             if other.tokenizer_fingerprint() != first.tokenizer_fingerprint():
                 raise MismatchError(
-                    f"the tokenizers of {first.name} ({_tokenizer(first)}) and {other.name} ({_tokenizer(other)}) differ: "
-                    "their activations cannot be laid side by side. If the token ids mean the same, give both models "
-                    "one tokenizer: other.tokenizer = first.tokenizer"
+                    f"the tokenizers of {_described(first)} and {_described(other)} differ: what they make of a position "
+                    "cannot be compared. If token ids mean the same in both: other.tokenizer = first.tokenizer"
                 )
         self.name = " + ".join(model.name for model in self.models)
         self.tokenizer = first.tokenizer
@@ -73,5 +72,5 @@ class ModelSet:
         return f"ModelSet({self.name!r}, {self.n_sources} sources)"
 
 
-def _tokenizer(model: SubjectModel) -> str:
-    return "none" if model.tokenizer is None else f"{len(model.tokenizer.get_vocab())} tokens"
+def _described(model: SubjectModel) -> str:
+    return f"{model.name} ({'none' if model.tokenizer is None else f'{len(model.tokenizer.get_vocab())} tokens'})"
