@@ -120,7 +120,9 @@ def main() -> None:
         raise SystemExit("the converted tokenizer does not read its own text back into the same tokens")
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
-    print(f"{options.output}: {sum(p.numel() for p in model.parameters()):,} parameters; the known story, again:\n{text}")
+    print(
+        f"{options.output}: {sum(p.numel() for p in model.parameters()):,} parameters; the known story, again:\n{text}"
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ class ModelSet:
         for other in others:
             if other.tokenizer_fingerprint() != first.tokenizer_fingerprint():
                 raise MismatchError(
-                    f"the tokenizers of {_described(first)} and {_described(other)} differ: what they make of a position "
-                    "cannot be compared. If token ids mean the same in both: other.tokenizer = first.tokenizer"
+                    f"the tokenizers of {_described(first)} and {_described(other)} differ: position by position they "
+                    "read other tokens. If token ids mean the same in both: other.tokenizer = first.tokenizer"
                 )
         self.name = " + ".join(model.name for model in self.models)
         self.tokenizer = first.tokenizer

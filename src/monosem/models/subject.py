@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -55,7 +56,6 @@ class SubjectModel:
     def __init__(
         self, module: nn.Module, tokenizer: Any = None, name: str | None = None, processor: Any = None
     ) -> None:
-        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in module.modules())
         module = getattr(module, "_orig_mod", module)
         self.module = module.eval().requires_grad_(False)
         self.tokenizer, self.processor = tokenizer, processor
@@ -163,7 +163,7 @@ class SubjectModel:
         texts = [text] if isinstance(text, str) else list(text)
         bos = self.tokenizer.bos_token_id if prepend_bos else None
         own = prepend_bos and bos is None
-        ids = [self.tokenizer(t, add_special_tokens=own)["input_ids"] for t in texts]
+        ids = [self.tokenizer(t, add_special_tokens=own, verbose=False)["input_ids"] for t in texts]
         ids = [row if bos is None else [bos, *row] for row in ids]
         if not ids or not all(ids):
             raise DataError("the text is empty")
@@ -209,7 +209,8 @@ class SubjectModel:
 
     def _eagerly(self) -> AbstractContextManager[Any]:
         """Compiled code knows nothing of hooks: what torch.compile has compiled runs as it was written."""
-        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+        compiles = "torch._dynamo" in sys.modules
+        return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
     @torch.no_grad()
     def capture(self, inputs: Any, hooks: Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
