@@ -150,6 +150,8 @@ def test_bfloat16_modules_are_captured_and_edited_in_bfloat16(name: str) -> None
     assert {value.dtype for value in captured.values()} == {torch.bfloat16}
     with model.edit({"resid_post.0": lambda x, _: x.float() * 0.5}):  # an SAE computes in float32
         halved = model.capture(x, ["resid_pre.1"])["resid_pre.1"]
+        model(x)
+    assert halved.dtype == torch.bfloat16
     assert torch.equal(halved, captured["resid_pre.1"] * 0.5)
 
 

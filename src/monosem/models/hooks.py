@@ -59,20 +59,12 @@ def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoin
 
 
 def _unknown(name: str, canonical: str, names: list[str], paths: list[str]) -> str:
-    kind, _, layer = canonical.partition(".")
-    layers = [int(other.partition(".")[2]) for other in names if other.startswith(kind + ".")]
-    if layers and layer.isdigit():
-        return f"the model has no hook point {name!r}. Layers are 0 to {max(layers)}.{_near(canonical, names)}"
-    return f"the model has no hook point {name!r}.{_near(canonical, [*names, *paths]) or _some(names or paths)}"
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    return f" Near: {', '.join(near)}." if near else ""
-
-
-def _some(names: list[str]) -> str:
-    return f" Hook points: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+    near = difflib.get_close_matches(canonical, [*names, *paths], n=4, cutoff=0.5)
+    last = max((int(layer) for layer in re.findall(r"\.(\d+)$", "\n".join(names), re.MULTILINE)), default=None)
+    layered = last is not None and re.fullmatch(r"[a-z_]+\.\d+", canonical)
+    layers = f" Layers are 0 to {last}." if layered else ""
+    listing = f" Near: {', '.join(near)}." if near else f" Hook points: {', '.join((names or paths)[:12])}, ..."
+    return f"the model has no hook point {name!r}.{layers}{listing}"
 
 
 def _from_transformer_lens(name: str) -> str:
