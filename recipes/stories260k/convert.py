@@ -51,7 +51,7 @@ def convert_model(weights: dict[str, np.ndarray], sizes: dict[str, Any]) -> Llam
         num_key_value_heads=sizes["n_kv_heads"],
         max_position_embeddings=sizes["max_seq_len"],
         rms_norm_eps=sizes["norm_eps"],
-        rope_theta=sizes["rope_theta"],
+        rope_parameters={"rope_type": "default", "rope_theta": sizes["rope_theta"]},
         tie_word_embeddings=sizes["tied_output"],
         bos_token_id=sizes["bos_id"],
         eos_token_id=sizes["bos_id"],
@@ -106,7 +106,7 @@ def main() -> None:
     tokenizer = convert_tokenizer(described, sizes["max_seq_len"])
 
     known = described["greedy_from_bos"]
-    written = model.generate(
+    written = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         torch.tensor([known[:1]]),
         attention_mask=torch.ones(1, 1, dtype=torch.int64),
         max_length=len(known),
