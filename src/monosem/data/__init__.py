@@ -2,6 +2,7 @@
 
 from monosem.data.batch import Batch, BatchReader, ReadAhead, kept_positions
 from monosem.data.documents import Document, Documents, DocumentStream, read_documents
+from monosem.data.images import ImageBatch, Images
 from monosem.data.packing import ContextBatch, PackedText, first_token
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Document",
     "DocumentStream",
     "Documents",
+    "ImageBatch",
+    "Images",
     "PackedText",
     "ReadAhead",
     "first_token",

@@ -161,7 +161,7 @@ def _not_empty(documents: Documents | DocumentStream, name: str) -> Documents | 
 
 
 def has_words(document: Document) -> bool:
-    return bool(document.messages) or not document.text.isspace() and document.text != ""
+    return bool(document.messages) or (not document.text.isspace() and document.text != "")
 
 
 def _read_file(path: Path, skipped: Skipped, warn: bool) -> Iterator[Document]:

@@ -26,7 +26,8 @@ def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
         raise ConfigError(f"{spec!r}: write hub:owner/name, hub:owner/name:split or hub:owner/name:split:column")
     parts = [name] if Path(name).is_dir() else ["/".join(name.split("/")[:2]), *name.split("/")[2:]]
     try:
-        data = datasets.load_dataset(*parts, split=split or "train", streaming=streaming)
+        options: dict[str, Any] = {"split": split or "train", "streaming": streaming}
+        data: Any = datasets.load_dataset(*parts, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"cannot load the data set {spec!r}: {reason}") from error
