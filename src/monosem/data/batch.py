@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from monosem.errors import ConfigError
+
 
 class Batch(Protocol):
     """Contexts (pieces of text, or images), with what is known of every position."""
@@ -31,8 +33,8 @@ class Batch(Protocol):
         ...
 
     @property
-    def ends(self) -> Bool[Tensor, "contexts pos"]:
-        """True at the last token of a document."""
+    def ends(self) -> Bool[Tensor, "contexts pos"] | None:
+        """True at the last token of a document; None where there is no such thing."""
         ...
 
     def __len__(self) -> int: ...
@@ -58,9 +60,14 @@ def kept_positions(
         exclude_special: leave out special positions.
         skip_first: leave out so many positions at the beginning of every context.
         last_only: keep the last token of every document alone.
+
+    Raises:
+        ConfigError: `last_only` of what has no last tokens.
     """
     kept = ~batch.padding & ~batch.special if exclude_special else ~batch.padding
     if last_only:
+        if batch.ends is None:
+            raise ConfigError("last_only is for text: these contexts have no last tokens")
         kept = kept & batch.ends
     if skip_first:
         kept = kept & (torch.arange(kept.shape[1]) >= skip_first)

@@ -36,16 +36,17 @@ class ContextBatch:
     """Index of the token within its document; -1 where document is -1."""
     padding: Bool[Tensor, "contexts pos"]
     """True where nothing stands: after the end of the last document, or of each if they are not packed."""
-    ends: Bool[Tensor, "contexts pos"]
-    """True at the last token of a document."""
+    ends: Bool[Tensor, "contexts pos"] | None = None
+    """True at the last token of a document; None where that is not known."""
     packed: bool = True
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, part: slice) -> ContextBatch:
-        columns = (self.tokens, self.document, self.position, self.padding, self.ends)
-        return ContextBatch(*(column[part] for column in columns), packed=self.packed)
+        columns = (self.tokens, self.document, self.position, self.padding)
+        ends = None if self.ends is None else self.ends[part]
+        return ContextBatch(*(column[part] for column in columns), ends=ends, packed=self.packed)
 
     @property
     def special(self) -> Bool[Tensor, "contexts pos"]:

@@ -159,21 +159,29 @@ class SAE(nn.Module, ABC):
         values, selection = self.select(x.detach())
         return kernels.encode(x, self.W_enc, self.b_enc, None, selection, values).relu(), selection
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
         """Codes to raw reconstructions.
+
+        Args:
+            codes: what `encode` returns, edited or not.
+            x: the raw activations that they are of; only the transform "layer_norm" needs them.
 
         Raises:
             DataError: the codes are of another number of latents.
+            ConfigError: `x` is needed.
         """
         if codes.n_latents != self.n_latents:
             raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
         out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
-        return self.transform.inverse(out).reshape(*codes.batch_shape, self.d_out)
+        raw = None if x is None else x.reshape(-1, self.d_in).to(out.dtype)
+        return self.transform.inverse(out, raw).reshape(*codes.batch_shape, self.d_out)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         codes = self.encode(x)
-        return SAEOutput(self.decode(codes), codes)
+        return SAEOutput(self.decode(codes, x), codes)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
@@ -185,7 +193,7 @@ class SAE(nn.Module, ABC):
     def scale_encoder(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
         """Scale the encoder so that reconstructions of raw activations have their energy; returns the factor."""
         sample = x[:1024].to(self.W_enc.dtype)
-        energy = self.transform(self(sample).reconstruction).pow(2).sum()
+        energy = self.transform(self(sample).reconstruction, sample).pow(2).sum()
         wanted = self.transform(sample).pow(2).sum()
         factor = torch.where(energy > 0, wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)
