@@ -139,8 +139,12 @@ class Images:
     def _prepared(self, number: int) -> Float[Tensor, "channels height width"] | None:
         try:
             item = self.images[number]
-            image = Image.open(item) if isinstance(item, Path) else _as_image(item)
-            image = image.convert("L" if self.wanted.channels == 1 else "RGB")
+            mode = "L" if self.wanted.channels == 1 else "RGB"
+            if isinstance(item, Path):
+                with Image.open(item) as file:
+                    image = file.convert(mode)
+            else:
+                image = _as_image(item).convert(mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = str(self.images[number]) if isinstance(self.images[number], Path) else f"image {number}"
             self.skipped.add(f"{what} cannot be read as an image: {' '.join(str(error).split())}")
