@@ -147,7 +147,8 @@ def _read_path(path: Path, name: str) -> Documents | DocumentStream:
     documents = Documents(read_from(0), skipped)
     if documents and skipped:
         warnings.warn(
-            f"{name}: {len(skipped)} documents cannot be read and are skipped; the first: {skipped.first}", stacklevel=3
+            f"{name}: documents that cannot be read are skipped ({len(skipped)}); the first: {skipped.first}",
+            stacklevel=3,
         )
     return _not_empty(documents, name)
 
