@@ -121,7 +121,10 @@ class SAE(nn.Module, ABC):
         self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype, device=device))
         self.transform = InputTransform(self.d_in, transform, dtype=dtype, device=device)
         if not self.subtract_b_dec:
-            self.own_target_transform = InputTransform(self.d_out, transform, dtype=dtype, device=device)
+            kind = (
+                "centre_scale" if transform == "layer_norm" else transform
+            )  # a target's own rows are not known in use
+            self.own_target_transform = InputTransform(self.d_out, kind, dtype=dtype, device=device)
         self.metadata = SAEMetadata()
         self.probe: dict[str, Tensor] = {}
         """A small batch of inputs, stored with the SAE, on which `metadata.fingerprint` was measured."""
@@ -214,21 +217,29 @@ class SAE(nn.Module, ABC):
         fired = torch.zeros(self.n_latents, dtype=torch.int64, device=activations.device)
         return fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
         """Codes to raw reconstructions.
+
+        Args:
+            codes: what `encode` returns, edited or not.
+            x: the raw activations that they are of; only the transform "layer_norm" needs them.
 
         Raises:
             DataError: the codes are of another number of latents.
+            ConfigError: `x` is needed.
         """
         if codes.n_latents != self.n_latents:
             raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
         out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
-        return self.target_transform.inverse(out).reshape(*codes.batch_shape, *self.out_shape)
+        raw = None if x is None else self.rows_of(x)[1]
+        return self.target_transform.inverse(out, raw).reshape(*codes.batch_shape, *self.out_shape)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         codes = self.encode(x)
-        return SAEOutput(self.decode(codes), codes)
+        return SAEOutput(self.decode(codes, x), codes)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
@@ -249,7 +260,7 @@ class SAE(nn.Module, ABC):
         """Scale the encoder so that reconstructions have the energy of raw activations; returns the factor."""
         sample = x[:1024].to(self.W_enc.dtype)
         wanted = sample if target is None else target[:1024].to(self.W_enc.dtype)
-        energy = self.target_transform(self(sample).reconstruction).pow(2).sum()
+        energy = self.target_transform(self(sample).reconstruction, sample).pow(2).sum()
         energy_wanted = self.target_transform(wanted).pow(2).sum()
         factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)

@@ -130,11 +130,12 @@ class _Member:
     def __init__(
         self, sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int, folder: Path | None
     ) -> None:
-        if sae.d_in != source.d_in:
-            raise MismatchError(
-                f"the SAE reads width {sae.d_in}, the activations have width {source.d_in}: "
-                f"make it with d_in={source.d_in}"
-            )
+        for side, own, given in (("in", sae.d_in, source.d_in), ("out", sae.d_out, source.d_out)):
+            if own != given:
+                what = "reads" if side == "in" else "predicts"
+                raise MismatchError(
+                    f"the SAE {what} width {own}, the activations have width {given}: make it with d_{side}={given}"
+                )
         self.sae, self.source, self.config, self.folder = sae, source, config, folder
         self.trainer = Trainer(sae, config, tokens)
 
@@ -149,7 +150,7 @@ class _Member:
             version = importlib.metadata.version("monosem")
             sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
             if not trained_before:
-                sae.initialise(_sample(self.source, self.config.batch_size, sae))
+                sae.initialise(*self.source.split(_sample(self.source, self.config.batch_size, sae)))
         self.log = _Log(self.folder / "metrics.jsonl" if self.folder else None, self.trainer.steps)
         return place
 
@@ -254,7 +255,7 @@ def _loop(
         place = parts[0][1]
         for member, (x, _) in zip(members, parts, strict=True):
             trainer = member.trainer
-            step = trainer.step(x)
+            step = trainer.step(*member.source.split(x))
             for callback in callbacks:
                 callback(trainer, step)
             if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
@@ -277,18 +278,18 @@ def _sample(source: ActivationSource, batch_size: int, sae: SAE) -> Tensor:
 @torch.no_grad()
 def _store_fingerprint(sae: SAE, source: ActivationSource) -> None:
     sae.probe = source.probe()
-    x = source.probe_activations(sae.probe).to(sae.W_enc.device)
-    sae.metadata = sae.metadata.model_copy(update={"fingerprint": fingerprint(sae, x)})
+    x, target = source.split(source.probe_activations(sae.probe).to(sae.W_enc.device))
+    sae.metadata = sae.metadata.model_copy(update={"fingerprint": fingerprint(sae, x, target)})
 
 
 @torch.no_grad()
-def fingerprint(sae: SAE, x: Tensor) -> InputFingerprint:
-    """What the SAE makes of a batch of raw activations."""
-    out = sae(x)
-    total = (x - x.mean(0)).pow(2).sum()
+def fingerprint(sae: SAE, x: Tensor, target: Tensor | None = None) -> InputFingerprint:
+    """What the SAE makes of a batch of raw activations; `target` is what it must predict, if that is something else."""
+    out, wanted = sae(x), x if target is None else target
+    total = (wanted - wanted.mean(0)).pow(2).sum()
     return InputFingerprint(
-        mean_norm=x.norm(dim=-1).mean().item(),
-        fvu=((x - out.reconstruction).pow(2).sum() / total).item(),
+        mean_norm=x.flatten(1).norm(dim=-1).mean().item(),
+        fvu=((wanted - out.reconstruction).pow(2).sum() / total).item(),
         l0=out.codes.l0().float().mean().item(),
     )
 
