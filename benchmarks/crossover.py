@@ -1,4 +1,4 @@
-"""From which share of latents on are dense matmuls faster than the sparse kernels? This sets kernels.sparse.DENSE_ABOVE.
+"""From which share of latents on are dense matmuls faster than the sparse kernels? It sets kernels.sparse.DENSE_ABOVE.
 
     python benchmarks/crossover.py [--d 768] [--n 4096] [--batch 2048]
 

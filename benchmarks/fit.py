@@ -79,7 +79,7 @@ def sparsify(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Recons
 
 
 def dictionary_learning(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
-    """Its defaults, and its demonstration's batch of 2048; its 1,000 steps of warm-up only where there are that many."""
+    """Its defaults, and its demonstration's batch of 2048; of its 1,000 steps of warm-up a tenth of the run at most."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     steps = tokens // 2048
