@@ -67,7 +67,7 @@ def draw(points: list[Point], path: Path) -> None:
                 [abs(p[key][0] - (p[key][end] or p[key][0])) for p in mine] for key in ("l0", metric) for end in (1, 2)
             ]
             colour = COLOURS[number % len(COLOURS)]
-            style = dict(marker="o", markersize=4, linewidth=1.2, capsize=2, color=colour)
+            style: Point = {"marker": "o", "markersize": 4, "linewidth": 1.2, "capsize": 2, "color": colour}
             axes.errorbar(l0, values, xerr=spans[:2], yerr=spans[2:], label=name, **style)
         axes.set(xscale="log", xlabel="L0, latents on per token", ylabel=label)
         axes.xaxis.set_major_formatter("{x:.0f}")

@@ -107,13 +107,14 @@ def page(rows: dict[str, list[str]], tokens: int) -> str:
     return f"""# Recovery of planted dictionaries
 
 {N_FEATURES} features in {D} dimensions ({facts}; `monosem.PlantedDictionary`); every architecture with
-{N_FEATURES} latents, trained on the same {tokens:,} rows at default settings, with k or target L0 = {L0} where it has one.
+{N_FEATURES} latents, trained on the same {tokens:,} rows at default settings, with k or target L0 = {L0} where it has
+one.
 Written by `python benchmarks/recovery.py`.
 
 - *features found*: mean over true features of the largest cosine with any decoder row.
 - *latents true*: mean over latents of the largest cosine with any true feature.
-- *matched at 0.9*: share of true features that a latent of their own matches with a cosine of 0.9 or more, paired one to
-  one (Hungarian method).
+- *matched at 0.9*: share of true features that a latent of their own matches with a cosine of 0.9 or more, paired one
+  to one (Hungarian method).
 
 In brackets 95 % bootstrap intervals, over features or latents.
 

@@ -66,6 +66,6 @@ def test_weak_activations_are_off_and_the_others_as_they_were(make_sae: MakeSAE)
 
 
 def test_what_is_not_equivalent_is_refused(make_sae: MakeSAE) -> None:
-    with pytest.raises(ConfigError, match="topk cannot be converted to jumprelu; there are .*relu to jumprelu"):
+    with pytest.raises(ConfigError, match=r"topk cannot be converted to jumprelu; there are .*relu to jumprelu"):
         convert(make_sae(TopKSAE, k=4), "jumprelu")
     assert all(end == "jumprelu" for _, end in CONVERSIONS)

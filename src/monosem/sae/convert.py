@@ -107,7 +107,7 @@ def prolu_to_jumprelu(sae: SAE) -> SAE:
 
 @conversion("gated", "jumprelu")
 def gated_to_jumprelu(sae: SAE) -> SAE:
-    """The gate m + b_enc > 0 on the magnitude z = exp(r) m + b_mag is z > b_mag - exp(r) b_enc. Equal up to rounding."""
+    """The gate m + b_enc > 0 is z > b_mag - exp(r) b_enc, with z = exp(r) m + b_mag. Equal up to rounding."""
     factor, b_mag = sae.get_parameter("r_mag").exp(), sae.get_parameter("b_mag")
     threshold = (b_mag - factor * sae.b_enc).clamp_min(0)
     return _jumprelu(sae, threshold, sae.W_enc * factor[:, None], b_mag)

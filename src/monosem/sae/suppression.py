@@ -79,7 +79,7 @@ def _inverse(sizes: Tensor) -> Tensor:
 
 
 def least_squares(forward: Callable[[Tensor], Tensor], start: Tensor, goal: Tensor, steps: int) -> Tensor:
-    """The u that minimises ||goal - forward(u)||^2 for a linear function, by conjugate gradients on its normal equations.
+    """The u that minimises ||goal - forward(u)||^2, forward linear: conjugate gradients on the normal equations.
 
     Args:
         forward: linear and differentiable; columns of like size make it quick.
