@@ -65,8 +65,7 @@ def measure(kind: type[SAE], planted: PlantedDictionary, tokens: int, seed: int)
         out = sae(shaped(held_out, sae.in_shape))
     target = shaped(held_out, sae.out_shape)
     fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
-    rows = sae.W_dec if sae.W_dec.ndim == 2 else sae.W_dec[0]
-    found = recovery(rows, planted.features)
+    found = recovery(sae.W_dec[:, :D], planted.features)  # of several sources the first
     figures = [spelled(i) for i in (found.features, found.latents, found.matched)]
     return [*figures, f"{out.codes.l0().double().mean().item():.1f}", f"{fvu.item():.3f}", f"{seconds:.0f}"]
 

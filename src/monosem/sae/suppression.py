@@ -45,15 +45,15 @@ def fix_suppression(
 
     Source: Wright & Sharkey, Addressing Feature Suppression in SAEs, 2024 (there by gradient descent).
     """
-    if sae.W_dec.ndim != 2:
+    if sae.out_shape != (sae.d_out,):
         raise ConfigError(f"the strengths of {sae.architecture} cannot be fitted: it has several sources")
     new = copy.deepcopy(sae)
     with torch.no_grad():
-        codes = sae.encode(x)
-        wanted = sae.target_transform(sae.rows_of(x)[1] if target is None else target.to(sae.W_dec.dtype))
-        residual = wanted - sae.target_transform(sae.decode(codes).reshape(wanted.shape))
-    selection = Selection(codes.indices, codes.offsets, sae.n_latents)
-    values, latents = codes.values.detach(), codes.indices
+        out = sae(x)
+        wanted = sae.target_transform((x if target is None else target).to(sae.W_dec.dtype))
+        residual = wanted - sae.target_transform(out.reconstruction)
+    selection = Selection(out.codes.indices, out.codes.offsets, sae.n_latents)
+    values, latents = out.codes.values, out.codes.indices
     W_dec = sae.W_dec.detach()
     energy = values.new_zeros(sae.n_latents).index_add_(0, latents, values**2).sqrt()
     if decoder:

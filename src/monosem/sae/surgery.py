@@ -17,7 +17,7 @@ from monosem.sae.transform import InputTransform
 
 IN_UNITS_OF_CODES = ("b_enc", "threshold", "b_mag", "running_threshold")
 """Parameters and buffers that grow with a latent's activations."""
-KNOWN = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "b_mag", "r_mag"}
+KNOWN = {"W_enc", "W_dec", "W_skip", "b_enc", "b_dec", "threshold", "b_mag", "r_mag"}
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform
     Between transforms t(x) = factor * t'(x) + shift, so that with W' = factor W the pre-activations stay as they are.
     """
     unknown = {name for name, _ in sae.named_parameters()} - KNOWN
-    if unknown or sae.W_enc.ndim != 2 or sae.W_enc is sae.W_dec:
+    if unknown or sae.in_shape != (sae.d_in,) or sae.W_enc is sae.W_dec:
         what = "a tied encoder" if sae.W_enc is sae.W_dec else ", ".join(sorted(unknown)) or "several sources"
         raise ConfigError(f"fold and unfold cannot handle {what} of {sae.architecture}")
     new = copy.deepcopy(sae)
@@ -75,6 +75,10 @@ def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform
     if not sae.subtract_b_dec:
         new.b_enc.add_(sae.W_enc @ shift)
     new.W_dec.div_(factor_out)
+    if "W_skip" in dict(new.named_parameters()):
+        W_skip = new.get_parameter("W_skip")
+        new.b_dec.add_(W_skip @ shift)
+        W_skip.mul_(factor / factor_out)
     new.b_dec.sub_(shift_out).div_(factor_out)
     new.transform = _like(transform, sae)
     if not sae.subtract_b_dec:
@@ -123,8 +127,10 @@ def prune(sae: SAE, keep: Bool[Tensor, " n_latents"] | Int[Tensor, " kept"] | Se
         keep: a mask of all latents, or the numbers of those to keep, each once.
 
     Raises:
-        ConfigError: no latent or an unknown one is kept, or the architecture cannot have so few.
+        ConfigError: no latent or an unknown one is kept, or latents belong to experts.
     """
+    if "n_experts" in sae.settings:
+        raise ConfigError(f"latents of {sae.architecture} cannot be pruned: they belong to experts of equal size")
     chosen = torch.as_tensor(keep, device=sae.W_enc.device)
     if chosen.dtype == torch.bool:
         if tuple(chosen.shape) != (sae.n_latents,):

@@ -9,7 +9,7 @@ from torch import Tensor
 from monosem.sae import SAE
 from monosem.sae.base import row_norms
 from monosem.training.optimizer import Adam
-from monosem.training.revival import RevivalConfig, by_latent
+from monosem.training.revival import RevivalConfig
 
 
 def due(config: RevivalConfig, tokens_before: int, tokens: int, total_tokens: int) -> bool:
@@ -56,17 +56,13 @@ def resample(
     rows = torch.multinomial(weights, len(latents), generator=generator).to(latents.device)
     directions = dict(zip(("W_enc", "W_dec"), inputs, strict=True))
     for name, parameter in sae.named_parameters():
-        if name in ("W_enc", "W_dec"):
-            whole = by_latent(parameter)
-            live = row_norms(whole[alive if len(alive) else latents].flatten(1)).mean()
-            new = directions[name][rows] * (live * (norm if name == "W_enc" else 1))
-            tiny = torch.finfo(new.dtype).tiny
-            new = new / row_norms(directions[name][rows]).clamp_min(tiny)
-            whole[latents] = new.reshape(-1, *whole.shape[1:])
-        elif tuple(parameter.shape) == (sae.n_latents,) and name != "b_dec":
+        if name in directions:
+            live = row_norms(parameter[alive if len(alive) else latents]).mean() * (norm if name == "W_enc" else 1)
+            new = directions[name][rows]
+            parameter[latents] = live * new / row_norms(new).clamp_min(torch.finfo(new.dtype).tiny)
+        elif name != "b_dec" and tuple(parameter.shape) == (sae.n_latents,):
             parameter[latents] = 0.0 if name == "b_enc" or not len(alive) else parameter[alive].mean()
         else:
             continue
-        for moments in (optimizer.mean[name], optimizer.square[name]):
-            by_latent(moments)[latents] = 0.0
+        optimizer.mean[name][latents] = optimizer.square[name][latents] = 0.0
     return latents

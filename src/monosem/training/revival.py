@@ -48,7 +48,7 @@ class RevivalConfig(BaseModel):
 
 @dataclass(frozen=True)
 class DeadLatents:
-    """The dead part of a dictionary, with gradients of its own. Rows of several sources are put side by side."""
+    """The dead part of a dictionary, with gradients of its own."""
 
     sae: SAE
     latents: Int[Tensor, " dead"]
@@ -62,9 +62,8 @@ class DeadLatents:
         latents = dead.nonzero()[:, 0]
         if not latents.numel():
             return None
-        whole = (by_latent(p.detach()) for p in (sae.W_enc, sae.b_enc, sae.W_dec))
-        parts = [p.index_select(0, latents).flatten(1).requires_grad_() if p.ndim > 1 else p[latents] for p in whole]
-        return DeadLatents(sae, latents, parts[0], parts[1].requires_grad_(), parts[2])
+        parts = [p.detach().index_select(0, latents).requires_grad_() for p in (sae.W_enc, sae.b_enc, sae.W_dec)]
+        return DeadLatents(sae, latents, *parts)
 
     @property
     def share(self) -> float:
@@ -77,13 +76,7 @@ class DeadLatents:
         pairs = ((self.sae.W_enc, self.W_enc), (self.sae.b_enc, self.b_enc), (self.sae.W_dec, self.W_dec))
         for whole, part in pairs:
             if part.grad is not None:
-                grad = by_latent(_grad_of(whole))
-                grad.index_add_(0, self.latents, part.grad.reshape(-1, *grad.shape[1:]))
-
-
-def by_latent(parameter: Tensor) -> Tensor:
-    """A view whose first axis is the latents': crosscoders have their sources before it."""
-    return parameter.movedim(-2, 0) if parameter.ndim > 1 else parameter
+                _grad_of(whole).index_add_(0, self.latents, part.grad)
 
 
 def _grad_of(parameter: nn.Parameter) -> Tensor:
@@ -140,10 +133,9 @@ def pre_activation(dead: DeadLatents, centred: Float[Tensor, "rows d_in"]) -> Fl
 
         loss = mean over rows of sum_i ReLU(threshold_i - pre_i) ||W_dec_i|| / d
 
-    Published for JumpReLU with coefficient 3e-6, to a squared error that is summed over d; with it far fewer latents come
-    back here than with the default. The threshold of an
-    architecture without one is 0, or, with a fixed k, the row's smallest selected pre-activation. Thresholds and norms
-    are constants to the gradient.
+    Published for JumpReLU with coefficient 3e-6, to a squared error that is summed over d; with that, far fewer latents
+    come back than with the default. The threshold of an architecture without one is 0, or, with a fixed k, the row's
+    smallest selected pre-activation. Thresholds and norms are constants to the gradient.
 
     Source: Conerly et al., Dictionary Learning Optimization Techniques (Circuits Updates, January 2025).
     """

@@ -69,11 +69,13 @@ class Trainer:
             total_tokens: length of the run, for the schedules; without, the rate stays level after warm-up.
 
         Raises:
-            ConfigError: resampling without total_tokens.
+            ConfigError: resampling without total_tokens, or of an architecture with several decoders.
         """
         self.sae, self.config, self.total_tokens = sae, config or TrainingConfig(), total_tokens
         if self.config.revival.method == "resample" and not total_tokens:
             raise ConfigError("resampling happens at shares of a run: give total_tokens, or another revival.method")
+        if self.config.revival.method == "resample" and "W_dec" not in dict(sae.named_parameters()):
+            raise ConfigError(f"{sae.architecture} has no single W_dec to resample: choose another revival.method")
         self.peak_lr = self.config.peak_lr(sae.n_latents)
         self.n_steps = None if total_tokens is None else -(-total_tokens // self.config.batch_size)
         self.optimizer = Adam(
