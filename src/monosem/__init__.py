@@ -22,12 +22,27 @@ if TYPE_CHECKING:
     from monosem.analysis import logit_lens
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import check, evaluate
+    from monosem.evaluation import check, evaluate, recovery
     from monosem.features import top_examples
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
-    from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
+    from monosem.sae import (
+        SAE,
+        BatchTopKSAE,
+        InputTransform,
+        MatryoshkaSAE,
+        ReLUSAE,
+        TopKSAE,
+        convert,
+        fix_suppression,
+        fold,
+        load_sae,
+        prune,
+        prune_activations,
+        unfold,
+    )
+    from monosem.synthetic import PlantedDictionary
     from monosem.training import Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
@@ -37,19 +52,27 @@ _HOME = {
     "MonosemError": "errors",
     "check": "evaluation",
     "evaluate": "evaluation",
+    "recovery": "evaluation",
     "top_examples": "features",
     "Splice": "interventions",
     "SubjectModel": "models",
     "load_model": "models",
     "Run": "runs",
     "RunConfig": "runs",
-    "SAE": "sae",
     "BatchTopKSAE": "sae",
-    "MatryoshkaSAE": "sae",
     "InputTransform": "sae",
+    "MatryoshkaSAE": "sae",
     "ReLUSAE": "sae",
+    "SAE": "sae",
     "TopKSAE": "sae",
+    "convert": "sae",
+    "fix_suppression": "sae",
+    "fold": "sae",
     "load_sae": "sae",
+    "prune": "sae",
+    "prune_activations": "sae",
+    "unfold": "sae",
+    "PlantedDictionary": "synthetic",
     "Trainer": "training",
     "TrainingConfig": "training",
     "fit": "training",
@@ -64,6 +87,7 @@ __all__ = [
     "InputTransform",
     "MatryoshkaSAE",
     "MonosemError",
+    "PlantedDictionary",
     "ReLUSAE",
     "Run",
     "RunConfig",
@@ -75,14 +99,21 @@ __all__ = [
     "TrainingConfig",
     "activations",
     "check",
+    "convert",
     "evaluate",
     "fit",
+    "fix_suppression",
+    "fold",
     "load_model",
     "load_sae",
     "logit_lens",
+    "prune",
+    "prune_activations",
+    "recovery",
     "top_examples",
     "train",
     "train_together",
+    "unfold",
 ]
 
 __version__ = importlib.metadata.version("monosem")

@@ -24,6 +24,7 @@ from monosem.errors import ConfigError, FileError
 from monosem.kernels import sparse
 from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae
 from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
+from monosem.training.revival import RevivalConfig
 
 N_STEPS = 5
 CASES = [
@@ -32,6 +33,7 @@ CASES = [
     pytest.param(BatchTopKSAE, {"k": 3}, id="batchtopk"),
     pytest.param(MatryoshkaSAE, {"k": 3}, id="matryoshka"),
 ]
+RESAMPLED = RevivalConfig(method="resample", resample_at=(0.4, 0.6))
 
 
 class Killed(BaseException):
@@ -52,6 +54,7 @@ def small_run(
     options: dict[str, Any] | None = None,
     kill_at: int | None = None,
     minutes: float = 0,
+    revival: RevivalConfig | None = None,
 ) -> TrainingResult:
     """Five steps of ten rows; a checkpoint after each, if minutes is 0."""
 
@@ -60,7 +63,7 @@ def small_run(
             raise Killed
 
     x = 3 * torch.randn(23, 6, generator=torch.Generator().manual_seed(0)) + 1
-    config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes)
+    config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes, revival=revival or RevivalConfig())
     sae = cls(6, 24, **{"k": 3} if options is None else options)  # pyright: ignore[reportArgumentType]
     source, tokens = VectorActivations(x), 10 * N_STEPS
     return train(sae, source, tokens=tokens, config=config, path=path, callbacks=[callback], progress=False)
@@ -103,6 +106,16 @@ def test_a_run_stopped_at_any_step_ends_in_the_same_bits(
         with pytest.raises(Killed):
             small_run(path, cls, options, kill_at=step)
         assert_same_run(small_run(path, cls, options), expected)
+
+
+def test_a_run_stopped_around_a_resampling_ends_in_the_same_bits(tmp_path: Path) -> None:
+    expected = small_run(None, revival=RESAMPLED)
+    assert not torch.equal(expected.sae.W_dec, small_run(None).sae.W_dec)
+    for step in range(1, N_STEPS + 1):
+        path = tmp_path / f"stopped_{step}"
+        with pytest.raises(Killed):
+            small_run(path, kill_at=step, revival=RESAMPLED)
+        assert_same_run(small_run(path, revival=RESAMPLED), expected)
 
 
 def test_a_run_stopped_at_every_step_ends_in_the_same_bits(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
-from monosem.errors import DataError
+from monosem.errors import ConfigError, DataError
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.training.config import TrainingConfig
 from monosem.training.optimizer import Adam
+from monosem.training.resample import due, resample
 from monosem.training.revival import add_revival
 from monosem.training.schedules import lr_factor
 
@@ -66,8 +67,15 @@ class Trainer:
             sae: trained in place. Its transform is fitted on the first batch, unless `sae.initialise` was called.
             config: the settings.
             total_tokens: length of the run, for the schedules; without, the rate stays level after warm-up.
+
+        Raises:
+            ConfigError: resampling without total_tokens, or of an architecture with several decoders.
         """
         self.sae, self.config, self.total_tokens = sae, config or TrainingConfig(), total_tokens
+        if self.config.revival.method == "resample" and not total_tokens:
+            raise ConfigError("resampling happens at shares of a run: give total_tokens, or another revival.method")
+        if self.config.revival.method == "resample" and "W_dec" not in dict(sae.named_parameters()):
+            raise ConfigError(f"{sae.architecture} has no single W_dec to resample: choose another revival.method")
         self.peak_lr = self.config.peak_lr(sae.n_latents)
         self.n_steps = None if total_tokens is None else -(-total_tokens // self.config.batch_size)
         self.optimizer = Adam(
@@ -125,7 +133,16 @@ class Trainer:
         self.tokens += len(x)
         self.steps += 1
         self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + len(x))
+        if self.total_tokens and due(self.config.revival, self.tokens - len(x), self.tokens, self.total_tokens):
+            self._resample(inputs, goal, output)
         return Step(output.loss.detach(), output, goal, lr, dead.sum(), revival)
+
+    def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
+        sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
+        both = (sae.centred(inputs), goal - sae.b_dec)
+        norm = self.config.revival.resample_norm
+        latents = resample(sae, self.optimizer, dead, both, output.residual, norm=norm, seed=self.steps)
+        self.tokens_since_fired[latents] = 0
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.detach().to(self.sae.W_enc.device, self.sae.W_enc.dtype).reshape(len(x), -1)
