@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
-    from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
+    from monosem.sae import (
+        SAE,
+        BatchTopKSAE,
+        GatedSAE,
+        InputTransform,
+        JumpReLUSAE,
+        MatryoshkaSAE,
+        ProLUSAE,
+        ReLUSAE,
+        TopKSAE,
+        load_sae,
+    )
     from monosem.training import Trainer, TrainingConfig, fit, train
 
 _HOME = {
@@ -45,8 +56,11 @@ _HOME = {
     "RunConfig": "runs",
     "SAE": "sae",
     "BatchTopKSAE": "sae",
+    "GatedSAE": "sae",
+    "JumpReLUSAE": "sae",
     "MatryoshkaSAE": "sae",
     "InputTransform": "sae",
+    "ProLUSAE": "sae",
     "ReLUSAE": "sae",
     "TopKSAE": "sae",
     "load_sae": "sae",
@@ -60,9 +74,12 @@ _HOME = {
 __all__ = [
     "SAE",
     "BatchTopKSAE",
+    "GatedSAE",
     "InputTransform",
+    "JumpReLUSAE",
     "MatryoshkaSAE",
     "MonosemError",
+    "ProLUSAE",
     "ReLUSAE",
     "Run",
     "RunConfig",
