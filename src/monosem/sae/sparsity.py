@@ -51,47 +51,47 @@ def frequency_sum(firing_rates: Float[Tensor, " n_latents"], rows: int, scale: f
 class L0Controller(nn.Module):
     """Finds the factor on a penalty's coefficient with which `target` latents are on per token.
 
-        error  = log(L0 / target), smoothed
-        factor = exp(gain * (error + slope * foresight + integral of error / horizon))
+        error  = log(L0 / wanted), smoothed
+        factor = exp(gain * (error + integral of error / horizon))
 
-    In logarithms, so that neither the scale of the loss nor that of the penalty matters. Time is the share of the run.
-    Everything is a tensor on the SAE's device: nothing waits for it; and a buffer: a resumed run steers on alike.
+    `wanted` falls from START * target to the target over DESCENT of the run. In logarithms, so that neither the scale of
+    the loss nor that of the penalty matters. Time is the share of the run. Everything is a tensor on the SAE's device,
+    so that nothing waits for it, and a buffer, so that a resumed run steers on alike.
     """
 
-    GAIN: ClassVar[float] = 2.0
-    HORIZON: ClassVar[float] = 0.05
-    FORESIGHT: ClassVar[float] = 0.02
-    SMOOTHING: ClassVar[float] = 0.8
+    START: ClassVar[float] = 4.0
+    DESCENT: ClassVar[float] = 0.4
+    GAIN: ClassVar[float] = 1.5
+    HORIZON: ClassVar[float] = 0.1
+    SMOOTHING: ClassVar[float] = 0.7
     LIMIT: ClassVar[float] = math.log(1e4)
     UNKNOWN_LENGTH_STEP: ClassVar[float] = 1 / 5000
 
     integral: Float[Tensor, ""]
     error: Float[Tensor, ""]
-    slope: Float[Tensor, ""]
     progress: Float[Tensor, ""]
 
     def __init__(self, target: float, device: torch.device) -> None:
         super().__init__()
         self.target = target
-        for name in ("integral", "error", "slope", "progress"):
+        for name in ("integral", "error", "progress"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64, device=device))
 
     @property
     def factor(self) -> Float[Tensor, ""]:
-        log = self.GAIN * (self.error + self.FORESIGHT * self.slope) + self.integral
-        return log.clamp(-self.LIMIT, self.LIMIT).exp()
+        return (self.GAIN * self.error + self.integral).clamp(-self.LIMIT, self.LIMIT).exp()
 
     @torch.no_grad()
     def observe(self, l0: Float[Tensor, ""], progress: float | None) -> None:
         """Take note of a batch's L0."""
-        dt = self.UNKNOWN_LENGTH_STEP if progress is None else (progress - self.progress).clamp_min(1e-9)
-        now = (l0.double().clamp_min(1e-3 * self.target) / self.target).log().clamp(-1.5, 1.5)
-        error = self.SMOOTHING * self.error + (1 - self.SMOOTHING) * now
-        self.slope.copy_(((error - self.error) / dt).clamp(-20, 20))
-        self.error.copy_(error)
-        self.integral.add_(self.GAIN * error * dt / self.HORIZON).clamp_(-self.LIMIT, self.LIMIT)
-        if progress is not None:
-            self.progress.fill_(progress)
+        step = self.UNKNOWN_LENGTH_STEP
+        now = self.progress + step if progress is None else torch.full_like(self.progress, progress)
+        passed = (now - self.progress).clamp(0, 0.1)
+        wanted = self.target * self.START ** (1 - now / self.DESCENT).clamp(0, 1)
+        error = (l0.double().clamp_min(1e-3 * self.target) / wanted).log().clamp(-1, 1)
+        self.error.lerp_(error, 1 - self.SMOOTHING)
+        self.integral.add_(self.GAIN * error * passed / self.HORIZON).clamp_(-self.LIMIT, self.LIMIT)
+        self.progress.copy_(now)
 
     def remarks(self) -> list[str]:
         return []

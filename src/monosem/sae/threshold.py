@@ -199,7 +199,7 @@ class ThresholdSAE(SAE):
             self.scale_encoder(x, target)
             return
         pre = F.linear(self.centred(self.transform(self.rows_of(x[:1024])[1])), self.W_enc).flatten()
-        rank = max(1, round(self.target_l0 * len(pre) / self.n_latents))
+        rank = min(len(pre), max(1, round(L0Controller.START * self.target_l0 * len(pre) / self.n_latents)))
         limit = max(0.0, pre.kthvalue(len(pre) - rank + 1).values.item())
         self.raise_limits(limit)
         self.raise_limits(limit * self.scale_encoder(x, target).item())
