@@ -18,7 +18,7 @@ from monosem.sae import SAE, InputFingerprint, ReLUSAE, SAEMetadata, TopKSAE, lo
 MakeSAE = Callable[..., SAE]
 CASES = [
     pytest.param(TopKSAE, {"k": 4, "multi_coefficient": 0.25}, id="topk"),
-    pytest.param(ReLUSAE, {"l1_coefficient": 0.125}, id="relu"),
+    pytest.param(ReLUSAE, {"coefficient": 0.125}, id="relu"),
 ]
 METADATA = SAEMetadata(
     model="some/model",
