@@ -22,7 +22,7 @@ from monosem.training.revival import RevivalConfig, add_revival
 from monosem.training.schedules import lr_factor
 
 MakeSAE = Callable[..., SAE]
-CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {}, id="relu")]
+CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {"coefficient_warmup": 0}, id="relu")]
 LEVEL = {"lr": 0.01, "warmup": 0, "decay": 0, "batch_size": 50}
 """Settings under which the learning rate is 0.01 from the first step to the last."""
 

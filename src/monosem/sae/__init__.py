@@ -9,6 +9,7 @@ from monosem.sae.matryoshka import MatryoshkaSAE
 from monosem.sae.metadata import InputFingerprint, SAEMetadata
 from monosem.sae.prolu import ProLUSAE
 from monosem.sae.relu import ReLUSAE
+from monosem.sae.threshold import ThresholdSAE
 from monosem.sae.topk import TopKSAE
 from monosem.sae.transform import InputTransform
 
@@ -24,6 +25,7 @@ __all__ = [
     "ReLUSAE",
     "SAEMetadata",
     "SAEOutput",
+    "ThresholdSAE",
     "TopKSAE",
     "TrainingContext",
     "TrainingLoss",

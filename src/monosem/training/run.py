@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,8 @@ def train(
     _store_fingerprint(sae, source)
     if folder:
         sae.save(folder / "sae")
+    for remark in sae.remarks():
+        warnings.warn(remark, stacklevel=2)
     return TrainingResult(sae, log.history, folder)
 
 
