@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from monosem.sae import SAE
+from monosem.kernels import sparse
+from monosem.sae import SAE, TrainingContext
 from monosem.sae.base import row_norms
 
 settings.register_profile("monosem", max_examples=40, deadline=None, derandomize=True)
@@ -47,5 +48,37 @@ def assert_near() -> Callable[..., None]:
         assert found.shape == expected.shape
         if expected.numel():
             assert (found - expected).abs().max().item() <= share * expected.abs().max().item()
+
+    return check
+
+
+@pytest.fixture(params=["sparse", "dense"])
+def evaluation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test twice: with only the selected entries evaluated, and with all."""
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0 if request.param == "sparse" else -1.0)
+    return request.param
+
+
+@pytest.fixture
+def assert_same_loss(assert_near: Callable[..., None]) -> Callable[..., None]:
+    """Asserts that training_loss is a formula (loss, its terms, codes), in value and in all gradients."""
+
+    def check(
+        sae: SAE, formula: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]], rows: int = 200
+    ) -> None:
+        generator = torch.Generator().manual_seed(1)
+        x, other = (torch.randn(rows, d, generator=generator, dtype=torch.float64) for d in (sae.d_in, sae.d_out))
+        x, target = x.to(sae.W_enc.dtype), (x if sae.subtract_b_dec else other).to(sae.W_enc.dtype)
+        found = sae.training_loss(x, target, TrainingContext())
+        expected, terms, codes = formula(sae, x, target)
+        assert_near(found.loss, expected)
+        for name, term in terms.items():
+            assert_near(found.terms[name], term)
+        assert torch.equal(found.fired, (codes > 0).sum(0))
+        assert 0 < found.fired.sum() < codes.numel()
+        grads = [torch.autograd.grad(loss, list(sae.parameters())) for loss in (found.loss, expected)]
+        for grad, expected_grad in zip(*grads, strict=True):
+            assert_near(grad, expected_grad)
+            assert grad.any()
 
     return check

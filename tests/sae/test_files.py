@@ -13,12 +13,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, InputFingerprint, ReLUSAE, SAEMetadata, TopKSAE, load_sae
+from monosem.sae import (
+    SAE,
+    GatedSAE,
+    InputFingerprint,
+    JumpReLUSAE,
+    ProLUSAE,
+    ReLUSAE,
+    SAEMetadata,
+    TopKSAE,
+    load_sae,
+)
 
 MakeSAE = Callable[..., SAE]
 CASES = [
     pytest.param(TopKSAE, {"k": 4, "multi_coefficient": 0.25}, id="topk"),
-    pytest.param(ReLUSAE, {"l1_coefficient": 0.125}, id="relu"),
+    pytest.param(ReLUSAE, {"coefficient": 0.125}, id="relu"),
+    pytest.param(ReLUSAE, {"p": 0.5, "p_end": 0.25, "tied": True, "target_l0": 4.0}, id="relu, tied"),
+    pytest.param(GatedSAE, {"coefficient_warmup": 0.25}, id="gated"),
+    pytest.param(ProLUSAE, {"gradient": "ste"}, id="prolu"),
+    pytest.param(JumpReLUSAE, {"penalty": "frequency", "bandwidth": 0.25}, id="jumprelu"),
 ]
 METADATA = SAEMetadata(
     model="some/model",

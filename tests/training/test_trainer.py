@@ -22,7 +22,7 @@ from monosem.training.revival import RevivalConfig, add_revival
 from monosem.training.schedules import lr_factor
 
 MakeSAE = Callable[..., SAE]
-CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {}, id="relu")]
+CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {"coefficient_warmup": 0}, id="relu")]
 LEVEL = {"lr": 0.01, "warmup": 0, "decay": 0, "batch_size": 50}
 """Settings under which the learning rate is 0.01 from the first step to the last."""
 
@@ -165,7 +165,7 @@ def test_predicting_the_mean_gives_fvu_one_and_l0_zero(make_sae: MakeSAE) -> Non
 
 def test_a_perfect_dictionary_has_no_loss() -> None:
     """Both signs of every axis: each input needs one of each pair."""
-    sae = ReLUSAE(7, 14, l1_coefficient=0, transform="none", dtype=torch.float64)
+    sae = ReLUSAE(7, 14, coefficient=0, transform="none", dtype=torch.float64)
     axes = torch.eye(7, dtype=torch.float64)
     for W in (sae.W_enc, sae.W_dec):
         W.data.copy_(torch.cat([axes, -axes]))

@@ -82,7 +82,7 @@ class SAE(nn.Module, ABC):
     good_for: ClassVar[str]
     """One line: when to use it."""
     registry: ClassVar[dict[str, type[SAE]]] = {}
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
     """Whether training keeps decoder rows at norm 1."""
 
     W_enc: nn.Parameter
@@ -265,6 +265,10 @@ class SAE(nn.Module, ABC):
         factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)
         return factor
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the training that has ended, in words."""
+        return []
 
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""

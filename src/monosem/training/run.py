@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,8 @@ class _Member:
         _store_fingerprint(sae, self.source)
         if self.folder:
             sae.save(self.folder / "sae")
+        for remark in sae.remarks():
+            warnings.warn(remark, stacklevel=4)
         return TrainingResult(sae, self.log.history, self.folder)
 
 
