@@ -26,8 +26,8 @@ def make_sae() -> Callable[..., SAE]:
         with torch.no_grad():
             for parameter in sae.parameters():
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-            if sae.unit_norm_decoder:
-                sae.W_dec.div_(row_norms(sae.W_dec))
+            for parameter in (sae.get_parameter(name) for name in sae.unit_rows):
+                parameter.flatten(1).div_(row_norms(parameter.flatten(1)))
             if sae.transform.kind != "none":
                 for transform in {sae.transform, sae.target_transform}:
                     transform.mean.copy_(torch.randn(transform.mean.shape, generator=generator))

@@ -27,7 +27,22 @@ if TYPE_CHECKING:
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
-    from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
+    from monosem.sae import (
+        SAE,
+        BatchTopKSAE,
+        Crosscoder,
+        CrossLayerTranscoder,
+        InputTransform,
+        MatchingPursuitSAE,
+        MatryoshkaSAE,
+        ReLUSAE,
+        SkipTranscoder,
+        SwitchSAE,
+        TopKSAE,
+        Transcoder,
+        load_sae,
+        pursue,
+    )
     from monosem.training import Trainer, TrainingConfig, fit, train
 
 _HOME = {
@@ -45,6 +60,13 @@ _HOME = {
     "RunConfig": "runs",
     "SAE": "sae",
     "BatchTopKSAE": "sae",
+    "CrossLayerTranscoder": "sae",
+    "Crosscoder": "sae",
+    "MatchingPursuitSAE": "sae",
+    "SkipTranscoder": "sae",
+    "SwitchSAE": "sae",
+    "Transcoder": "sae",
+    "pursue": "sae",
     "MatryoshkaSAE": "sae",
     "InputTransform": "sae",
     "ReLUSAE": "sae",
@@ -60,18 +82,24 @@ _HOME = {
 __all__ = [
     "SAE",
     "BatchTopKSAE",
+    "CrossLayerTranscoder",
+    "Crosscoder",
     "InputTransform",
+    "MatchingPursuitSAE",
     "MatryoshkaSAE",
     "MonosemError",
     "ReLUSAE",
     "Run",
     "RunConfig",
+    "SkipTranscoder",
     "SparseCodes",
     "Splice",
     "SubjectModel",
+    "SwitchSAE",
     "TopKSAE",
     "Trainer",
     "TrainingConfig",
+    "Transcoder",
     "activations",
     "check",
     "evaluate",
@@ -79,6 +107,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "logit_lens",
+    "pursue",
     "top_examples",
     "train",
 ]

@@ -97,7 +97,7 @@ def evaluate(
         codes = sae.encode(x)
         documents = batch.document[kept]
         for column, part in parts.items():
-            rebuilt = sae.decode(codes) if column == "SAE" else functions[column](x)
+            rebuilt = sae.decode(codes, x) if column == "SAE" else functions[column](x)
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
             observer(batch, kept, codes)
@@ -121,7 +121,7 @@ def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> Evalu
         documents = torch.arange(len(rows)) + number * VECTOR_ROWS
         codes = sae.encode(rows)
         for column, part in parts.items():
-            rebuilt = sae.decode(codes) if column == "SAE" else functions[column](rows)
+            rebuilt = sae.decode(codes, rows) if column == "SAE" else functions[column](rows)
             part.add(rows, rebuilt, documents, codes if column == "SAE" else None)
     return _report(sae, parts, functions, {"data": "the rows given"}, None)
 

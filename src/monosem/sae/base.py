@@ -64,6 +64,13 @@ def row_norms(W: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
     return W.pow(2).sum(-1, keepdim=True).sqrt()
 
 
+def grad_of(parameter: nn.Parameter) -> Tensor:
+    """Its gradient, made if need be."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
 class SAE(nn.Module, ABC):
     """A dictionary of `n_latents` directions and the encoder that says which of them an activation is made of.
 
@@ -151,6 +158,11 @@ class SAE(nn.Module, ABC):
         """The transform of what is to be predicted: the input's own, but for transcoders."""
         return self.transform if self.subtract_b_dec else self.own_target_transform
 
+    @property
+    def unit_rows(self) -> tuple[str, ...]:
+        """The names of the parameters whose rows training keeps at norm 1."""
+        return ("W_dec",) if self.unit_norm_decoder else ()
+
     # What an architecture must say -----------------------------------------------------------------------------
 
     @property
@@ -214,8 +226,14 @@ class SAE(nn.Module, ABC):
         fired = torch.zeros(self.n_latents, dtype=torch.int64, device=activations.device)
         return fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
         """Codes to raw reconstructions.
+
+        Args:
+            codes: what `encode` returns, edited or not.
+            x: the raw activations that they are of; for what a reconstruction takes from them past the codes.
 
         Raises:
             DataError: the codes are of another number of latents.
@@ -223,12 +241,18 @@ class SAE(nn.Module, ABC):
         if codes.n_latents != self.n_latents:
             raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
-        out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
+        out = self.reconstruct(codes.values, selection, None if x is None else self.transform(self.rows_of(x)[1]))
         return self.target_transform.inverse(out).reshape(*codes.batch_shape, *self.out_shape)
+
+    def reconstruct(
+        self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
+    ) -> Float[Tensor, "rows d_out"]:
+        """As `decode`, all in transformed units."""
+        return kernels.decode(activations, self.W_dec, selection) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         codes = self.encode(x)
-        return SAEOutput(self.decode(codes), codes)
+        return SAEOutput(self.decode(codes, x), codes)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
@@ -254,6 +278,16 @@ class SAE(nn.Module, ABC):
         factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)
         return factor
+
+    def part(self, latents: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m d_in"], Tensor, Float[Tensor, "m d_out"]]:
+        """Copies of some latents' encoder rows, biases and decoder rows."""
+        return self.W_enc.detach()[latents], self.b_enc.detach()[latents], self.W_dec.detach()[latents]
+
+    def add_to_gradients(self, latents: Int[Tensor, " m"], *grads: Tensor | None) -> None:
+        """Add gradients of what `part` returns to those of the parameters."""
+        for parameter, grad in zip((self.W_enc, self.b_enc, self.W_dec), grads, strict=True):
+            if grad is not None:
+                grad_of(parameter).index_add_(0, latents, grad)
 
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""
