@@ -49,3 +49,16 @@ def assert_near() -> Callable[..., None]:
             assert (found - expected).abs().max().item() <= share * expected.abs().max().item()
 
     return check
+
+
+@pytest.fixture(scope="session")
+def planted() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """A factory of planted dictionaries: unit directions, and rows that are sparse positive sums of them."""
+
+    def make(d: int = 16, features: int = 24, rows: int = 40_000, on: float = 0.08, seed: int = 0) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.nn.functional.normalize(torch.randn(features, d, generator=generator), dim=1)
+        strength = 0.5 + torch.rand(rows, features, generator=generator)
+        return directions, (strength * (torch.rand(rows, features, generator=generator) < on)) @ directions
+
+    return make

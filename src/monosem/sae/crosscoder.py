@@ -115,8 +115,9 @@ class Crosscoder(BatchTopKSAE):
         return torch.linalg.vector_norm(self.W_dec.unflatten(1, self.in_shape), dim=-1)
 
     def relative_norms(self) -> Float[Tensor, "n_latents source"]:
-        """Each source's share of a latent's decoder norms: of two, near 1/2 in both where they share it, near 0 in one
-        and 1 in the other where one alone has it. Rows sum to 1.
+        """Each source's share of a latent's decoder norms; rows sum to 1.
+
+        Of two sources: near 1/2 in both where they share a latent, near 1 in the one that has it alone.
         """
         norms = self.decoder_norms()
         return norms / norms.sum(-1, keepdim=True)

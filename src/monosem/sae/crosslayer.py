@@ -31,8 +31,8 @@ class CrossLayerTranscoder(BatchTopKSAE):
     In use, codes are pre-activations above `threshold`, as in BatchTopK; k counts a token's latents in all layers. The
     latents of layer l are numbers l * latents_per_layer to (l + 1) * latents_per_layer - 1. W_enc (n_latents, d_in) and
     b_enc hold them one layer after another. Decoders are one parameter per layer, `W_dec_l` (latents_per_layer,
-    n_layers - l, d_out): latents first, so that what a latent writes everywhere is one row, of norm 1 in all, and can be
-    read alone from a file (`read_decoder_rows`).
+    n_layers - l, d_out): latents first, so that what a latent writes everywhere is one row, of norm 1 in all, and can
+    be read alone from a file (`read_decoder_rows`).
 
     A cross-layer transcoder may explain by one short path what a model does in several steps: compare with transcoders
     of single layers before trusting a circuit's depth.
@@ -61,21 +61,19 @@ class CrossLayerTranscoder(BatchTopKSAE):
             raise ConfigError(f"n_layers must divide n_latents = {n_latents}, got {n_layers}")
         super().__init__(d_in, n_latents, d_out=d_out, **settings)
         self.n_layers = n_layers
-        kind, place = (
-            settings.get("transform", "centre_scale"),
-            {"dtype": self.W_enc.dtype, "device": self.W_enc.device},
-        )
+        kind = settings.get("transform", "centre_scale")
+        dtype, device = self.W_enc.dtype, self.W_enc.device
         del self.W_dec
         generator = torch.Generator().manual_seed(settings.get("seed", 0) + 1)
         for layer in range(n_layers):
             rows = torch.randn(
                 self.latents_per_layer, (n_layers - layer) * d_out, generator=generator, dtype=torch.float64
             )
-            rows = (rows / row_norms(rows)).unflatten(1, (-1, d_out)).to(**place)
+            rows = (rows / row_norms(rows)).unflatten(1, (-1, d_out)).to(device, dtype)
             self.register_parameter(f"W_dec_{layer}", nn.Parameter(rows))
-        self.b_dec = nn.Parameter(torch.zeros(n_layers * d_out, **place))
-        self.transform = SourceTransform(n_layers, d_in, kind, **place)
-        self.own_target_transform = SourceTransform(n_layers, d_out, kind, **place)
+        self.b_dec = nn.Parameter(torch.zeros(n_layers * d_out, dtype=dtype, device=device))
+        self.transform = SourceTransform(n_layers, d_in, kind, dtype, device)
+        self.own_target_transform = SourceTransform(n_layers, d_out, kind, dtype, device)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def pursue(
         ConfigError: an unknown method, a k out of range, or an SAE without one W_dec.
         DataError: x has another width.
 
-    Source: Pati et al., Orthogonal Matching Pursuit, 1993; Mallat & Zhang, Matching Pursuits, 1993; Blumensath & Davies,
-    Gradient Pursuits, 2008; for SAEs: Nanda et al., Progress Update #1 from the GDM Mech Interp Team, 2024.
+    Source: Pati et al., Orthogonal Matching Pursuit, 1993; Mallat & Zhang, Matching Pursuits, 1993; Blumensath &
+    Davies, Gradient Pursuits, 2008; for SAEs: Nanda et al., Progress Update #1 from the GDM Mech Interp Team, 2024.
     """
     if method not in get_args(PursuitMethod):
         raise ConfigError(f"unknown method {method!r}: choose one of {', '.join(get_args(PursuitMethod))}")
