@@ -13,12 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, InputFingerprint, ReLUSAE, SAEMetadata, TopKSAE, load_sae
+from monosem.sae import (
+    SAE,
+    InputFingerprint,
+    MatchingPursuitSAE,
+    ReLUSAE,
+    SAEMetadata,
+    SkipTranscoder,
+    SwitchSAE,
+    TopKSAE,
+    Transcoder,
+    load_sae,
+)
 
 MakeSAE = Callable[..., SAE]
 CASES = [
     pytest.param(TopKSAE, {"k": 4, "multi_coefficient": 0.25}, id="topk"),
     pytest.param(ReLUSAE, {"l1_coefficient": 0.125}, id="relu"),
+    pytest.param(SwitchSAE, {"k": 4, "n_experts": 5, "balance_coefficient": 0.25}, id="switch"),
+    pytest.param(Transcoder, {"k": 4}, id="transcoder"),
+    pytest.param(SkipTranscoder, {"k": 4, "d_out": 5}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 4}, id="matching_pursuit"),
 ]
 METADATA = SAEMetadata(
     model="some/model",

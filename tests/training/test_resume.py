@@ -22,7 +22,18 @@ from torch import Tensor
 from monosem.activations import VectorActivations, vectors
 from monosem.errors import ConfigError, FileError
 from monosem.kernels import sparse
-from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae
+from monosem.sae import (
+    SAE,
+    BatchTopKSAE,
+    MatchingPursuitSAE,
+    MatryoshkaSAE,
+    ReLUSAE,
+    SkipTranscoder,
+    SwitchSAE,
+    TopKSAE,
+    files,
+    load_sae,
+)
 from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
 
 N_STEPS = 5
@@ -31,6 +42,9 @@ CASES = [
     pytest.param(ReLUSAE, {}, id="relu"),
     pytest.param(BatchTopKSAE, {"k": 3}, id="batchtopk"),
     pytest.param(MatryoshkaSAE, {"k": 3}, id="matryoshka"),
+    pytest.param(SwitchSAE, {"k": 3, "n_experts": 2}, id="switch"),
+    pytest.param(SkipTranscoder, {"k": 3}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 3}, id="matching_pursuit"),
 ]
 
 
