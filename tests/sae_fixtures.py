@@ -27,8 +27,8 @@ def make_sae() -> Callable[..., SAE]:
         with torch.no_grad():
             for parameter in sae.parameters():
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-            if sae.unit_norm_decoder:
-                sae.W_dec.div_(row_norms(sae.W_dec))
+            for parameter in (sae.get_parameter(name) for name in sae.unit_rows):
+                parameter.flatten(1).div_(row_norms(parameter.flatten(1)))
             if sae.transform.kind != "none":
                 for transform in {sae.transform, sae.target_transform}:
                     transform.mean.copy_(torch.randn(transform.mean.shape, generator=generator))
@@ -82,3 +82,16 @@ def assert_same_loss(assert_near: Callable[..., None]) -> Callable[..., None]:
             assert grad.any()
 
     return check
+
+
+@pytest.fixture(scope="session")
+def planted() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """A factory of planted dictionaries: unit directions, and rows that are sparse positive sums of them."""
+
+    def make(d: int = 16, features: int = 24, rows: int = 40_000, on: float = 0.08, seed: int = 0) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.nn.functional.normalize(torch.randn(features, d, generator=generator), dim=1)
+        strength = 0.5 + torch.rand(rows, features, generator=generator)
+        return directions, (strength * (torch.rand(rows, features, generator=generator) < on)) @ directions
+
+    return make

@@ -18,10 +18,14 @@ from monosem.sae import (
     GatedSAE,
     InputFingerprint,
     JumpReLUSAE,
+    MatchingPursuitSAE,
     ProLUSAE,
     ReLUSAE,
     SAEMetadata,
+    SkipTranscoder,
+    SwitchSAE,
     TopKSAE,
+    Transcoder,
     load_sae,
 )
 
@@ -33,6 +37,10 @@ CASES = [
     pytest.param(GatedSAE, {"coefficient_warmup": 0.25}, id="gated"),
     pytest.param(ProLUSAE, {"gradient": "ste"}, id="prolu"),
     pytest.param(JumpReLUSAE, {"penalty": "frequency", "bandwidth": 0.25}, id="jumprelu"),
+    pytest.param(SwitchSAE, {"k": 4, "n_experts": 5, "balance_coefficient": 0.25}, id="switch"),
+    pytest.param(Transcoder, {"k": 4}, id="transcoder"),
+    pytest.param(SkipTranscoder, {"k": 4, "d_out": 5}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 4}, id="matching_pursuit"),
 ]
 METADATA = SAEMetadata(
     model="some/model",

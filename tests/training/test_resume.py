@@ -27,9 +27,12 @@ from monosem.sae import (
     BatchTopKSAE,
     GatedSAE,
     JumpReLUSAE,
+    MatchingPursuitSAE,
     MatryoshkaSAE,
     ProLUSAE,
     ReLUSAE,
+    SkipTranscoder,
+    SwitchSAE,
     ThresholdSAE,
     TopKSAE,
     files,
@@ -48,6 +51,9 @@ CASES = [
     pytest.param(GatedSAE, {}, id="gated"),
     pytest.param(ProLUSAE, {}, id="prolu"),
     pytest.param(JumpReLUSAE, {"target_l0": 3.0}, id="jumprelu"),
+    pytest.param(SwitchSAE, {"k": 3, "n_experts": 2}, id="switch"),
+    pytest.param(SkipTranscoder, {"k": 3}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 3}, id="matching_pursuit"),
 ]
 RESAMPLED = RevivalConfig(method="resample", resample_at=(0.4, 0.6))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -103,10 +103,23 @@ def top_k(
 
 
 def above(
-    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], threshold: Tensor
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    threshold: Tensor | float,
+    *,
+    screen: bool = False,
 ) -> tuple[Float[Tensor, " entries"], Selection]:
-    """The pre-activations above a threshold (one number, or one per latent)."""
+    """The pre-activations above a threshold (one number, or one per latent).
+
+    With `screen`, and one number, candidates are found in bfloat16, far enough below the threshold that none can be
+    missed, and evaluated exactly.
+    """
     with torch.no_grad():
+        if not isinstance(threshold, Tensor):
+            if screen and abs(threshold) < 1e3 and x.dtype == torch.float32:
+                return _above_screened(x, W, bias, threshold)
+            threshold = x.new_tensor(threshold)
         values, indices, offsets = _backend(x).above(x, W, bias, threshold)
         return values, Selection(indices, offsets, W.shape[0])
 
@@ -134,16 +147,22 @@ def batch_top_k(
 ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
     """The `total` largest pre-activations of the whole batch, and the smallest of them. Not differentiable.
 
-    `guess` should lie a little below that smallest one: all entries above the guess are candidates, and if there are
-    too few, a lower guess is tried. The result does not depend on it, only the time does. With `screen` candidates are
-    found in bfloat16, far enough below the guess that none can be missed, and evaluated exactly.
+    `guess` and `screen` decide the time it takes, not the result: see `largest` and `above`.
+    """
+    return largest(lambda limit: above(x, W, bias, limit, screen=screen), total, guess)
+
+
+def largest(
+    candidates: Callable[[float], tuple[Tensor, Selection]], total: int, guess: float
+) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
+    """The `total` largest of all entries, and the smallest of them. Not differentiable.
+
+    `candidates` returns the entries above a number. `guess` should lie a little below the smallest one wanted: all
+    entries above the guess are candidates, and if there are too few, a lower guess is tried.
     """
     with torch.no_grad():
         while True:
-            if screen and abs(guess) < 1e3 and x.dtype == torch.float32:
-                values, selection = _above_screened(x, W, bias, guess)
-            else:
-                values, selection = above(x, W, bias, x.new_tensor(guess))
+            values, selection = candidates(guess)
             if values.numel() >= total:
                 break
             guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
@@ -154,6 +173,37 @@ def batch_top_k(
         at_the_edge = (values == cut).nonzero()[:, 0]
         kept[at_the_edge[: total - int(kept.sum())]] = True
         return values[kept], selection.keep(kept), cut
+
+
+def by_group(
+    select: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Selection]],
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    sizes: Sequence[int],
+) -> tuple[Float[Tensor, " entries"], Selection]:
+    """A selection in which each group of rows sees an equal share of the latents: one matmul a group, on its share.
+
+    Args:
+        select: a selection without gradient, such as `above`, of rows, weights and biases.
+        x: the rows, group after group.
+        W: the weights; the first group's share comes first.
+        bias: as W.
+        sizes: rows of each group; a group may be empty.
+    """
+    share, parts, first_entry = W.shape[0] // len(sizes), list[tuple[Tensor, Tensor, Tensor]](), 0
+    starts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
+    for group, rows in enumerate(x.split(list(sizes))):
+        if not len(rows):
+            continue
+        latents = slice(group * share, (group + 1) * share)
+        values, chosen = select(rows, W[latents], bias[latents])
+        parts.append((values, chosen.indices + group * share, chosen.offsets[1:] + first_entry))
+        first_entry += values.numel()
+    if not parts:
+        return x.new_zeros(0), Selection(torch.zeros(0, dtype=torch.int32, device=x.device), starts[0], W.shape[0])
+    values, indices, ends = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return values, Selection(indices, torch.cat([*starts, ends]), W.shape[0])
 
 
 def encode(

@@ -64,6 +64,13 @@ def row_norms(W: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
     return W.pow(2).sum(-1, keepdim=True).sqrt()
 
 
+def grad_of(parameter: nn.Parameter) -> Tensor:
+    """Its gradient, made if need be."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
 class SAE(nn.Module, ABC):
     """A dictionary of `n_latents` directions and the encoder that says which of them an activation is made of.
 
@@ -154,6 +161,11 @@ class SAE(nn.Module, ABC):
         """The transform of what is to be predicted: the input's own, but for transcoders."""
         return self.transform if self.subtract_b_dec else self.own_target_transform
 
+    @property
+    def unit_rows(self) -> tuple[str, ...]:
+        """The names of the parameters whose rows training keeps at norm 1."""
+        return ("W_dec",) if self.unit_norm_decoder else ()
+
     # What an architecture must say -----------------------------------------------------------------------------
 
     @property
@@ -224,7 +236,8 @@ class SAE(nn.Module, ABC):
 
         Args:
             codes: what `encode` returns, edited or not.
-            x: the raw activations that they are of; only the transform "layer_norm" needs them.
+            x: the raw activations that they are of; for what a reconstruction takes from them past the codes (a skip
+                transcoder's skip, the scale of the transform "layer_norm").
 
         Raises:
             DataError: the codes are of another number of latents.
@@ -233,9 +246,15 @@ class SAE(nn.Module, ABC):
         if codes.n_latents != self.n_latents:
             raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
-        out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
         raw = None if x is None else self.rows_of(x)[1]
+        out = self.reconstruct(codes.values, selection, None if raw is None else self.transform(raw))
         return self.target_transform.inverse(out, raw).reshape(*codes.batch_shape, *self.out_shape)
+
+    def reconstruct(
+        self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
+    ) -> Float[Tensor, "rows d_out"]:
+        """As `decode`, all in transformed units."""
+        return kernels.decode(activations, self.W_dec, selection) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         codes = self.encode(x)
@@ -269,6 +288,16 @@ class SAE(nn.Module, ABC):
     def remarks(self) -> list[str]:
         """What the user should know of the training that has ended, in words."""
         return []
+
+    def part(self, latents: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m d_in"], Tensor, Float[Tensor, "m d_out"]]:
+        """Copies of some latents' encoder rows, biases and decoder rows."""
+        return self.W_enc.detach()[latents], self.b_enc.detach()[latents], self.W_dec.detach()[latents]
+
+    def add_to_gradients(self, latents: Int[Tensor, " m"], *grads: Tensor | None) -> None:
+        """Add gradients of what `part` returns to those of the parameters."""
+        for parameter, grad in zip((self.W_enc, self.b_enc, self.W_dec), grads, strict=True):
+            if grad is not None:
+                grad_of(parameter).index_add_(0, latents, grad)
 
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""

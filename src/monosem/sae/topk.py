@@ -67,6 +67,13 @@ class TopKSAE(SAE):
         """As `select`, for a training step."""
         return kernels.top_k(x, self.W_enc, self.b_enc, k, screen=context.screen)
 
+    def activate_in_training(
+        self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
+    ) -> tuple[Float[Tensor, " entries"], Selection]:
+        """Selected latents and their activations, with the parameters' gradients, for detached inputs."""
+        values, selection = self.select_in_training(x, k, context)
+        return self.pre_activations(x, values, selection).relu(), selection
+
     def reconstruction_loss(
         self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
@@ -78,14 +85,11 @@ class TopKSAE(SAE):
     ) -> TrainingLoss:
         centred = self.centred(x).detach()
 
-        def activate(k: int) -> tuple[Float[Tensor, " entries"], Selection]:
-            values, selection = self.select_in_training(centred, k, context)
-            return self.pre_activations(centred, values, selection).relu(), selection
-
-        activations, selection = activate(self.k)
+        activations, selection = self.activate_in_training(centred, self.k, context)
         loss, residual = self.reconstruction_loss(activations, selection, target)
         terms = {"mse": residual.pow(2).mean()}
         if self.multi_coefficient:
-            terms["multi"], _ = self.reconstruction_loss(*activate(min(4 * self.k, self.n_latents)), target)
+            wider = self.activate_in_training(centred, min(4 * self.k, self.n_latents), context)
+            terms["multi"], _ = self.reconstruction_loss(*wider, target)
             loss = loss + self.multi_coefficient * terms["multi"]
         return TrainingLoss(loss, residual, self.count_fired(activations, selection), terms)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from monosem import kernels
 from monosem.sae import SAE, BatchTopKSAE, TopKSAE
@@ -62,8 +62,7 @@ class DeadLatents:
         latents = dead.nonzero()[:, 0]
         if not latents.numel():
             return None
-        parts = [p.detach().index_select(0, latents).requires_grad_() for p in (sae.W_enc, sae.b_enc, sae.W_dec)]
-        return DeadLatents(sae, latents, *parts)
+        return DeadLatents(sae, latents, *(part.requires_grad_() for part in sae.part(latents)))
 
     @property
     def share(self) -> float:
@@ -73,16 +72,7 @@ class DeadLatents:
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradient of a loss to the gradients of the SAE."""
         loss.backward()
-        pairs = ((self.sae.W_enc, self.W_enc), (self.sae.b_enc, self.b_enc), (self.sae.W_dec, self.W_dec))
-        for whole, part in pairs:
-            if part.grad is not None:
-                _grad_of(whole).index_add_(0, self.latents, part.grad)
-
-
-def _grad_of(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+        self.sae.add_to_gradients(self.latents, self.W_enc.grad, self.b_enc.grad, self.W_dec.grad)
 
 
 def aux_k(

@@ -82,7 +82,7 @@ class Trainer:
             dict(sae.named_parameters()),
             self.config.beta1,
             self.config.beta2,
-            unit_rows=("W_dec",) if sae.unit_norm_decoder else (),
+            unit_rows=sae.unit_rows,
         )
         self.screen = self.config.matmul == "auto" and kernels.fast_bfloat16(sae.W_enc.device)
         self.buffers = kernels.Buffers()
