@@ -34,7 +34,7 @@ def grid(kind: type[SAE], d: int) -> list[dict[str, Any]]:
     for name in ("k", "target_l0"):
         if name in parameters:
             return [{name: l0} for l0 in L0S]
-    for name in ("l1_coefficient", "coefficient"):
+    for name in ("coefficient",):
         if name in parameters:
             return [{name: round(factor * 0.2 / d**0.5, 6)} for factor in L1S]
     return [{}]

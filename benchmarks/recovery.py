@@ -27,7 +27,7 @@ BATCH, HELD_OUT = 1024, 20_000
 WISHES: dict[str, Any] = {"k": L0, "target_l0": L0}
 """Given to every architecture that has such a parameter."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "relu": {"l1_coefficient": 0.025},
+    "relu": {"coefficient": 0.025},
     "transcoder": {"d_out": D},
     "skip_transcoder": {"d_out": D},
 }

@@ -66,8 +66,9 @@ def test_numbers_may_be_written_with_an_exponent(number: str) -> None:
 @pytest.mark.parametrize("architecture", sorted(SAE.registry))
 def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(architecture: str) -> None:
     kind = SAE.registry[architecture]
-    config = SAEConfig.model_validate({"architecture": architecture, "n_latents": 64, "transform": "none", "seed": 3})
-    sae = config.build(16)
+    needed = {"cross_layer_transcoder": {"n_layers": 2}, "switch": {"k": 4}}.get(architecture, {})
+    description = {"architecture": architecture, "n_latents": 64, "transform": "none", "seed": 3, **needed}
+    sae = SAEConfig.model_validate(description).build(16)
     assert type(sae) is kind
     assert sae.transform.kind == "none"
     again = SAEConfig.model_validate({"architecture": architecture, "n_latents": 64, **sae.settings})

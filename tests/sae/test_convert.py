@@ -20,7 +20,8 @@ needs_jumprelu = pytest.mark.skipif("jumprelu" not in SAE.registry, reason="jump
 def make(make_sae: MakeSAE, architecture: str, **options: Any) -> SAE:
     if architecture not in SAE.registry:
         pytest.skip(f"{architecture} is not there yet")
-    sae = make_sae(SAE.registry[architecture], 7, 20, **options)
+    kind = SAE.registry[architecture]
+    sae = make_sae(kind, 7, 20, **({"k": 4} if issubclass(kind, TopKSAE) else {}), **options)
     if isinstance(sae, BatchTopKSAE):
         sae.running_threshold.fill_(0.2)
         sae.threshold_weight.fill_(0.5)

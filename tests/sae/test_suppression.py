@@ -23,7 +23,7 @@ def suppressed() -> tuple[ReLUSAE, Tensor, Tensor]:
     features = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
     strengths = torch.linspace(1.0, 2.75, D, dtype=torch.float64)
     x = strengths[:, None] * features
-    sae = ReLUSAE(D, D, l1_coefficient=C, transform="none", dtype=torch.float64)
+    sae = ReLUSAE(D, D, coefficient=C, transform="none", dtype=torch.float64)
     with torch.no_grad():
         sae.W_enc.copy_(features)
         sae.W_dec.copy_(features)

@@ -158,7 +158,7 @@ def test_predicting_the_mean_gives_fvu_one_and_l0_zero(make_sae: MakeSAE) -> Non
     variance = sae.transform(x).sub(sae.transform(x).mean(0)).pow(2).mean().item()
     metrics = step.metrics
     assert metrics["fvu"] == pytest.approx(1, rel=1e-12)
-    assert metrics["l0"] == metrics["l1"] == metrics["dead"] == 0
+    assert metrics["l0"] == metrics["penalty"] == metrics["dead"] == 0
     assert metrics["loss"] == metrics["mse"] == pytest.approx(variance, rel=1e-12)
     assert metrics["lr"] == step.lr == pytest.approx(0.5 / 1000)
 

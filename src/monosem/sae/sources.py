@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.errors import ConfigError
 from monosem.sae.transform import InputTransform, TransformKind
 
 
@@ -26,13 +29,18 @@ class SourceTransform(InputTransform):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
+        if kind not in ("centre_scale", "centre", "scale", "none"):
+            raise ConfigError(
+                f"transform {kind!r} is not for several sources: choose centre_scale, centre, scale or none"
+            )
         super().__init__(n_sources * d, kind, dtype, device)
         self.mean = self.mean.reshape(n_sources, d)
         self.scale = self.scale.repeat(n_sources, 1)
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "*rows_and_sources d"]) -> None:
+    def fit(self, x: Float[Tensor, "*rows_and_sources d"] | Iterable[Tensor]) -> None:
         """Estimate every source's mean and scale."""
+        x = x if isinstance(x, Tensor) else torch.cat(list(x))
         for source, rows in enumerate(self._split(x).unbind(-2)):
             own = InputTransform(rows.shape[-1], self.kind, self.mean.dtype, self.mean.device)
             own.fit(rows)
@@ -43,10 +51,14 @@ class SourceTransform(InputTransform):
         n_sources, d = self.mean.shape
         return x if x.shape[-2:] == (n_sources, d) else x.reshape(*x.shape[:-1], n_sources, d)
 
-    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def forward(
+        self, x: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
         return super().forward(self._split(x)).reshape(x.shape)
 
-    def inverse(self, y: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def inverse(
+        self, y: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
         return super().inverse(self._split(y)).reshape(y.shape)
 
     def extra_repr(self) -> str:

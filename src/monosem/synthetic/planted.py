@@ -83,7 +83,7 @@ class PlantedDictionary:
                 f"l0 = {l0} with skew = {skew} has the commonest of {n_features} features on with probability "
                 f"{self.probabilities.max().item():.3g}, which must be above 0 and below 1"
             )
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + PLANTED)  # not the draws that an SAE of this seed begins with
         directions = torch.randn(n_features, d, generator=generator, dtype=torch.float64)
         if orthogonal:
             directions = torch.linalg.qr(directions.T).Q.T
