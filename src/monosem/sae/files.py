@@ -40,7 +40,7 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "metadata": sae.metadata.model_dump(exclude_none=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    if sae.W_enc is sae.W_dec:
+    if getattr(sae, "W_dec", None) is sae.W_enc:
         tensors["W_enc"] = tensors["W_dec"].clone()  # the file format has no tensors that share memory
     tensors |= {PROBE + name: tensor.cpu().contiguous() for name, tensor in sae.probe.items()}
     new_weights, new_config = folder / ".sae.safetensors.new", folder / ".cfg.json.new"
