@@ -75,15 +75,15 @@ def test_rows_of_another_width_are_refused() -> None:
 
 def test_topk_recovers_a_planted_dictionary_and_chance_does_not() -> None:
     planted = PlantedDictionary(60, 24, l0=3)
-    sae = TopKSAE(24, 60, k=3)
+    sae = TopKSAE(24, 120, k=3)
     x = planted.sample(512 * 400).x
     trainer = Trainer(sae, TrainingConfig(batch_size=512, lr=0.01), len(x))
     for batch in x.split(512):
         trainer.step(batch)
     found, chance, untrained = (
         recovery(sae, planted.features),
-        random_recovery(60, planted.features),
-        recovery(TopKSAE(24, 60, k=3), planted.features),
+        random_recovery(120, planted.features),
+        recovery(TopKSAE(24, 120, k=3), planted.features),
     )
     assert found.features.value > 0.9
     assert found.matched.value > 0.9

@@ -15,6 +15,8 @@ from monosem.errors import ConfigError
 Magnitudes = Literal["constant", "uniform", "exponential"]
 GROUP = 8
 """Features in a group of correlated ones."""
+PLANTED = 1 << 20
+"""Added to seeds: an SAE of the same seed must not begin with the truth."""
 
 
 class PlantedBatch(NamedTuple):
