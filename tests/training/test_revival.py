@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 import torch
@@ -23,8 +24,9 @@ Near = Callable[[Tensor, Tensor], None]
 
 
 @pytest.fixture(params=["sparse", "dense"], autouse=True)
-def evaluation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def evaluation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0 if request.param == "sparse" else -1.0)
+    return request.param
 
 
 def dead_latents(n: int, share: float) -> Tensor:
@@ -228,41 +230,41 @@ def test_resampling_needs_the_length_of_the_run(make_sae: MakeSAE) -> None:
 # What it is for ---------------------------------------------------------------------------------------------------
 
 
-def dead_at_the_end(cls: type[SAE], options: dict[str, float], config: RevivalConfig) -> int:
+@lru_cache
+def dead_at_the_end(cls: type[SAE], k: int | None, method: RevivalMethod) -> int:
     """Of 64 latents on planted data, 32 of which are born dead."""
     planted = PlantedDictionary(64, 16, l0=2)
-    sae = cls(16, 64, **options)  # pyright: ignore[reportArgumentType]
+    sae = cls(16, 64, **({"k": k} if k else {}))
     x = planted.sample(256 * 160).x
     sae.initialise(x[:4096])
     with torch.no_grad():
         sae.b_enc[::2] = -4.0
-    trainer = Trainer(sae, TrainingConfig(batch_size=256, lr=0.02, revival=config), len(x))
+    trainer = Trainer(sae, TrainingConfig(batch_size=256, lr=0.02, revival=RevivalConfig(method=method)), len(x))
     for batch in x.split(256):
         trainer.step(batch)
     return int((sae.encode(planted.sample(4096, seed=1).x).firing_counts() == 0).sum())
 
 
 @pytest.mark.parametrize(
-    ("cls", "options", "method"),
+    ("cls", "k", "method"),
     [
-        (TopKSAE, {"k": 4}, "aux_k"),
-        (TopKSAE, {"k": 4}, "ghost"),
-        (TopKSAE, {"k": 4}, "pre_activation"),
-        (BatchTopKSAE, {"k": 4}, "ghost_scaled"),
-        (ReLUSAE, {}, "resample"),
-        (ReLUSAE, {}, "ghost"),
-        (ReLUSAE, {}, "ghost_scaled"),
-        (ReLUSAE, {}, "pre_activation"),
+        (TopKSAE, 4, "aux_k"),
+        (TopKSAE, 4, "ghost"),
+        (TopKSAE, 4, "pre_activation"),
+        (BatchTopKSAE, 4, "ghost_scaled"),
+        (ReLUSAE, None, "resample"),
+        (ReLUSAE, None, "ghost"),
+        (ReLUSAE, None, "ghost_scaled"),
+        (ReLUSAE, None, "pre_activation"),
     ],
 )
 def test_every_method_brings_dead_latents_back(
-    cls: type[SAE], options: dict[str, float], method: RevivalMethod, request: pytest.FixtureRequest
+    cls: type[SAE], k: int | None, method: RevivalMethod, evaluation: str
 ) -> None:
-    if request.node.callspec.params["evaluation"] == "dense":
+    if evaluation == "dense":
         pytest.skip("once is enough")
-    without = dead_at_the_end(cls, options, RevivalConfig(method="none"))
-    assert without >= 30
-    assert dead_at_the_end(cls, options, RevivalConfig(method=method)) <= 27
+    assert dead_at_the_end(cls, k, "none") >= 30
+    assert dead_at_the_end(cls, k, method) <= 27
 
 
 @pytest.mark.parametrize("config", [RevivalConfig(), RevivalConfig(method="none"), RevivalConfig(coefficient=0)])

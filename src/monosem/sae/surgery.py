@@ -131,14 +131,17 @@ def prune(sae: SAE, keep: Bool[Tensor, " n_latents"] | Int[Tensor, " kept"] | Se
     """
     if "n_experts" in sae.settings:
         raise ConfigError(f"latents of {sae.architecture} cannot be pruned: they belong to experts of equal size")
-    chosen = torch.as_tensor(keep, device=sae.W_enc.device)
-    if chosen.dtype == torch.bool:
-        if tuple(chosen.shape) != (sae.n_latents,):
-            raise ConfigError(f"the mask of latents to keep must have {sae.n_latents} entries, got {len(chosen)}")
-        chosen = chosen.nonzero()[:, 0]
-    chosen = chosen.long().unique()
-    if not len(chosen) or chosen[0] < 0 or chosen[-1] >= sae.n_latents:
-        raise ConfigError(f"keep at least one latent, of 0 to {sae.n_latents - 1}; got {len(chosen)}")
+    given = torch.as_tensor(keep, device=sae.W_enc.device)
+    if given.dtype == torch.bool:
+        if tuple(given.shape) != (sae.n_latents,):
+            raise ConfigError(f"the mask of latents to keep must have {sae.n_latents} entries, got {len(given)}")
+        given = given.nonzero()[:, 0]
+    given = given.long()
+    if not len(given) or given.min() < 0 or given.max() >= sae.n_latents:
+        raise ConfigError(f"keep at least one latent, of 0 to {sae.n_latents - 1}; got {len(given)}")
+    kept = torch.zeros(sae.n_latents, dtype=torch.bool, device=given.device)
+    kept[given] = True
+    chosen = kept.nonzero()[:, 0]
     small = type(sae)(
         sae.d_in,
         len(chosen),
