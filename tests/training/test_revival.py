@@ -263,8 +263,9 @@ def test_every_method_brings_dead_latents_back(
 ) -> None:
     if evaluation == "dense":
         pytest.skip("once is enough")
-    assert dead_at_the_end(cls, k, "none") >= 30
-    assert dead_at_the_end(cls, k, method) <= 27
+    without = dead_at_the_end(cls, k, "none")
+    assert without >= 30
+    assert dead_at_the_end(cls, k, method) <= 0.9 * without
 
 
 @pytest.mark.parametrize("config", [RevivalConfig(), RevivalConfig(method="none"), RevivalConfig(coefficient=0)])

@@ -193,7 +193,7 @@ def by_group(
     """
     share, parts, first_entry = W.shape[0] // len(sizes), list[tuple[Tensor, Tensor, Tensor]](), 0
     starts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
-    for group, rows in enumerate(x.split(list(sizes))):
+    for group, rows in enumerate(x.split(list(sizes))):  # pyright: ignore
         if not len(rows):
             continue
         latents = slice(group * share, (group + 1) * share)

@@ -1,3 +1,4 @@
+# pyright: standard
 """Crosscoder: one set of latents for several layers, or several models, side by side."""
 
 from __future__ import annotations
@@ -79,11 +80,8 @@ class Crosscoder(BatchTopKSAE):
         self.d_in = self.d_out = d_in
         self.n_sources, self.sparsity, self.given_l1_coefficient = n_sources, sparsity, l1_coefficient
         self.l1_coefficient = 0.2 / (n_sources * d_in) ** 0.5 if l1_coefficient is None else l1_coefficient
-        kind, place = (
-            settings.get("transform", "centre_scale"),
-            {"dtype": self.W_enc.dtype, "device": self.W_enc.device},
-        )
-        self.transform = SourceTransform(n_sources, d_in, kind, **place)
+        kind = settings.get("transform", "centre_scale")
+        self.transform = SourceTransform(n_sources, d_in, kind, self.W_enc.dtype, self.W_enc.device)
         with torch.no_grad():
             alike = torch.nn.functional.normalize(self.decoder_of(0), dim=-1) / n_sources**0.5
             self.W_dec.copy_(alike.repeat(1, n_sources))

@@ -1,3 +1,4 @@
+# pyright: standard
 """Cross-layer transcoder: the latents of one layer write to that layer and to all that come after it."""
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
     def _by_layers(self, latents: Int[Tensor, " m"]) -> list[tuple[int, Tensor, Tensor]]:
         """For each layer: which of the latents are its own, and their numbers in it."""
         layers = latents // self.latents_per_layer
-        own = [(layer == layers).nonzero()[:, 0] for layer in range(self.n_layers)]
+        own = [layers.eq(layer).nonzero()[:, 0] for layer in range(self.n_layers)]
         return [(layer, which, latents[which] % self.latents_per_layer) for layer, which in enumerate(own)]
 
 

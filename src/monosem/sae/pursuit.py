@@ -1,3 +1,4 @@
+# pyright: standard
 """Pursuit: codes found by search among decoder rows, in place of an encoder (inference-time optimisation)."""
 
 from __future__ import annotations

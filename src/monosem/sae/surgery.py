@@ -1,3 +1,4 @@
+# pyright: standard
 """What can be changed in a trained SAE without training: its units (fold, unfold) and its latents (prune)."""
 
 from __future__ import annotations

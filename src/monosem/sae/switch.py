@@ -1,3 +1,4 @@
+# pyright: standard
 """Switch: experts of which each token uses one, so that a wide dictionary costs a narrow encoder."""
 
 from __future__ import annotations
