@@ -82,7 +82,7 @@ def plant(controller: L0Controller, response: float, steps: int) -> float:
     l0 = 200.0
     for i in range(steps):
         l0 *= (100 / (response * controller.factor.item()) / l0) ** 0.1
-        controller.observe(torch.tensor(l0), i / steps)
+        controller.observe(torch.tensor(l0), torch.ones(()), i / steps)
     return l0
 
 

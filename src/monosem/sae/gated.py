@@ -40,9 +40,6 @@ class GatedSAE(ThresholdSAE):
     def coefficient(self) -> float:
         return 0.2 / self.d_in**0.5 if self.given_coefficient is None else self.given_coefficient
 
-    def raise_limits(self, limit: float) -> None:
-        self.b_enc.fill_(-limit)
-
     def magnitude(self, entries: Entries) -> Tensor:
         """ReLU of the magnitudes, open gates or not."""
         products = entries.pre - entries.spread(self.b_enc)

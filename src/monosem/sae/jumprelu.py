@@ -92,8 +92,8 @@ class JumpReLUSAE(ThresholdSAE):
             return self.given_coefficient
         return 1.0 if self.penalty_kind == "target_l0" else 1 / self.d_out
 
-    def raise_limits(self, limit: float) -> None:
-        self.threshold.fill_(limit)
+    def move_limits(self, by: Tensor | float) -> None:
+        self.threshold.add_(by)
 
     @property
     def limits(self) -> Float[Tensor, " n_latents"]:

@@ -82,9 +82,6 @@ class ReLUSAE(ThresholdSAE):
     def coefficient(self) -> float:
         return 0.2 / self.d_in**0.5 if self.given_coefficient is None else self.given_coefficient
 
-    def raise_limits(self, limit: float) -> None:
-        self.b_enc.fill_(-limit)
-
     def activation(self, entries: Entries) -> Tensor:
         return entries.pre.relu()
 

@@ -55,15 +55,19 @@ class L0Controller(nn.Module):
         factor = exp(gain * (error + integral of error / horizon))
 
     `wanted` goes from the run's first L0 to the target over DESCENT of the run. In logarithms, so that neither the
-    scale of the loss nor that of the penalty matters. Time is the share of the run. Everything is a tensor on the SAE's
-    device, so that nothing waits for it, and a buffer, so that a resumed run steers on alike.
+    scale of the loss nor that of the penalty matters. Time is the share of the run. From TRIMMED_FROM on, as the
+    learning rate falls and the penalty loses its grip, what error is left also moves the limits themselves, all alike,
+    by a small share of the mean activation. Everything is a tensor on the SAE's device, so that nothing waits for it,
+    and a buffer, so that a resumed run steers on alike.
     """
 
     START: ClassVar[float] = 4.0
     """L0 at which a run should start, over the target: penalties press L0 down more readily than up."""
     DESCENT: ClassVar[float] = 0.4
-    GAIN: ClassVar[float] = 2.0
-    HORIZON: ClassVar[float] = 0.06
+    GAIN: ClassVar[float] = 1.5
+    HORIZON: ClassVar[float] = 0.08
+    TRIMMED_FROM: ClassVar[float] = 0.8
+    TRIM: ClassVar[float] = 0.1
     SMOOTHING: ClassVar[float] = 0.7
     LIMIT: ClassVar[float] = math.log(1e4)
     UNKNOWN_LENGTH_STEP: ClassVar[float] = 1 / 5000
@@ -71,14 +75,17 @@ class L0Controller(nn.Module):
 
     integral: Float[Tensor, ""]
     error: Float[Tensor, ""]
+    trim: Float[Tensor, ""]
+    """By how much to move the limits before the next batch."""
     first: Float[Tensor, ""]
     progress: Float[Tensor, ""]
 
     def __init__(self, target: float, device: torch.device) -> None:
         super().__init__()
         self.target = target
-        for name, value in (("integral", 0.0), ("error", 0.0), ("first", 0.0), ("progress", math.inf)):
+        for name, value in (("integral", 0.0), ("error", 0.0), ("trim", 0.0), ("first", 0.0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64, device=device))
+        self.register_buffer("progress", torch.tensor(math.inf, dtype=torch.float64, device=device))
 
     @property
     def factor(self) -> Float[Tensor, ""]:
@@ -86,8 +93,8 @@ class L0Controller(nn.Module):
         return (self.GAIN * self.error + self.integral).clamp(-self.LIMIT, self.LIMIT).exp()
 
     @torch.no_grad()
-    def observe(self, l0: Float[Tensor, ""], progress: float | None) -> None:
-        """Take note of a batch's L0."""
+    def observe(self, l0: Float[Tensor, ""], mean_activation: Float[Tensor, ""], progress: float | None) -> None:
+        """Take note of a batch's L0, and of the mean of its activations."""
         log_l0 = (l0.double().clamp_min(1e-3 * self.target) / self.target).log()
         if progress is None:
             now = (self.progress + self.UNKNOWN_LENGTH_STEP).nan_to_num(posinf=0.0)
@@ -98,6 +105,10 @@ class L0Controller(nn.Module):
         error = (log_l0 - self.first * (1 - now / self.DESCENT).clamp_min(0)).clamp(-1, 1)
         self.error.lerp_(error, 1 - self.SMOOTHING)
         self.integral.add_(self.GAIN * error * passed / self.HORIZON).clamp_(-self.LIMIT, self.LIMIT)
+        if progress is not None and progress >= self.TRIMMED_FROM:
+            self.trim.copy_(self.TRIM * self.error * mean_activation)
+        else:
+            self.trim.zero_()
         self.progress.copy_(now)
 
     def remarks(self) -> list[str]:

@@ -63,7 +63,7 @@ class ThresholdSAE(SAE):
 
     The coefficient rises from 0 over `coefficient_warmup` of a run, as latents pressed down before they have found a
     direction die (5 %: Conerly et al., Circuits Updates, April 2024). With `target_l0` it is then steered until so many
-    latents are on per token, and the run starts with about so many.
+    latents are on per token; the run starts with four times as many, or all.
 
     While many latents are on the loss is evaluated densely, then on the selected entries alone; `density` decides.
     """
@@ -130,9 +130,9 @@ class ThresholdSAE(SAE):
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
         """What keeps latents few, a mean over rows."""
 
-    @abstractmethod
-    def raise_limits(self, limit: float) -> None:
-        """Let latents be on above that pre-activation, before training."""
+    def move_limits(self, by: Tensor | float) -> None:
+        """Let latents be on only above pre-activations so much larger."""
+        self.b_enc.sub_(by)
 
     @property
     def bias(self) -> Float[Tensor, " n_latents"]:
@@ -177,6 +177,9 @@ class ThresholdSAE(SAE):
     def training_loss(
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
     ) -> TrainingLoss:
+        if self.controller is not None:
+            with torch.no_grad():
+                self.move_limits(self.controller.trim.to(x.dtype))
         entries = self.entries(x, dense=kernels.dense_is_faster(self.density.item()))
         activations = self.activation(entries)
         mse, residual = entries.squared_error(activations, self.W_dec, self.b_dec, target)
@@ -187,22 +190,24 @@ class ThresholdSAE(SAE):
         coefficient = penalty.new_tensor(self.coefficient * warmup_factor(context.progress, self.coefficient_warmup))
         if self.controller is not None:
             coefficient = coefficient * self.controller.factor.to(coefficient.dtype)
-            self.controller.observe(l0, context.progress)
+            mean_activation = activations.detach().sum() / fired.sum().clamp_min(1)
+            self.controller.observe(l0, mean_activation, context.progress)
         terms = {"mse": mse, "penalty": penalty, **more, "coefficient": coefficient}
         return TrainingLoss(mse + coefficient * penalty + sum(more.values()), residual, fired, terms)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
-        """As in `SAE`; with `target_l0`, at the limit above which so many latents are on."""
+        """As in `SAE`; with `target_l0`, at the limit above which START times as many latents are on."""
         self.fit_transforms(x, target)
         if self.target_l0 is None:
             self.scale_encoder(x, target)
             return
         pre = F.linear(self.centred(self.transform(self.rows_of(x[:1024])[1])), self.W_enc).flatten()
-        rank = min(len(pre), max(1, round(L0Controller.START * self.target_l0 * len(pre) / self.n_latents)))
-        limit = max(0.0, pre.kthvalue(len(pre) - rank + 1).values.item())
-        self.raise_limits(limit)
-        self.raise_limits(limit * self.scale_encoder(x, target).item())
+        self.density.fill_(min(1.0, L0Controller.START * self.target_l0 / self.n_latents))
+        rank = round(self.density.item() * len(pre))
+        limit = pre.kthvalue(len(pre) - max(1, rank) + 1).values.clamp_min(0)
+        self.move_limits(limit - self.limits.mean())
+        self.move_limits(limit * (self.scale_encoder(x, target) - 1))
 
     def remarks(self) -> list[str]:
         return [] if self.controller is None else self.controller.remarks()
