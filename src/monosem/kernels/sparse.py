@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32
@@ -191,7 +191,8 @@ def by_group(
     """
     share, parts, first_entry = W.shape[0] // len(sizes), list[tuple[Tensor, Tensor, Tensor]](), 0
     starts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
-    for group, rows in enumerate(x.split(list(sizes))):
+    groups = cast(Sequence[Tensor], x.split(list(sizes)))  # pyright: ignore
+    for group, rows in enumerate(groups):
         if not len(rows):
             continue
         latents = slice(group * share, (group + 1) * share)

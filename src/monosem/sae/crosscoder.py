@@ -79,11 +79,8 @@ class Crosscoder(BatchTopKSAE):
         self.d_in = self.d_out = d_in
         self.n_sources, self.sparsity, self.given_l1_coefficient = n_sources, sparsity, l1_coefficient
         self.l1_coefficient = 0.2 / (n_sources * d_in) ** 0.5 if l1_coefficient is None else l1_coefficient
-        kind, place = (
-            settings.get("transform", "centre_scale"),
-            {"dtype": self.W_enc.dtype, "device": self.W_enc.device},
-        )
-        self.transform = SourceTransform(n_sources, d_in, kind, **place)
+        kind = settings.get("transform", "centre_scale")
+        self.transform = SourceTransform(n_sources, d_in, kind, self.W_enc.dtype, self.W_enc.device)
         with torch.no_grad():
             alike = torch.nn.functional.normalize(self.decoder_of(0), dim=-1) / n_sources**0.5
             self.W_dec.copy_(alike.repeat(1, n_sources))
@@ -102,17 +99,20 @@ class Crosscoder(BatchTopKSAE):
     def out_shape(self) -> tuple[int, ...]:
         return self.in_shape
 
+    def _by_source(self, weight: Float[Tensor, "n_latents source_d"]) -> Float[Tensor, "n_latents source d"]:
+        return weight.view(-1, self.n_sources, self.d_in)
+
     def encoder_of(self, source: int) -> Float[Tensor, "n_latents d_in"]:
         """A view of one source's encoder rows."""
-        return self.W_enc.unflatten(1, self.in_shape)[:, source]
+        return self._by_source(self.W_enc)[:, source]
 
     def decoder_of(self, source: int) -> Float[Tensor, "n_latents d_in"]:
         """A view of one source's decoder rows."""
-        return self.W_dec.unflatten(1, self.in_shape)[:, source]
+        return self._by_source(self.W_dec)[:, source]
 
     def decoder_norms(self) -> Float[Tensor, "n_latents source"]:
         """The norms of every latent's decoder rows."""
-        return torch.linalg.vector_norm(self.W_dec.unflatten(1, self.in_shape), dim=-1)
+        return self._by_source(self.W_dec).norm(dim=-1)  # pyright: ignore
 
     def relative_norms(self) -> Float[Tensor, "n_latents source"]:
         """Each source's share of a latent's decoder norms; rows sum to 1.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -69,7 +69,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
             rows = torch.randn(
                 self.latents_per_layer, (n_layers - layer) * d_out, generator=generator, dtype=torch.float64
             )
-            rows = (rows / row_norms(rows)).unflatten(1, (-1, d_out)).to(device, dtype)
+            rows = (rows / row_norms(rows)).reshape(self.latents_per_layer, -1, d_out).to(device, dtype)
             self.register_parameter(f"W_dec_{layer}", nn.Parameter(rows))
         self.b_dec = nn.Parameter(torch.zeros(n_layers * d_out, dtype=dtype, device=device))
         self.transform = SourceTransform(n_layers, d_in, kind, dtype, device)
@@ -97,7 +97,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
 
     def encoder_of(self, layer: int) -> Float[Tensor, "latents_per_layer d_in"]:
         """A view of the encoder rows of one layer's latents."""
-        return self.W_enc.unflatten(0, (self.n_layers, -1))[layer]
+        return self.W_enc.view(self.n_layers, -1, self.d_in)[layer]
 
     def decoder_of(self, layer: int) -> nn.Parameter:
         """What one layer's latents write, (latents_per_layer, n_layers - layer, d_out): first of all to that layer."""
@@ -107,7 +107,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
 
     def by_layer(self, x: Float[Tensor, "rows layers_d_in"]) -> Float[Tensor, "layers_rows d_in"]:
         """Layers one after another."""
-        return x.unflatten(1, self.in_shape).transpose(0, 1).reshape(-1, self.d_in)
+        return x.reshape(-1, self.n_layers, self.d_in).transpose(0, 1).reshape(-1, self.d_in)
 
     def candidates(
         self, x: Float[Tensor, "rows layers_d_in"], threshold: Tensor | float, screen: bool = False
@@ -139,9 +139,10 @@ class CrossLayerTranscoder(BatchTopKSAE):
     ) -> Float[Tensor, "rows layers_d_out"]:
         """What all layers write to all."""
         rows = (selection.offsets.numel() - 1) // self.n_layers
-        bounds = selection.offsets[:: max(1, rows)].tolist()
+        bounds: list[int] = selection.offsets[:: max(1, rows)].tolist()  # pyright: ignore
         out = activations.new_zeros(rows, self.n_layers * self.d_out)
-        parts = activations.split([last - first for first, last in pairwise(bounds)])
+        sizes = [last - first for first, last in pairwise(bounds)]
+        parts = cast(Sequence[Tensor], activations.split(sizes))  # pyright: ignore
         for layer, (part, (first, last)) in enumerate(zip(parts, pairwise(bounds), strict=True)):
             indices = selection.indices[first:last] - layer * self.latents_per_layer
             offsets = selection.offsets[layer * rows : (layer + 1) * rows + 1] - first
@@ -190,19 +191,21 @@ class CrossLayerTranscoder(BatchTopKSAE):
         encoder, bias, decoder = grads
         for layer, which, numbers in self._by_layers(latents):
             if encoder is not None:
-                rows = encoder.unflatten(1, self.in_shape)[which, layer]
+                rows = encoder.reshape(-1, *self.in_shape)[which, layer]
                 grad_of(self.W_enc).index_add_(0, latents[which], rows)
             if decoder is not None:
-                rows = decoder.unflatten(1, self.out_shape)[which, layer:]
+                rows = decoder.reshape(-1, *self.out_shape)[which, layer:]
                 grad_of(self.decoder_of(layer)).index_add_(0, numbers, rows)
         if bias is not None:
             grad_of(self.b_enc).index_add_(0, latents, bias)
 
     def _by_layers(self, latents: Int[Tensor, " m"]) -> list[tuple[int, Tensor, Tensor]]:
         """For each layer: which of the latents are its own, and their numbers in it."""
-        layers = latents // self.latents_per_layer
-        own = [(layer == layers).nonzero()[:, 0] for layer in range(self.n_layers)]
-        return [(layer, which, latents[which] % self.latents_per_layer) for layer, which in enumerate(own)]
+        layers, found = latents // self.latents_per_layer, list[tuple[int, Tensor, Tensor]]()
+        for layer in range(self.n_layers):
+            which = torch.where(layers == layer)[0]
+            found.append((layer, which, latents[which] % self.latents_per_layer))
+        return found
 
 
 def read_decoder_rows(path: str | Path, layer: int, numbers: Sequence[int]) -> Float[Tensor, "m layers d_out"]:
@@ -223,7 +226,7 @@ def read_decoder_rows(path: str | Path, layer: int, numbers: Sequence[int]) -> F
     file = find_sae(path) / "sae.safetensors"
     name = f"W_dec_{layer}"
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with cast(Any, safe_open(file, framework="pt")) as tensors:
             if name not in tensors.keys():  # noqa: SIM118
                 raise ConfigError(f"{file} has no {name}: it is of no cross-layer transcoder with a layer {layer}")
             rows = tensors.get_slice(name)

@@ -35,8 +35,8 @@ class Adam:
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 tensors = (parameter, parameter.grad, self.mean[name], self.square[name])
-                rows = [t.flatten(1) if t.ndim > 2 else t for t in tensors]
-                kernels.adam_(*rows, settings, unit_rows=name in self.unit_rows)
+                p, grad, mean, square = (t.flatten(1) if t.ndim > 2 else t for t in tensors)
+                kernels.adam_(p, grad, mean, square, settings, unit_rows=name in self.unit_rows)
                 grad, parameter.grad = parameter.grad, None
                 kernels.done_with(grad)
 
