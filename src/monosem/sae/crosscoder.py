@@ -1,4 +1,3 @@
-# pyright: standard
 """Crosscoder: one set of latents for several layers, or several models, side by side."""
 
 from __future__ import annotations
@@ -100,17 +99,20 @@ class Crosscoder(BatchTopKSAE):
     def out_shape(self) -> tuple[int, ...]:
         return self.in_shape
 
+    def _by_source(self, weight: Float[Tensor, "n_latents source_d"]) -> Float[Tensor, "n_latents source d"]:
+        return weight.view(-1, self.n_sources, self.d_in)
+
     def encoder_of(self, source: int) -> Float[Tensor, "n_latents d_in"]:
         """A view of one source's encoder rows."""
-        return self.W_enc.unflatten(1, self.in_shape)[:, source]
+        return self._by_source(self.W_enc)[:, source]
 
     def decoder_of(self, source: int) -> Float[Tensor, "n_latents d_in"]:
         """A view of one source's decoder rows."""
-        return self.W_dec.unflatten(1, self.in_shape)[:, source]
+        return self._by_source(self.W_dec)[:, source]
 
     def decoder_norms(self) -> Float[Tensor, "n_latents source"]:
         """The norms of every latent's decoder rows."""
-        return torch.linalg.vector_norm(self.W_dec.unflatten(1, self.in_shape), dim=-1)
+        return self._by_source(self.W_dec).norm(dim=-1)  # pyright: ignore
 
     def relative_norms(self) -> Float[Tensor, "n_latents source"]:
         """Each source's share of a latent's decoder norms; rows sum to 1.

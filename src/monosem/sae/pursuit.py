@@ -1,10 +1,9 @@
-# pyright: standard
 """Pursuit: codes found by search among decoder rows, in place of an encoder (inference-time optimisation)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -176,7 +175,7 @@ def _solve_free(
     """Gram w = dots, where all that is not free stays 0."""
     both = free[:, :, None] & free[:, None, :]
     system = gram * both + torch.diag_embed((~free).to(gram.dtype))
-    return torch.linalg.solve(system, dots * free)
+    return torch.linalg.solve(system, dots * free)  # pyright: ignore
 
 
 def _nnls(
@@ -291,7 +290,8 @@ class MatchingPursuitSAE(SAE):
     ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "rows d_in"], Int[Tensor, "rows k"]]:
         """The values and what is left, with gradients; and the latents."""
         values, picks, residual = self.steps(x, screen=screen)
-        values, residual = _Unrolled.apply(x, self.W_dec, values, picks, residual)  # pyright: ignore
+        found = _Unrolled.apply(x, self.W_dec, values, picks, residual)  # pyright: ignore
+        values, residual = cast(tuple[Tensor, Tensor], found)
         return values, residual, picks
 
     def training_loss(

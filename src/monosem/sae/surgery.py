@@ -1,4 +1,3 @@
-# pyright: standard
 """What can be changed in a trained SAE without training: its units (fold, unfold) and its latents (prune)."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# pyright: standard
 """Switch: experts of which each token uses one, so that a wide dictionary costs a narrow encoder."""
 
 from __future__ import annotations
@@ -92,7 +91,8 @@ class SwitchSAE(TopKSAE):
 
     def _group(self, experts: Int[Tensor, " rows"]) -> tuple[Int[Tensor, " rows"], list[int]]:
         """An order in which the rows of an expert stand together, and how many each has: the one synchronisation."""
-        return torch.argsort(experts, stable=True), torch.bincount(experts, minlength=self.n_experts).tolist()
+        sizes: list[int] = torch.bincount(experts, minlength=self.n_experts).tolist()  # pyright: ignore
+        return torch.argsort(experts, stable=True), sizes
 
     def select_in_training(
         self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
