@@ -40,7 +40,7 @@ def monosem(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconst
 def saelens(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
     from step import saelens_trainer
 
-    sae, trainer = saelens_trainer(rows.shape[1], n, k, tokens)
+    sae, trainer = saelens_trainer(rows.shape[1], n, tokens, "TopK", k=k)
     for x in batches(rows, 4096, tokens, seed):
         trainer._train_step(sae=sae, sae_in=x)
 
