@@ -1,12 +1,14 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [stacked] [quality] [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [quality] [architectures] [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
 stacked   eight SAEs trained together on one stream of the bundled model, and one after the other
 quality   FVU at everyone's defaults on the same activations, five seeds each
-Without names: all four. Peers are installed into environments of their own on first use (benchmarks/peers.py).
+architectures   the same for each architecture at L0 = 32, beside SAELens's of that name
+Without names: all but the last, which takes an hour or more. Peers are installed into environments of their own on
+first use (benchmarks/peers.py).
 """
 
 import argparse
@@ -33,7 +35,9 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     options = parser.parse_args()
     for part in options.parts:
-        {"demo": demo, "engine": engine, "stacked": stacked, "quality": quality}[part](not options.no_peers)
+        {"demo": demo, "engine": engine, "stacked": stacked, "quality": quality, "architectures": architectures}[part](
+            not options.no_peers
+        )
 
 
 def show(title: str, rows: list[tuple[str, str, str, bool | None]]) -> None:
@@ -191,6 +195,13 @@ def quality(with_peers: bool) -> None:
     import quality as study
 
     study.run(console, with_peers)
+
+
+def architectures(with_peers: bool) -> None:
+    """FVU at L0 = 32 of each architecture, ours and SAELens's."""
+    import quality as study
+
+    study.architectures(console, with_peers)
 
 
 if __name__ == "__main__":
