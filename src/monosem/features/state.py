@@ -165,7 +165,7 @@ class Harvest:
             near: gives the near misses of some rows of the codes; without it there will be none.
         """
         cells = np.flatnonzero(kept.reshape(-1).cpu().numpy())
-        first_place = _text_number(self.spans[-1].text) << 48 | self.next_context << 16
+        first_place = text_number(self.spans[-1].text) << 48 | self.next_context << 16
         columns = (batch.tokens, batch.document, batch.position)
         tokens = Tokens(*(c.reshape(-1).cpu().numpy().astype(np.int64) for c in columns), first_place)
         offsets = codes.offsets.cpu().numpy()
@@ -258,7 +258,7 @@ class Harvest:
             for b in others:
                 if a.text == b.text and a.first < b.stop and b.first < a.stop:
                     raise ConfigError(f"both harvests have read contexts {b.first} to {b.stop} of {a.text}")
-                if a.text != b.text and _text_number(a.text) == _text_number(b.text):
+                if a.text != b.text and text_number(a.text) == text_number(b.text):
                     raise ConfigError(f"{a.text} and {b.text} cannot be told apart: rename one of them")
 
     def save(self, path: str | Path) -> None:
@@ -318,7 +318,7 @@ class Harvest:
         return harvest
 
 
-def _text_number(text: str) -> int:
+def text_number(text: str) -> int:
     """15 bits by which places of different texts are told apart."""
     return zlib.crc32(text.encode()) & 0x7FFF
 

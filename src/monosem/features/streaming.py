@@ -151,27 +151,32 @@ def sort_firings(rows, indices, values, cells, n_latents):
 def take_in(firings, tokens, totals, slots, layout):
     """All firings of a batch."""
     for latent in prange(len(firings.starts) - 1):
-        for e in range(firings.starts[latent], firings.starts[latent + 1]):
-            cell, value = firings.cells[e], firings.values[e]
-            bin = bin_of(value)
-            if value > totals.max[latent]:
-                _raise_maximum(slots, layout, latent, totals.max[latent], bin)
-                totals.max[latent] = value
-            totals.count[latent] += 1
-            totals.sum[latent] += value
-            totals.square[latent] += np.float64(value) * value
-            totals.histogram[latent, bin] += 1
-            place = _place(tokens.first_place, cell, layout.context_length)
-            random = hash_of(layout.seed, latent, place)
-            token_key = ((random >> _S32) << _S32) | np.uint64(tokens.tokens[cell])
-            _keep_smallest(totals.firing_keys[latent], token_key)
-            group = _group(layout, bin, bin_of(totals.max[latent]))
-            slot = _random_slot(slots, layout, latent, group, layout.per_bin, layout.seed, random)
-            if slot >= 0:
-                _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
-            slot = _top_slot(slots, layout, latent, value, place, tokens.document[cell])
-            if slot >= 0:
-                _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
+        _take_in_latent(latent, firings, tokens, totals, slots, layout)
+
+
+@njit(cache=True)
+def _take_in_latent(latent, firings, tokens, totals, slots, layout):
+    for e in range(firings.starts[latent], firings.starts[latent + 1]):
+        cell, value = firings.cells[e], firings.values[e]
+        bin = bin_of(value)
+        if value > totals.max[latent]:
+            _raise_maximum(slots, layout, latent, totals.max[latent], bin)
+            totals.max[latent] = value
+        totals.count[latent] += 1
+        totals.sum[latent] += value
+        totals.square[latent] += np.float64(value) * value
+        totals.histogram[latent, bin] += 1
+        place = _place(tokens.first_place, cell, layout.context_length)
+        random = hash_of(layout.seed, latent, place)
+        token_key = ((random >> _S32) << _S32) | np.uint64(tokens.tokens[cell])
+        _keep_smallest(totals.firing_keys[latent], token_key)
+        group = _group(layout, bin, bin_of(totals.max[latent]))
+        slot = _random_slot(slots, layout, latent, group, layout.per_bin, layout.seed, random)
+        if slot >= 0:
+            _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
+        slot = _top_slot(slots, layout, latent, value, place, tokens.document[cell])
+        if slot >= 0:
+            _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
 
 
 @njit(cache=True)
@@ -193,32 +198,37 @@ def take_in_near_misses(cells, latents, values, firings, tokens, slots, layout):
 @njit(cache=True, parallel=True)
 def merge_into(totals, slots, other_totals, other_slots, layout):
     """Add another harvest's totals and examples to this one's."""
-    near = layout.n_top + (SAMPLE_BINS + 1) * layout.per_bin
     for latent in prange(len(totals.count)):
-        if other_totals.max[latent] > totals.max[latent]:
-            bin = bin_of(other_totals.max[latent])
-            _raise_maximum(slots, layout, latent, totals.max[latent], bin)
-            totals.max[latent] = other_totals.max[latent]
-        totals.count[latent] += other_totals.count[latent]
-        totals.sum[latent] += other_totals.sum[latent]
-        totals.square[latent] += other_totals.square[latent]
-        totals.histogram[latent] += other_totals.histogram[latent]
-        for key in other_totals.firing_keys[latent]:
-            _keep_smallest(totals.firing_keys[latent], key)
-        for other in range(other_slots.place.shape[1]):
-            place, value = other_slots.place[latent, other], other_slots.activation[latent, other]
-            if place == EMPTY:
-                continue
-            if other < layout.n_top:
-                slot = _top_slot(slots, layout, latent, value, place, other_slots.document[latent, other])
-            else:
-                group, size = near, layout.n_near
-                if other < near:
-                    group, size = _group(layout, bin_of(value), bin_of(totals.max[latent])), layout.per_bin
-                random = hash_of(layout.seed, latent, place)
-                slot = _random_slot(slots, layout, latent, group, size, layout.seed, random)
-            if slot >= 0:
-                _copy(slots, latent, slot, other_slots, latent, other)
+        _merge_latent(latent, totals, slots, other_totals, other_slots, layout)
+
+
+@njit(cache=True)
+def _merge_latent(latent, totals, slots, other_totals, other_slots, layout):
+    near = layout.n_top + (SAMPLE_BINS + 1) * layout.per_bin
+    if other_totals.max[latent] > totals.max[latent]:
+        bin = bin_of(other_totals.max[latent])
+        _raise_maximum(slots, layout, latent, totals.max[latent], bin)
+        totals.max[latent] = other_totals.max[latent]
+    totals.count[latent] += other_totals.count[latent]
+    totals.sum[latent] += other_totals.sum[latent]
+    totals.square[latent] += other_totals.square[latent]
+    totals.histogram[latent] += other_totals.histogram[latent]
+    for key in other_totals.firing_keys[latent]:
+        _keep_smallest(totals.firing_keys[latent], key)
+    for other in range(other_slots.place.shape[1]):
+        place, value = other_slots.place[latent, other], other_slots.activation[latent, other]
+        if place == EMPTY:
+            continue
+        if other < layout.n_top:
+            slot = _top_slot(slots, layout, latent, value, place, other_slots.document[latent, other])
+        else:
+            group, size = near, layout.n_near
+            if other < near:
+                group, size = _group(layout, bin_of(value), bin_of(totals.max[latent])), layout.per_bin
+            random = hash_of(layout.seed, latent, place)
+            slot = _random_slot(slots, layout, latent, group, size, layout.seed, random)
+        if slot >= 0:
+            _copy(slots, latent, slot, other_slots, latent, other)
 
 
 @njit(cache=True, inline="always")
