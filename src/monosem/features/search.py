@@ -1,0 +1,75 @@
+"""Finding features in a store by tokens and by words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from monosem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monosem.features.store import FeatureStore
+
+
+def by_token(store: FeatureStore, token: str, limit: int) -> pa.Table:
+    """Features whose lists have a token, scored by its share of firings, or by its weight in deviations of the latent's."""
+    tokens = store.vocabulary.find(token)
+    if not tokens:
+        raise ConfigError(f"no token of the vocabulary is {token!r}: search(words={token!r}) looks in passages")
+    among = f"({', '.join(map(str, tokens))})"
+
+    def lists(how: str, names: str, values: str, score: str) -> str:
+        return (
+            f"select latent, {score} as score, '{how}' as how from (select latent, unnest({names}) as token, "
+            f"unnest({values}) as value from details where list_has_any({names}, [{among[1:-1]}]))"
+            f" join features using (latent) where token in {among}"
+        )
+
+    parts = [
+        lists("fires on", "firing_tokens", "firing_shares", "value"),
+        lists("promotes", "promoted_tokens", "promoted_weights", "value / greatest(logit_deviation, 1e-9) / 10"),
+        lists("suppresses", "suppressed_tokens", "suppressed_weights", "-value / greatest(logit_deviation, 1e-9) / 10"),
+    ]
+    return store.sql(
+        f"select latent, sum(score)::float as score, how from ({' union all '.join(parts)}) group by latent, how "
+        f"order by how = 'fires on' desc, score desc, latent limit {int(limit)}"
+    )
+
+
+def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
+    """Features by the share of their strongest windows that contain all the words, those at the peak counting more."""
+    wanted = words.lower().split()
+    if not wanted:
+        raise ConfigError("there are no words to search for")
+    pieces = store.vocabulary.pieces
+    found: dict[int, str] = {}
+    for row in store.sql("select passage, tokens from passages").to_batches():
+        for passage, tokens in zip(row.column("passage").to_pylist(), row.column("tokens").to_pylist(), strict=True):
+            text = b"".join([pieces[t] for t in tokens]).decode(errors="replace").lower()
+            if all(word in text for word in wanted):
+                found[passage] = text
+    scores: dict[int, float] = {}
+    if found:
+        rows = store.sql(
+            "select e.latent, e.activation / greatest(f.max, 1e-30) as strength, e.peak, e.start, e.length, p.tokens "
+            "from (select * from examples where kind = 'top') e join passages p using (passage) "
+            f"join features f using (latent) where e.passage in ({', '.join(map(str, found))})"
+        )
+        for row in rows.to_pylist():
+            window = row["tokens"][row["start"] : row["start"] + row["length"]]
+            text = b"".join([pieces[t] for t in window]).decode(errors="replace").lower()
+            if all(word in text for word in wanted):
+                near = window[max(0, row["peak"] - 1) : row["peak"] + 1]
+                close = b"".join([pieces[t] for t in near]).decode(errors="replace").lower()
+                worth = row["strength"] * (1 + 2 * any(word in close for word in wanted))
+                scores[row["latent"]] = scores.get(row["latent"], 0.0) + worth
+    top = store.index["settings"]["top"]
+    best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:limit]
+    return pa.table(
+        {
+            "latent": pa.array([latent for latent, _ in best], pa.int32()),
+            "score": pa.array([score / top / 3 for _, score in best], pa.float32()),
+            "how": pa.array(["passages"] * len(best), pa.string()),
+        }
+    )
