@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import check, evaluate
-    from monosem.features import top_examples
+    from monosem.features import FeatureStore, harvest
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
@@ -37,7 +37,8 @@ _HOME = {
     "MonosemError": "errors",
     "check": "evaluation",
     "evaluate": "evaluation",
-    "top_examples": "features",
+    "FeatureStore": "features",
+    "harvest": "features",
     "Splice": "interventions",
     "SubjectModel": "models",
     "load_model": "models",
@@ -60,6 +61,7 @@ _HOME = {
 __all__ = [
     "SAE",
     "BatchTopKSAE",
+    "FeatureStore",
     "InputTransform",
     "MatryoshkaSAE",
     "MonosemError",
@@ -76,10 +78,10 @@ __all__ = [
     "check",
     "evaluate",
     "fit",
+    "harvest",
     "load_model",
     "load_sae",
     "logit_lens",
-    "top_examples",
     "train",
 ]
 

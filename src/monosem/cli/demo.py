@@ -16,7 +16,7 @@ def demo(
     import time
 
     from monosem.cli.console import console
-    from monosem.cli.top import notable, show
+    from monosem.features import print_features
     from monosem.runs import demo_config, run_evaluation, run_training
 
     out = console()
@@ -29,7 +29,8 @@ def demo(
     )
     run, model = run_training(config)
     report = run_evaluation(run, model)
-    show(out, run, model, notable(run, model, features), n_passages=4)
+    store = run.features()
+    print_features(out, store.features(store.notable(features)), n_passages=4)
     out.print(report.table())
     minutes = (time.monotonic() - start) / 60
     out.print(f"{minutes:.1f} minutes. Run folder: {run.path} (its README.md says what is in it)")

@@ -84,7 +84,8 @@ class LogitStatistics(NamedTuple):
     kurtosis: float
 
 
-class Histogram(NamedTuple):
+@dataclass(frozen=True)
+class Histogram:
     """Firings by activation, in bins of equal ratio."""
 
     edges: np.ndarray
@@ -93,7 +94,8 @@ class Histogram(NamedTuple):
     """(bins,)"""
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
     """A range of activations and what is typical in it."""
 
     low: float
@@ -167,7 +169,7 @@ class Feature:
         return candidates[np.argsort(-keys)[:n]].tolist()
 
     def _count_between(self, low: float, high: float) -> float:
-        edges, counts = self.histogram
+        edges, counts = self.histogram.edges, self.histogram.counts
         widths = np.diff(edges)
         covered = np.clip((np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])) / widths, 0, 1)
         if len(covered) and low <= 0:

@@ -105,7 +105,12 @@ class _Writer:
         new = path.with_name(f".{path.name}.new")
         strings = [field.name for field in table.schema if pa.types.is_string(field.type) or field.name == "kind"]
         pq.write_table(
-            table, new, compression="zstd", compression_level=9, row_group_size=ROW_GROUPS[name], use_dictionary=strings
+            table,
+            new,
+            compression="zstd",
+            compression_level=9,
+            row_group_size=ROW_GROUPS[name],
+            use_dictionary=strings,  # pyright: ignore[reportArgumentType]
         )
         new.replace(path)
         parts.append({"file": file, "first_latent": first, "rows": len(table), "bytes": path.stat().st_size})
@@ -141,7 +146,8 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
         found = index.get("format_version")
         if found != FORMAT_VERSION:
             raise FileError(
-                f"{folder} is a feature store of version {found}, this monosem reads {FORMAT_VERSION}: harvest the run again"
+                f"{folder} is a feature store of version {found}, not {FORMAT_VERSION} as this monosem reads: "
+                "harvest the run again"
             )
         parts = [part for table in index["tables"].values() for part in table["parts"]]
         for part in parts:

@@ -17,7 +17,8 @@ def near_misses(
 ) -> tuple[Float[Tensor, "rows m"], Int[Tensor, "rows m"]]:
     """For every row the m largest pre-activations among the latents that are off, largest first.
 
-    For TopK these are ranks k+1 to k+m, for others the latents just under the threshold. -inf and -1 where fewer are off.
+    For TopK these are ranks k+1 to k+m, for others the latents just under the threshold. Where fewer are off, -inf and
+    -1 fill up.
 
     Args:
         sae: the SAE.

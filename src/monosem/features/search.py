@@ -1,9 +1,10 @@
-"""Finding features in a store by tokens and by words."""
+"""Finding features in a store: by tokens, by words, and those worth a first look."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from monosem.errors import ConfigError
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def by_token(store: FeatureStore, token: str, limit: int) -> pa.Table:
-    """Features whose lists have a token, scored by its share of firings, or by its weight in deviations of the latent's."""
+    """Features whose lists have a token, by its share of firings, or by its weight in tens of deviations."""
     tokens = store.vocabulary.find(token)
     if not tokens:
         raise ConfigError(f"no token of the vocabulary is {token!r}: search(words={token!r}) looks in passages")
@@ -73,3 +74,40 @@ def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
             "how": pa.array(["passages"] * len(best), pa.string()),
         }
     )
+
+
+PASSAGES, TELLING = 8, 6
+RARE_ENOUGH, OFTEN_ENOUGH = 0.01, 30
+CANDIDATES = 20_000
+
+
+def notable(store: FeatureStore, n: int, whole_words: bool) -> list[int]:
+    """As `FeatureStore.notable`; of a very wide dictionary, among the first 20,000 that are sparse enough."""
+    rows = store.sql(
+        "select e.latent, e.activation, p.tokens[e.start + e.peak + 1] as peak, "
+        "case when e.peak + 1 < e.length then p.tokens[e.start + e.peak + 2] else -1 end as after "
+        "from (select * from examples where kind = 'top') e join passages p using (passage) where e.latent in "
+        f"(select latent from features where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} order by latent "
+        f"limit {CANDIDATES}) order by e.latent, e.activation desc, p.context"
+    )
+    latent, activation, peak, after = (column.to_numpy() for column in rows.columns)
+    starts = np.flatnonzero(np.r_[True, latent[1:] != latent[:-1]]) if len(latent) else np.zeros(0, int)
+    starts = starts[np.diff(np.r_[starts, len(latent)]) >= PASSAGES]
+    first = starts[:, None] + np.arange(PASSAGES)
+    telling = _whole_words(store, peak, after)[first].sum(1) >= (TELLING if whole_words else 0)
+    strength, peaks = activation[first].astype(float), peak[first]
+    score = strength[:, -1] / strength[:, 0] * strength.mean(1)
+    best: dict[int, int] = {}
+    for i in np.argsort(-score, kind="stable"):
+        if telling[i]:
+            seen = peaks[i].tolist()
+            best.setdefault(max(seen, key=seen.count), int(latent[starts[i]]))
+    return list(best.values())[:n]
+
+
+def _whole_words(store: FeatureStore, peak: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Whether a token is a word of at least three letters, and what comes after does not go on with it."""
+    texts = [store.vocabulary.text(token) for token in range(len(store.vocabulary))]
+    word = np.array([text.startswith(" ") and len(text) > 3 and text[1:].isalpha() for text in texts])
+    goes_on = np.array([text[:1].isalpha() for text in texts])
+    return word[peak] & ~(goes_on[after] & (after >= 0))

@@ -74,9 +74,9 @@ class Span(NamedTuple):
 class Harvest:
     """Everything that is kept of what one dictionary's latents do, while batches of contexts stream by.
 
-    Memory is fixed per latent (`memory_per_latent`). What is kept of two streams merges into what would have been kept of
-    both: sums add up, the strongest of both are the strongest, and random members are those with the smallest hash of
-    (seed, latent, place).
+    Memory is fixed per latent (`memory_per_latent`). What is kept of two streams merges into what would have been kept
+    of both: sums add up, the strongest of both are the strongest, and random members are those with the smallest hash
+    of (seed, latent, place).
     """
 
     def __init__(
@@ -112,9 +112,15 @@ class Harvest:
         self.layout = Layout(s.top, s.sample, s.near, s.before, s.after, context_length, s.seed)
         shape = (n_latents, self.layout.slots)
         window = (*shape, s.before + s.after + 1)
-        numbers = (np.int64, np.int32, np.int32, np.float32, np.float32)
-        self.slots = Slots(*(np.zeros(shape, t) for t in numbers), np.zeros(window, token_type), np.zeros(window, np.uint8))
-        self.slots.place[:] = EMPTY
+        self.slots = Slots(
+            np.full(shape, EMPTY, np.int64),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(window, token_type),
+            np.zeros(window, np.uint8),
+        )
         self.totals = Totals(
             np.zeros(n_latents, np.int64),
             np.zeros(n_latents, np.float64),
@@ -125,9 +131,7 @@ class Harvest:
         )
         latent_type = np.uint16 if n_latents < 2**16 else np.uint32
         self.no_latent = int(np.iinfo(latent_type).max)
-        self.rows = KeySample(
-            s.cofiring_rows or 8 * n_latents, {"latents": np.zeros((0, STRONGEST), latent_type)}
-        )
+        self.rows = KeySample(s.cofiring_rows or 8 * n_latents, {"latents": np.zeros((0, STRONGEST), latent_type)})
         self.windows = KeySample(
             s.silent_windows,
             {
@@ -166,8 +170,7 @@ class Harvest:
         """
         cells = np.flatnonzero(kept.reshape(-1).cpu().numpy())
         first_place = text_number(self.spans[-1].text) << 48 | self.next_context << 16
-        columns = (batch.tokens, batch.document, batch.position)
-        tokens = Tokens(*(c.reshape(-1).cpu().numpy().astype(np.int64) for c in columns), first_place)
+        tokens = Tokens(_flat(batch.tokens), _flat(batch.document), _flat(batch.position), first_place)
         offsets = codes.offsets.cpu().numpy()
         indices, values = codes.indices.cpu().numpy(), codes.values.detach().float().cpu().numpy()
         rows = np.repeat(np.arange(len(cells)), np.diff(offsets))
@@ -223,12 +226,18 @@ class Harvest:
         on = np.zeros((len(peaks), self.n_latents), bool)
         for i, peak in enumerate(peaks):
             context = peak // length * length
-            first, stop = max(context, peak - self.settings.before), min(context + length, peak + self.settings.after + 1)
+            first, stop = (
+                max(context, peak - self.settings.before),
+                min(context + length, peak + self.settings.after + 1),
+            )
             window[i, : stop - first] = tokens.tokens[first:stop]
             low, high = offsets[np.searchsorted(cells, [first, stop])]
             on[i, indices[low:high][values[low:high] > 0]] = True
         columns: Columns = {"place": places[wanted], "tokens": window, "on": np.packbits(on, axis=1)}
-        columns |= {"document": tokens.document[peaks].astype(np.int32), "position": tokens.position[peaks].astype(np.int32)}
+        columns |= {
+            "document": tokens.document[peaks].astype(np.int32),
+            "position": tokens.position[peaks].astype(np.int32),
+        }
         self.windows.add(keys[wanted], columns)
 
     def _keys(self, places: np.ndarray, salt: int) -> np.ndarray:
@@ -238,7 +247,7 @@ class Harvest:
         """Take in another partial harvest; returns this one.
 
         Raises:
-            ConfigError: they are of different dictionaries, settings or context lengths, or have read the same contexts.
+            ConfigError: they are of different dictionaries or settings, or have read the same contexts.
         """
         for name in ("n_latents", "vocabulary_size", "context_length", "settings", "facts"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -316,6 +325,10 @@ class Harvest:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise FileError(f"{path} is damaged ({error}): delete it to begin again") from error
         return harvest
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.reshape(-1).cpu().numpy().astype(np.int64)
 
 
 def text_number(text: str) -> int:

@@ -29,7 +29,7 @@ class Ranked(NamedTuple):
 
 
 def firing_tokens(harvest: Harvest, m: int) -> tuple[Ranked, np.ndarray]:
-    """The tokens on which every latent fires most: their share of its firings; and the share of the token's own occurrences.
+    """The tokens on which every latent fires most: their share of its firings; and the share of their occurrences.
 
     Estimated from a uniform sample of firings; a token seen once in a larger sample is left out.
     """

@@ -29,7 +29,7 @@ _S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(
 
 
 class Slots(NamedTuple):
-    """Kept examples, (n_latents, slots) each: first the strongest, then the samples bin by bin, then the near misses."""
+    """Kept examples, (n_latents, slots) each: the strongest, then the samples bin by bin, then the near misses."""
 
     place: np.ndarray
     document: np.ndarray
@@ -116,7 +116,7 @@ def hashes(seed, latents, places):
 @njit(cache=True, inline="always")
 def bin_of(value):
     """The histogram's bin of a positive activation."""
-    bin = int(math.floor(math.log2(value) * BINS_AN_OCTAVE)) - LOWEST_EXPONENT * BINS_AN_OCTAVE
+    bin = math.floor(math.log2(value) * BINS_AN_OCTAVE) - LOWEST_EXPONENT * BINS_AN_OCTAVE
     return min(max(bin, 0), N_BINS - 1)
 
 

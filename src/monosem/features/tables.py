@@ -101,9 +101,8 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
         "partner_lift": number(sources.lifts[part, 0], partner >= 0),
     }
     for i, name in enumerate(("mean", "deviation", "skew", "kurtosis")):
-        known = sources.logits is not None
-        values = sources.logits.moments[part, i] if known else none + 0.0
-        columns[f"logit_{name}"] = number(values, everywhere if known else none)
+        values = none + 0.0 if sources.logits is None else sources.logits.moments[part, i]
+        columns[f"logit_{name}"] = number(values, none if sources.logits is None else everywhere)
     for name in ("promoted", "suppressed"):
         ranked = getattr(sources.logits, name, None)
         columns[f"{name}_text"] = text(ranked.indices[part, 0] if ranked else none - 1)
@@ -159,8 +158,10 @@ def examples_tables(sources: Sources, first: int, stop: int, first_passage: int)
     offset = columns["place"] & 0xFFFF
     begin = np.maximum(0, offset - layout.before)
     length = np.minimum(layout.context_length, offset + layout.after + 1) - begin
-    window = np.arange(columns["tokens"].shape[1]) < length[:, None]
-    number, starts, passages = _passages(columns["place"] >> 16, begin, length, columns["tokens"], window, columns["latent"])
+    window: np.ndarray = np.less(np.arange(columns["tokens"].shape[1]), length[:, None])
+    number, starts, passages = _passages(
+        columns["place"] >> 16, begin, length, columns["tokens"], window, columns["latent"]
+    )
     shaded = window & columns["shades"].any(1)[:, None]
     examples = {
         "latent": pa.array(columns["latent"], pa.int32()),
