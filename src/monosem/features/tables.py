@@ -158,7 +158,7 @@ def examples_tables(sources: Sources, first: int, stop: int, first_passage: int)
     offset = columns["place"] & 0xFFFF
     begin = np.maximum(0, offset - layout.before)
     length = np.minimum(layout.context_length, offset + layout.after + 1) - begin
-    window: np.ndarray = np.less(np.arange(columns["tokens"].shape[1]), length[:, None])
+    window = np.arange(columns["tokens"].shape[1])[None] < length.reshape(-1, 1)
     number, starts, passages = _passages(
         columns["place"] >> 16, begin, length, columns["tokens"], window, columns["latent"]
     )
