@@ -30,8 +30,9 @@ def near_misses(
     if getattr(sae, "subtract_b_dec", True):
         inputs = inputs - sae.b_dec
     most = int(codes.offsets.diff().max()) if codes.n_rows else 0
-    values, selection = kernels.top_k(inputs, sae.W_enc, sae.b_enc, min(most + m, sae.n_latents))
-    values = values.reshape(codes.n_rows, -1)
+    n = min(most + m, sae.n_latents)
+    values, selection = kernels.top_k(inputs, sae.W_enc, sae.b_enc, n)
+    values = values.reshape(codes.n_rows, n)
     indices = selection.indices.reshape(values.shape).long()
     rows = torch.arange(codes.n_rows, device=x.device)[:, None]
     on = codes.values > 0
