@@ -140,7 +140,6 @@ export interface Example {
   position: number
   text: string
   context: number
-  offset: number
   before: string[]
   after: string[]
   /** What ablating the feature does to each token's log-likelihood, in nats; comes with interventions. */
@@ -204,8 +203,9 @@ export interface Preview {
 
 export interface Context {
   texts: string[]
-  activations: number[] | null
+  activations: number[]
   document: (number | null)[]
+  position: (number | null)[]
 }
 
 export interface FeatureMap {
