@@ -1,4 +1,4 @@
-"""The feature store: what is read is what a plain pass over the text finds; damage is named; nothing else is reached."""
+"""The feature store: what it says is what a plain pass over the text finds; damage is named; it reads nothing else."""
 
 from __future__ import annotations
 
@@ -189,10 +189,13 @@ def test_search_by_token_finds_what_fires_on_it_and_promotes_it(made: Made) -> N
     feature = made.store[busiest(made)]
     token = feature.firing_tokens[0]
     found = made.store.search(token=token.text).to_pylist()
-    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on"} in found or len(found) == 50
+    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on"} in found or len(
+        found
+    ) == 50
     promoted = feature.promoted[0].text
     assert any(
-        row["latent"] == feature.latent and row["how"] == "promotes" for row in made.store.search(token=promoted).to_pylist()
+        row["latent"] == feature.latent and row["how"] == "promotes"
+        for row in made.store.search(token=promoted).to_pylist()
     )
     with pytest.raises(ConfigError, match="no token of the vocabulary"):
         made.store.search(token="xyzzyx")
@@ -207,7 +210,9 @@ def test_search_by_words_finds_features_whose_passages_have_them(made: Made) -> 
     assert found
     for other in found:
         assert any(word in "".join(e.texts).lower() for e in made.store[other].top)
-    expected = [f.latent for f in made.store.features(range(LATENTS)) if any(word in "".join(e.texts).lower() for e in f.top)]
+    expected = [
+        f.latent for f in made.store.features(range(LATENTS)) if any(word in "".join(e.texts).lower() for e in f.top)
+    ]
     assert set(found) == set(expected) or len(found) == 50
     assert len(made.store.search(words="xyzzyx")) == 0
 
@@ -262,7 +267,9 @@ def test_every_file_is_in_the_index_and_an_older_store_is_gone(made: Made, tmp_p
     assert there == listed | {"index.json"}
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut short", "scribbled", "index", "version", "another index", "outside"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut short", "scribbled", "index", "version", "another index", "outside"]
+)
 def test_damage_is_named(made: Made, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "features"
     shutil.copytree(made.store.path, folder)
@@ -286,7 +293,7 @@ def test_damage_is_named(made: Made, tmp_path: Path, damage: str) -> None:
     else:
         part["file"] = "../../elsewhere.parquet"
         (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(FileError, match="harvest|outside") as error:
+    with pytest.raises(FileError, match=r"harvest|outside") as error:
         FeatureStore(folder)[ALIVE]
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
