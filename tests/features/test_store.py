@@ -81,6 +81,31 @@ def test_passages_show_the_tokens_and_activations_of_their_place(made: Made, kin
     assert n > 50
 
 
+def test_passages_hold_the_text_as_it_was_and_each_place_once(made: Made) -> None:
+    rows = made.store.sql("from passages").to_pylist()
+    seen: set[tuple[int, int]] = set()
+    for row in rows:
+        first, stop = row["offset"], row["offset"] + len(row["tokens"])
+        assert row["tokens"] == made.tokens[row["context"], first:stop].tolist()
+        places = {(row["context"], i) for i in range(first, stop)}
+        assert not places & seen
+        seen |= places
+    examples = [e for f in made.store.features(range(LATENTS)) for e in f.top]
+    example = max(examples, key=lambda e: len(e.before) + len(e.after))
+    assert example.before or example.after
+    around = "".join([*example.before, *example.texts, *example.after])
+    assert around in made.model.tokenizer.decode(made.tokens[example.context])
+
+
+def test_a_rare_latent_has_all_its_silent_windows(made: Made) -> None:
+    rare = [f for f in made.store.features(range(LATENTS)) if f.rate < 0.005]
+    assert rare
+    assert all(len(f.silent) == SETTINGS.silent for f in rare)
+    assert all(len({(e.context, e.position) for e in f.silent}) == SETTINGS.silent for f in rare)
+    dense = max(made.store.features(range(LATENTS)), key=lambda f: f.rate)
+    assert len(dense.silent) <= SETTINGS.silent
+
+
 def test_top_is_one_per_document_strongest_first(made: Made) -> None:
     for feature in made.store.features(range(LATENTS)):
         documents = [example.document for example in feature.top]
@@ -137,6 +162,12 @@ def test_cofiring_is_exact_while_all_tokens_are_in_the_sample(made: Made, tmp_pa
     together = rows.T @ rows
     n = 0
     for feature in store.features(range(LATENTS)):
+        us = feature.latent
+        scores = (together[us] / together.diagonal().clamp_min(1).sqrt()).masked_fill(together[us] < 3, 0)
+        scores[us] = 0
+        assert len(feature.cofiring) == min(8, int((scores > 0).sum()))
+        found = [scores[other.latent].item() for other in feature.cofiring]
+        np.testing.assert_allclose(found, scores.topk(len(found)).values)
         for other in feature.cofiring:
             n += 1
             both, ours = together[feature.latent, other.latent], together[feature.latent, feature.latent]
