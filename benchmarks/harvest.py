@@ -156,31 +156,44 @@ def dashboard(model: ms.SubjectModel, prompts: int) -> None:
     if not peers.set_up("sae_dashboard"):
         raise SystemExit("SAEDashboard cannot be installed here")
     contexts = PackedText(read_documents("bundled"), model.tokenizer, 128)
-    sae = ms.ReLUSAE(model.d_model, 4096, l1_coefficient=0.02)
+    sae = ms.ReLUSAE(model.d_model, 4096)
     source = ms.activations(model, HOOK, context_length=128)
-    ms.train(sae, source, tokens=400_000, progress=False)
+    with torch.enable_grad():
+        ms.train(sae, source, tokens=400_000, progress=False)
     compile_kernels(sae, model, text_of(model, 128))
     tokens = contexts.read(0, prompts)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         harvest_of(sae, model, contexts, prompts, Path(folder) / "ours")
         ours = 60 * sae.n_latents / (time.perf_counter() - begun)
-        files = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-        arrays: dict[str, Any] = {name: value.numpy() for name, value in files.items()}
-        arrays |= {"tokens": tokens.tokens.numpy()} | {
-            f"transform.{name}": value.numpy() for name, value in sae.transform.state_dict().items()
-        }
-        np.savez(Path(folder) / "task.npz", **arrays)
-        model.module.save_pretrained(Path(folder) / "model")
+        np.savez(Path(folder) / "task.npz", tokens=tokens.tokens.numpy(), **raw_weights(sae))
+        module: Any = model.module
+        module.save_pretrained(Path(folder) / "model")
         model.tokenizer.save_pretrained(Path(folder) / "model")
-        command = [peers.python_of("sae_dashboard"), HERE / "dashboard.py", folder, str(DASHBOARD_FEATURES)]
+        command = [str(peers.python_of("sae_dashboard")), str(HERE / "dashboard.py"), folder, str(DASHBOARD_FEATURES)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
-        theirs = 60 * DASHBOARD_FEATURES / json.loads(done.stdout.splitlines()[-1])["seconds"]
+        said = json.loads(done.stdout.splitlines()[-1])
+        theirs = 60 * said["features"] / said["seconds"]
     l0 = sae.encode(model.capture(tokens.tokens[:16], [HOOK])[HOOK]).l0().double().mean().item()
     print(f"ReLU SAE of {sae.n_latents:,} latents, L0 {l0:.0f}, {tokens.tokens.numel():,} tokens")
     show("features/min over SAEDashboard's", f"{ours:,.0f} / {theirs:,.0f} = {ours / theirs:.0f}x", ours / theirs, 50)
+
+
+def raw_weights(sae: ms.SAE) -> dict[str, np.ndarray]:
+    """The encoder on raw activations, the transform folded in: the same pre-activations up to one scale."""
+    x = torch.eye(sae.d_in)
+    zero = torch.zeros(1, sae.d_in)
+    offset = sae.transform(zero)  # the transform is affine: t(x) = x A + offset
+    A = sae.transform(x) - offset
+    W_enc = sae.W_enc @ A.T
+    b_enc = sae.b_enc + (offset - sae.b_dec) @ sae.W_enc.T
+    sample = torch.randn(8, sae.d_in)
+    ours = sae.encode(sample).to_dense()
+    assert torch.allclose(ours, torch.relu(sample @ W_enc.T + b_enc), atol=1e-3, rtol=1e-3)
+    folded = {"W_enc": W_enc, "b_enc": b_enc[0], "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    return {name: value.detach().numpy() for name, value in folded.items()}
 
 
 def harvest_of(sae: ms.SAE, model: ms.SubjectModel, contexts: PackedText, n: int, folder: Path) -> Harvest:
