@@ -21,7 +21,7 @@ SMALL = HarvestSettings(
 
 
 class Stream:
-    """Contexts of random documents, the positions kept, and dense random codes and pre-activations of every position."""
+    """Contexts of random documents, the positions kept, and random codes and pre-activations of every position."""
 
     def __init__(self, seed: int, tokenizer: Any, scale: float = 4.0) -> None:
         rng = np.random.default_rng(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from monosem.features import near_misses
 from monosem.sae import SAE, BatchTopKSAE, ReLUSAE, TopKSAE
 
 
-@pytest.mark.parametrize("make", [lambda: TopKSAE(16, 50, k=5), lambda: ReLUSAE(16, 50), lambda: BatchTopKSAE(16, 50, k=5)])
-def test_near_misses_are_the_largest_pre_activations_among_those_off(make: type[SAE]) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda: TopKSAE(16, 50, k=5), lambda: ReLUSAE(16, 50), lambda: BatchTopKSAE(16, 50, k=5)]
+)
+def test_near_misses_are_the_largest_pre_activations_among_those_off(make: Callable[[], SAE]) -> None:
     sae = make()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 16, generator=generator) + 0.5

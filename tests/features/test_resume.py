@@ -38,7 +38,7 @@ def test_a_harvest_killed_goes_on_and_equals_one_never_killed(made: Made, tmp_pa
     folder = tmp_path / "killed"
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (folder / STATE).is_file() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     assert process.poll() is None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from small_store import small_sae
 from rich.console import Console
+from small_store import small_sae
 
 from monosem.codes import SparseCodes
 from monosem.data import ContextBatch, Document, PackedText
@@ -43,7 +43,7 @@ def test_every_token_has_its_bytes(tokenizer: Any) -> None:
     assert tokenizer.bos_token_id in vocabulary.special
 
 
-def plain(width: int = 80, color: str | None = None) -> tuple[Console, io.StringIO]:
+def plain(width: int = 80, color: Literal["truecolor"] | None = None) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=width, color_system=color, force_terminal=color is not None, highlight=False), out
 

@@ -1,4 +1,4 @@
-"""The feature store: what is read is what a plain pass over the text finds; damage is named; nothing else is reached."""
+"""The feature store: what it says is what a plain pass over the text finds; damage is named; it reads nothing else."""
 
 from __future__ import annotations
 
@@ -81,6 +81,31 @@ def test_passages_show_the_tokens_and_activations_of_their_place(made: Made, kin
     assert n > 50
 
 
+def test_passages_hold_the_text_as_it_was_and_each_place_once(made: Made) -> None:
+    rows = made.store.sql("from passages").to_pylist()
+    seen: set[tuple[int, int]] = set()
+    for row in rows:
+        first, stop = row["offset"], row["offset"] + len(row["tokens"])
+        assert row["tokens"] == made.tokens[row["context"], first:stop].tolist()
+        places = {(row["context"], i) for i in range(first, stop)}
+        assert not places & seen
+        seen |= places
+    examples = [e for f in made.store.features(range(LATENTS)) for e in f.top]
+    example = max(examples, key=lambda e: len(e.before) + len(e.after))
+    assert example.before or example.after
+    around = "".join([*example.before, *example.texts, *example.after])
+    assert around in made.model.tokenizer.decode(made.tokens[example.context])
+
+
+def test_a_rare_latent_has_all_its_silent_windows(made: Made) -> None:
+    rare = [f for f in made.store.features(range(LATENTS)) if f.rate < 0.005]
+    assert rare
+    assert all(len(f.silent) == SETTINGS.silent for f in rare)
+    assert all(len({(e.context, e.position) for e in f.silent}) == SETTINGS.silent for f in rare)
+    dense = max(made.store.features(range(LATENTS)), key=lambda f: f.rate)
+    assert len(dense.silent) <= SETTINGS.silent
+
+
 def test_top_is_one_per_document_strongest_first(made: Made) -> None:
     for feature in made.store.features(range(LATENTS)):
         documents = [example.document for example in feature.top]
@@ -137,6 +162,12 @@ def test_cofiring_is_exact_while_all_tokens_are_in_the_sample(made: Made, tmp_pa
     together = rows.T @ rows
     n = 0
     for feature in store.features(range(LATENTS)):
+        us = feature.latent
+        scores = (together[us] / together.diagonal().clamp_min(1).sqrt()).masked_fill(together[us] < 3, 0)
+        scores[us] = 0
+        assert len(feature.cofiring) == min(8, int((scores > 0).sum()))
+        found = [scores[other.latent].item() for other in feature.cofiring]
+        np.testing.assert_allclose(found, scores.topk(len(found)).values)
         for other in feature.cofiring:
             n += 1
             both, ours = together[feature.latent, other.latent], together[feature.latent, feature.latent]
@@ -189,10 +220,13 @@ def test_search_by_token_finds_what_fires_on_it_and_promotes_it(made: Made) -> N
     feature = made.store[busiest(made)]
     token = feature.firing_tokens[0]
     found = made.store.search(token=token.text).to_pylist()
-    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on"} in found or len(found) == 50
+    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on"} in found or len(
+        found
+    ) == 50
     promoted = feature.promoted[0].text
     assert any(
-        row["latent"] == feature.latent and row["how"] == "promotes" for row in made.store.search(token=promoted).to_pylist()
+        row["latent"] == feature.latent and row["how"] == "promotes"
+        for row in made.store.search(token=promoted).to_pylist()
     )
     with pytest.raises(ConfigError, match="no token of the vocabulary"):
         made.store.search(token="xyzzyx")
@@ -207,7 +241,9 @@ def test_search_by_words_finds_features_whose_passages_have_them(made: Made) -> 
     assert found
     for other in found:
         assert any(word in "".join(e.texts).lower() for e in made.store[other].top)
-    expected = [f.latent for f in made.store.features(range(LATENTS)) if any(word in "".join(e.texts).lower() for e in f.top)]
+    expected = [
+        f.latent for f in made.store.features(range(LATENTS)) if any(word in "".join(e.texts).lower() for e in f.top)
+    ]
     assert set(found) == set(expected) or len(found) == 50
     assert len(made.store.search(words="xyzzyx")) == 0
 
@@ -262,7 +298,9 @@ def test_every_file_is_in_the_index_and_an_older_store_is_gone(made: Made, tmp_p
     assert there == listed | {"index.json"}
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut short", "scribbled", "index", "version", "another index", "outside"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut short", "scribbled", "index", "version", "another index", "outside"]
+)
 def test_damage_is_named(made: Made, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "features"
     shutil.copytree(made.store.path, folder)
@@ -286,7 +324,7 @@ def test_damage_is_named(made: Made, tmp_path: Path, damage: str) -> None:
     else:
         part["file"] = "../../elsewhere.parquet"
         (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(FileError, match="harvest|outside") as error:
+    with pytest.raises(FileError, match=r"harvest|outside") as error:
         FeatureStore(folder)[ALIVE]
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)

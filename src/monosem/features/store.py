@@ -89,30 +89,24 @@ class FeatureStore:
 
     def _read_part(self, part: int, latents: list[int]) -> dict[int, Feature]:
         among = f"latent in ({', '.join(map(str, latents))})"
-        numbers = self._rows(self._file("features", latents[0]), among, "latent")
-        lists = self._rows(self._file("details", latents[0]), among, "latent")
-        order = "latent, activation desc, passage, start"
-        examples = self._rows(self._file("examples", latents[0]), among, order)
-        wanted = sorted({row["passage"] for row in examples})
-        passages: dict[int, Row] = {}
-        if wanted:
-            span = f"passage between {wanted[0]} and {wanted[-1]} and passage in ({', '.join(map(str, wanted))})"
-            rows = self._rows(self._file("passages", latents[0]), span, "passage")
-            passages = {row["passage"]: row for row in rows}
+        files = {name: f"read_parquet({self._file(name, latents[0])})" for name in self.index["tables"]}
+        rows = self._run(
+            f"select * from (select * from {files['features']} where {among}) "
+            f"join (select * from {files['details']} where {among}) using (latent)"
+        ).to_pylist()
+        examples = self._run(
+            f"select * exclude (tokens), tokens[greatest(1, start + 1 - {ROOM}) : start + length + {ROOM}] as tokens "
+            f"from (select * from {files['examples']} where {among}) join {files['passages']} using (passage) "
+            "order by latent, activation desc, passage, start"
+        ).to_pylist()
         of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
         for row in examples:
             of_latent[row["latent"]].append(row)
-        return {
-            row["latent"]: self._feature(row, more, of_latent[row["latent"]], passages)
-            for row, more in zip(numbers, lists, strict=True)
-        }
+        return {row["latent"]: self._feature(row, of_latent[row["latent"]]) for row in rows}
 
     def _file(self, table: str, latent: int) -> str:
         about = self.index["tables"][table]
         return _quoted(self.path / about["parts"][latent // about["latents_per_part"]]["file"])
-
-    def _rows(self, file: str, where: str, order: str) -> list[Row]:
-        return self._run(f"select * from read_parquet({file}) where {where} order by {order}").to_pylist()
 
     def _run(self, query: str, values: Sequence[Any] = (), asked: bool = False) -> pa.Table:
         if not hasattr(self._threads, "cursor"):
@@ -120,21 +114,21 @@ class FeatureStore:
         with readable(self.path, _refusal if asked else None):
             return self._threads.cursor.sql(query, params=list(values)).to_arrow_table()
 
-    def _feature(self, row: Row, more: Row, examples: list[Row], passages: dict[int, Row]) -> Feature:
+    def _feature(self, row: Row, examples: list[Row]) -> Feature:
         text = self.vocabulary.text
 
         def pairs(*names: str) -> Any:
-            return zip(*(more[name] for name in names), strict=True)
+            return zip(*(row[name] for name in names), strict=True)
 
         kinds: dict[str, list[Example]] = {"top": [], "sample": [], "near_miss": [], "silent": []}
         for example in examples:
-            kinds[example["kind"]].append(self._example(example, passages[example["passage"]]))
+            kinds[example["kind"]].append(self._example(example))
         moments = tuple(row[f"logit_{name}"] for name in LogitStatistics._fields)
-        counts = np.array(more["histogram"], np.int64)
+        counts = np.array(row["histogram"], np.int64)
         return Feature(
             **{name: row[name] for name in ("latent", "count", "rate", "mean", "deviation", "max")},
             n_tokens=self.n_tokens,
-            histogram=Histogram(histogram_edges(more["histogram_first"], len(counts)), counts),
+            histogram=Histogram(histogram_edges(row["histogram_first"], len(counts)), counts),
             promoted=[TokenWeight(t, text(t), w) for t, w in pairs("promoted_tokens", "promoted_weights")],
             suppressed=[TokenWeight(t, text(t), w) for t, w in pairs("suppressed_tokens", "suppressed_weights")],
             logits=None if moments[0] is None else LogitStatistics(*moments),
@@ -153,26 +147,24 @@ class FeatureStore:
             silent=kinds["silent"],
         )
 
-    def _example(self, row: Row, passage: Row) -> Example:
-        first, stop = row["start"], row["start"] + row["length"]
-        tokens = np.array(passage["tokens"][first:stop], np.int64)
-        around = max(0, first - ROOM)
-        before = self.vocabulary.texts(passage["tokens"][around:first])
-        after = self.vocabulary.texts(passage["tokens"][stop : stop + ROOM])
+    def _example(self, row: Row) -> Example:
+        first = min(row["start"], ROOM)
+        stop = first + row["length"]
+        tokens, texts = np.array(row["tokens"][first:stop], np.int64), self.vocabulary.texts
         shades = np.array(row["shades"] or [0] * len(tokens), np.float32)
-        texts, place = self.vocabulary.texts(tokens), (self.index["text_names"][passage["text"]], passage["context"])
         return Example(
             row["activation"],
             row["weight"],
             tokens,
-            texts,
+            texts(tokens),
             shades * (row["scale"] / 255),
             row["peak"],
             row["document"],
             row["position"],
-            *place,
-            before,
-            after,
+            self.index["text_names"][row["text"]],
+            row["context"],
+            texts(row["tokens"][:first]),
+            texts(row["tokens"][stop:]),
         )
 
     @functools.cached_property

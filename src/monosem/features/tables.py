@@ -162,7 +162,7 @@ def examples_tables(sources: Sources, first: int, stop: int, first_passage: int)
     number, starts, passages = _passages(
         columns["place"] >> 16, begin, length, columns["tokens"], window, columns["latent"]
     )
-    shaded = window & columns["shades"].any(1)[:, None]
+    shaded = window & (columns["shades"].max(1, keepdims=True) > 0)
     examples = {
         "latent": pa.array(columns["latent"], pa.int32()),
         "kind": pa.DictionaryArray.from_arrays(pa.array(columns["kind"], pa.int8()), pa.array(KINDS)),
