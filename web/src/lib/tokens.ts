@@ -88,3 +88,10 @@ export function shade(activation: number, max: number | null): number {
   if (!(activation > 0)) return 0
   return 0.08 + 0.92 * Math.min(1, max && max > 0 ? activation / max : 1)
 }
+
+const SPECIAL = /^(<\|.*\|>|<\/?[a-z_]+>|\[[A-Z]+\])$/
+
+/** Whether a token looks like a special one, such as <|endoftext|>: it is shown dim. */
+export function special(text: string): boolean {
+  return SPECIAL.test(text)
+}
