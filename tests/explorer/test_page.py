@@ -76,7 +76,7 @@ def shots(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def reading(browser: Any, serve: Serve, folder: Path, **settings: Any) -> Iterator[Reader]:
+def reading(browser: Any, folder: Path, **settings: Any) -> Iterator[Reader]:
     reader = Reader(browser, folder, **settings)
     try:
         yield reader
@@ -140,9 +140,7 @@ def test_overview_loads_brushes_and_opens_a_feature(browser: Any, serve: Serve, 
         assert {url for url in reader.asked if not url.startswith(base)} == set()
 
 
-def test_feature_shows_its_evidence_with_numbers_on_hover(
-    browser: Any, serve: Serve, folder: Path, shots: Path
-) -> None:
+def test_feature_shows_numbers_on_hover(browser: Any, serve: Serve, folder: Path, shots: Path) -> None:
     with serve(folder) as client, reading(browser, shots, color_scheme="dark") as reader:
         page, base = reader.page, f"http://{client.host}:{client.port}"
         latent = client.get("/api/d/small/features", sort="-rate", limit=1)["rows"][0]["latent"]
