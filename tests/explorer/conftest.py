@@ -132,7 +132,7 @@ def second(run_folder: Path, bundled: SubjectModel) -> Second:
 
 
 def shuffled(sae: SAE, order: torch.Tensor) -> SAE:
-    """An SAE with its latents in another order, the last of them replaced."""
+    """An SAE with its latents in another order, the last of them replaced; the very last never fires."""
     mixed = copy.deepcopy(sae)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -142,6 +142,7 @@ def shuffled(sae: SAE, order: torch.Tensor) -> SAE:
         rows /= rows.norm(dim=1, keepdim=True)
         mixed.W_dec[-REPLACED:] = rows
         mixed.W_enc[-REPLACED:] = rows * mixed.W_enc[:-REPLACED].norm(dim=1).mean()
+        mixed.b_enc[-1] = -100.0
     return mixed
 
 
@@ -154,5 +155,5 @@ def client(run_folder: Path, second: Second, page: Page) -> Iterator[Client]:
 
 @pytest.fixture
 def serve(page: Page) -> Callable[..., Any]:
-    """Starts other servers: `with serve(path) as client`."""
-    return lambda *paths: running(paths, page)
+    """Other servers, started by a with statement."""
+    return lambda *paths, page=page: running(paths, page)
