@@ -2,8 +2,8 @@
 
     python benchmarks/explorer.py [RUN] [--latents 1000000] [--seconds 30] [--readers 50]
 
-RUN is a harvested run (runs/demo, which `make demo` makes). The server is a process of its own; times are those of a client
-on the same machine, JSON parsed. Memory is the server's peak less that of a process that only loads the model.
+RUN is a harvested run (runs/demo, which `make demo` makes). The server is a process of its own; times are those of a
+client on the same machine, JSON parsed. Memory is the server's peak less that of a process that only loads the model.
 """
 
 import argparse

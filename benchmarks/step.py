@@ -88,11 +88,11 @@ def saelens(d: int, n: int, k: int, batch: int) -> Step:
     return lambda x: trainer._train_step(sae=sae, sae_in=x)
 
 
-def sparsify(d: int, n: int, k: int, batch: int) -> Step:
+def sparsify(d: int, n: int, k: int, batch: int, device: str = "cpu") -> Step:
     from sparsify.config import SparseCoderConfig
     from sparsify.sparse_coder import SparseCoder
 
-    sae = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k))
+    sae = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), device=device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=3e-4)
 
     def step(x: torch.Tensor) -> None:

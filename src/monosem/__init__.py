@@ -22,13 +22,38 @@ if TYPE_CHECKING:
     from monosem.analysis import logit_lens
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import check, evaluate
+    from monosem.evaluation import check, evaluate, recovery
     from monosem.features import FeatureStore, harvest
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
-    from monosem.sae import SAE, BatchTopKSAE, InputTransform, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
-    from monosem.training import Trainer, TrainingConfig, fit, train
+    from monosem.sae import (
+        SAE,
+        BatchTopKSAE,
+        Crosscoder,
+        CrossLayerTranscoder,
+        GatedSAE,
+        InputTransform,
+        JumpReLUSAE,
+        MatchingPursuitSAE,
+        MatryoshkaSAE,
+        ProLUSAE,
+        ReLUSAE,
+        SkipTranscoder,
+        SwitchSAE,
+        TopKSAE,
+        Transcoder,
+        convert,
+        fix_suppression,
+        fold,
+        load_sae,
+        prune,
+        prune_activations,
+        pursue,
+        unfold,
+    )
+    from monosem.synthetic import PlantedDictionary
+    from monosem.training import Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
     "activations": "activations",
@@ -37,6 +62,7 @@ _HOME = {
     "MonosemError": "errors",
     "check": "evaluation",
     "evaluate": "evaluation",
+    "recovery": "evaluation",
     "FeatureStore": "features",
     "harvest": "features",
     "Splice": "interventions",
@@ -44,45 +70,82 @@ _HOME = {
     "load_model": "models",
     "Run": "runs",
     "RunConfig": "runs",
-    "SAE": "sae",
     "BatchTopKSAE": "sae",
-    "MatryoshkaSAE": "sae",
+    "CrossLayerTranscoder": "sae",
+    "Crosscoder": "sae",
+    "GatedSAE": "sae",
     "InputTransform": "sae",
+    "JumpReLUSAE": "sae",
+    "MatchingPursuitSAE": "sae",
+    "MatryoshkaSAE": "sae",
+    "ProLUSAE": "sae",
     "ReLUSAE": "sae",
+    "SAE": "sae",
+    "SkipTranscoder": "sae",
+    "SwitchSAE": "sae",
     "TopKSAE": "sae",
+    "Transcoder": "sae",
+    "convert": "sae",
+    "fix_suppression": "sae",
+    "fold": "sae",
     "load_sae": "sae",
+    "prune": "sae",
+    "prune_activations": "sae",
+    "pursue": "sae",
+    "unfold": "sae",
+    "PlantedDictionary": "synthetic",
     "Trainer": "training",
     "TrainingConfig": "training",
     "fit": "training",
     "train": "training",
+    "train_together": "training",
 }
 """Where each public name lives; its module is imported when the name is first used."""
 
 __all__ = [
     "SAE",
     "BatchTopKSAE",
+    "CrossLayerTranscoder",
+    "Crosscoder",
     "FeatureStore",
+    "GatedSAE",
     "InputTransform",
+    "JumpReLUSAE",
+    "MatchingPursuitSAE",
     "MatryoshkaSAE",
     "MonosemError",
+    "PlantedDictionary",
+    "ProLUSAE",
     "ReLUSAE",
     "Run",
     "RunConfig",
+    "SkipTranscoder",
     "SparseCodes",
     "Splice",
     "SubjectModel",
+    "SwitchSAE",
     "TopKSAE",
     "Trainer",
     "TrainingConfig",
+    "Transcoder",
     "activations",
     "check",
+    "convert",
     "evaluate",
     "fit",
+    "fix_suppression",
+    "fold",
     "harvest",
     "load_model",
     "load_sae",
     "logit_lens",
+    "prune",
+    "prune_activations",
+    "pursue",
+    "recovery",
     "train",
+    "train_together",
+    "unfold",
 ]
 
 __version__ = importlib.metadata.version("monosem")

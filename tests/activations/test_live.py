@@ -64,7 +64,7 @@ def blocks(source: LiveActivations, n: int) -> list[tuple[int, int]]:
         source.contexts.documents,
         source.contexts.tokenizer,
         source.context_length,
-        prepend_bos=source.prepend_bos,
+        prepend_bos=bool(source.metadata.prepend_bos),
         seed=source.seed,
     ).read(0, n * per_block)
     return list(zip(batch.tokens.reshape(-1).tolist(), batch.document.reshape(-1).tolist(), strict=True))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -204,6 +206,35 @@ def test_npy_and_safetensors_files_are_read(tmp_path: Path) -> None:
     assert isinstance(mapped, np.memmap)
 
 
+@pytest.mark.parametrize("form", ["fixed", "lists", "columns"])
+def test_the_vectors_of_a_table_are_read(tmp_path: Path, form: str) -> None:
+    x = numbered(9, 3)
+    kind = pa.list_(pa.float32(), 3) if form == "fixed" else pa.list_(pa.float64())
+    if form == "columns":
+        table = pa.table({"name": list("abcdefghi"), **{f"x{i}": x[:, i].numpy() for i in range(3)}})
+    else:
+        table = pa.table({"number": list(range(9)), "vector": pa.array(x.tolist(), kind)})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=4)
+    assert np.array_equal(module.read_vectors(tmp_path / "x.parquet"), x.numpy())
+    assert pools(activations(tmp_path / "x.parquet"), 4) == pools(VectorActivations(x), 4)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"a": [[1.0, 2.0]], "b": [[1.0, 2.0]]}, r"several columns of vectors \(a, b\)"),
+        ({"a": ["x", "y"]}, "no column of vectors or numbers"),
+        ({"a": [[1.0, 2.0], [1.0]]}, "all of one length"),
+        ({"a": [[1.0, 2.0], None]}, "all of one length"),
+        ({"a": [["x"], ["y"]]}, "lists of numbers"),
+    ],
+)
+def test_tables_that_hold_no_vectors_are_named(tmp_path: Path, table: dict[str, Any], says: str) -> None:
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    with pytest.raises(FileError, match=rf"x\.parquet.*{says}"):
+        activations(tmp_path / "x.parquet")
+
+
 def saved(save: Callable[..., Any], *arguments: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     save(buffer, *arguments, **options)
@@ -226,6 +257,7 @@ BAD_FILES = {
     "archive.npy": archive(),
     "objects.npy": saved(np.save, np.array([[{}, 1]], dtype=object), allow_pickle=True),
     "empty.safetensors": b"",
+    "garbage.parquet": bytes(range(256)),
     "garbage.safetensors": bytes(range(256)),
     "two.safetensors": None,
     "x.csv": b"1,2\n3,4\n",
@@ -244,7 +276,7 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
         activations(path)
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.safetensors"])
+@pytest.mark.parametrize("name", ["x.npy", "x.safetensors", "x.parquet"])
 def test_missing_files_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=re.escape(str(tmp_path / name))):
         activations(tmp_path / name)

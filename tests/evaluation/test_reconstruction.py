@@ -162,7 +162,7 @@ def test_pca_beats_every_other_projection_of_its_rank() -> None:
         assert (centred - centred @ basis @ basis.T).pow(2).sum() > best
 
 
-@pytest.mark.parametrize(("kind", "setting"), [(TopKSAE, {"k": 3}), (ReLUSAE, {"l1_coefficient": 0.07})])
+@pytest.mark.parametrize(("kind", "setting"), [(TopKSAE, {"k": 3}), (ReLUSAE, {"coefficient": 0.07})])
 def test_the_random_control_is_of_the_same_kind_and_has_learnt_nothing(
     kind: type[SAE], setting: dict[str, float]
 ) -> None:

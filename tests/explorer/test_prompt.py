@@ -57,9 +57,10 @@ def test_the_next_tokens_and_effects_are_the_model_s(found: Any, bundled: Subjec
 
 def test_rarity_is_the_share_of_tokens_with_so_strong_a_firing(found: Any, run_folder: Path) -> None:
     store = FeatureStore(run_folder)
+    histograms = [feature.histogram for feature in store.features(range(store.n_latents))]
     for token in found["tokens"]:
         for latent, value, rarity in token["features"]:
-            edges, counts = store[latent].histogram.edges, store[latent].histogram.counts
+            edges, counts = histograms[latent].edges, histograms[latent].counts
             least = counts[edges[:-1] >= value].sum()  # bins wholly above
             most = counts[edges[1:] >= value].sum()
             share = 10**-rarity * store.n_tokens

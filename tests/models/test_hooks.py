@@ -215,8 +215,9 @@ def test_a_module_that_gives_no_tensor_is_no_hook_point(exact: SubjectModel, tok
 
 
 def test_an_unknown_family_has_its_module_paths_as_hook_points(exact: SubjectModel, tokens: Tensor) -> None:
-    stranger = SubjectModel(copy.deepcopy(exact.module))
-    stranger.family = "of another kind"
+    module = copy.deepcopy(exact.module)
+    module.config.model_type = "of another kind"
+    stranger = SubjectModel(module)
     assert "transformer.h.0.mlp" in stranger.hook_points
     with pytest.raises(HookError):
         stranger.hook_point("resid_post.1")

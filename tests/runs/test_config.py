@@ -57,17 +57,18 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.e-3", "0.001", ".1e-2", "+1e-03"])
 def test_numbers_may_be_written_with_an_exponent(number: str) -> None:
     """YAML 1.1 takes `1e-3` for text."""
-    config = RunConfig.read(None, ["sae.architecture=relu", f"sae.l1_coefficient={number}", f"training.lr={number}"])
+    config = RunConfig.read(None, ["sae.architecture=relu", f"sae.coefficient={number}", f"training.lr={number}"])
     sae = config.sae.build(16)
     assert isinstance(sae, ReLUSAE)
-    assert sae.l1_coefficient == config.training.lr == 0.001
+    assert sae.coefficient == config.training.lr == 0.001
 
 
 @pytest.mark.parametrize("architecture", sorted(SAE.registry))
 def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(architecture: str) -> None:
     kind = SAE.registry[architecture]
-    config = SAEConfig.model_validate({"architecture": architecture, "n_latents": 64, "transform": "none", "seed": 3})
-    sae = config.build(16)
+    needed = {"cross_layer_transcoder": {"n_layers": 2}, "switch": {"k": 4}}.get(architecture, {})
+    description = {"architecture": architecture, "n_latents": 64, "transform": "none", "seed": 3, **needed}
+    sae = SAEConfig.model_validate(description).build(16)
     assert type(sae) is kind
     assert sae.transform.kind == "none"
     again = SAEConfig.model_validate({"architecture": architecture, "n_latents": 64, **sae.settings})
@@ -142,10 +143,10 @@ def test_a_file_that_is_no_description_is_named(tmp_path: Path, content: str | N
         ({"k": "many"}, "sae.k: input should be a valid integer"),
         ({"k": 2.5}, "sae.k: input should be a valid integer"),
         ({"k": [2]}, "sae.k: input should be a valid integer"),
-        ({"aux_coefficient": "x"}, "sae.aux_coefficient: input should be a valid number"),
+        ({"multi_coefficient": "x"}, "sae.multi_coefficient: input should be a valid number"),
         ({"transform": "fold"}, "sae.transform: "),
         ({"seed": "x"}, "sae.seed: input should be a valid integer"),
-        ({"architecture": "relu", "l1_coefficient": -0.5}, "l1_coefficient must not be negative"),
+        ({"architecture": "relu", "coefficient": -0.5}, "coefficient must not be negative"),
     ],
 )
 def test_a_wrong_sae_is_named(sae: dict[str, object], says: str) -> None:

@@ -13,12 +13,34 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, InputFingerprint, ReLUSAE, SAEMetadata, TopKSAE, load_sae
+from monosem.sae import (
+    SAE,
+    GatedSAE,
+    InputFingerprint,
+    JumpReLUSAE,
+    MatchingPursuitSAE,
+    ProLUSAE,
+    ReLUSAE,
+    SAEMetadata,
+    SkipTranscoder,
+    SwitchSAE,
+    TopKSAE,
+    Transcoder,
+    load_sae,
+)
 
 MakeSAE = Callable[..., SAE]
 CASES = [
-    pytest.param(TopKSAE, {"k": 4, "k_aux": 3, "aux_coefficient": 0.25}, id="topk"),
-    pytest.param(ReLUSAE, {"l1_coefficient": 0.125}, id="relu"),
+    pytest.param(TopKSAE, {"k": 4, "multi_coefficient": 0.25}, id="topk"),
+    pytest.param(ReLUSAE, {"coefficient": 0.125}, id="relu"),
+    pytest.param(ReLUSAE, {"p": 0.5, "p_end": 0.25, "tied": True, "target_l0": 4.0}, id="relu, tied"),
+    pytest.param(GatedSAE, {"coefficient_warmup": 0.25}, id="gated"),
+    pytest.param(ProLUSAE, {"gradient": "ste"}, id="prolu"),
+    pytest.param(JumpReLUSAE, {"penalty": "frequency", "bandwidth": 0.25}, id="jumprelu"),
+    pytest.param(SwitchSAE, {"k": 4, "n_experts": 5, "balance_coefficient": 0.25}, id="switch"),
+    pytest.param(Transcoder, {"k": 4}, id="transcoder"),
+    pytest.param(SkipTranscoder, {"k": 4, "d_out": 5}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 4}, id="matching_pursuit"),
 ]
 METADATA = SAEMetadata(
     model="some/model",

@@ -21,8 +21,25 @@ from torch import Tensor
 
 from monosem.activations import VectorActivations, vectors
 from monosem.errors import ConfigError, FileError
-from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, files, load_sae, relu
+from monosem.kernels import sparse
+from monosem.sae import (
+    SAE,
+    BatchTopKSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    MatchingPursuitSAE,
+    MatryoshkaSAE,
+    ProLUSAE,
+    ReLUSAE,
+    SkipTranscoder,
+    SwitchSAE,
+    ThresholdSAE,
+    TopKSAE,
+    files,
+    load_sae,
+)
 from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
+from monosem.training.revival import RevivalConfig
 
 N_STEPS = 5
 CASES = [
@@ -30,7 +47,15 @@ CASES = [
     pytest.param(ReLUSAE, {}, id="relu"),
     pytest.param(BatchTopKSAE, {"k": 3}, id="batchtopk"),
     pytest.param(MatryoshkaSAE, {"k": 3}, id="matryoshka"),
+    pytest.param(ReLUSAE, {"p_end": 0.2, "tied": True, "target_l0": 3.0}, id="relu, all that changes in a run"),
+    pytest.param(GatedSAE, {}, id="gated"),
+    pytest.param(ProLUSAE, {}, id="prolu"),
+    pytest.param(JumpReLUSAE, {"target_l0": 3.0}, id="jumprelu"),
+    pytest.param(SwitchSAE, {"k": 3, "n_experts": 2}, id="switch"),
+    pytest.param(SkipTranscoder, {"k": 3}, id="skip_transcoder"),
+    pytest.param(MatchingPursuitSAE, {"k": 3}, id="matching_pursuit"),
 ]
+RESAMPLED = RevivalConfig(method="resample", resample_at=(0.4, 0.6))
 
 
 class Killed(BaseException):
@@ -42,7 +67,7 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches span pools, latents die, and ReLU goes over from its dense to its sparse path, all within few steps."""
     monkeypatch.setattr(vectors, "POOL_ROWS", 7)
     monkeypatch.setattr(trainer, "MIN_DEAD_STEPS", 1)
-    monkeypatch.setattr(relu, "DENSE_ABOVE", 0.9, raising=False)
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 0.9)
 
 
 def small_run(
@@ -51,6 +76,7 @@ def small_run(
     options: dict[str, Any] | None = None,
     kill_at: int | None = None,
     minutes: float = 0,
+    revival: RevivalConfig | None = None,
 ) -> TrainingResult:
     """Five steps of ten rows; a checkpoint after each, if minutes is 0."""
 
@@ -59,7 +85,7 @@ def small_run(
             raise Killed
 
     x = 3 * torch.randn(23, 6, generator=torch.Generator().manual_seed(0)) + 1
-    config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes)
+    config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes, revival=revival or RevivalConfig())
     sae = cls(6, 24, **{"k": 3} if options is None else options)  # pyright: ignore[reportArgumentType]
     source, tokens = VectorActivations(x), 10 * N_STEPS
     return train(sae, source, tokens=tokens, config=config, path=path, callbacks=[callback], progress=False)
@@ -90,18 +116,29 @@ def read_log(path: Path) -> list[dict[str, float]]:
 # Stopped between two steps ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:L0 is")
 @pytest.mark.parametrize(("cls", "options"), CASES)
 def test_a_run_stopped_at_any_step_ends_in_the_same_bits(
-    cls: type[SAE], options: dict[str, int], tmp_path: Path
+    cls: type[SAE], options: dict[str, Any], tmp_path: Path
 ) -> None:
     expected = small_run(None, cls, options)
     assert expected.sae.metadata.tokens_trained == 10 * N_STEPS
-    assert cls is ReLUSAE or expected.history[-1]["dead"] > 0
+    assert issubclass(cls, ThresholdSAE) or expected.history[-1]["dead"] > 0
     for step in range(1, N_STEPS + 1):
         path = tmp_path / f"stopped_{step}"
         with pytest.raises(Killed):
             small_run(path, cls, options, kill_at=step)
         assert_same_run(small_run(path, cls, options), expected)
+
+
+def test_a_run_stopped_around_a_resampling_ends_in_the_same_bits(tmp_path: Path) -> None:
+    expected = small_run(None, revival=RESAMPLED)
+    assert not torch.equal(expected.sae.W_dec, small_run(None).sae.W_dec)
+    for step in range(1, N_STEPS + 1):
+        path = tmp_path / f"stopped_{step}"
+        with pytest.raises(Killed):
+            small_run(path, kill_at=step, revival=RESAMPLED)
+        assert_same_run(small_run(path, revival=RESAMPLED), expected)
 
 
 def test_a_run_stopped_at_every_step_ends_in_the_same_bits(tmp_path: Path) -> None:
@@ -269,8 +306,7 @@ def same_call(data: Path, path: Path | None, minutes: float = 60) -> TrainingRes
 
 
 def newest_step(path: Path) -> int:
-    found = checkpoints.newest_checkpoint(path)
-    return int(found.name.removeprefix("step_")) if found else 0
+    return checkpoints.common_checkpoint([path]) or 0
 
 
 @pytest.mark.usefixtures("true_scale")

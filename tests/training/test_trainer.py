@@ -18,10 +18,11 @@ from monosem.errors import DataError, MismatchError
 from monosem.kernels import reference
 from monosem.sae import SAE, ReLUSAE, TopKSAE, TrainingContext, TrainingLoss
 from monosem.training import Trainer, TrainingConfig, fit, run, train
+from monosem.training.revival import RevivalConfig, add_revival
 from monosem.training.schedules import lr_factor
 
 MakeSAE = Callable[..., SAE]
-CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {}, id="relu")]
+CASES = [pytest.param(TopKSAE, {"k": 4}, id="topk"), pytest.param(ReLUSAE, {"coefficient_warmup": 0}, id="relu")]
 LEVEL = {"lr": 0.01, "warmup": 0, "decay": 0, "batch_size": 50}
 """Settings under which the learning rate is 0.01 from the first step to the last."""
 
@@ -157,14 +158,14 @@ def test_predicting_the_mean_gives_fvu_one_and_l0_zero(make_sae: MakeSAE) -> Non
     variance = sae.transform(x).sub(sae.transform(x).mean(0)).pow(2).mean().item()
     metrics = step.metrics
     assert metrics["fvu"] == pytest.approx(1, rel=1e-12)
-    assert metrics["l0"] == metrics["l1"] == metrics["dead"] == 0
+    assert metrics["l0"] == metrics["penalty"] == metrics["dead"] == 0
     assert metrics["loss"] == metrics["mse"] == pytest.approx(variance, rel=1e-12)
     assert metrics["lr"] == step.lr == pytest.approx(0.5 / 1000)
 
 
 def test_a_perfect_dictionary_has_no_loss() -> None:
     """Both signs of every axis: each input needs one of each pair."""
-    sae = ReLUSAE(7, 14, l1_coefficient=0, transform="none", dtype=torch.float64)
+    sae = ReLUSAE(7, 14, coefficient=0, transform="none", dtype=torch.float64)
     axes = torch.eye(7, dtype=torch.float64)
     for W in (sae.W_enc, sae.W_dec):
         W.data.copy_(torch.cat([axes, -axes]))
@@ -178,9 +179,9 @@ def test_half_of_the_way_to_the_mean_leaves_a_quarter_unexplained(make_sae: Make
     sae = make_sae(TopKSAE, k=4, transform="none")
     x = raw(50, 7)
     mean = x.mean(0)
-    out = TrainingLoss(torch.zeros(()), mean + 0.5 * (x - mean), torch.full((20,), 5), {})
+    out = TrainingLoss(torch.zeros(()), 0.5 * (x - mean), torch.full((20,), 5), {})
     sae.training_loss = lambda *_: TrainingLoss(  # pyright: ignore[reportAttributeAccessIssue]
-        (sae.W_enc * 0).sum(), out.reconstruction, out.fired, {}
+        (sae.W_enc * 0).sum(), out.residual, out.fired, {}
     )
     metrics = Trainer(sae).step(x).metrics
     assert metrics["fvu"] == pytest.approx(0.25, rel=1e-12)
@@ -192,14 +193,13 @@ def test_dead_latents_are_those_of_a_plain_loop(make_sae: MakeSAE, monkeypatch: 
     sae = make_sae(TopKSAE, k=2, transform="none")
     with torch.no_grad():
         sae.b_enc[3] = -1e3
-    seen: list[Tensor | None] = []
-    original = sae.training_loss
+    seen: list[Tensor] = []
 
-    def spy(x: Tensor, target: Tensor, context: TrainingContext) -> TrainingLoss:
-        seen.append(context.dead)
-        return original(x, target, context)
+    def spy(sae: SAE, config: RevivalConfig, dead: Tensor, *rest: Tensor) -> dict[str, Tensor]:
+        seen.append(dead)
+        return add_revival(sae, config, dead, *rest)
 
-    monkeypatch.setattr(sae, "training_loss", spy)
+    monkeypatch.setattr("monosem.training.trainer.add_revival", spy)
     trainer = Trainer(sae, TrainingConfig(batch_size=4, lr=1e-3, dead_after_tokens=10), total_tokens=10_000)
     limit = trainer.dead_after
     assert limit == 80
@@ -210,14 +210,10 @@ def test_dead_latents_are_those_of_a_plain_loop(make_sae: MakeSAE, monkeypatch: 
         x = raw(1 + i % 4, 7, seed=i) * sizes
         fired = (sae.encode(x).to_dense() > 0).any(0).tolist()
         dead = [n >= limit for n in since]
+        seen.clear()
         step = trainer.step(x)
-        context = seen[-1]
-        if tokens < limit:
-            assert context is None
-        else:
-            assert context is not None
-            assert context.tolist() == dead
-        assert ("aux" in step.metrics) == (context is not None)
+        assert [latents.tolist() for latents in seen] == ([] if tokens < limit else [dead])
+        assert ("aux" in step.metrics) == bool(seen)
         assert step.metrics["dead"] == pytest.approx(sum(dead) / 20)
         assert (step.output.fired > 0).tolist() == fired
         revived |= {latent for latent in range(20) if dead[latent] and fired[latent]}

@@ -1,15 +1,19 @@
 """Activations to train on: live from a model, or ready in memory or a file."""
 
+from monosem.activations.health import inspect_rows
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource, Place, batches
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations
+from monosem.activations.views import HookView
 
 __all__ = [
     "ActivationSource",
+    "HookView",
     "IterableActivations",
     "LiveActivations",
     "Place",
     "VectorActivations",
     "activations",
     "batches",
+    "inspect_rows",
 ]

@@ -1,41 +1,58 @@
-"""Activations straight from a model that reads text."""
+"""Activations straight from a model that reads text or images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.activations.inputs import open_images, open_text
 from monosem.activations.source import ActivationSource
-from monosem.data import ContextBatch, PackedText, read_documents
+from monosem.activations.views import HookView
+from monosem.data import Batch, BatchReader, PackedText, ReadAhead, kept_positions
+from monosem.data.batch import Span
+from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata
+from monosem.sae.metadata import PixelFormat
 
 CONTEXTS_A_FORWARD = 32
+READ_TOKENS = 32_768  # read ahead at a time
+PROBE_ROWS = 8  # at least
 
 
 class LiveActivations(ActivationSource):
-    """The activations at one hook point, shuffled, while the model reads text.
+    """The activations at one or several hook points, shuffled, while the model reads.
 
-    The text is read in blocks of about `buffer_tokens` tokens. A hash of seed and position sends every token to the
-    pool of its own block or to the next one's; a pool is then shuffled. So a pool depends on two blocks alone, and any
-    of them can be rebuilt from its number.
+    The data are read in blocks of about `buffer_tokens` positions. A hash of seed and position sends every position to
+    the pool of its own block or to the next one's; a pool is then shuffled. So a pool depends on two blocks alone, and
+    any of them can be rebuilt from its number. A thread tokenises (or decodes images) ahead of the model.
+
+    With several hook points, one forward pass serves all, and a row has what each of them saw at one position, side by
+    side in the order given: `select`, `pair` and `stack` give sources of parts of it.
     """
 
     def __init__(
         self,
         model: SubjectModel,
-        hook: str,
-        text: str | Path | Sequence[str] = "bundled",
+        hook: str | Sequence[str],
+        text: Text = "bundled",
         *,
+        images: Any = None,
+        pixels: PixelFormat | None = None,
         context_length: int | None = None,
         prepend_bos: bool | None = None,
+        packing: bool | None = None,
         exclude_special: bool = True,
+        skip_first: int = 0,
+        last_only: bool = False,
+        max_norm_ratio: float | None = None,
         buffer_tokens: int = 131_072,
         seed: int = 0,
     ) -> None:
@@ -43,82 +60,165 @@ class LiveActivations(ActivationSource):
 
         Args:
             model: the subject model.
-            hook: name of a hook point.
+            hook: name of a hook point, or of several.
             text: what `read_documents` takes.
+            images: what `Images` takes, in place of text; a row for every patch.
+            pixels: what images the model reads, where its config and image processor do not say it.
             context_length: tokens in a context; the model's own if not given, at most 1024.
             prepend_bos: begin every context with the beginning-of-sequence token; if not given, where there is one.
+            packing: documents end to end; else each begins a context of its own. If not given, all but encoders pack.
             exclude_special: leave out positions of special tokens, whose activations are often extreme.
+            skip_first: leave out so many positions at the beginning of every context.
+            last_only: keep the last token of every document alone.
+            max_norm_ratio: leave out rows whose norm, at any of the hooks, is above so many times the median norm of
+                the first contexts (10 is usual): sink tokens.
             buffer_tokens: size of the shuffle buffer.
             seed: of the order of documents and the shuffle.
 
         Raises:
             HookError: the model has no such hook point.
-            ConfigError: the context is longer than the model's.
-            DataError: the text is empty, or the model has no tokenizer.
+            ConfigError: the context is longer than the model's, or options contradict each other.
+            DataError: the text is empty, the model has no tokenizer, or does not read such data.
         """
-        self.model, self.hook = model, model.hook_point(hook).name
-        if model.tokenizer is None:
-            raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
-        longest = model.context_length
-        self.context_length = context_length or min(longest or 1024, 1024)
-        if longest is not None and self.context_length > longest:
-            raise ConfigError(f"context_length {self.context_length} is longer than the model's own {longest}")
-        self.prepend_bos = model.tokenizer.bos_token_id is not None if prepend_bos is None else prepend_bos
-        self.exclude_special, self.seed = exclude_special, seed
-        self.text = str(text) if isinstance(text, str | Path) else f"{len(text)} texts given as a list"
-        self.contexts = PackedText(
-            read_documents(text), model.tokenizer, self.context_length, prepend_bos=self.prepend_bos, seed=seed
-        )
+        self.model = model
+        self.hooks = tuple(model.hook_point(name).name for name in ([hook] if isinstance(hook, str) else hook))
+        if not self.hooks or len(set(self.hooks)) < len(self.hooks):
+            raise ConfigError(f"name one hook point or several different ones, got {hook!r}")
+        if images is not None and last_only:
+            raise ConfigError("last_only is for text: an image has no last token")
+        self.contexts: BatchReader
+        if images is None:
+            options = {"context_length": context_length, "prepend_bos": prepend_bos, "packing": packing, "seed": seed}
+            self.contexts, self._facts = open_text(model, text, **options)
+        else:
+            self.contexts, self._facts = open_images(model, images, self.hooks[0], pixels=pixels, seed=seed)
+        self.context_length: int = self._facts["context_length"]
+        self.positions = {"exclude_special": exclude_special, "skip_first": skip_first, "last_only": last_only}
+        self.max_norm_ratio, self.seed = max_norm_ratio, seed
+        example = self.model.capture(self.contexts.read(0, 1).inputs, self.hooks)
+        self.widths = {name: example[name].shape[-1] for name in self.hooks}
+        self.d_in = sum(self.widths.values())
         self._block_contexts = max(1, buffer_tokens // self.context_length)
+        unit = READ_TOKENS // self.context_length // CONTEXTS_A_FORWARD if images is None else 1
+        self._contexts_at_once = max(1, unit) * CONTEXTS_A_FORWARD
+        self._ahead = ReadAhead(self.contexts.read)
         self._carried: tuple[int, Tensor] | None = None
-        self.d_in = model.width(self.hook)
+        self._limits: Tensor | None = None
+        self._seconds = 0.0
 
     @property
     def metadata(self) -> SAEMetadata:
+        skipped, limits = len(getattr(self.contexts, "skipped", ())), self._norm_limits()
         return SAEMetadata(
             model=self.model.name,
             model_fingerprint=self.model.fingerprint(),
-            tokenizer_fingerprint=self.model.tokenizer_fingerprint(),
-            hook=self.hook,
-            text=self.text,
-            context_length=self.context_length,
-            prepend_bos=self.prepend_bos,
-            exclude_special=self.exclude_special,
+            hook=self.hooks[0] if len(self.hooks) == 1 else None,
+            hooks=list(self.hooks) if len(self.hooks) > 1 else None,
+            documents_skipped=skipped or None,
+            max_norm_ratio=self.max_norm_ratio,
+            max_norm=None if limits is None else dict(zip(self.hooks, limits.tolist(), strict=True)),
+            **self.positions,
+            **self._facts,
         )
 
-    def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+    @property
+    def idle_share(self) -> float:
+        """Share of the time spent on pools so far in which the model waited for something to read."""
+        return self._ahead.waited / max(self._seconds, 1e-9)
+
+    def select(self, hook: str) -> HookView:
+        """The same rows at one of the hook points; all such sources share one forward pass."""
+        return HookView(self, [self._own(hook)], "select")
+
+    def pair(self, hook: str, target: str) -> HookView:
+        """The same rows at two hook points: what a transcoder reads, and what it must predict."""
+        return HookView(self, [self._own(hook), self._own(target)], "pair")
+
+    def stack(self, hooks: Sequence[str] | None = None) -> HookView:
+        """The same rows at several hook points of equal width (all, if not given): what a crosscoder reads."""
+        return HookView(self, [self._own(hook) for hook in hooks] if hooks else list(self.hooks), "stack")
+
+    def _own(self, hook: str) -> str:
+        name = self.model.hook_point(hook).name
+        if name not in self.hooks:
+            raise ConfigError(f"this source does not read {name}: open it with activations(model, [..., {name!r}])")
+        return name
+
+    def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
+        began = perf_counter()
         if self._carried is None or self._carried[0] != number:
             self._carried = (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, self.d_in))
         stays, goes = self._run_block(number)
         rows = torch.cat([self._carried[1].to(stays.device), stays])
         self._carried = (number + 1, goes)
         generator = torch.Generator().manual_seed(hash((self.seed, number)) & (2**63 - 1))
-        return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+        rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+        self._seconds += perf_counter() - began
+        return rows
+
+    def _spans(self, block: int) -> Iterator[tuple[Span, Span]]:
+        """What to read at a time for a block, and what comes after it."""
+        first, size = block * self._block_contexts, self._block_contexts
+        starts = range(first, first + size, self._contexts_at_once)
+        spans = [(start, min(start + self._contexts_at_once, first + size)) for start in starts]
+        after = (first + size, first + size + min(self._contexts_at_once, size))
+        return zip(spans, [*spans[1:], after], strict=True)
 
     def _run_block(self, number: int) -> tuple[Tensor, Tensor]:
         """The rows of a block that stay in its own pool, and those that go to the next."""
-        first = number * self._block_contexts
         stays: list[Tensor] = []
         goes: list[Tensor] = []
-        for start in range(first, first + self._block_contexts, CONTEXTS_A_FORWARD):
-            stop = min(start + CONTEXTS_A_FORWARD, first + self._block_contexts)
-            batch = self.contexts.read(start, stop)
-            x, kept = self._activations(batch, start)
-            to_next = self._goes_to_next(start, batch.tokens.shape)
-            goes.append(x[(kept & to_next).to(x.device)])
-            stays.append(x[(kept & ~to_next).to(x.device)])
+        for span, following in self._spans(number):
+            part = self._ahead.read(span, following)
+            for start in range(0, len(part), CONTEXTS_A_FORWARD):
+                batch = part[start : start + CONTEXTS_A_FORWARD]
+                x, kept = self._activations(batch, span[0] + start)
+                to_next = self._goes_to_next(span[0] + start, kept.shape).to(x.device)
+                goes.append(x[kept & to_next])
+                stays.append(x[kept & ~to_next])
         return torch.cat(stays), torch.cat(goes)
 
-    def _activations(self, batch: ContextBatch, start: int) -> tuple[Tensor, Bool[Tensor, "contexts pos"]]:
-        x = self.model.capture(batch.tokens, [self.hook])[self.hook].to(torch.float32)
-        kept = ~batch.padding & ~batch.special if self.exclude_special else ~batch.padding
-        if not torch.isfinite(x).all():
-            where = (~torch.isfinite(x).all(-1)).nonzero()[0].tolist()
-            raise DataError(
-                f"activations at {self.hook} are not finite in context {start + where[0]}, position {where[1]}: "
-                "load the model in float32 or bfloat16, or look at that text"
-            )
+    def _activations(
+        self, batch: Batch, start: int
+    ) -> tuple[Float[Tensor, "contexts pos columns"], Bool[Tensor, "contexts pos"]]:
+        """What the hook points see, side by side, and which positions are wanted."""
+        x, kept = self._capture(batch, start)
+        limits = self._norm_limits()
+        if limits is not None:
+            norms = torch.stack([part.norm(dim=-1) for part in x.split(list(self.widths.values()), -1)], -1)
+            kept &= (norms <= limits.to(norms)).all(-1)
         return x, kept
+
+    def _capture(self, batch: Batch, start: int) -> tuple[Tensor, Tensor]:
+        captured = self.model.capture(batch.inputs, self.hooks)
+        parts = [captured[hook].to(torch.float32) for hook in self.hooks]
+        for hook, part in zip(self.hooks, parts, strict=True):
+            if part.shape[:2] != batch.special.shape:
+                raise DataError(f"{hook} gives {tuple(part.shape)} for {len(batch)} contexts of {self.context_length}")
+        x = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        if not torch.isfinite(x).all():
+            self._refuse_infinite(parts, batch, start)
+        return x, kept_positions(batch, **self.positions).to(x.device)
+
+    def _refuse_infinite(self, parts: list[Tensor], batch: Batch, start: int) -> None:
+        for hook, part in zip(self.hooks, parts, strict=True):
+            bad = ~torch.isfinite(part).all(-1) & ~batch.padding.to(part.device)
+            if bad.any():
+                context, position = bad.nonzero()[0].tolist()
+                raise DataError(
+                    f"activations at {hook} are not finite in context {start + context}, position {position}: "
+                    "load the model in float32 or bfloat16, or look at that text"
+                )
+
+    def _norm_limits(self) -> Float[Tensor, " hooks"] | None:
+        """The largest norm of a row that is kept, at each hook point."""
+        if self.max_norm_ratio is None:
+            return None
+        if self._limits is None:
+            x, kept = self._capture(self.contexts.read(0, CONTEXTS_A_FORWARD), 0)
+            norms = [part.norm(dim=-1) for part in x[kept].split(list(self.widths.values()), -1)]
+            self._limits = torch.stack([self.max_norm_ratio * norm.median() for norm in norms]).cpu()
+        return self._limits
 
     def _goes_to_next(self, start: int, shape: torch.Size) -> Bool[Tensor, "contexts pos"]:
         """One random bit a token, a function of seed and position alone (splitmix64)."""
@@ -130,16 +230,30 @@ class LiveActivations(ActivationSource):
             z = z ^ (z >> np.uint64(31))
         return torch.from_numpy((z >> np.uint64(63)).astype(np.bool_)).reshape(shape)
 
-    def probe(self) -> dict[str, Int[Tensor, "contexts pos"] | Bool[Tensor, "contexts pos"]]:
-        batch = self.contexts.read(0, 2)
-        kept = ~batch.padding & ~batch.special if self.exclude_special else ~batch.padding
-        return {"tokens": batch.tokens.to(torch.int32), "kept": kept}
+    def probe(self) -> dict[str, Tensor]:
+        if not isinstance(self.contexts, PackedText):
+            return super().probe()
+        batch, kept = self.contexts.read(0, 2), torch.zeros(0)
+        for n_contexts in (2, CONTEXTS_A_FORWARD):  # the second where almost nothing is kept of a context
+            batch = self.contexts.read(0, n_contexts)
+            kept = self._activations(batch, 0)[1].cpu()
+            if kept.sum() >= PROBE_ROWS:
+                break
+        probe = {"tokens": batch.tokens.to(torch.int32), "kept": kept}
+        return probe if self.contexts.packing else {**probe, "padding": batch.padding}
 
-    def probe_activations(self, probe: dict[str, Tensor]) -> Float[Tensor, "rows d_in"]:
-        return probe_rows(self.model, self.hook, probe)
+    def probe_activations(self, probe: dict[str, Tensor]) -> Float[Tensor, "rows columns"]:
+        if "tokens" not in probe:
+            return super().probe_activations(probe)
+        return probe_rows(self.model, self.hooks, probe)
 
 
-def probe_rows(model: SubjectModel, hook: str, probe: dict[str, Tensor]) -> Float[Tensor, "rows d_in"]:
-    """What a model makes of the tokens of a probe, at the positions kept."""
-    x = model.capture(probe["tokens"].long(), [hook])[hook].to(torch.float32)
-    return x[probe["kept"].to(x.device)]
+def probe_rows(model: SubjectModel, hooks: str | Sequence[str], probe: dict[str, Tensor]) -> Float[Tensor, "rows d"]:
+    """What a model makes of the tokens of a probe, at the positions kept; several hook points side by side."""
+    hooks, tokens = [hooks] if isinstance(hooks, str) else hooks, probe["tokens"].long()
+    if "padding" in probe:
+        captured = model.capture({"input_ids": tokens, "attention_mask": (~probe["padding"]).long()}, hooks)
+    else:
+        captured = model.capture(tokens, hooks)
+    rows = [captured[hook].to(torch.float32) for hook in hooks]
+    return torch.cat(rows, -1)[probe["kept"].to(rows[0].device)]

@@ -28,12 +28,24 @@ class ActivationSource(ABC):
     """Shuffled activations, in pools. A pool is a pure function of its number: that is what makes runs resumable."""
 
     d_in: int
+    """Width of a row, or of each source of it."""
+    n_sources: int = 1
+    """How many activations side by side a dictionary reads (crosscoders)."""
     _last: tuple[int, Tensor] | None = None
 
     @property
     def metadata(self) -> SAEMetadata:
         """What an SAE trained on this should remember of it."""
         return SAEMetadata()
+
+    @property
+    def d_out(self) -> int:
+        """Width of what is to be predicted."""
+        return self.d_in
+
+    def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, Tensor | None]:
+        """Rows of a pool as what a dictionary reads, and what it must predict if that is something else."""
+        return rows, None
 
     @abstractmethod
     def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:

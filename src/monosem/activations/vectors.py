@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
+from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.models import SubjectModel
 from monosem.sae.files import read_safetensors
@@ -74,18 +75,23 @@ class IterableActivations(ActivationSource):
 
 def activations(
     source: SubjectModel | Tensor | np.ndarray | str | Path | Iterable[Any],
-    hook: str | None = None,
-    text: str | Path | Sequence[str] = "bundled",
+    hook: str | Sequence[str] | None = None,
+    text: Text = "bundled",
+    *,
+    images: Any = None,
     **options: Any,
 ) -> ActivationSource:
     """A source of activations to train on.
 
     Args:
-        source: a subject model, a tensor or array (rows, d_in), a `.npy` or `.safetensors` file of one, or an iterable
-            of batches.
-        hook: with a model: name of a hook point.
-        text: with a model: what it reads; "bundled", a file, a folder or a list of strings.
-        **options: `context_length, prepend_bos, exclude_special, buffer_tokens, seed` with a model; `seed` else.
+        source: a subject model, a tensor or array (rows, d_in), a `.npy`, `.safetensors` or `.parquet` file of one, or
+            an iterable of batches.
+        hook: with a model: name of a hook point, or of several that one pass serves (`select`, `pair` and `stack` of
+            the source then give parts of it).
+        text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
+            of conversations.
+        images: with an image model: what it reads; a folder, an IDX or .npz file, an array.
+        **options: with a model, those of `LiveActivations`; `seed` else.
 
     Raises:
         ConfigError: a model without a hook.
@@ -100,7 +106,9 @@ def activations(
             raise ConfigError(
                 f"name the hook point to read: activations(model, 'resid_post.2'). There are: {some}, ..."
             )
-        return LiveActivations(source, hook, text, **options)
+        return LiveActivations(source, hook, text, images=images, **options)
+    if images is not None:
+        raise ConfigError("images are read by a model: activations(model, hook, images=...)")
     if isinstance(source, str | Path):
         source = read_vectors(Path(source))
     if isinstance(source, Tensor | np.ndarray):
@@ -109,18 +117,22 @@ def activations(
 
 
 def read_vectors(path: Path) -> Tensor | np.ndarray:
-    """The one array in a `.npy` (memory-mapped) or `.safetensors` file.
+    """The one array in a `.npy` (memory-mapped) or `.safetensors` file, or the vectors of a `.parquet` table.
+
+    A table's vectors are its one column of lists of equal length, or, without one, all its columns of numbers.
 
     Raises:
         FileError: the file is missing, damaged, of another kind, or holds several arrays.
     """
+    if path.suffix == ".parquet":
+        return _read_table(path)
     if path.suffix == ".safetensors":
         tensors = read_safetensors(path)
         if len(tensors) != 1:
             raise FileError(f"{path} holds {len(tensors)} tensors ({', '.join(tensors)}): give a file with one")
         return next(iter(tensors.values()))
     if path.suffix != ".npy":
-        raise FileError(f"{path} is no .npy or .safetensors file: activations are read from those")
+        raise FileError(f"{path} is no .npy, .safetensors or .parquet file: activations are read from those")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -128,6 +140,32 @@ def read_vectors(path: Path) -> Tensor | np.ndarray:
     if not isinstance(array, np.ndarray):
         raise FileError(f"{path} is an archive of arrays: give a .npy file of one")
     return array
+
+
+def _read_table(path: Path) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+    kinds = {field.name: field.type for field in table.schema}
+    is_list = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    lists = [name for name, kind in kinds.items() if any(test(kind) for test in is_list)]
+    numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    if len(lists) > 1 or not (lists or numbers):
+        what = f"several columns of vectors ({', '.join(lists)})" if lists else "no column of vectors or numbers"
+        raise FileError(f"{path} has {what}: give a file with one")
+    if not lists:
+        return np.stack([table.column(name).to_numpy() for name in numbers], axis=1)
+    column = table.column(lists[0])
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
+    if len(lengths) != 1 or not lengths[0] or flat.dtype.kind not in "iuf":
+        raise FileError(f"{path}: column {lists[0]!r} must hold lists of numbers, all of one length")
+    return flat.reshape(len(column), -1)
 
 
 def check_finite(rows: Tensor, numbers: Tensor | None = None) -> Tensor:

@@ -1,6 +1,22 @@
-"""Text: read it, tokenise it, pack it into contexts; the bundled text."""
+"""Text and images: read them, tokenise and pack them into contexts; the bundled text."""
 
-from monosem.data.documents import Document, read_documents
-from monosem.data.packing import ContextBatch, PackedText
+from monosem.data.batch import Batch, BatchReader, ReadAhead, kept_positions
+from monosem.data.documents import Document, Documents, DocumentStream, read_documents
+from monosem.data.images import ImageBatch, Images
+from monosem.data.packing import ContextBatch, PackedText, first_token
 
-__all__ = ["ContextBatch", "Document", "PackedText", "read_documents"]
+__all__ = [
+    "Batch",
+    "BatchReader",
+    "ContextBatch",
+    "Document",
+    "DocumentStream",
+    "Documents",
+    "ImageBatch",
+    "Images",
+    "PackedText",
+    "ReadAhead",
+    "first_token",
+    "kept_positions",
+    "read_documents",
+]

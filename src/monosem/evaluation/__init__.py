@@ -2,7 +2,17 @@
 
 from monosem.evaluation.check import CheckResult, check
 from monosem.evaluation.evaluate import evaluate
+from monosem.evaluation.ground_truth import Recovery, random_recovery, recovery
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.report import EvaluationReport
 
-__all__ = ["CheckResult", "EvaluationReport", "Interval", "check", "evaluate"]
+__all__ = [
+    "CheckResult",
+    "EvaluationReport",
+    "Interval",
+    "Recovery",
+    "check",
+    "evaluate",
+    "random_recovery",
+    "recovery",
+]

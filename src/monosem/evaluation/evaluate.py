@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from monosem.codes import SparseCodes
-from monosem.data import ContextBatch, PackedText, read_documents
+from monosem.data import ContextBatch, PackedText, kept_positions, read_documents
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.intervals import Interval
@@ -78,7 +78,7 @@ def evaluate(
     name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
     n_contexts = -(-tokens // contexts.context_length)
     first, kept = _read(sae, contexts, 0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
-    sample = _capture(model, hook, first)[kept.to(model.device)]
+    sample, _ = _rows(sae, model, hook, first, kept)
     if sample.shape[1] != sae.d_in:
         raise MismatchError(
             f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {sample.shape[1]}: choose another hook"
@@ -93,11 +93,11 @@ def evaluate(
         batch, kept = _read(sae, contexts, start, min(start + CONTEXTS_A_PASS, n_contexts))
         if not len(batch):
             break
-        x = _capture(model, hook, batch)[kept.to(model.device)]
+        x, kept = _rows(sae, model, hook, batch, kept)
         codes = sae.encode(x)
         documents = batch.document[kept]
         for column, part in parts.items():
-            rebuilt = sae.decode(codes) if column == "SAE" else functions[column](x)
+            rebuilt = sae.decode(codes, x) if column == "SAE" else functions[column](x)
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
             observer(batch, kept, codes, x)
@@ -121,7 +121,7 @@ def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> Evalu
         documents = torch.arange(len(rows)) + number * VECTOR_ROWS
         codes = sae.encode(rows)
         for column, part in parts.items():
-            rebuilt = sae.decode(codes) if column == "SAE" else functions[column](rows)
+            rebuilt = sae.decode(codes, rows) if column == "SAE" else functions[column](rows)
             part.add(rows, rebuilt, documents, codes if column == "SAE" else None)
     return _report(sae, parts, functions, {"data": "the rows given"}, None)
 
@@ -154,18 +154,30 @@ def _contexts(sae: SAE, model: SubjectModel, text: str | Path | Sequence[str]) -
             f"the SAE reads contexts of {length} tokens, {model.name} has a context of {model.context_length}"
         )
     bos = known.prepend_bos if known.prepend_bos is not None else model.tokenizer.bos_token_id is not None
-    return PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos)
+    packing = known.packing is not False
+    return PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos, packing=packing)
 
 
 def _read(sae: SAE, contexts: PackedText, start: int, stop: int) -> tuple[ContextBatch, Bool[Tensor, "contexts pos"]]:
     """Contexts, and the positions that the SAE reads."""
-    batch = contexts.read(start, stop)
-    special = batch.special if sae.metadata.exclude_special is not False else batch.padding
-    return batch, ~(special | batch.padding)
+    batch, known = contexts.read(start, stop), sae.metadata
+    return batch, kept_positions(
+        batch,
+        exclude_special=known.exclude_special is not False,
+        skip_first=known.skip_first or 0,
+        last_only=bool(known.last_only),
+    )
 
 
-def _capture(model: SubjectModel, hook: str, batch: ContextBatch) -> Float[Tensor, "contexts pos d"]:
-    return model.capture(batch.tokens, [hook])[hook].to(torch.float32)
+def _rows(
+    sae: SAE, model: SubjectModel, hook: str, batch: ContextBatch, kept: Bool[Tensor, "contexts pos"]
+) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "contexts pos"]]:
+    """Activations at the positions kept, without those of a norm that was left out of training, and which these are."""
+    x = model.capture(batch.inputs, [hook])[hook].to(torch.float32)
+    limit = (sae.metadata.max_norm or {}).get(hook)
+    if limit is not None:
+        kept = kept & (x.norm(dim=-1) <= limit).cpu()
+    return x[kept.to(x.device)], kept
 
 
 def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:

@@ -28,6 +28,8 @@ def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _short(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
+        if value and type(value[0]) is str:  # the texts of tokens, most of all there is
+            return value
         return [_short(inner) for inner in value]
     return value
 

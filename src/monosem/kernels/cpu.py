@@ -12,48 +12,67 @@ from numba import njit, prange
 from numba.core import config
 from torch import Tensor
 
+from monosem.kernels.buffers import done_with, empty
 from monosem.kernels.plain import only_above
 
 config.THREADING_LAYER = "omp"
 
-TILE_ROWS = 512
+TILE_ROWS = 256
+TILE_ROWS_16 = 512
+BLOCK_ROWS = 256  # so many rows of activations stay in a core's own cache
+ENTRIES_PER_BLOCK = 8  # a latent's mean entries in a block that make a pass over all latents worth while
+FAST = {"reassoc", "contract", "nsz"}
 GROUP = 16  # a row's maxima are first taken over this many entries, a stride apart
 
 
 def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    rows, n = x.shape[0], weight.shape[0]
+    rows = x.shape[0]
     values = torch.empty(rows, k, dtype=x.dtype)
     indices = torch.empty(rows, k, dtype=torch.int32)
-    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
     _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start])
-        if n < 2 * GROUP * k:  # too large a share for groups to help
-            values[start:stop], indices[start:stop] = torch.topk(pre, k, sorted=False)
-        else:
-            _top_k_rows(pre.numpy(), values[start:stop].numpy(), indices[start:stop].numpy())
+        pre = linear(x[start:stop], weight, bias)
+        _select(pre, values[start:stop], indices[start:stop])
     return values, indices
 
 
+def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+    """Write the largest of every row."""
+    if pre.shape[1] < 2 * GROUP * values.shape[1]:  # too large a share for groups to help
+        bits = pre.view(torch.int32 if pre.dtype == torch.float32 else torch.int64)
+        _top_k_rows_by_bits(pre.numpy(), bits.numpy(), values.numpy(), indices.numpy())
+    else:
+        _top_k_rows(pre.numpy(), values.numpy(), indices.numpy())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """X @ weight.T + bias. oneDNN is well ahead of MKL here on other makers' processors, and level on Intel's."""
+    if x.dtype != torch.float64 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.addmm(bias, x, weight.T)
+
+
 def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates: int) -> tuple[Tensor, Tensor]:
-    rows, n = x.shape[0], weight.shape[0]
+    rows = x.shape[0]
+    tile_rows = min(rows, TILE_ROWS_16)
     candidates = torch.empty(rows, n_candidates, dtype=torch.int32)
-    keys = torch.empty(min(rows, TILE_ROWS), n_candidates, dtype=torch.int16)
-    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=torch.bfloat16)
-    x16, weight16, bias16 = x.bfloat16(), weight.bfloat16().T, bias.bfloat16()
+    keys = torch.empty(tile_rows, n_candidates, dtype=torch.int16)
+    weight16 = empty(*weight.shape, dtype=torch.bfloat16).copy_(weight)
+    x16, bias16 = x.bfloat16(), bias.bfloat16()
     _match_threads()
-    for start in range(0, rows, TILE_ROWS):
-        stop = min(start + TILE_ROWS, rows)
-        pre = torch.addmm(bias16, x16[start:stop], weight16, out=buffer[: stop - start])
+    for start in range(0, rows, tile_rows):
+        stop = min(start + tile_rows, rows)
+        pre = linear(x16[start:stop], weight16, bias16)
         ordered = pre.view(torch.int16).numpy()
         _order_as_integers(ordered)
         _top_k_rows(ordered, keys[: stop - start].numpy(), candidates[start:stop].numpy())
+    done_with(weight16)
     offsets = torch.arange(rows + 1) * n_candidates
     exact = gather_dot(x, weight, candidates.reshape(-1), offsets).add_(bias[candidates.reshape(-1)])
     values = torch.empty(rows, k, dtype=x.dtype)
     indices = torch.empty(rows, k, dtype=torch.int32)
-    _top_k_rows(exact.reshape(rows, n_candidates).numpy(), values.numpy(), indices.numpy())
+    _select(exact.reshape(rows, n_candidates), values, indices)
     return values, candidates.gather(1, indices.long())
 
 
@@ -74,17 +93,13 @@ def above(
     exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
     limits = threshold.to(exact).expand(n).contiguous().numpy()
     extra = _array(torch.zeros(rows, dtype=exact) if row_limits is None else row_limits)
-    buffer = torch.empty(min(rows, TILE_ROWS), n, dtype=x.dtype)
-    compared = buffer if exact == x.dtype else torch.empty(buffer.shape, dtype=exact)
     counts = torch.zeros(rows + 1, dtype=torch.int64)
     values: list[Tensor] = []
     indices: list[Tensor] = []
     _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        pre = torch.addmm(bias, x[start:stop], weight.T, out=buffer[: stop - start])
-        if compared is not buffer:
-            pre = compared[: stop - start].copy_(pre)
+        pre = linear(x[start:stop], weight, bias).to(exact)
         tile_counts = counts[start + 1 : stop + 1].numpy()
         _count_above(pre.numpy(), limits, extra[start:stop], tile_counts)
         ends = np.cumsum(tile_counts)
@@ -100,9 +115,10 @@ def above(
 
 
 def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
-    out = torch.empty(indices.numel(), dtype=x.dtype)
-    _match_threads()
-    _gather_dot(_array(x), _array(weight), indices.numpy(), offsets.numpy(), out.numpy())
+    order, starts, rows = by_latent(indices, offsets, weight.shape[0])
+    dots, out = torch.empty(2, indices.numel(), dtype=x.dtype)
+    arrays = (_array(x), _array(weight), order.numpy(), starts.numpy(), rows.numpy(), dots.numpy(), out.numpy())
+    _gather_dot(*arrays, _match_threads())
     return out
 
 
@@ -113,20 +129,39 @@ def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tenso
     return out
 
 
-def scatter_outer(values: Tensor, order: Tensor, latent_offsets: Tensor, rows: Tensor, y: Tensor) -> Tensor:
-    out = torch.empty(latent_offsets.numel() - 1, y.shape[1], dtype=y.dtype)
+def decode_error(
+    values: Tensor, indices: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    error = torch.empty(target.shape, dtype=weight.dtype)
+    dots = torch.empty(indices.numel(), dtype=weight.dtype)
     _match_threads()
-    arrays = (order.numpy(), latent_offsets.numpy(), rows.numpy())
-    _scatter_outer(_array(values), *arrays, _array(y), out.numpy())
+    arrays = (_array(values), indices.numpy(), offsets.numpy(), _array(weight), _array(bias), _array(target))
+    _decode_error(*arrays, error.numpy(), dots.numpy())
+    return error, dots
+
+
+def scatter_outer(values: Tensor, order: Tensor, starts: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    out = empty(starts.shape[1] - 1, y.shape[1], dtype=y.dtype)
+    arrays = (_array(values.index_select(0, order)), starts.numpy(), rows.numpy(), _array(y), out.numpy())
+    _scatter_outer(*arrays, _match_threads())
     return out
 
 
 def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor, Tensor, Tensor]:
-    order = torch.empty(indices.numel(), dtype=torch.int32)
-    rows = torch.empty(indices.numel(), dtype=torch.int32)
-    latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64)
-    _by_latent(indices.numpy(), offsets.numpy(), latent_offsets.numpy(), order.numpy(), rows.numpy())
-    return order, latent_offsets, rows
+    """The entries by block of rows, and within it by latent.
+
+    Returns the entries' numbers in that order, where each latent's begin in each block (blocks, n_latents + 1), and
+    their rows in that order. Blocks are as small as pays: their rows stay in a core's cache while all latents pass by.
+    """
+    n_rows, n_entries = offsets.numel() - 1, indices.numel()
+    per_row = max(1, n_entries // max(1, n_rows))
+    block = max(BLOCK_ROWS, ENTRIES_PER_BLOCK * n_latents // per_row)
+    order = torch.empty(n_entries, dtype=torch.int32)
+    rows = torch.empty(n_entries, dtype=torch.int32)
+    starts = torch.zeros(max(1, -(-n_rows // block)), n_latents + 1, dtype=torch.int64)
+    _match_threads()
+    _by_latent(indices.numpy(), offsets.numpy(), block, starts.numpy(), order.numpy(), rows.numpy())
+    return order, starts, rows
 
 
 def to_dense(values: Tensor, indices: Tensor, offsets: Tensor, n_latents: int) -> Tensor:
@@ -158,8 +193,11 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _match_threads() -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), config.NUMBA_NUM_THREADS))
+def _match_threads() -> int:
+    """Let numba use as many threads as torch does."""
+    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(threads)
+    return threads
 
 
 @njit(cache=True)
@@ -232,6 +270,36 @@ def _top_k_rows(pre, values, indices):
 
 
 @njit(cache=True, parallel=True)
+def _top_k_rows_by_bits(pre, bits, values, indices):
+    """Exact: count by the leading bits, keep what lies in higher bins, and choose within the bin at the edge."""
+    n, k = pre.shape[1], values.shape[1]
+    shift, magnitude = bits.itemsize * 8 - 11, (1 << (bits.itemsize * 8 - 1)) - 1
+    for r in prange(pre.shape[0]):
+        counts = np.zeros(2048, np.int32)
+        bins = np.empty(n, np.int16)
+        for i in range(n):
+            ordered = bits[r, i] if bits[r, i] >= 0 else bits[r, i] ^ magnitude
+            bins[i] = (ordered >> shift) + 1024
+            counts[bins[i]] += 1
+        edge, above = 2047, 0
+        while above + counts[edge] < k:
+            above += counts[edge]
+            edge -= 1
+        sure, filled, wanted = 0, 0, k - above
+        heap, heap_indices = values[r, above:], indices[r, above:]
+        for i in range(n):
+            if bins[i] > edge:
+                values[r, sure], indices[r, sure] = pre[r, i], i
+                sure += 1
+            elif bins[i] == edge:
+                if filled < wanted:
+                    _sift_up(heap, heap_indices, pre[r, i], i, filled)
+                    filled += 1
+                elif pre[r, i] > heap[0]:
+                    _sift_down(heap, heap_indices, pre[r, i], i, wanted)
+
+
+@njit(cache=True, parallel=True)
 def _order_as_integers(bits):
     """Turn the bits of bfloat16 numbers into integers of the same order."""
     for r in prange(bits.shape[0]):
@@ -260,54 +328,101 @@ def _write_above(pre, limits, extra, starts, values, indices):
                 at += 1
 
 
-@njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
-def _gather_dot(x, weight, indices, offsets, out):
-    for r in prange(x.shape[0]):
-        row = x[r]
-        for e in range(offsets[r], offsets[r + 1]):
-            latent = weight[indices[e]]
-            total = row[0] * 0
-            for c in range(row.shape[0]):
-                total += row[c] * latent[c]
-            out[e] = total
+@njit(cache=True, fastmath=FAST)
+def _add_rows(total, values, which, source, first, last):
+    """Add to `total` the rows of source that entries first to last name, times their values."""
+    fours = first + (last - first) // 4 * 4
+    for e in range(first, fours, 4):
+        v0, v1, v2, v3 = values[e], values[e + 1], values[e + 2], values[e + 3]
+        s0, s1, s2, s3 = source[which[e]], source[which[e + 1]], source[which[e + 2]], source[which[e + 3]]
+        for c in range(total.shape[0]):
+            total[c] += v0 * s0[c] + v1 * s1[c] + v2 * s2[c] + v3 * s3[c]
+    for e in range(fours, last):
+        v0, s0 = values[e], source[which[e]]
+        for c in range(total.shape[0]):
+            total[c] += v0 * s0[c]
+
+
+@njit(cache=True, fastmath=FAST)
+def _dot_rows(vector, which, source, first, last, out):
+    """The products of `vector` with the rows of source that entries first to last name."""
+    fours = first + (last - first) // 4 * 4
+    for e in range(first, fours, 4):
+        s0, s1, s2, s3 = source[which[e]], source[which[e + 1]], source[which[e + 2]], source[which[e + 3]]
+        t0 = t1 = t2 = t3 = vector[0] * 0
+        for c in range(vector.shape[0]):
+            t0 += s0[c] * vector[c]
+            t1 += s1[c] * vector[c]
+            t2 += s2[c] * vector[c]
+            t3 += s3[c] * vector[c]
+        out[e], out[e + 1], out[e + 2], out[e + 3] = t0, t1, t2, t3
+    for e in range(fours, last):
+        s0 = source[which[e]]
+        t0 = vector[0] * 0
+        for c in range(vector.shape[0]):
+            t0 += s0[c] * vector[c]
+        out[e] = t0
+
+
+@njit(cache=True, parallel=True)
+def _gather_dot(x, weight, order, starts, rows, dots, out, n_parts):
+    n = weight.shape[0]
+    for part in prange(n_parts):
+        for block in range(starts.shape[0]):
+            for latent in range(part * n // n_parts, (part + 1) * n // n_parts):
+                first, last = starts[block, latent], starts[block, latent + 1]
+                _dot_rows(weight[latent], rows, x, first, last, dots)
+                for o in range(first, last):
+                    out[order[o]] = dots[o]
 
 
 @njit(cache=True, parallel=True)
 def _weighted_sum(values, indices, offsets, weight, out):
     for r in prange(out.shape[0]):
-        row = out[r]
-        row[:] = 0
-        for e in range(offsets[r], offsets[r + 1]):
-            value, latent = values[e], weight[indices[e]]
-            for c in range(row.shape[0]):
-                row[c] += value * latent[c]
+        out[r, :] = 0
+        _add_rows(out[r], values, indices, weight, offsets[r], offsets[r + 1])
 
 
 @njit(cache=True, parallel=True)
-def _scatter_outer(values, order, latent_offsets, rows, y, out):
-    for latent in prange(out.shape[0]):
-        row = out[latent]
+def _decode_error(values, indices, offsets, weight, bias, target, error, dots):
+    for r in prange(error.shape[0]):
+        row, wanted = error[r], target[r]
         row[:] = 0
-        for o in range(latent_offsets[latent], latent_offsets[latent + 1]):
-            e = order[o]
-            value, source = values[e], y[rows[e]]
-            for c in range(row.shape[0]):
-                row[c] += value * source[c]
+        _add_rows(row, values, indices, weight, offsets[r], offsets[r + 1])
+        for c in range(row.shape[0]):
+            row[c] = wanted[c] - bias[c] - row[c]
+        _dot_rows(row, indices, weight, offsets[r], offsets[r + 1], dots)
 
 
-@njit(cache=True)
-def _by_latent(indices, offsets, latent_offsets, order, rows):
-    for e in range(indices.shape[0]):
-        latent_offsets[indices[e] + 1] += 1
-    for i in range(latent_offsets.shape[0] - 1):
-        latent_offsets[i + 1] += latent_offsets[i]
-    cursor = latent_offsets[:-1].copy()
-    for r in range(offsets.shape[0] - 1):
-        for e in range(offsets[r], offsets[r + 1]):
-            rows[e] = r
-            at = cursor[indices[e]]
-            order[at] = e
-            cursor[indices[e]] = at + 1
+@njit(cache=True, parallel=True)
+def _scatter_outer(values, starts, rows, y, out, n_parts):
+    n = out.shape[0]
+    for part in prange(n_parts):
+        for block in range(starts.shape[0]):
+            for latent in range(part * n // n_parts, (part + 1) * n // n_parts):
+                if block == 0:
+                    out[latent, :] = 0
+                _add_rows(out[latent], values, rows, y, starts[block, latent], starts[block, latent + 1])
+
+
+@njit(cache=True, parallel=True)
+def _by_latent(indices, offsets, block_rows, starts, order, rows):
+    n_rows = offsets.shape[0] - 1
+    for block in prange(starts.shape[0]):
+        start = starts[block]
+        first, last = block * block_rows, min(n_rows, (block + 1) * block_rows)
+        for e in range(offsets[first], offsets[last]):
+            start[indices[e] + 1] += 1
+        start[0] = offsets[first]
+        for i in range(start.shape[0] - 1):
+            start[i + 1] += start[i]
+        cursor = start[:-1].copy()
+        for r in range(first, last):
+            for e in range(offsets[r], offsets[r + 1]):
+                at = cursor[indices[e]]
+                order[at] = e
+                rows[at] = r
+                cursor[indices[e]] = at + 1
 
 
 @njit(cache=True, parallel=True)
@@ -324,7 +439,7 @@ def _from_dense(dense, indices, offsets, values):
             values[e] = dense[r, indices[e]]
 
 
-@njit(cache=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(cache=True, parallel=True, fastmath=FAST)
 def _adam(parameter, grad, mean, square, settings, unit_rows):
     lr, beta1, beta2, eps, correction1, correction2 = settings
     one = beta1 - beta1 + 1

@@ -104,6 +104,19 @@ def weighted_sum(
     return out
 
 
+def decode_error(
+    values: Float[Tensor, " entries"],
+    indices: Int32[Tensor, " entries"],
+    offsets: Int[Tensor, " rows_plus_1"],
+    weight: Float[Tensor, "n d"],
+    bias: Float[Tensor, " d"],
+    target: Float[Tensor, "rows d"],
+) -> tuple[Float[Tensor, "rows d"], Float[Tensor, " entries"]]:
+    """The error `target - bias - weighted_sum`, and for every entry its row of the error times its row of weight."""
+    error = target - bias - weighted_sum(values, indices, offsets, weight)
+    return error, gather_dot(error, weight, indices, offsets)
+
+
 def scatter_outer(
     values: Float[Tensor, " entries"],
     order: Int[Tensor, " entries"],
@@ -114,20 +127,20 @@ def scatter_outer(
     """For every latent, the sum of value x its row of y: the gradient of a weight. Entries come ordered by latent."""
     latents = _rows(latent_offsets, order.numel())
     out = y.new_zeros(latent_offsets.numel() - 1, y.shape[1])
-    for o, latent in zip(_tiles(order, TILE_ENTRIES), _tiles(latents, TILE_ENTRIES), strict=True):
-        out.index_add_(0, latent, values[o][:, None] * y[rows[o]])
+    for o, latent, row in zip(*(_tiles(t, TILE_ENTRIES) for t in (order, latents, rows)), strict=True):
+        out.index_add_(0, latent, values[o][:, None] * y[row])
     return out
 
 
 def by_latent(
     indices: Int32[Tensor, " entries"], offsets: Int[Tensor, " rows_plus_1"], n_latents: int
 ) -> tuple[Int[Tensor, " entries"], Int[Tensor, " n_plus_1"], Int[Tensor, " entries"]]:
-    """The entries ordered by latent: their order, where each latent's begin, and the row of every entry."""
+    """The entries ordered by latent: their numbers, where each latent's begin, and their rows, in that order."""
     order = torch.argsort(indices, stable=True)
     counts = torch.bincount(indices, minlength=n_latents)
     latent_offsets = torch.zeros(n_latents + 1, dtype=torch.int64, device=indices.device)
     torch.cumsum(counts, 0, out=latent_offsets[1:])
-    return order, latent_offsets, _rows(offsets, indices.numel())
+    return order, latent_offsets, _rows(offsets, indices.numel())[order]
 
 
 def to_dense(

@@ -9,26 +9,27 @@ Two operations, each the other's adjoint, are enough for every architecture:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator
+import importlib.util
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-DENSE_ABOVE = 0.03
-"""Share of latents on above which the dense path is faster (measured: benchmarks/crossover.py)."""
+DENSE_ABOVE = 0.3
+"""Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
 
 _forced: str | None = None
 
 
 @contextmanager
 def use_backend(name: str) -> Generator[None]:
-    """Within this block all kernels come from one backend: "cpu" (numba) or "plain" (torch)."""
+    """Within this block all kernels come from one backend: "cpu" (numba), "cuda" (Triton) or "plain" (torch)."""
     global _forced
     before, _forced = _forced, name
     try:
@@ -39,7 +40,8 @@ def use_backend(name: str) -> Generator[None]:
 
 def _backend(x: Tensor) -> ModuleType:
     half = x.dtype in (torch.float16, torch.bfloat16)
-    name = _forced or ("cpu" if x.device.type == "cpu" and not half else "plain")
+    fastest = "cuda" if x.device.type == "cuda" and importlib.util.find_spec("triton") else "plain"
+    name = _forced or ("cpu" if x.device.type == "cpu" and not half else fastest)
     return importlib.import_module(f"monosem.kernels.{name}")
 
 
@@ -50,6 +52,11 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore
 
 
+def dense_is_faster(share_on: float) -> bool:
+    """Whether dense matmuls are the faster way to evaluate a selection of that share of all latents."""
+    return share_on > DENSE_ABOVE
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Which latents are on in which row; remembers its own transpose, which both weight gradients need."""
@@ -57,6 +64,7 @@ class Selection:
     indices: Int32[Tensor, " entries"]
     offsets: Int[Tensor, " rows_plus_1"]
     n_latents: int
+    _orders: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict[str, Any], repr=False)
 
     def keep(self, kept: Bool[Tensor, " entries"]) -> Selection:
         """Only some of the entries."""
@@ -67,11 +75,13 @@ class Selection:
     @property
     def dense(self) -> bool:
         """Whether so many latents are on that dense matmuls are the faster way to evaluate them."""
-        return self.indices.numel() > DENSE_ABOVE * (self.offsets.numel() - 1) * self.n_latents
+        return dense_is_faster(self.indices.numel() / max(1, (self.offsets.numel() - 1) * self.n_latents))
 
-    @cached_property
-    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
-        return _backend(self.indices).by_latent(self.indices, self.offsets, self.n_latents)
+    def by_latent(self, backend: ModuleType) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries in the order of their latents, as a backend wants them."""
+        if backend.__name__ not in self._orders:
+            self._orders[backend.__name__] = backend.by_latent(self.indices, self.offsets, self.n_latents)
+        return self._orders[backend.__name__]
 
 
 def top_k(
@@ -93,10 +103,23 @@ def top_k(
 
 
 def above(
-    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], threshold: Tensor
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    threshold: Tensor | float,
+    *,
+    screen: bool = False,
 ) -> tuple[Float[Tensor, " entries"], Selection]:
-    """The pre-activations above a threshold (one number, or one per latent)."""
+    """The pre-activations above a threshold (one number, or one per latent).
+
+    With `screen`, and one number, candidates are found in bfloat16, far enough below the threshold that none can be
+    missed, and evaluated exactly.
+    """
     with torch.no_grad():
+        if not isinstance(threshold, Tensor):
+            if screen and abs(threshold) < 1e3 and x.dtype == torch.float32:
+                return _above_screened(x, W, bias, threshold)
+            threshold = x.new_tensor(threshold)
         values, indices, offsets = _backend(x).above(x, W, bias, threshold)
         return values, Selection(indices, offsets, W.shape[0])
 
@@ -124,16 +147,22 @@ def batch_top_k(
 ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
     """The `total` largest pre-activations of the whole batch, and the smallest of them. Not differentiable.
 
-    `guess` should lie a little below that smallest one: all entries above the guess are candidates, and if there are
-    too few, a lower guess is tried. The result does not depend on it, only the time does. With `screen` candidates are
-    found in bfloat16, far enough below the guess that none can be missed, and evaluated exactly.
+    `guess` and `screen` decide the time it takes, not the result: see `largest` and `above`.
+    """
+    return largest(lambda limit: above(x, W, bias, limit, screen=screen), total, guess)
+
+
+def largest(
+    candidates: Callable[[float], tuple[Tensor, Selection]], total: int, guess: float
+) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
+    """The `total` largest of all entries, and the smallest of them. Not differentiable.
+
+    `candidates` returns the entries above a number. `guess` should lie a little below the smallest one wanted: all
+    entries above the guess are candidates, and if there are too few, a lower guess is tried.
     """
     with torch.no_grad():
         while True:
-            if screen and abs(guess) < 1e3 and x.dtype == torch.float32:
-                values, selection = _above_screened(x, W, bias, guess)
-            else:
-                values, selection = above(x, W, bias, x.new_tensor(guess))
+            values, selection = candidates(guess)
             if values.numel() >= total:
                 break
             guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
@@ -144,6 +173,37 @@ def batch_top_k(
         at_the_edge = (values == cut).nonzero()[:, 0]
         kept[at_the_edge[: total - int(kept.sum())]] = True
         return values[kept], selection.keep(kept), cut
+
+
+def by_group(
+    select: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Selection]],
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    sizes: Sequence[int],
+) -> tuple[Float[Tensor, " entries"], Selection]:
+    """A selection in which each group of rows sees an equal share of the latents: one matmul a group, on its share.
+
+    Args:
+        select: a selection without gradient, such as `above`, of rows, weights and biases.
+        x: the rows, group after group.
+        W: the weights; the first group's share comes first.
+        bias: as W.
+        sizes: rows of each group; a group may be empty.
+    """
+    share, parts, first_entry = W.shape[0] // len(sizes), list[tuple[Tensor, Tensor, Tensor]](), 0
+    starts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
+    for group, rows in enumerate(x.split(list(sizes))):  # pyright: ignore
+        if not len(rows):
+            continue
+        latents = slice(group * share, (group + 1) * share)
+        values, chosen = select(rows, W[latents], bias[latents])
+        parts.append((values, chosen.indices + group * share, chosen.offsets[1:] + first_entry))
+        first_entry += values.numel()
+    if not parts:
+        return x.new_zeros(0), Selection(torch.zeros(0, dtype=torch.int32, device=x.device), starts[0], W.shape[0])
+    values, indices, ends = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return values, Selection(indices, torch.cat([*starts, ends]), W.shape[0])
 
 
 def encode(
@@ -194,6 +254,20 @@ def decode(
     return _Decode.apply(values, W_dec, selection)  # pyright: ignore
 
 
+def squared_error(
+    values: Float[Tensor, " entries"],
+    W_dec: Float[Tensor, "n d"],
+    b_dec: Float[Tensor, " d"],
+    selection: Selection,
+    target: Float[Tensor, "rows d"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d"]]:
+    """The mean over all elements of (target - decode(values) - b_dec)^2, and that error without gradient.
+
+    The gradient of the values costs nothing beside the decode: a row's decoder rows are still in the cache.
+    """
+    return _SquaredError.apply(values, W_dec, b_dec, selection, target)  # pyright: ignore
+
+
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -204,7 +278,8 @@ class _Encode(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, W = ctx.saved_tensors
         selection: Selection = ctx.selection
         grad: Tensor = grads[0].contiguous()
@@ -230,7 +305,8 @@ class _Decode(torch.autograd.Function):
         return _weighted_sum(values, selection, W)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore
         values, W = ctx.saved_tensors
         selection: Selection = ctx.selection
         grad: Tensor = grads[0].contiguous()
@@ -240,6 +316,39 @@ class _Decode(torch.autograd.Function):
         if need_W:
             grad_W = values.T @ grad if selection.dense else _scatter_outer(values, selection, grad)
         return grad_values, grad_W, None
+
+
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, W: Tensor, b_dec: Tensor, selection: Selection, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if selection.dense:
+            kept = _to_dense(values, selection)
+            error = (target - b_dec).addmm_(kept, W, alpha=-1)
+            dots = _backend(W).from_dense(error @ W.T, selection.indices, selection.offsets)
+        else:
+            kept = values
+            error, dots = _backend(W).decode_error(values, selection.indices, selection.offsets, W, b_dec, target)
+        ctx.save_for_backward(kept, error, dots)
+        ctx.selection = selection
+        ctx.mark_non_differentiable(error)
+        return error.pow(2).mean(), error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        kept, error, dots = ctx.saved_tensors
+        selection: Selection = ctx.selection
+        need_values, need_W, need_b_dec, _, need_target = ctx.needs_input_grad
+        scale = grads[0] * (2 / max(1, error.numel()))
+        grad_values = dots * -scale if need_values else None
+        grad_W = None
+        if need_W:
+            scaled = kept * -scale
+            grad_W = scaled.T @ error if selection.dense else _scatter_outer(scaled, selection, error)
+        grad_b_dec = error.sum(0) * -scale if need_b_dec else None
+        return grad_values, grad_W, grad_b_dec, None, error * scale if need_target else None
 
 
 def _to_dense(values: Tensor, selection: Selection) -> Tensor:
@@ -253,13 +362,14 @@ def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
 
 
 def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
-    backend, (indices, offsets) = _backend(W), (selection.indices, selection.offsets)
+    backend = _backend(W)
     if selection.dense:
-        return backend.from_dense(x @ W.T, indices, offsets)
-    return backend.gather_dot(x, W, indices, offsets)
+        return backend.from_dense(x @ W.T, selection.indices, selection.offsets)
+    return backend.gather_dot(x, W, selection.indices, selection.offsets)
 
 
 def _scatter_outer(values: Tensor, selection: Selection, y: Tensor) -> Tensor:
     if selection.dense:
         return _to_dense(values, selection).T @ y
-    return _backend(y).scatter_outer(values, *selection.by_latent, y)
+    backend = _backend(y)
+    return backend.scatter_outer(values, *selection.by_latent(backend), y)

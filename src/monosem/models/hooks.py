@@ -1,9 +1,10 @@
-"""Hook points: canonical names, one small table a model family, raw module paths for everything else."""
+"""Hook points: places in a model by canonical name, TransformerLens name or raw module path."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,22 +13,6 @@ from torch import nn
 from monosem.errors import HookError
 
 Side = Literal["input", "output"]
-
-FAMILIES: dict[str, dict[str, str]] = {
-    "gpt2": {
-        "embed": "transformer.drop:output",
-        "resid_pre": "transformer.h.{layer}:input",
-        "resid_mid": "transformer.h.{layer}.ln_2:input",
-        "resid_post": "transformer.h.{layer}:output",
-        "attn_z": "transformer.h.{layer}.attn.c_proj:input",
-        "attn_out": "transformer.h.{layer}.attn:output",
-        "mlp_in": "transformer.h.{layer}.mlp:input",
-        "mlp_mid": "transformer.h.{layer}.mlp.c_proj:input",
-        "mlp_out": "transformer.h.{layer}.mlp:output",
-        "final_norm": "transformer.ln_f:output",
-    },
-}
-"""Where each canonical hook point lies, by `config.model_type`."""
 
 TRANSFORMER_LENS = {
     "hook_resid_pre": "resid_pre",
@@ -51,37 +36,35 @@ class HookPoint:
     side: Side
 
 
-def canonical_names(family: str | None, n_layers: int) -> list[str]:
-    """All canonical hook points of a model, in the order of its forward pass."""
-    if family not in FAMILIES:
-        return []
-    table = FAMILIES[family]
-    per_layer = [name for name, path in table.items() if "{layer}" in path]
-    blocks = [f"{name}.{layer}" for layer in range(n_layers) for name in per_layer]
-    return ["embed", *blocks, "final_norm"]
-
-
-def resolve(name: str, module: nn.Module, family: str | None, n_layers: int) -> HookPoint:
+def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoint:
     """Find a hook point by canonical name, TransformerLens name or raw path (`path`, `path:input`, `path:output`).
+
+    Args:
+        name: the name to look for.
+        module: where raw paths are looked up.
+        places: canonical names and the paths of these, `hook_table(module, ...)`.
 
     Raises:
         HookError: the model has no such place; the message lists near names.
     """
     canonical = _from_transformer_lens(name)
-    names = canonical_names(family, n_layers)
-    if canonical in names and family is not None:
-        kind, _, layer = canonical.partition(".")
-        path, _, side = FAMILIES[family][kind].format(layer=layer).partition(":")
+    if canonical in places:
+        path, _, side = places[canonical].partition(":")
         return HookPoint(canonical, path, "input" if side == "input" else "output")
     path, _, side = name.partition(":")
     modules = dict(module.named_modules())
     if path and path in modules and side in ("", "input", "output"):
         return HookPoint(name, path, "input" if side == "input" else "output")
-    paths = [path for path in modules if path]
+    raise HookError(_unknown(name, canonical, list(places), [path for path in modules if path]))
+
+
+def _unknown(name: str, canonical: str, names: list[str], paths: list[str]) -> str:
     near = difflib.get_close_matches(canonical, [*names, *paths], n=4, cutoff=0.5)
-    layers = f" Layers are 0 to {n_layers - 1}." if re.fullmatch(r"[a-z_]+\.\d+", canonical) and n_layers else ""
+    last = max((int(layer) for layer in re.findall(r"\.(\d+)$", "\n".join(names), re.MULTILINE)), default=None)
+    layered = last is not None and re.fullmatch(r"[a-z_]+\.\d+", canonical)
+    layers = f" Layers are 0 to {last}." if layered else ""
     listing = f" Near: {', '.join(near)}." if near else f" Hook points: {', '.join((names or paths)[:12])}, ..."
-    raise HookError(f"the model has no hook point {name!r}.{layers}{listing}")
+    return f"the model has no hook point {name!r}.{layers}{listing}"
 
 
 def _from_transformer_lens(name: str) -> str:

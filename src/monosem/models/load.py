@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from monosem.errors import FileError
+from monosem.errors import ConfigError, FileError
 from monosem.models.subject import SubjectModel
 
 BUNDLED = Path(__file__).parent / "bundled"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "*.model")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_model(
@@ -26,9 +30,11 @@ def load_model(
     """A model to study.
 
     Args:
-        model: "bundled", a folder or hub id that transformers can load as a causal language model, or any nn.Module.
-        tokenizer: for a module: its tokenizer. For the others it is found beside the model.
-        device: where to put it; CUDA where there is one if not given (a module stays where it is).
+        model: "bundled", a folder or hub id that transformers can load, or any nn.Module. What class it becomes (causal
+            language model, reward model, encoder, image model) its config says; of a CLIP, the image half is taken.
+        tokenizer: for a module: its tokenizer. For the others it is found beside the model, as is the image processor.
+        device: where to put it; CUDA where there is one if not given (a module stays where it is). "auto" spreads a
+            model over all there is (needs the package accelerate).
         dtype: precision of the weights as loaded (a module keeps its own).
         name: what SAEs trained on it remember as `metadata.model`; the given name or path if not given.
 
@@ -36,28 +42,83 @@ def load_model(
         FileError: there is no such model, or it cannot be read.
     """
     if isinstance(model, nn.Module):
+        if device is not None and hasattr(model, "hf_device_map"):
+            raise ConfigError("the module is spread over devices already (hf_device_map): leave device out")
         return SubjectModel(model if device is None else model.to(device), tokenizer, name)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    source = _source(model)
+    local = Path(source).is_dir()
+    with _readable_errors(str(model)):
+        module = _pretrained(source, dtype, "auto" if device == "auto" else None)
+        reads_images = getattr(module, "main_input_name", "") == "pixel_values"
+        processor = None
+        if reads_images and (not local or _has(source, PROCESSOR_FILES)):
+            from transformers import AutoImageProcessor
+
+            processor = AutoImageProcessor.from_pretrained(source)
+        if tokenizer is None and not reads_images and (not local or _has(source, TOKENIZER_FILES)):
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(source)
+    if device != "auto":
+        nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return SubjectModel(module, tokenizer, name or str(model), processor)
+
+
+def _source(model: str | Path) -> str:
+    """A folder that exists, or what can be a hub id (`name` or `user/name`)."""
+    if str(model) == "bundled":
+        return str(BUNDLED)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path)
+    text = str(model)
+    beside = path.parent != Path() and path.parent.is_dir()
+    if isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or beside or path.exists():
+        raise FileError(f"{text} is not a folder: give a model folder, a Hugging Face id, or 'bundled'")
+    return text
+
+
+def _has(folder: str, patterns: tuple[str, ...]) -> bool:
+    return any(next(Path(folder).glob(pattern), None) is not None for pattern in patterns)
+
+
+def _pretrained(source: str, dtype: torch.dtype, device_map: str | None) -> nn.Module:
+    """The class that the config names; an AutoModel where it names none that transformers has."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source)
+    if config.model_type == "clip":
+        config = config.vision_config
+        cls: Any = transformers.CLIPVisionModel
+    else:
+        cls = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
+    module, loaded = cls.from_pretrained(
+        source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True
+    )
+    missing = [key for key in loaded["missing_keys"] if "pooler" not in key]  # a pooler reads, no hook point follows it
+    if missing:
+        raise FileError(f"its weights lack {len(missing)} that {type(module).__name__} needs, as {sorted(missing)[0]}")
+    return module
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    """No progress bars, no report of unused weights; whatever goes wrong becomes one line."""
     from transformers.utils import logging
 
-    source = str(BUNDLED) if str(model) == "bundled" else str(model)
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
-        raise FileError(f"{source} is not a folder: give a model folder, a Hugging Face id, or 'bundled'")
-    source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
-    bars = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(source)
+        yield
     except Exception as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise FileError(
-            f"cannot load the model {str(model)!r}: {reason}{offline}. "
+            f"cannot load the model {name!r}: {reason}{offline}. "
             "Give 'bundled', a folder with config.json and weights, or a Hugging Face id that can be reached."
         ) from error
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return SubjectModel(nn.Module.to(module, device), tokenizer, name or str(model))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError, HookError
-from monosem.models.hooks import HookPoint, canonical_names, resolve
+from monosem.models.families import hook_table, main_config
+from monosem.models.hooks import HookPoint, resolve
+from monosem.models.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,28 @@ class Edit(Protocol):
     def apply(self, x: Tensor, context: EditContext) -> Tensor: ...
 
 
+NAMES = ("input_ids", "attention_mask")
+
+
 class _Captured(Exception):
     """Raised inside a forward pass once the last wanted hook point has been seen."""
 
 
 class SubjectModel:
-    """A model, its tokenizer if it has one, and its hook points."""
+    """A model, its tokenizer or image processor if it has one, and its hook points."""
 
-    def __init__(self, module: nn.Module, tokenizer: Any = None, name: str | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, tokenizer: Any = None, name: str | None = None, processor: Any = None
+    ) -> None:
+        module = getattr(module, "_orig_mod", module)
         self.module = module.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.processor = tokenizer, processor
         self.name = name or type(module).__name__
-        config = getattr(module, "config", None)
+        config = main_config(module)
         self.family: str | None = getattr(config, "model_type", None)
         self.n_layers: int = getattr(config, "num_hidden_layers", 0) or 0
-        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.inputs = Inputs.of(module, config, self.name)
+        self._places = hook_table(module, self.family, self.n_layers)
         self._d_model: int | None = getattr(config, "hidden_size", None)
         self._prompt_length: int | None = None
 
@@ -68,14 +78,20 @@ class SubjectModel:
         return self._d_model
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens in the longest text, or class token and patches of an image; None where nothing says it."""
+        return self.inputs.context_length
+
+    @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        """Where inputs go and captured activations come back to."""
+        weights = (p.device for p in self.module.parameters() if not p.is_meta)
+        return next(weights, torch.device("cpu"))
 
     @property
     def hook_points(self) -> list[str]:
         """Canonical hook points, in the order of the forward pass (module paths where the family is not known)."""
-        names = canonical_names(self.family, self.n_layers)
-        return names or [path for path, _ in self.module.named_modules() if path]
+        return list(self._places) or [path for path, _ in self.module.named_modules() if path]
 
     def hook_point(self, name: str) -> HookPoint:
         """Find a hook point by canonical name, TransformerLens name or module path.
@@ -83,19 +99,25 @@ class SubjectModel:
         Raises:
             HookError: the model has no such place.
         """
-        return resolve(name, self.module, self.family, self.n_layers)
+        return resolve(name, self.module, self._places)
 
     def width(self, hook: str, inputs: Any = None) -> int:
-        """Width of the activations at a hook point, found by running one token (or the given inputs)."""
-        inputs = torch.zeros(1, 1, dtype=torch.int64, device=self.device) if inputs is None else inputs
-        return self.capture(inputs, [hook])[hook].shape[-1]
+        """Width of the activations at a hook point, found by running one token or image (or the given inputs)."""
+        return self.capture(self.inputs.least() if inputs is None else inputs, [hook])[hook].shape[-1]
 
     def fingerprint(self) -> str:
-        """A short hash of every parameter's name, shape and first values: equal for equal weights in any precision."""
+        """A short hash of every parameter's name, shape and 64 of its values: equal for equal weights in any precision.
+
+        The values are spread evenly over the tensor. Weights that are held on disk alone are left out.
+        """
         digest = hashlib.sha256()
         for name, parameter in self.module.named_parameters():
-            head = parameter.detach().reshape(-1)[:16].to("cpu", torch.float32).to(torch.bfloat16).view(torch.int16)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode() + head.numpy().tobytes())
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            if not parameter.is_meta and parameter.numel():
+                n = parameter.numel()
+                places = torch.arange(min(n, 64), device=parameter.device) * (n - 1) // max(min(n, 64) - 1, 1)
+                values = parameter.detach().reshape(-1)[places].to("cpu", torch.float32).to(torch.bfloat16)
+                digest.update(values.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def tokenizer_fingerprint(self) -> str | None:
@@ -106,38 +128,74 @@ class SubjectModel:
         return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16]
 
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
-        """Text to token ids. Several texts must come out equally long.
+        """Text to token ids. Several texts must come out equally long (else: `padded`).
+
+        Args:
+            text: one text or several.
+            prepend_bos: begin with the beginning-of-sequence token; where the tokenizer has none, with its own special
+                tokens around the text (`[CLS] ... [SEP]` of an encoder).
 
         Raises:
             DataError: no tokenizer, or texts of unequal length.
         """
+        ids = self._ids(text, prepend_bos)
+        if len({len(row) for row in ids}) > 1:
+            raise DataError("texts of unequal length: give model.padded(texts), or one by one")
+        return torch.tensor(ids, device=self.device)
+
+    def padded(self, texts: Sequence[str], prepend_bos: bool = True) -> dict[str, Int[Tensor, "batch pos"]]:
+        """Texts of any lengths as keyword arguments of one batch: `input_ids`, and `attention_mask` 0 at padding.
+
+        Padding stands behind, so that captures before it equal those of each text alone. Give the result to `capture`,
+        and keep only positions where the mask is 1.
+        """
+        ids = self._ids(texts, prepend_bos)
+        length, pad = max(map(len, ids)), getattr(self.tokenizer, "pad_token_id", None) or 0
+        tokens = [row + [pad] * (length - len(row)) for row in ids]
+        mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
+        return {name: torch.tensor(x, device=self.device) for name, x in zip(NAMES, (tokens, mask), strict=True)}
+
+    def _ids(self, text: str | Sequence[str], prepend_bos: bool) -> list[list[int]]:
+        if self.inputs.image_shape is not None:
+            raise DataError(f"{self.name} reads images, not text: give pixels, as from model.pixels(images)")
         if self.tokenizer is None:
             raise DataError(f"{self.name} has no tokenizer: give token ids, or load_model(module, tokenizer=...)")
         texts = [text] if isinstance(text, str) else list(text)
-        ids = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
-        bos = self.tokenizer.bos_token_id
-        if prepend_bos and bos is not None:
-            ids = [[bos, *row] for row in ids]
-        if len({len(row) for row in ids}) > 1:
-            raise DataError("texts of unequal length: give them one by one, or pad the tokens yourself")
-        if not ids or not ids[0]:
+        bos = self.tokenizer.bos_token_id if prepend_bos else None
+        own = prepend_bos and bos is None
+        ids = [self.tokenizer(t, add_special_tokens=own, verbose=False)["input_ids"] for t in texts]
+        ids = [row if bos is None else [bos, *row] for row in ids]
+        if not ids or not all(ids):
             raise DataError("the text is empty")
-        return torch.tensor(ids, device=self.device)
+        return ids
+
+    def pixels(self, images: Any) -> Float[Tensor, "batch channels height width"]:
+        """One image or several (PIL, arrays) to pixels, resized and normalised as the model's own processor does it.
+
+        Raises:
+            DataError: the model reads no images, or came without a processor.
+        """
+        if self.inputs.image_shape is None:
+            raise DataError(f"{self.name} reads no images: give text or token ids")
+        if self.processor is None:
+            raise DataError(f"{self.name} has no image processor: give floats (batch, channels, height, width)")
+        return self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
 
     def _arguments(self, inputs: Any) -> dict[str, Any] | Tensor:
-        if isinstance(inputs, str | list | tuple):
+        several = isinstance(inputs, list | tuple) and all(isinstance(text, str) for text in inputs)
+        if isinstance(inputs, str) or several:
             inputs = self.tokens(inputs)
-        if isinstance(inputs, Mapping):
-            return dict(inputs)
-        if self.family is not None and not torch.is_floating_point(inputs):
-            return {"input_ids": inputs.to(self.device)}
-        return inputs.to(self.device)
+        return self.inputs.arguments(inputs, self.device)
 
     @torch.no_grad()
     def forward(self, inputs: Any) -> Any:
-        """Logits (batch, pos, vocabulary) of a language model; whatever the module returns otherwise.
+        """Logits, (batch, pos, vocabulary) of a language model; whatever the module returns where it has none.
 
-        `inputs`: token ids, text, or a mapping of keyword arguments.
+        Args:
+            inputs: token ids, text, pixels, or a mapping of keyword arguments.
+
+        Raises:
+            DataError: the model does not read such inputs.
         """
         out = self._call(inputs)
         return getattr(out, "logits", out)
@@ -146,21 +204,26 @@ class SubjectModel:
 
     def _call(self, inputs: Any) -> Any:
         arguments = self._arguments(inputs)
-        if isinstance(arguments, dict):
-            cache = {"use_cache": False} if self.n_layers and "past_key_values" not in arguments else {}
-            return self.module(**{**cache, **arguments})
-        return self.module(arguments)
+        with self._eagerly():
+            return self.module(**arguments) if isinstance(arguments, dict) else self.module(arguments)
+
+    def _eagerly(self) -> AbstractContextManager[Any]:
+        """Compiled code knows nothing of hooks: what torch.compile has compiled runs as it was written."""
+        compiles = "torch._dynamo" in sys.modules
+        return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
     @torch.no_grad()
     def capture(self, inputs: Any, hooks: Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
         """Activations at the given hook points. The forward pass stops after the last of them.
 
         Args:
-            inputs: token ids (batch, pos), text, or a mapping of keyword arguments.
+            inputs: token ids (batch, pos), text, pixels (batch, channels, height, width), or a mapping of keyword
+                arguments (with `attention_mask` for a padded batch).
             hooks: names of hook points.
 
         Raises:
             HookError: a hook point does not exist, or the forward pass never reached it.
+            DataError: the model does not read such inputs.
         """
         points = {name: self.hook_point(name) for name in hooks}
         captured: dict[str, Tensor] = {}
@@ -187,7 +250,7 @@ class SubjectModel:
         missing = [name for name in hooks if name not in captured]
         if missing:
             raise HookError(f"the forward pass of {self.name} never reached {', '.join(missing)}")
-        return {name: captured[name] for name in hooks}
+        return {name: captured[name].to(self.device) for name in hooks}
 
     @contextmanager
     def edit(self, edits: Mapping[str, EditFunction] | Sequence[Edit]) -> Iterator[None]:
@@ -221,7 +284,10 @@ class SubjectModel:
             return EditContext("")
         cache = kwargs.get("past_key_values")
         seen = cache.get_seq_length() if cache is not None else 0
-        positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device).expand_as(tokens)
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+        positions = positions.expand_as(tokens)
         attention = kwargs.get("attention_mask")
         mask = torch.ones_like(tokens, dtype=torch.bool)
         if isinstance(attention, Tensor) and attention.ndim == 2:
@@ -238,7 +304,7 @@ class SubjectModel:
             if not isinstance(first, Tensor):
                 raise HookError(f"{point.name} gives a {type(first).__name__}, not a tensor: choose a module inside it")
             now = replace(context[0], hook=point.name) if context else EditContext(point.name)
-            new = function(first, now)
+            new = function(first, now).to(first)  # an edit may compute in float32 in a bfloat16 model
             if new is first:
                 return None
             return (new, *x[1:]) if isinstance(x, tuple) else new
@@ -270,8 +336,11 @@ class SubjectModel:
         Edits in force apply; their context says which positions are generated.
 
         Raises:
+            ConfigError: the model writes no text.
             DataError: no tokenizer, or prompt and continuation do not fit the model's context.
         """
+        if not getattr(self.module, "can_generate", lambda: False)():
+            raise ConfigError(f"{self.name} writes no text: generate needs a causal language model")
         tokens = self.tokens(prompt)
         length = tokens.shape[1] + max_new_tokens
         if self.context_length is not None and length > self.context_length:
@@ -282,7 +351,7 @@ class SubjectModel:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
         self._prompt_length = tokens.shape[1]
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), self._eagerly():
                 torch.manual_seed(seed)
                 out = self.module.generate(  # pyright: ignore[reportCallIssue]
                     tokens,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem import kernels
@@ -34,10 +35,10 @@ class SAEOutput(NamedTuple):
 class TrainingContext:
     """What a loss may know of the run."""
 
-    dead: Bool[Tensor, " n_latents"] | None = None
-    """Latents that have not fired for a while; None while none has."""
     screen: bool = False
     """Whether candidates may be found in bfloat16."""
+    progress: float | None = None
+    """Share of the run that is done; None where its length is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,29 @@ class TrainingLoss:
     """One batch's loss and what the trainer keeps books of. Nothing here forces a synchronisation."""
 
     loss: Float[Tensor, ""]
-    reconstruction: Float[Tensor, "rows d_out"]
-    """In transformed units."""
+    residual: Float[Tensor, "rows d_out"]
+    """target - reconstruction, in transformed units, without gradient."""
     fired: Int[Tensor, " n_latents"]
     """On how many rows each latent was on."""
     terms: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """The parts of the loss, for the log."""
 
 
+def _unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return rows / row_norms(rows)
+
+
 def row_norms(W: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
     """The L2 norm of every row."""
     return W.pow(2).sum(-1, keepdim=True).sqrt()
+
+
+def grad_of(parameter: nn.Parameter) -> Tensor:
+    """Its gradient, made if need be."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 class SAE(nn.Module, ABC):
@@ -66,6 +79,9 @@ class SAE(nn.Module, ABC):
 
     with t the input transform. Parameters are latent-major: W_enc (n_latents, d_in), b_enc (n_latents,),
     W_dec (n_latents, d_out), b_dec (d_out,). Decoder rows start as random unit vectors, and encoder rows equal to them.
+
+    With `d_out` it is a transcoder: it predicts another site's activations, transformed by a transform of their own;
+    b_dec is not subtracted from the input, and encoder rows start as unit vectors of their own.
     """
 
     architecture: ClassVar[str]
@@ -73,7 +89,7 @@ class SAE(nn.Module, ABC):
     good_for: ClassVar[str]
     """One line: when to use it."""
     registry: ClassVar[dict[str, type[SAE]]] = {}
-    unit_norm_decoder: ClassVar[bool] = True
+    unit_norm_decoder: bool = True
     """Whether training keeps decoder rows at norm 1."""
 
     W_enc: nn.Parameter
@@ -91,24 +107,31 @@ class SAE(nn.Module, ABC):
         d_in: int,
         n_latents: int,
         *,
+        d_out: int | None = None,
         transform: TransformKind = "centre_scale",
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("d_in", d_in), ("n_latents", n_latents)):
+        for name, size in (("d_in", d_in), ("n_latents", n_latents), ("d_out", d_in if d_out is None else d_out)):
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}")
-        self.d_in, self.n_latents, self.d_out = d_in, n_latents, d_in
+        self.d_in, self.n_latents, self.d_out = d_in, n_latents, d_in if d_out is None else d_out
+        self.subtract_b_dec = d_out is None
         generator = torch.Generator().manual_seed(seed)
-        W_dec = torch.randn(n_latents, self.d_out, generator=generator, dtype=torch.float64)
-        W_dec /= row_norms(W_dec)
-        self.W_enc = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
+        W_dec = _unit_rows(n_latents, self.d_out, generator)
+        W_enc = W_dec if self.subtract_b_dec else _unit_rows(n_latents, self.d_in, generator)
+        self.W_enc = nn.Parameter(W_enc.to(device=device, dtype=dtype, copy=True))
         self.b_enc = nn.Parameter(torch.zeros(n_latents, dtype=dtype, device=device))
         self.W_dec = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype, device=device))
-        self.transform = InputTransform(d_in, transform, dtype=dtype, device=device)
+        self.transform = InputTransform(self.d_in, transform, dtype=dtype, device=device)
+        if not self.subtract_b_dec:
+            kind = (
+                "centre_scale" if transform == "layer_norm" else transform
+            )  # a target's own rows are not known in use
+            self.own_target_transform = InputTransform(self.d_out, kind, dtype=dtype, device=device)
         self.metadata = SAEMetadata()
         self.probe: dict[str, Tensor] = {}
         """A small batch of inputs, stored with the SAE, on which `metadata.fingerprint` was measured."""
@@ -122,6 +145,26 @@ class SAE(nn.Module, ABC):
                 parameters = inspect.signature(kind.__init__).parameters.values()
                 names += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in names]
         return names
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """The shape of one token's input."""
+        return (self.d_in,)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The shape of one token's reconstruction."""
+        return (self.d_out,)
+
+    @property
+    def target_transform(self) -> InputTransform:
+        """The transform of what is to be predicted: the input's own, but for transcoders."""
+        return self.transform if self.subtract_b_dec else self.own_target_transform
+
+    @property
+    def unit_rows(self) -> tuple[str, ...]:
+        """The names of the parameters whose rows training keeps at norm 1."""
+        return ("W_dec",) if self.unit_norm_decoder else ()
 
     # What an architecture must say -----------------------------------------------------------------------------
 
@@ -148,48 +191,113 @@ class SAE(nn.Module, ABC):
         Raises:
             DataError: the last dimension is not d_in.
         """
-        if x.shape[-1] != self.d_in:
-            raise DataError(f"this SAE reads activations of width {self.d_in}, got {tuple(x.shape)}")
-        flat = self.transform(x.reshape(-1, self.d_in).to(self.W_enc.dtype))
-        values, selection = self.activate(flat - self.b_dec)
-        return SparseCodes(values, selection.indices, selection.offsets, self.n_latents, tuple(x.shape[:-1]))
+        batch_shape, rows = self.rows_of(x)
+        values, selection = self.activate(self.centred(self.transform(rows)))
+        return SparseCodes(values, selection.indices, selection.offsets, self.n_latents, batch_shape)
+
+    def rows_of(self, x: Float[Tensor, "*batch d_in"]) -> tuple[tuple[int, ...], Float[Tensor, "rows d_in"]]:
+        """The batch's shape, and its activations as rows in the SAE's own precision.
+
+        Raises:
+            DataError: the last dimensions are not `in_shape`.
+        """
+        split = x.ndim - len(self.in_shape)
+        if split < 0 or tuple(x.shape[split:]) != self.in_shape:
+            width = " x ".join(str(size) for size in self.in_shape)
+            raise DataError(f"this SAE reads activations of width {width}, got {tuple(x.shape)}")
+        rows = math.prod(x.shape[:split])
+        return tuple(x.shape[:split]), x.reshape(rows, math.prod(self.in_shape)).to(self.W_enc.dtype)
+
+    def centred(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
+        """What the encoder reads: transformed inputs, less b_dec in an autoencoder."""
+        return x - self.b_dec if self.subtract_b_dec else x
 
     def activate(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
-        """Selected latents and their activations, with gradients, for transformed, b_dec-free inputs."""
+        """Selected latents and their activations, with gradients, for what `centred` returns."""
         values, selection = self.select(x.detach())
         return kernels.encode(x, self.W_enc, self.b_enc, None, selection, values).relu(), selection
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "*batch d_out"]:
+    def pre_activations(
+        self, x: Float[Tensor, "rows d_in"], values: Float[Tensor, " entries"], selection: Selection
+    ) -> Float[Tensor, " entries"]:
+        """Give selected pre-activations of the detached, centred input their gradients, b_dec's included."""
+        b_dec = self.b_dec if self.subtract_b_dec else None
+        return kernels.encode(x, self.W_enc, self.b_enc, b_dec, selection, values)
+
+    def count_fired(self, activations: Float[Tensor, " entries"], selection: Selection) -> Int[Tensor, " n_latents"]:
+        """On how many rows each latent is on."""
+        fired = torch.zeros(self.n_latents, dtype=torch.int64, device=activations.device)
+        return fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
+
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
         """Codes to raw reconstructions.
+
+        Args:
+            codes: what `encode` returns, edited or not.
+            x: the raw activations that they are of; for what a reconstruction takes from them past the codes (a skip
+                transcoder's skip, the scale of the transform "layer_norm").
 
         Raises:
             DataError: the codes are of another number of latents.
+            ConfigError: `x` is needed.
         """
         if codes.n_latents != self.n_latents:
             raise DataError(f"this SAE has {self.n_latents} latents, the codes are of {codes.n_latents}")
         selection = Selection(codes.indices, codes.offsets, self.n_latents)
-        out = kernels.decode(codes.values, self.W_dec, selection) + self.b_dec
-        return self.transform.inverse(out).reshape(*codes.batch_shape, self.d_out)
+        raw = None if x is None else self.rows_of(x)[1]
+        out = self.reconstruct(codes.values, selection, None if raw is None else self.transform(raw))
+        return self.target_transform.inverse(out, raw).reshape(*codes.batch_shape, *self.out_shape)
+
+    def reconstruct(
+        self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
+    ) -> Float[Tensor, "rows d_out"]:
+        """As `decode`, all in transformed units."""
+        return kernels.decode(activations, self.W_dec, selection) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         codes = self.encode(x)
-        return SAEOutput(self.decode(codes), codes)
+        return SAEOutput(self.decode(codes, x), codes)
 
     @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
-        """Fit the transform on raw activations; scale the encoder so that first reconstructions have their energy."""
+    def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
+        """Fit the transforms on raw activations; scale the encoder so that first reconstructions have their energy."""
+        self.fit_transforms(x, target)
+        self.scale_encoder(x, target)
+
+    def fit_transforms(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None) -> None:
+        """Fit the transform of inputs and, in a transcoder, that of targets."""
         self.transform.fit(x)
-        self.scale_encoder(x)
+        if not self.subtract_b_dec:
+            self.target_transform.fit(x if target is None else target)
 
     @torch.no_grad()
-    def scale_encoder(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
-        """Scale the encoder so that reconstructions of raw activations have their energy; returns the factor."""
+    def scale_encoder(
+        self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Scale the encoder so that reconstructions have the energy of raw activations; returns the factor."""
         sample = x[:1024].to(self.W_enc.dtype)
-        energy = self.transform(self(sample).reconstruction).pow(2).sum()
-        wanted = self.transform(sample).pow(2).sum()
-        factor = torch.where(energy > 0, wanted / energy, torch.ones_like(energy)).sqrt()
+        wanted = sample if target is None else target[:1024].to(self.W_enc.dtype)
+        energy = self.target_transform(self(sample).reconstruction, sample).pow(2).sum()
+        energy_wanted = self.target_transform(wanted).pow(2).sum()
+        factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)
         return factor
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the training that has ended, in words."""
+        return []
+
+    def part(self, latents: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m d_in"], Tensor, Float[Tensor, "m d_out"]]:
+        """Copies of some latents' encoder rows, biases and decoder rows."""
+        return self.W_enc.detach()[latents], self.b_enc.detach()[latents], self.W_dec.detach()[latents]
+
+    def add_to_gradients(self, latents: Int[Tensor, " m"], *grads: Tensor | None) -> None:
+        """Add gradients of what `part` returns to those of the parameters."""
+        for parameter, grad in zip((self.W_enc, self.b_enc, self.W_dec), grads, strict=True):
+            if grad is not None:
+                grad_of(parameter).index_add_(0, latents, grad)
 
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""

@@ -43,16 +43,24 @@ class BatchTopKSAE(TopKSAE):
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
         return kernels.above(x, self.W_enc, self.b_enc, self.threshold.clamp_min(0))
 
+    def candidates(
+        self, x: Float[Tensor, "rows d_in"], threshold: float, screen: bool = False
+    ) -> tuple[Float[Tensor, " entries"], Selection]:
+        """What competes for a place in the batch: pre-activations above a number."""
+        return kernels.above(x, self.W_enc, self.b_enc, threshold, screen=screen)
+
     def select_in_training(
         self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
     ) -> tuple[Float[Tensor, " entries"], Selection]:
-        guess = self._guess(x, k)
-        values, selection, smallest = kernels.batch_top_k(
-            x, self.W_enc, self.b_enc, k * len(x), guess, screen=context.screen
-        )
+        values, selection, smallest = self._largest(x, k, context.screen)
         if k == self.k:
             self._remember(smallest)
         return values, selection
+
+    def _largest(
+        self, x: Float[Tensor, "rows d_in"], k: int, screen: bool = False
+    ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
+        return kernels.largest(lambda limit: self.candidates(x, limit, screen), k * len(x), self._guess(x, k))
 
     def _remember(self, smallest: Float[Tensor, ""]) -> None:
         decay = self.threshold_decay
@@ -63,17 +71,16 @@ class BatchTopKSAE(TopKSAE):
         """A little below where the cut will be: from a few rows of this batch."""
         with torch.no_grad():
             sample = x[:: max(1, len(x) // 64)]
-            pre = (sample @ self.W_enc.T + self.b_enc).flatten()
+            pre, _ = self.candidates(sample, float("-inf"))
             rank = min(pre.numel(), int(1.3 * k * len(sample)) + 1)
             return pre.kthvalue(pre.numel() - rank + 1).values.item()
 
     @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "rows d_in"]) -> None:
+    def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
         """As in `SAE`, at the threshold that gives k latents per token."""
-        self.transform.fit(x)
-        centred = self.transform(x[:1024].to(self.W_enc.dtype)) - self.b_dec
-        cut = kernels.batch_top_k(centred, self.W_enc, self.b_enc, self.k * len(centred), self._guess(centred, self.k))
-        self.running_threshold.copy_(cut[2])
+        self.fit_transforms(x, target)
+        centred = self.centred(self.transform(self.rows_of(x[:1024])[1]))
+        self.running_threshold.copy_(self._largest(centred, self.k)[2])
         self.threshold_weight.fill_(1.0)
-        scale = self.scale_encoder(x)
+        scale = self.scale_encoder(x, target)
         self.running_threshold.mul_(scale)

@@ -33,12 +33,15 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "architecture": sae.architecture,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
+        "d_out": None if sae.subtract_b_dec else sae.d_out,
         "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
         "settings": sae.settings,
         "transform": {"kind": sae.transform.kind, "fitted": sae.transform.fitted},
         "metadata": sae.metadata.model_dump(exclude_none=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    if getattr(sae, "W_dec", None) is sae.W_enc:
+        tensors["W_enc"] = tensors["W_dec"].clone()  # the file format has no tensors that share memory
     tensors |= {PROBE + name: tensor.cpu().contiguous() for name, tensor in sae.probe.items()}
     new_weights, new_config = folder / ".sae.safetensors.new", folder / ".cfg.json.new"
     save_file(tensors, new_weights)
@@ -62,11 +65,12 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
             config["d_in"],
             config["n_latents"],
             **config["settings"],
+            d_out=config.get("d_out"),
             transform=config["transform"]["kind"],
             dtype=getattr(torch, config["dtype"]),
             device=device,
         )
-        sae.transform.fitted = config["transform"]["fitted"]
+        sae.transform.fitted = sae.target_transform.fitted = config["transform"]["fitted"]
         sae.metadata = SAEMetadata(**config["metadata"])
     except KeyError as error:
         known = ", ".join(sorted(SAE.registry))

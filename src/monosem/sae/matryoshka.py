@@ -18,7 +18,7 @@ from monosem.sae.batchtopk import BatchTopKSAE
 class MatryoshkaSAE(BatchTopKSAE):
     """BatchTopK whose first m latents must reconstruct by themselves, for each m of `widths`.
 
-        loss = mean over widths m of ||target - (codes[:m] W_dec[:m] + b_dec)||^2 / d  +  aux_coefficient * AuxK
+        loss = mean over widths m of ||target - (codes[:m] W_dec[:m] + b_dec)||^2 / d
 
     All prefixes come from one decode: each adds its own latents to the one before.
 
@@ -52,14 +52,13 @@ class MatryoshkaSAE(BatchTopKSAE):
     def settings(self) -> dict[str, Any]:
         return {**super().settings, "widths": self.widths}
 
-    def reconstruct(
+    def reconstruction_loss(
         self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
-    ) -> tuple[Float[Tensor, "rows d_out"], Float[Tensor, ""]]:
-        reconstruction = self.b_dec.expand_as(target)
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
+        residual = target - self.b_dec
         losses: list[Tensor] = []
         for first, last in zip([0, *self.widths[:-1]], self.widths, strict=True):
             inside = (selection.indices >= first) & (selection.indices < last)
-            own = kernels.decode(activations[inside], self.W_dec, selection.keep(inside))
-            reconstruction = reconstruction + own
-            losses.append((target - reconstruction).pow(2).mean())
-        return reconstruction, torch.stack(losses).mean()
+            residual = residual - kernels.decode(activations[inside], self.W_dec, selection.keep(inside))
+            losses.append(residual.pow(2).mean())
+        return torch.stack(losses).mean(), residual.detach()

@@ -18,6 +18,20 @@ class InputFingerprint(BaseModel):
     """Mean number of latents on, per row of the probe batch."""
 
 
+class PixelFormat(BaseModel):
+    """The images that a model reads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    channels: int = 3
+    height: int
+    width: int
+    mean: list[float] = [0.5, 0.5, 0.5]
+    """Of each channel, on the scale from 0 to 1; subtracted."""
+    std: list[float] = [0.5, 0.5, 0.5]
+    """Of each channel; divided by."""
+
+
 class SAEMetadata(BaseModel):
     """Where the activations came from, and by which rules. Empty for an SAE of plain vectors."""
 
@@ -29,12 +43,31 @@ class SAEMetadata(BaseModel):
     tokenizer_fingerprint: str | None = None
     hook: str | None = None
     """Canonical name of the hook point."""
+    target_hook: str | None = None
+    """Where a transcoder's target comes from."""
+    hooks: list[str] | None = None
+    """What a crosscoder reads side by side, in this order."""
     text: str | None = None
+    images: str | None = None
+    pixels: PixelFormat | None = None
+    """How images were prepared."""
+    documents_skipped: int | None = None
+    """Documents or images that could not be read, if any."""
     context_length: int | None = None
     """Tokens in a context, the beginning-of-sequence token included."""
     prepend_bos: bool | None = None
     exclude_special: bool | None = None
     """Whether positions of special tokens were left out of training."""
+    packing: bool | None = None
+    """Whether documents stood end to end, or each began a context of its own."""
+    skip_first: int | None = None
+    """Positions left out at the beginning of every context."""
+    last_only: bool | None = None
+    """Whether the last token of every document alone was kept."""
+    max_norm_ratio: float | None = None
+    """Rows of more than so many times the median norm were left out."""
+    max_norm: dict[str, float] | None = None
+    """What that came to, at each hook point."""
     tokens_trained: int = 0
     fingerprint: InputFingerprint | None = None
     monosem_version: str | None = None

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
-from monosem.sae.auxiliary import aux_k
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 
 
 class TopKSAE(SAE):
     """codes = ReLU(top_k(W_enc (t(x) - b_dec) + b_enc)).
 
-        loss = ||target - reconstruction||^2 / d  +  aux_coefficient * AuxK  +  multi_coefficient * loss at 4k
+        loss = ||target - reconstruction||^2 / d  +  multi_coefficient * loss at 4k
 
-    AuxK keeps latents alive (see auxiliary.py). Multi-TopK also asks the 4k largest for a good reconstruction, so that
-    the SAE can be used with another k.
+    Multi-TopK (multi_coefficient > 0) also asks the 4k largest for a good reconstruction, so that the SAE can be used
+    with another k. AuxK, which keeps latents alive, belongs to training (`TrainingConfig.revival`).
 
     Source: Gao et al., Scaling and evaluating sparse autoencoders, 2024.
     """
@@ -35,8 +33,6 @@ class TopKSAE(SAE):
         n_latents: int,
         *,
         k: int = 32,
-        k_aux: int | None = None,
-        aux_coefficient: float = 1 / 32,
         multi_coefficient: float = 0.0,
         **common: Any,
     ) -> None:
@@ -46,10 +42,8 @@ class TopKSAE(SAE):
             d_in: width of the activations.
             n_latents: size of the dictionary.
             k: latents on per token.
-            k_aux: dead latents that AuxK lets speak per token; half of d_in if not given.
-            aux_coefficient: weight of AuxK; 0 leaves it out.
             multi_coefficient: weight of Multi-TopK; 1/8 where it is wanted.
-            **common: `transform, dtype, device, seed`, as in `SAE`.
+            **common: `d_out, transform, dtype, device, seed`, as in `SAE`.
 
         Raises:
             ConfigError: k is not between 1 and n_latents.
@@ -58,14 +52,11 @@ class TopKSAE(SAE):
         if not 1 <= k <= n_latents:
             raise ConfigError(f"k must be between 1 and n_latents = {n_latents}, got {k}")
         self.k = k
-        self.k_aux = max(1, d_in // 2) if k_aux is None else k_aux
-        self.aux_coefficient = aux_coefficient
         self.multi_coefficient = multi_coefficient
 
     @property
     def settings(self) -> dict[str, Any]:
-        names = ("k", "k_aux", "aux_coefficient", "multi_coefficient")
-        return {name: getattr(self, name) for name in names}
+        return {"k": self.k, "multi_coefficient": self.multi_coefficient}
 
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
         return kernels.top_k(x, self.W_enc, self.b_enc, self.k)
@@ -76,31 +67,29 @@ class TopKSAE(SAE):
         """As `select`, for a training step."""
         return kernels.top_k(x, self.W_enc, self.b_enc, k, screen=context.screen)
 
-    def reconstruct(
+    def activate_in_training(
+        self, x: Float[Tensor, "rows d_in"], k: int, context: TrainingContext
+    ) -> tuple[Float[Tensor, " entries"], Selection]:
+        """Selected latents and their activations, with the parameters' gradients, for detached inputs."""
+        values, selection = self.select_in_training(x, k, context)
+        return self.pre_activations(x, values, selection).relu(), selection
+
+    def reconstruction_loss(
         self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
-    ) -> tuple[Float[Tensor, "rows d_out"], Float[Tensor, ""]]:
-        """The reconstruction in transformed units, and its loss."""
-        reconstruction = kernels.decode(activations, self.W_dec, selection) + self.b_dec
-        return reconstruction, (target - reconstruction).pow(2).mean()
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
+        """The squared error, and what is left of the target, detached."""
+        return kernels.squared_error(activations, self.W_dec, self.b_dec, selection, target)
 
     def training_loss(
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
     ) -> TrainingLoss:
-        centred = x - self.b_dec.detach()
+        centred = self.centred(x).detach()
 
-        def activate(k: int) -> tuple[Float[Tensor, " entries"], Selection]:
-            values, selection = self.select_in_training(centred, k, context)
-            return kernels.encode(centred, self.W_enc, self.b_enc, self.b_dec, selection, values).relu(), selection
-
-        activations, selection = activate(self.k)
-        reconstruction, loss = self.reconstruct(activations, selection, target)
-        terms = {"mse": (target - reconstruction.detach()).pow(2).mean()}
+        activations, selection = self.activate_in_training(centred, self.k, context)
+        loss, residual = self.reconstruction_loss(activations, selection, target)
+        terms = {"mse": residual.pow(2).mean()}
         if self.multi_coefficient:
-            _, terms["multi"] = self.reconstruct(*activate(min(4 * self.k, self.n_latents)), target)
+            wider = self.activate_in_training(centred, min(4 * self.k, self.n_latents), context)
+            terms["multi"], _ = self.reconstruction_loss(*wider, target)
             loss = loss + self.multi_coefficient * terms["multi"]
-        if self.aux_coefficient and context.dead is not None:
-            terms["aux"] = aux_k(self, centred, target - reconstruction, context.dead, self.k_aux)
-            loss = loss + self.aux_coefficient * terms["aux"]
-        fired = torch.zeros(self.n_latents, dtype=torch.int64, device=x.device)
-        fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
-        return TrainingLoss(loss, reconstruction.detach(), fired, terms)
+        return TrainingLoss(loss, residual, self.count_fired(activations, selection), terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
@@ -10,19 +11,35 @@ from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError
 
-TransformKind = Literal["centre_scale", "centre", "scale", "none"]
+TransformKind = Literal["centre_scale", "centre", "scale", "layer_norm", "whiten", "whiten_pca", "none"]
+
+FLOOR = 1e-6  # of the largest variance: below it, a direction is not blown up further by whitening
+TINY = 1e-12  # added to a row's variance: a constant row becomes zeros
 
 
 class InputTransform(nn.Module):
-    """t(x) = (x - mean) * scale, with mean = E[x] and scale such that E||t(x)|| = sqrt(d).
+    """What an SAE does to activations first, and undoes last.
+
+    - "centre_scale": t(x) = (x - mean) * scale, with mean = E[x] and scale such that E||t(x)|| = sqrt(d); "centre" and
+      "scale" are halves of it.
+    - "whiten": t(x) = C^(-1/2) (x - mean), C the covariance (ZCA: of all whitenings the one that moves x least);
+      "whiten_pca": the same, in the coordinates of C's eigenvectors.
+    - "layer_norm": t(x) = (x - m) / s, m and s mean and standard deviation over the entries of that row.
+    - "none": x as it is.
 
     Centring keeps a large common component from killing latents; scaling makes learning rates and penalties mean the
     same on every model. Estimated on the first activations seen, stored in the SAE: a saved SAE takes raw activations
     and returns raw reconstructions.
+
+    All but "layer_norm" are one affine map (`affine`), which can be folded into weights. "layer_norm" is another map
+    for every row: what undoes it must know which rows they were, `inverse(y, x)`.
     """
 
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, ""]
+    matrix: Float[Tensor, "d d"]
+    """Of whitening alone, as is its inverse."""
+    inverse_matrix: Float[Tensor, "d d"]
 
     def __init__(
         self,
@@ -35,33 +52,201 @@ class InputTransform(nn.Module):
         if kind not in get_args(TransformKind):
             raise ConfigError(f"unknown transform {kind!r}: choose one of {', '.join(get_args(TransformKind))}")
         self.kind: TransformKind = kind
-        self.fitted = kind == "none"
+        self.fitted = kind in ("none", "layer_norm")
         self.register_buffer("mean", torch.zeros(d, dtype=dtype, device=device))
         self.register_buffer("scale", torch.ones((), dtype=dtype, device=device))
+        if self.whitens:
+            for name in ("matrix", "inverse_matrix"):
+                self.register_buffer(name, torch.eye(d, dtype=dtype, device=device))
+
+    @property
+    def whitens(self) -> bool:
+        return self.kind in ("whiten", "whiten_pca")
+
+    @property
+    def per_row(self) -> bool:
+        """Whether it is another map for every row, so that `inverse` needs the rows."""
+        return self.kind == "layer_norm"
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "rows d"]) -> None:
-        """Estimate mean and scale. Does nothing for "none"."""
-        if self.kind == "none":
+    def fit(self, x: Float[Tensor, "rows d"] | Iterable[Float[Tensor, "rows d"]]) -> None:
+        """Estimate, from rows or, in one pass, from batches of rows. Does nothing for "none" and "layer_norm".
+
+        Raises:
+            DataError: the rows are all the same, or too few to whiten.
+        """
+        if self.kind in ("none", "layer_norm"):
             return
-        x = x.to(torch.float64)
-        mean = x.mean(0) if "centre" in self.kind else torch.zeros_like(x[0])
-        if "scale" in self.kind:
-            mean_norm = (x - mean).pow(2).sum(-1).sqrt().mean()
-            if not mean_norm > 1e-12 * x.pow(2).sum(-1).sqrt().mean():  # less than that is rounding
+        moments = Moments(covariance=self.whitens)
+        for batch in [x] if isinstance(x, Tensor) else x:
+            moments.add(batch)
+        if not moments.n:
+            raise DataError("there are no rows to fit the transform on")
+        if self.whitens:
+            self._fit_whitening(moments)
+        elif "scale" in self.kind:
+            norm = moments.centred_norm if "centre" in self.kind else moments.norm
+            if not norm > 1e-12 * moments.norm:  # less than that is rounding
                 raise DataError(
-                    f"cannot scale activations of mean norm {mean_norm.item():g}: all {len(x)} rows are the same. "
+                    f"cannot scale activations of mean norm {norm:g}: all {moments.n} rows are the same. "
                     "Check the hook point, or use transform='none'."
                 )
-            self.scale.copy_(x.shape[-1] ** 0.5 / mean_norm)
-        self.mean.copy_(mean)
+            self.scale.copy_(len(moments.mean) ** 0.5 / torch.tensor(norm, dtype=torch.float64))
+        if self.kind != "scale":
+            self.mean.copy_(moments.mean)
         self.fitted = True
 
-    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        return x if self.kind == "none" else (x - self.mean) * self.scale
+    def _fit_whitening(self, moments: Moments) -> None:
+        covariance = moments.covariance
+        if moments.n <= len(covariance):
+            raise DataError(
+                f"cannot whiten {len(covariance)} dimensions from {moments.n} rows: give more rows than dimensions "
+                "(fit the transform first, or a larger batch), or use transform='centre_scale'"
+            )
+        variances, directions = _eigh(covariance)
+        if not variances[-1] > 0:
+            raise DataError(f"cannot whiten: all {moments.n} rows are the same. Check the hook point.")
+        deviations = variances.clamp_min(FLOOR * variances[-1].item()).sqrt()
+        back = directions if self.kind == "whiten" else torch.eye(len(variances)).to(directions)
+        self.matrix.copy_((back / deviations) @ directions.T)
+        self.inverse_matrix.copy_((directions * deviations) @ back.T)
 
-    def inverse(self, y: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        return y if self.kind == "none" else y / self.scale + self.mean
+    def forward(
+        self, x: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """Raw to transformed; with `like`, as those raw rows are transformed (the same, unless `per_row`)."""
+        if self.kind == "none":
+            return x
+        if self.per_row:
+            mean, deviation = _row_moments(x if like is None else like)
+            return (x - mean) / deviation
+        if self.whitens:
+            return (x - self.mean) @ self.matrix.T
+        return (x - self.mean) * self.scale
+
+    def inverse(
+        self, y: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """Transformed to raw.
+
+        Args:
+            y: transformed rows, such as reconstructions.
+            x: the raw rows that they stand for; needed where the transform is `per_row`, else ignored.
+
+        Raises:
+            ConfigError: they are needed and were not given.
+        """
+        if self.kind == "none":
+            return y
+        if self.per_row:
+            if x is None:
+                raise ConfigError(
+                    "transform 'layer_norm' scales every row by its own mean and deviation: to undo it, give the raw "
+                    "activations too, as in sae.decode(codes, x)"
+                )
+            mean, deviation = _row_moments(x)
+            return y * deviation + mean
+        if self.whitens:
+            return y @ self.inverse_matrix.T + self.mean
+        return y / self.scale + self.mean
+
+    def affine(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]] | None:
+        """A and b, in float64, of t(x) = A x + b; None for "layer_norm", which is no such map."""
+        if self.per_row:
+            return None
+        A = self.matrix.double() if self.whitens else self._scaling(self.scale.double())
+        return A, -A @ self.mean.double()
+
+    def inverse_affine(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]] | None:
+        """A and b, in float64, of the inverse, x = A t(x) + b; None for "layer_norm"."""
+        if self.per_row:
+            return None
+        A = self.inverse_matrix.double() if self.whitens else self._scaling(1 / self.scale.double())
+        return A, self.mean.double()
+
+    def _scaling(self, scale: Float[Tensor, ""]) -> Float[Tensor, "d d"]:
+        return scale * torch.eye(len(self.mean), dtype=torch.float64, device=self.mean.device)
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, scale={self.scale.item():.4g}" if self.fitted else f"{self.kind}, not fitted"
+        if not self.fitted:
+            return f"{self.kind}, not fitted"
+        return f"{self.kind}, scale={self.scale.item():.4g}" if "scale" in self.kind else self.kind
+
+
+def _eigh(symmetric: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Eigenvalues, ascending, and eigenvectors (columns)."""
+    return tuple(torch.linalg.eigh(symmetric))  # pyright: ignore
+
+
+def _row_moments(x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+    """Mean and standard deviation over the entries of each row."""
+    mean = x.mean(-1, keepdim=True)
+    return mean, ((x - mean).pow(2).mean(-1, keepdim=True) + TINY).sqrt()
+
+
+class Moments:
+    """Mean, covariance and mean norms of rows that stream by, in float64.
+
+    Merged by Chan's formulas, which lose no digits where the mean is large. Norms about the mean are about the mean so
+    far: exact for one batch, and within a share of about 1/rows of a batch for many.
+
+    Source: Chan, Golub & LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979.
+    """
+
+    def __init__(self, covariance: bool = False) -> None:
+        self.n = 0
+        self.norm: float = 0.0
+        """Mean of ||x||."""
+        self.centred_norm: float = 0.0
+        """Mean of ||x - mean||."""
+        self._has_squares = covariance
+        self._mean = self._squares = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        return self._mean
+
+    @property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Divided by the number of rows."""
+        return self._squares / self.n
+
+    @staticmethod
+    def of(x: Float[Tensor, "rows d"], covariance: bool = False) -> Moments:
+        """Of these rows alone."""
+        found, x = Moments(covariance), x.to(torch.float64)
+        found.n, found._mean = len(x), x.mean(0)
+        found.norm = _mean_norm(x)
+        found.centred_norm = _mean_norm(x - found._mean)
+        if covariance:
+            found._squares = (x - found._mean).T @ (x - found._mean)
+        return found
+
+    def add(self, x: Float[Tensor, "rows d"]) -> None:
+        """Take rows in."""
+        if not len(x):
+            return
+        own = Moments.of(x, self._has_squares)
+        if self.n:  # about the mean of all rows so far, this batch among them
+            own.centred_norm = _mean_norm(x.to(torch.float64) - self._merged_mean(own))
+        self.merge(own)
+
+    def merge(self, other: Moments) -> None:
+        """Take in what another has seen."""
+        if not self.n:
+            vars(self).update(vars(other))
+            return
+        share, delta = other.n / (self.n + other.n), other._mean - self._mean
+        if self._has_squares:
+            self._squares = self._squares + other._squares + torch.outer(delta, delta) * (self.n * share)
+        self._mean = self._merged_mean(other)
+        self.norm += (other.norm - self.norm) * share
+        self.centred_norm += (other.centred_norm - self.centred_norm) * share
+        self.n += other.n
+
+    def _merged_mean(self, other: Moments) -> Float[Tensor, " d"]:
+        return self._mean + (other._mean - self._mean) * (other.n / (self.n + other.n))
+
+
+def _mean_norm(x: Float[Tensor, "rows d"]) -> float:
+    return x.pow(2).sum(-1).sqrt().mean().item()

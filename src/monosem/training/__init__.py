@@ -1,7 +1,16 @@
 """Training: one trainer for every architecture."""
 
 from monosem.training.config import TrainingConfig
-from monosem.training.run import TrainingInterrupted, TrainingResult, fit, train
+from monosem.training.run import TrainingInterrupted, TrainingResult, fit, train, train_together
 from monosem.training.trainer import Step, Trainer
 
-__all__ = ["Step", "Trainer", "TrainingConfig", "TrainingInterrupted", "TrainingResult", "fit", "train"]
+__all__ = [
+    "Step",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "fit",
+    "train",
+    "train_together",
+]

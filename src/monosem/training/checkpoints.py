@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -16,9 +17,9 @@ from monosem.training.trainer import Trainer
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, place: Place) -> Path:
-    """Write `checkpoints/step_N` into a run folder and drop the older ones."""
+    """Write `checkpoints/step_N` into a run folder, beside what is there."""
     checkpoints = folder / "checkpoints"
-    new, final = checkpoints / ".new", checkpoints / f"step_{trainer.steps:08d}"
+    new, final = checkpoints / ".new", checkpoints / _name(trainer.steps)
     if final.exists():  # the run went on from it, and has made no step since
         return final
     shutil.rmtree(new, ignore_errors=True)
@@ -27,16 +28,29 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place) -> Path:
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, new / "trainer.safetensors")
     (new / "trainer.json").write_text(json.dumps({**numbers, "place": place}))
     new.replace(final)
-    for older in checkpoints.glob("step_*"):
-        if older != final:
-            shutil.rmtree(older, ignore_errors=True)
     return final
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, if there is one."""
-    found = sorted((folder / "checkpoints").glob("step_*"))
-    return found[-1] if found else None
+def drop_others(folder: Path, checkpoint: Path) -> None:
+    """Delete all checkpoints of a run but one."""
+    for other in (folder / "checkpoints").glob("step_*"):
+        if other != checkpoint:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def common_checkpoint(folders: Sequence[Path]) -> int | None:
+    """The newest step of which every one of some runs has a checkpoint; None where there is none."""
+    steps = [{int(path.name[5:]) for path in (folder / "checkpoints").glob("step_*")} for folder in folders]
+    return max(set.intersection(*steps), default=None) if steps else None
+
+
+def checkpoint_of(folder: Path | None, step: int | None) -> Path | None:
+    """Where a run's checkpoint of a step is."""
+    return folder / "checkpoints" / _name(step) if folder is not None and step is not None else None
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer) -> Place:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from monosem.training.revival import RevivalConfig
+
 
 class TrainingConfig(BaseModel):
     """How to train. Lengths are in tokens (rows of activations); schedules are fractions of the run."""
@@ -28,6 +30,8 @@ class TrainingConfig(BaseModel):
     """A latent that has not fired for so long is dead; or for `dead_after_share` of the run, if that is shorter."""
     dead_after_share: float = Field(default=0.1, gt=0, le=1)
     """See `dead_after_tokens`."""
+    revival: RevivalConfig = RevivalConfig()
+    """What keeps latents alive."""
     clip_gradient: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient of all parameters together; no limit if not given."""
     matmul: Literal["auto", "float32"] = "auto"

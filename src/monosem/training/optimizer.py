@@ -34,9 +34,11 @@ class Adam:
         settings = (lr, self.beta1, self.beta2, EPS, *corrections)
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                moments = (self.mean[name], self.square[name])
-                kernels.adam_(parameter, parameter.grad, *moments, settings, unit_rows=name in self.unit_rows)
-                parameter.grad = None
+                tensors = (parameter, parameter.grad, self.mean[name], self.square[name])
+                value, grad, mean, square = (t.flatten(1) if t.ndim > 2 else t for t in tensors)
+                kernels.adam_(value, grad, mean, square, settings, unit_rows=name in self.unit_rows)
+                grad, parameter.grad = parameter.grad, None
+                kernels.done_with(grad)
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by name."""

@@ -7,7 +7,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -18,9 +19,15 @@ import torch
 from torch import Tensor
 
 from monosem.activations import ActivationSource, Place, VectorActivations, activations, batches
-from monosem.errors import MismatchError, MonosemError
+from monosem.errors import ConfigError, MismatchError, MonosemError
 from monosem.sae import SAE, InputFingerprint, load_sae
-from monosem.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+from monosem.training.checkpoints import (
+    checkpoint_of,
+    common_checkpoint,
+    drop_others,
+    read_checkpoint,
+    write_checkpoint,
+)
 from monosem.training.config import TrainingConfig
 from monosem.training.progress import TrainingProgress
 from monosem.training.trainer import Step, Trainer
@@ -71,38 +78,119 @@ def train(
         MismatchError: SAE and source have different widths.
         TrainingInterrupted: Ctrl-C; the checkpoint is written.
     """
-    if sae.d_in != source.d_in:
-        raise MismatchError(
-            f"the SAE reads width {sae.d_in}, the activations have width {source.d_in}: make it with d_in={source.d_in}"
-        )
-    config = config or TrainingConfig()
+    member = _Member(sae, source, config or TrainingConfig(), tokens, Path(path) if path is not None else None)
+    return _train([member], Path(path) if path is not None else None, callbacks, progress)[0]
+
+
+def train_together(
+    saes: Mapping[str, SAE],
+    source: ActivationSource | Mapping[str, ActivationSource],
+    *,
+    tokens: int,
+    config: TrainingConfig | Mapping[str, TrainingConfig] | None = None,
+    path: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> dict[str, TrainingResult]:
+    """Train several SAEs in place on one stream: the subject model runs once for all of them.
+
+    Each ends as if it had been trained alone, bit for bit: same batches, own optimiser, own schedule.
+
+    Args:
+        saes: the SAEs, by name. They may differ in architecture, width, k, seed, ...
+        source: one source for all, or one for each, of which each batch is read in step (views of one pass).
+        tokens: length of each run.
+        config: settings for all, or for each; batch sizes must be equal.
+        path: a folder; each SAE's run folder is `path/NAME`.
+        callbacks: called after every step of every SAE.
+        progress: show a live line.
+
+    Raises:
+        ConfigError: no SAE, or different batch sizes.
+        MismatchError: an SAE and its source have different widths.
+        TrainingInterrupted: Ctrl-C; the checkpoints are written.
+    """
     folder = Path(path) if path is not None else None
-    trainer = Trainer(sae, config, tokens)
-    checkpoint = newest_checkpoint(folder) if folder else None
-    if checkpoint:
-        place = read_checkpoint(checkpoint, sae, trainer)
-        sae.metadata = load_sae(checkpoint).metadata
-    else:
-        place = Place()
-        trained_before = sae.metadata.tokens_trained
-        sae.metadata = source.metadata.model_copy(update={"monosem_version": importlib.metadata.version("monosem")})
-        if not trained_before:
-            sae.initialise(_sample(source, config.batch_size, sae))
-    log = _Log(folder / "metrics.jsonl" if folder else None, trainer.steps)
-    with TrainingProgress(tokens, trainer.tokens, enabled=progress) as bar, _StopRequest() as stop:
-        place = _loop(trainer, source, place, log, bar, folder, callbacks, stop)
-    if folder:
-        write_checkpoint(folder, trainer, place)
+    members: list[_Member] = []
+    for name, sae in saes.items():
+        own_source = source if isinstance(source, ActivationSource) else source[name]
+        own_config = config if isinstance(config, TrainingConfig | None) else config[name]
+        own_folder = folder / name if folder is not None else None
+        members.append(_Member(sae, own_source, own_config or TrainingConfig(), tokens, own_folder))
+    if not members:
+        raise ConfigError("no SAE to train: give at least one, {name: sae}")
+    sizes = sorted({member.config.batch_size for member in members})
+    if len(sizes) > 1:
+        raise ConfigError(f"SAEs trained together share their batches: batch sizes {sizes} must be equal")
+    return dict(zip(saes, _train(members, folder, callbacks, progress), strict=True))
+
+
+class _Member:
+    """One SAE of a run, with all that is its own."""
+
+    def __init__(
+        self, sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int, folder: Path | None
+    ) -> None:
+        for side, own, given in (("in", sae.d_in, source.d_in), ("out", sae.d_out, source.d_out)):
+            if own != given:
+                what = "reads" if side == "in" else "predicts"
+                raise MismatchError(
+                    f"the SAE {what} width {own}, the activations have width {given}: make it with d_{side}={given}"
+                )
+        self.sae, self.source, self.config, self.folder = sae, source, config, folder
+        self.trainer = Trainer(sae, config, tokens)
+
+    def begin(self, checkpoint: Path | None) -> Place:
+        """Go on from a checkpoint, or from the beginning."""
+        sae, place = self.sae, Place()
+        if checkpoint:
+            place = read_checkpoint(checkpoint, sae, self.trainer)
+            sae.metadata = load_sae(checkpoint).metadata
+        else:
+            trained_before = sae.metadata.tokens_trained
+            version = importlib.metadata.version("monosem")
+            sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
+            if not trained_before:
+                sae.initialise(*self.source.split(_sample(self.source, self.config.batch_size, sae)))
+        self.log = _Log(self.folder / "metrics.jsonl" if self.folder else None, self.trainer.steps)
+        return place
+
+    def finish(self) -> TrainingResult:
+        """Complete what the SAE remembers, and save it."""
+        sae = self.sae
+        sae.metadata = sae.metadata.model_copy(update={"tokens_trained": self.trainer.tokens})
+        _store_fingerprint(sae, self.source)
+        if self.folder:
+            sae.save(self.folder / "sae")
+        for remark in sae.remarks():
+            warnings.warn(remark, stacklevel=4)
+        return TrainingResult(sae, self.log.history, self.folder)
+
+
+def _train(
+    members: Sequence[_Member], folder: Path | None, callbacks: Sequence[Callback], progress: bool
+) -> list[TrainingResult]:
+    steps = common_checkpoint([member.folder for member in members if member.folder])
+    places = [member.begin(checkpoint_of(member.folder, steps)) for member in members]
+    first = members[0].trainer
+    total = first.total_tokens or 0
+    with TrainingProgress(total, first.tokens, enabled=progress) as bar, _StopRequest() as stop:
+        place = _loop(members, places[0], bar, callbacks, stop)
+    _write_checkpoints(members, place)
     if stop.requested:
-        message = f"stopped after {trainer.tokens:,} of {tokens:,} tokens"
+        message = f"stopped after {first.tokens:,} of {total:,} tokens"
         if folder:
-            message += f"; the checkpoint is in {folder / 'checkpoints'}, and the same command goes on from it"
+            where = folder / "checkpoints" if len(members) == 1 else folder
+            message += f"; the checkpoint is in {where}, and the same command goes on from it"
         raise TrainingInterrupted(message)
-    sae.metadata = sae.metadata.model_copy(update={"tokens_trained": trainer.tokens})
-    _store_fingerprint(sae, source)
-    if folder:
-        sae.save(folder / "sae")
-    return TrainingResult(sae, log.history, folder)
+    return [member.finish() for member in members]
+
+
+def _write_checkpoints(members: Sequence[_Member], place: Place) -> None:
+    """First all new ones, then away with the old: at any moment there is one that all have."""
+    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place)) for m in members if m.folder]
+    for folder, checkpoint in written:
+        drop_others(folder, checkpoint)
 
 
 def fit(
@@ -153,32 +241,34 @@ class _StopRequest:
 
 
 def _loop(
-    trainer: Trainer,
-    source: ActivationSource,
+    members: Sequence[_Member],
     place: Place,
-    log: _Log,
     bar: TrainingProgress,
-    folder: Path | None,
     callbacks: Sequence[Callback],
     stop: _StopRequest,
 ) -> Place:
     """Train until the run is done, the source ends or a stop is requested; returns the place reached."""
-    config, n_steps = trainer.config, trainer.n_steps or 0
+    first = members[0].trainer
+    n_steps = first.n_steps or 0
     last_checkpoint = time.monotonic()
-    if trainer.steps >= n_steps:
+    if first.steps >= n_steps:
         return place
-    for x, next_place in batches(source, config.batch_size, place):
-        step = trainer.step(x)
-        place = next_place
-        for callback in callbacks:
-            callback(trainer, step)
-        if trainer.steps % config.log_every == 0 or trainer.steps == n_steps:
-            log.write(trainer, step)
-            bar.update(trainer.tokens, step.metrics)
-        if trainer.steps >= n_steps or stop.requested:
+    streams = [batches(member.source, member.config.batch_size, place) for member in members]
+    for parts in zip(*streams, strict=True):
+        place = parts[0][1]
+        for member, (x, _) in zip(members, parts, strict=True):
+            trainer = member.trainer
+            step = trainer.step(*member.source.split(x))
+            for callback in callbacks:
+                callback(trainer, step)
+            if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
+                member.log.write(trainer, step)
+                if trainer is first:
+                    bar.update(trainer.tokens, step.metrics)
+        if first.steps >= n_steps or stop.requested:
             break
-        if folder and time.monotonic() - last_checkpoint > 60 * config.checkpoint_minutes:
-            write_checkpoint(folder, trainer, place)
+        if time.monotonic() - last_checkpoint > 60 * first.config.checkpoint_minutes:
+            _write_checkpoints(members, place)
             last_checkpoint = time.monotonic()
     return place
 
@@ -191,18 +281,18 @@ def _sample(source: ActivationSource, batch_size: int, sae: SAE) -> Tensor:
 @torch.no_grad()
 def _store_fingerprint(sae: SAE, source: ActivationSource) -> None:
     sae.probe = source.probe()
-    x = source.probe_activations(sae.probe).to(sae.W_enc.device)
-    sae.metadata = sae.metadata.model_copy(update={"fingerprint": fingerprint(sae, x)})
+    x, target = source.split(source.probe_activations(sae.probe).to(sae.W_enc.device))
+    sae.metadata = sae.metadata.model_copy(update={"fingerprint": fingerprint(sae, x, target)})
 
 
 @torch.no_grad()
-def fingerprint(sae: SAE, x: Tensor) -> InputFingerprint:
-    """What the SAE makes of a batch of raw activations."""
-    out = sae(x)
-    total = (x - x.mean(0)).pow(2).sum()
+def fingerprint(sae: SAE, x: Tensor, target: Tensor | None = None) -> InputFingerprint:
+    """What the SAE makes of a batch of raw activations; `target` is what it must predict, if that is something else."""
+    out, wanted = sae(x), x if target is None else target
+    total = (wanted - wanted.mean(0)).pow(2).sum()
     return InputFingerprint(
-        mean_norm=x.norm(dim=-1).mean().item(),
-        fvu=((x - out.reconstruction).pow(2).sum() / total).item(),
+        mean_norm=x.flatten(1).norm(dim=-1).mean().item(),
+        fvu=((wanted - out.reconstruction).pow(2).sum() / total).item(),
         l0=out.codes.l0().float().mean().item(),
     )
 

@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
-from monosem.errors import DataError
+from monosem.errors import ConfigError, DataError
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.training.config import TrainingConfig
 from monosem.training.optimizer import Adam
+from monosem.training.resample import due, resample
+from monosem.training.revival import add_revival
 from monosem.training.schedules import lr_factor
 
 MIN_DEAD_STEPS = 20
@@ -29,16 +31,19 @@ class Step:
     target: Float[Tensor, "rows d_out"]
     lr: float
     n_dead: Float[Tensor, ""]
+    revival: dict[str, Tensor]
+    """Terms of the loss that revives dead latents."""
 
     @cached_property
     def metrics(self) -> dict[str, float]:
         """loss, its terms, fvu, l0, dead (share of latents), lr."""
         with torch.no_grad():
             total = (self.target - self.target.mean(0)).pow(2).sum()
-            unexplained = (self.target - self.output.reconstruction).pow(2).sum()
+            unexplained = self.output.residual.pow(2).sum()
             numbers = {
                 "loss": self.loss,
                 **self.output.terms,
+                **self.revival,
                 "fvu": unexplained / total,
                 "l0": self.output.fired.sum() / len(self.target),
                 "dead": self.n_dead / len(self.output.fired),
@@ -62,17 +67,25 @@ class Trainer:
             sae: trained in place. Its transform is fitted on the first batch, unless `sae.initialise` was called.
             config: the settings.
             total_tokens: length of the run, for the schedules; without, the rate stays level after warm-up.
+
+        Raises:
+            ConfigError: resampling without total_tokens, or of an architecture with several decoders.
         """
         self.sae, self.config, self.total_tokens = sae, config or TrainingConfig(), total_tokens
+        if self.config.revival.method == "resample" and not total_tokens:
+            raise ConfigError("resampling happens at shares of a run: give total_tokens, or another revival.method")
+        if self.config.revival.method == "resample" and "W_dec" not in dict(sae.named_parameters()):
+            raise ConfigError(f"{sae.architecture} has no single W_dec to resample: choose another revival.method")
         self.peak_lr = self.config.peak_lr(sae.n_latents)
         self.n_steps = None if total_tokens is None else -(-total_tokens // self.config.batch_size)
         self.optimizer = Adam(
             dict(sae.named_parameters()),
             self.config.beta1,
             self.config.beta2,
-            unit_rows=("W_dec",) if sae.unit_norm_decoder else (),
+            unit_rows=sae.unit_rows,
         )
         self.screen = self.config.matmul == "auto" and kernels.fast_bfloat16(sae.W_enc.device)
+        self.buffers = kernels.Buffers()
         self.steps, self.tokens = 0, 0
         self.tokens_since_fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_enc.device)
 
@@ -93,29 +106,46 @@ class Trainer:
         Raises:
             DataError: wrong width.
         """
-        if x.ndim != 2 or x.shape[1] != self.sae.d_in:
-            raise DataError(f"a batch must have the shape (rows, {self.sae.d_in}), got {tuple(x.shape)}")
-        if target is not None and target.shape != (len(x), self.sae.d_out):
-            raise DataError(f"the target must have the shape {(len(x), self.sae.d_out)}, got {tuple(target.shape)}")
         sae = self.sae
-        x = x.detach().to(sae.W_enc.device, sae.W_enc.dtype)
+        if x.ndim < 2 or tuple(x.shape[1:]) != sae.in_shape:
+            wanted = ", ".join(map(str, sae.in_shape))
+            raise DataError(f"a batch must have the shape (rows, {wanted}), got {tuple(x.shape)}")
+        if target is not None and target.shape != (len(x), *sae.out_shape):
+            raise DataError(f"the target must have the shape {(len(x), *sae.out_shape)}, got {tuple(target.shape)}")
+        x, target = self._rows(x), None if target is None else self._rows(target)
         if not sae.transform.fitted:
-            sae.initialise(x)
+            sae.initialise(x.reshape(-1, *sae.in_shape), None if target is None else target.reshape(-1, *sae.out_shape))
         inputs = sae.transform(x)
-        goal = inputs if target is None else sae.transform(target.detach().to(x))
+        goal = inputs if target is None else sae.target_transform(target)
+        progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after
-        may_have_dead = self.tokens >= self.dead_after
-        context = TrainingContext(dead if may_have_dead else None, self.screen)
-        output = sae.training_loss(inputs, goal, context)
-        output.loss.backward()
-        if self.config.clip_gradient is not None:
-            torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
-        lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
-        self.optimizer.step(lr)
+        with self.buffers.in_use():
+            output = sae.training_loss(inputs, goal, TrainingContext(self.screen, progress))
+            output.loss.backward()
+            revival: dict[str, Tensor] = {}
+            if self.tokens >= self.dead_after:
+                centred = sae.centred(inputs).detach()
+                revival = add_revival(sae, self.config.revival, dead, centred, output.residual)
+            if self.config.clip_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
+            lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
+            self.optimizer.step(lr)
         self.tokens += len(x)
         self.steps += 1
         self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + len(x))
-        return Step(output.loss.detach(), output, goal, lr, dead.sum())
+        if self.total_tokens and due(self.config.revival, self.tokens - len(x), self.tokens, self.total_tokens):
+            self._resample(inputs, goal, output)
+        return Step(output.loss.detach(), output, goal, lr, dead.sum(), revival)
+
+    def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
+        sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
+        both = (sae.centred(inputs), goal - sae.b_dec)
+        norm = self.config.revival.resample_norm
+        latents = resample(sae, self.optimizer, dead, both, output.residual, norm=norm, seed=self.steps)
+        self.tokens_since_fired[latents] = 0
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.detach().to(self.sae.W_enc.device, self.sae.W_enc.dtype).reshape(len(x), -1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that is needed, beside the SAE, to go on: tensors and plain numbers."""

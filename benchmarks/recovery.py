@@ -1,0 +1,125 @@
+"""Every architecture on the same planted dictionary: how much of the truth does each recover?
+
+    python benchmarks/recovery.py [--tokens 1000000] [--output docs/recovery.md] [--only topk relu ...]
+
+New architectures appear by themselves. Prints a table and writes it as a page.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from monosem.errors import MonosemError
+from monosem.evaluation import Interval, random_recovery, recovery
+from monosem.sae import SAE
+from monosem.synthetic import PlantedDictionary
+from monosem.training import Trainer, TrainingConfig
+
+N_FEATURES, D, L0 = 256, 64, 5
+PLANTED: dict[str, Any] = {"l0": L0, "skew": 0.5, "correlation": 0.3, "noise": 0.02, "mean_norm": 2.0}
+BATCH, HELD_OUT = 1024, 20_000
+WISHES: dict[str, Any] = {"k": L0, "target_l0": L0}
+"""Given to every architecture that has such a parameter."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "relu": {"coefficient": 0.025},
+    "transcoder": {"d_out": D},
+    "skip_transcoder": {"d_out": D},
+}
+"""Given to these beside the wishes, where they have such a parameter."""
+COLUMNS = ("", "features found", "latents true", "matched at 0.9", "L0", "FVU", "seconds")
+
+
+def settings_of(kind: type[SAE]) -> dict[str, Any]:
+    """What this architecture is made with, beside its size."""
+    wanted = {**WISHES, **SETTINGS.get(kind.architecture, {})}
+    return {name: value for name, value in wanted.items() if name in (*kind.parameters_of(), "d_out")}
+
+
+def shaped(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The same rows for every source, where an architecture reads several."""
+    return x if len(shape) == 1 else x[:, None].expand(len(x), *shape)
+
+
+def measure(kind: type[SAE], planted: PlantedDictionary, tokens: int, seed: int) -> list[str]:
+    """Train one architecture; its row of the table."""
+    start = time.perf_counter()
+    sae = kind(D, N_FEATURES, seed=seed, **settings_of(kind))
+    predicts = not sae.subtract_b_dec or sae.in_shape != sae.out_shape
+    trainer = Trainer(sae, TrainingConfig(batch_size=BATCH), tokens)
+    data = planted.batches(BATCH, seed=seed)
+    sample = planted.sample(16_384, seed=seed).x
+    goal = shaped(sample, sae.out_shape) if predicts else None
+    sae.initialise(shaped(sample, sae.in_shape), goal)
+    for _ in range(tokens // BATCH):
+        x = next(data).x
+        trainer.step(shaped(x, sae.in_shape), shaped(x, sae.out_shape) if predicts else None)
+    seconds = time.perf_counter() - start
+    held_out = planted.sample(HELD_OUT, seed=seed + 1_000_000).x
+    with torch.no_grad():
+        out = sae(shaped(held_out, sae.in_shape))
+    target = shaped(held_out, sae.out_shape)
+    fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
+    found = recovery(sae.W_dec[:, :D], planted.features)  # of several sources the first
+    figures = [spelled(i) for i in (found.features, found.latents, found.matched)]
+    return [*figures, f"{out.codes.l0().double().mean().item():.1f}", f"{fvu.item():.3f}", f"{seconds:.0f}"]
+
+
+def spelled(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} - {interval.high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=sorted(SAE.registry), default=sorted(SAE.registry))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "recovery.md")
+    options = parser.parse_args()
+    planted = PlantedDictionary(N_FEATURES, D, seed=options.seed, **PLANTED)
+    console, rows = Console(width=130), dict[str, list[str]]()
+    for name in options.only:
+        try:
+            rows[name] = measure(SAE.registry[name], planted, options.tokens, options.seed)
+        except MonosemError as error:
+            rows[name] = [f"left out: {error}", *[""] * (len(COLUMNS) - 2)]
+        console.print(f"{name}: {', '.join(rows[name])}", highlight=False, markup=False)
+    chance = random_recovery(N_FEATURES, planted.features)
+    rows["random directions"] = [*(spelled(i) for i in (chance.features, chance.latents, chance.matched)), "", "", ""]
+    table = Table(*COLUMNS, box=box.SIMPLE_HEAD)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console.print(table)
+    options.output.write_text(page(rows, options.tokens))
+
+
+def page(rows: dict[str, list[str]], tokens: int) -> str:
+    """The table as a page."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS))]
+    lines += [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
+    facts = ", ".join(f"{name} {value}" for name, value in PLANTED.items())
+    return f"""# Recovery of planted dictionaries
+
+{N_FEATURES} features in {D} dimensions ({facts}; `monosem.PlantedDictionary`); every architecture with
+{N_FEATURES} latents, trained on the same {tokens:,} rows at default settings, with k or target L0 = {L0} where it has
+one.
+Written by `python benchmarks/recovery.py`.
+
+- *features found*: mean over true features of the largest cosine with any decoder row.
+- *latents true*: mean over latents of the largest cosine with any true feature.
+- *matched at 0.9*: share of true features that a latent of their own matches with a cosine of 0.9 or more, paired one
+  to one (Hungarian method).
+
+In brackets 95 % bootstrap intervals, over features or latents.
+
+{chr(10).join(lines)}
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a model is to read: text or images, opened as the model wants them, and what an SAE should remember of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monosem.data import Images, PackedText, first_token, read_documents
+from monosem.data.documents import Text
+from monosem.errors import ConfigError, DataError
+from monosem.models import SubjectModel
+from monosem.sae.metadata import PixelFormat
+
+
+def open_text(
+    model: SubjectModel,
+    text: Text,
+    *,
+    context_length: int | None = None,
+    prepend_bos: bool | None = None,
+    packing: bool | None = None,
+    seed: int | None = None,
+) -> tuple[PackedText, dict[str, Any]]:
+    """Text for a language model, and the facts for `SAEMetadata`.
+
+    Raises:
+        ConfigError: the context is longer than the model's.
+        DataError: the text is empty, or the model has no tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        if pixel_format(model) is not None:
+            raise DataError(f"{model.name} reads images: activations(model, hook, images=...)")
+        raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
+    longest = model.context_length
+    length = context_length or min(longest or 1024, 1024)
+    if longest is not None and length > longest:
+        raise ConfigError(f"context_length {length} is longer than the model's own {longest}")
+    bos = first_token(tokenizer) is not None if prepend_bos is None else prepend_bos
+    packed = bool(first_token(tokenizer) == tokenizer.bos_token_id) if packing is None else packing
+    contexts = PackedText(read_documents(text), tokenizer, length, prepend_bos=bos, packing=packed, seed=seed)
+    return contexts, {
+        "text": described(text, "texts"),
+        "tokenizer_fingerprint": model.tokenizer_fingerprint(),
+        "context_length": length,
+        "prepend_bos": bos,
+        "packing": packed,
+    }
+
+
+def open_images(
+    model: SubjectModel, images: Any, hook: str, *, pixels: PixelFormat | None = None, seed: int | None = None
+) -> tuple[Images, dict[str, Any]]:
+    """Images for an image model, and the facts for `SAEMetadata`.
+
+    Raises:
+        DataError: the model reads text, or there are no images.
+        ConfigError: nothing says what images the model wants.
+    """
+    wanted = pixels or pixel_format(model)
+    if wanted is None:
+        if model.family is None:
+            raise ConfigError(f"say what images {model.name} reads: pixels=PixelFormat(height=..., width=...)")
+        raise DataError(f"{model.name} reads text, not images: give text=...")
+    reader = Images(images, wanted, processor=None if pixels else getattr(model, "processor", None), seed=seed)
+    example = model.capture(reader.blank(), [hook])[hook]
+    if example.ndim != 3:
+        raise DataError(f"{hook} gives {tuple(example.shape)}, not (images, positions, width): choose another hook")
+    patch = getattr(vision_config(model), "patch_size", None)
+    down, across = patch if isinstance(patch, list | tuple) else (patch or 1, patch or 1)
+    n_patches = (wanted.height // down) * (wanted.width // across) if patch else example.shape[1]
+    reader.n_positions, reader.n_special = example.shape[1], max(0, example.shape[1] - n_patches)
+    return reader, {"images": described(images, "images"), "pixels": wanted, "context_length": example.shape[1]}
+
+
+def vision_config(model: SubjectModel) -> Any:
+    config = getattr(model.module, "config", None)
+    return getattr(config, "vision_config", config)
+
+
+def pixel_format(model: SubjectModel) -> PixelFormat | None:
+    """What images a model wants, by its config and image processor; None for a model that reads none."""
+    config, processor = vision_config(model), getattr(model, "processor", None)
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return None
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    channels = getattr(config, "num_channels", 3)
+    mean, std = (getattr(processor, name, None) or [0.5] * channels for name in ("image_mean", "image_std"))
+    return PixelFormat(channels=channels, height=height, width=width, mean=list(mean), std=list(std))
+
+
+def described(data: Any, things: str) -> str:
+    """Data in a few words."""
+    if isinstance(data, str | Path):
+        return str(data)
+    kind = "a list" if isinstance(data, Sequence) else f"{type(data).__name__} of shape {tuple(data.shape)}"
+    return f"{len(data)} {things} given as {kind}"

@@ -1,0 +1,117 @@
+"""What a model reads at a time, and which of its positions are wanted; whatever is read, text or images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Thread
+from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from monosem.errors import ConfigError
+
+
+class Batch(Protocol):
+    """Contexts (pieces of text, or images), with what is known of every position."""
+
+    @property
+    def inputs(self) -> Any:
+        """What `model.capture` takes."""
+        ...
+
+    @property
+    def special(self) -> Bool[Tensor, "contexts pos"]:
+        """True at positions that stand for no piece of the data: beginning of sequence, separators, class tokens."""
+        ...
+
+    @property
+    def padding(self) -> Bool[Tensor, "contexts pos"]:
+        """True where nothing stands."""
+        ...
+
+    @property
+    def ends(self) -> Bool[Tensor, "contexts pos"] | None:
+        """True at the last token of a document; None where there is no such thing."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Batch: ...
+
+
+class BatchReader(Protocol):
+    """Contexts in an order that is fixed once and for all."""
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Contexts start to stop; fewer where the data end."""
+        ...
+
+
+def kept_positions(
+    batch: Batch, *, exclude_special: bool = True, skip_first: int = 0, last_only: bool = False
+) -> Bool[Tensor, "contexts pos"]:
+    """The positions that an SAE reads.
+
+    Args:
+        batch: contexts.
+        exclude_special: leave out special positions.
+        skip_first: leave out so many positions at the beginning of every context.
+        last_only: keep the last token of every document alone.
+
+    Raises:
+        ConfigError: `last_only` of what has no last tokens.
+    """
+    kept = ~batch.padding & ~batch.special if exclude_special else ~batch.padding
+    if last_only:
+        if batch.ends is None:
+            raise ConfigError("last_only is for text: these contexts have no last tokens")
+        kept = kept & batch.ends
+    if skip_first:
+        kept = kept & (torch.arange(kept.shape[1]) >= skip_first)
+    return kept
+
+
+Read = TypeVar("Read")
+Span = tuple[int, int]
+
+
+class ReadAhead(Generic[Read]):
+    """Reads the next span in a thread while the one before is worked on. A thread lives for one span."""
+
+    def __init__(self, read: Callable[[int, int], Read]) -> None:
+        self.waited = 0.0
+        """Seconds for which the caller had to wait."""
+        self._read = read
+        self._ahead: tuple[Span, Thread, list[Read | BaseException]] | None = None
+
+    def read(self, span: Span, following: Span) -> Read:
+        """As `read(*span)`; then `following` is begun."""
+        began = perf_counter()
+        result = self._take(span)
+        if result is None:
+            result = self._read(*span)
+        self.waited += perf_counter() - began
+        if isinstance(result, BaseException):
+            raise result
+        box: list[Read | BaseException] = []
+        thread = Thread(target=self._fill, args=(following, box), name="monosem-read-ahead")
+        self._ahead = (following, thread, box)
+        thread.start()
+        return result
+
+    def _take(self, span: Span) -> Read | BaseException | None:
+        """What the thread has read, if it was this."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        ahead[1].join()
+        return ahead[2][0] if ahead[0] == span else None
+
+    def _fill(self, span: Span, box: list[Read | BaseException]) -> None:
+        try:
+            box.append(self._read(*span))
+        except BaseException as error:
+            box.append(error)

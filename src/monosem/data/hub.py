@@ -1,0 +1,60 @@
+"""Hugging Face data sets as a stream of documents (the extra `hub`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monosem.data.documents import Document, DocumentStream, Skipped, document_of, has_words
+from monosem.errors import ConfigError, FileError
+
+
+def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
+    """The data set behind "hub:owner/name[:split][:column]" (owner/name/config for one with several), and the column.
+
+    Raises:
+        ConfigError: the extra `hub` is not installed.
+        FileError: there is no such data set, split or column.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(f"{spec!r} needs the package `datasets`: pip install 'monosem[hub]'") from error
+    name, split, column, *more = [*spec.removeprefix("hub:").split(":"), "", ""]
+    if not name or "".join(more):
+        raise ConfigError(f"{spec!r}: write hub:owner/name, hub:owner/name:split or hub:owner/name:split:column")
+    parts = [name] if Path(name).is_dir() else ["/".join(name.split("/")[:2]), *name.split("/")[2:]]
+    try:
+        options: dict[str, Any] = {"split": split or "train", "streaming": streaming}
+        data: Any = datasets.load_dataset(*parts, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileError(f"cannot load the data set {spec!r}: {reason}") from error
+    names = list(data.column_names or next(iter(data), {}))
+    if column and column not in names:
+        raise FileError(f"{spec!r} has no column {column!r}: it has {', '.join(names)}")
+    return data, column or None
+
+
+def hub_documents(spec: str) -> DocumentStream:
+    """A data set's rows, one document each, from the given column, or "text", or "messages"."""
+    data, column = load_hub(spec, streaming=True)
+    skipped = Skipped()
+
+    def read_from(start: int) -> Iterator[Document]:
+        for number, row in enumerate(data):
+            if column is not None:
+                row = {"text" if not isinstance(row[column], list) else "messages": row[column]}
+            try:
+                document = document_of(row, f"row {number}", spec)
+            except ValueError as error:
+                skipped.add(f"{spec} cannot be read as text: {error}")
+                continue
+            if has_words(document):
+                if start:
+                    start -= 1
+                else:
+                    yield document
+
+    return DocumentStream(read_from, skipped)

@@ -1,0 +1,207 @@
+"""Where the canonical hook points lie: one small table a model family, keyed by `config.model_type`.
+
+A path is a module's inside the base model (below `transformer.`, `model.`, `bert.`, ... or nothing: found by looking),
+and the side of it: what goes in or what comes out. What each point means:
+
+    embed       what the first block reads: tokens (or patches) with their positions where the family adds them
+    resid_pre   residual stream before block L; resid_post.L-1
+    attn_z      heads concatenated, before the output matrix
+    attn_out    what attention adds to the residual stream
+    resid_mid   residual stream between attention and MLP
+    mlp_in      what the MLP reads
+    mlp_mid     the neurons: what the MLP's output matrix reads (gated where the family gates)
+    mlp_out     what the MLP adds to the residual stream
+    resid_post  residual stream after block L
+    final_norm  what the head reads
+
+A point that a family does not have is not in its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+Table = Mapping[str, str]
+
+GPT2: Table = {
+    "embed": "drop:output",
+    "resid_pre": "h.{layer}:input",
+    "attn_z": "h.{layer}.attn.c_proj:input",
+    "attn_out": "h.{layer}.attn:output",
+    "resid_mid": "h.{layer}.ln_2:input",
+    "mlp_in": "h.{layer}.mlp:input",
+    "mlp_mid": "h.{layer}.mlp.c_proj:input",
+    "mlp_out": "h.{layer}.mlp:output",
+    "resid_post": "h.{layer}:output",
+    "final_norm": "ln_f:output",
+}
+
+# Attention and MLP read the same residual stream side by side: nothing lies between them. (A NeoX with
+# use_parallel_residual=False, which no Pythia is, has a middle: `...layers.L.post_attention_layernorm:input`.)
+GPT_NEOX: Table = {
+    "embed": "emb_dropout:output",
+    "resid_pre": "layers.{layer}:input",
+    "attn_z": "layers.{layer}.attention.dense:input",
+    "attn_out": "layers.{layer}.attention:output",
+    "mlp_in": "layers.{layer}.mlp:input",
+    "mlp_mid": "layers.{layer}.mlp.dense_4h_to_h:input",
+    "mlp_out": "layers.{layer}.mlp:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "final_layer_norm:output",
+}
+
+# Parallel like NeoX, and with one norm for both: mlp_in is what attention reads too.
+PHI: Table = {
+    "embed": "embed_dropout:output",
+    "resid_pre": "layers.{layer}:input",
+    "attn_z": "layers.{layer}.self_attn.dense:input",
+    "attn_out": "layers.{layer}.self_attn:output",
+    "mlp_in": "layers.{layer}.mlp:input",
+    "mlp_mid": "layers.{layer}.mlp.fc2:input",
+    "mlp_out": "layers.{layer}.mlp:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "final_layernorm:output",
+}
+
+LLAMA: Table = {
+    "embed": "embed_tokens:output",
+    "resid_pre": "layers.{layer}:input",
+    "attn_z": "layers.{layer}.self_attn.o_proj:input",
+    "attn_out": "layers.{layer}.self_attn:output",
+    "resid_mid": "layers.{layer}.post_attention_layernorm:input",
+    "mlp_in": "layers.{layer}.mlp:input",
+    "mlp_mid": "layers.{layer}.mlp.down_proj:input",
+    "mlp_out": "layers.{layer}.mlp:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "norm:output",
+}
+
+# Sandwich norms: attention's and the MLP's results pass one more norm before they are added, so attn_out and mlp_out
+# are what comes out of that norm. `embed` is scaled by sqrt(d) already.
+GEMMA2: Table = {
+    **LLAMA,
+    "attn_out": "layers.{layer}.post_attention_layernorm:output",
+    "resid_mid": "layers.{layer}.pre_feedforward_layernorm:input",
+    "mlp_out": "layers.{layer}.post_feedforward_layernorm:output",
+}
+
+# Post-norm: the residual stream itself is normed after each addition. resid_mid = LN(resid_pre + attn_out) and
+# resid_post = LN(resid_mid + mlp_out); mlp_in is resid_mid, and there is no norm at the end.
+BERT: Table = {
+    "embed": "embeddings:output",
+    "resid_pre": "encoder.layer.{layer}:input",
+    "attn_z": "encoder.layer.{layer}.attention.output.dense:input",
+    "attn_out": "encoder.layer.{layer}.attention.output.dense:output",
+    "resid_mid": "encoder.layer.{layer}.attention.output:output",
+    "mlp_in": "encoder.layer.{layer}.intermediate:input",
+    "mlp_mid": "encoder.layer.{layer}.output.dense:input",
+    "mlp_out": "encoder.layer.{layer}.output.dense:output",
+    "resid_post": "encoder.layer.{layer}:output",
+}
+
+# Images: positions are the class token, then the patches row by row.
+VIT: Table = {
+    "embed": "embeddings:output",
+    "resid_pre": "layers.{layer}:input",
+    "attn_z": "layers.{layer}.attention.o_proj:input",
+    "attn_out": "layers.{layer}.attention:output",
+    "resid_mid": "layers.{layer}.layernorm_after:input",
+    "mlp_in": "layers.{layer}.mlp:input",
+    "mlp_mid": "layers.{layer}.mlp.fc2:input",
+    "mlp_out": "layers.{layer}.mlp:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "layernorm:output",
+}
+
+# A norm stands before the first block; the last one (`post_layernorm`) sees the class token alone, so it is no
+# final_norm of all positions.
+CLIP_VISION: Table = {
+    "embed": "pre_layrnorm:output",
+    "resid_pre": "encoder.layers.{layer}:input",
+    "attn_z": "encoder.layers.{layer}.self_attn.out_proj:input",
+    "attn_out": "encoder.layers.{layer}.self_attn:output",
+    "resid_mid": "encoder.layers.{layer}.layer_norm2:input",
+    "mlp_in": "encoder.layers.{layer}.mlp:input",
+    "mlp_mid": "encoder.layers.{layer}.mlp.fc2:input",
+    "mlp_out": "encoder.layers.{layer}.mlp:output",
+    "resid_post": "encoder.layers.{layer}:output",
+}
+
+# A learned scale for each channel stands between attention (or MLP) and the sum: attn_out and mlp_out come after it.
+DINOV2: Table = {
+    "embed": "embeddings:output",
+    "resid_pre": "encoder.layer.{layer}:input",
+    "attn_z": "encoder.layer.{layer}.attention.o_proj:input",
+    "attn_out": "encoder.layer.{layer}.layer_scale1:output",
+    "resid_mid": "encoder.layer.{layer}.norm2:input",
+    "mlp_in": "encoder.layer.{layer}.mlp:input",
+    "mlp_mid": "encoder.layer.{layer}.mlp.fc2:input",
+    "mlp_out": "encoder.layer.{layer}.layer_scale2:output",
+    "resid_post": "encoder.layer.{layer}:output",
+    "final_norm": "layernorm:output",
+}
+DINOV2_GATED: Table = {**DINOV2, "mlp_mid": "encoder.layer.{layer}.mlp.down_proj:input"}
+
+FAMILIES: dict[str, tuple[Table, ...]] = {
+    "gpt2": (GPT2,),
+    "gpt_neox": (GPT_NEOX,),
+    "llama": (LLAMA,),
+    "mistral": (LLAMA,),
+    "qwen2": (LLAMA,),
+    "qwen3": (LLAMA,),
+    "gemma": (LLAMA,),
+    "gemma2": (GEMMA2,),
+    "gemma3_text": (GEMMA2,),
+    "phi": (PHI,),
+    "phi3": (LLAMA,),
+    "bert": (BERT,),
+    "vit": (VIT,),
+    "clip_vision_model": (CLIP_VISION,),
+    "dinov2": (DINOV2, DINOV2_GATED),
+}
+"""The tables of a family. Where there are several, a model has the first whose paths it has."""
+
+
+def main_config(module: nn.Module) -> Any:
+    """The config of what is studied in a module: of several models in one, of that whose family is known."""
+    config: Any = getattr(module, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        return config
+    inner = [config.get_text_config(), getattr(config, "vision_config", None)]
+    known = [c for c in (config, *inner) if getattr(c, "model_type", None) in FAMILIES]
+    return known[0] if known else inner[0]
+
+
+def hook_table(module: nn.Module, family: str | None, n_layers: int) -> dict[str, str]:
+    """Every canonical hook point of a model in the order of its forward pass, and its full path with its side.
+
+    Empty for a family that is not known, or a module that is not built like its family.
+    """
+    for table in FAMILIES.get(family or "", ()):
+        for prefix in _prefixes(module, table["resid_pre"].format(layer=0)):
+            places = {name: prefix + path for name, path in _by_layer(table, n_layers)}
+            modules = dict(module.named_modules())
+            if all(path.partition(":")[0] in modules for path in places.values()):
+                return places
+    return {}
+
+
+def _by_layer(table: Table, n_layers: int) -> Iterator[tuple[str, str]]:
+    yield "embed", table["embed"]
+    for layer in range(n_layers):
+        for name, path in table.items():
+            if "{layer}" in path:
+                yield f"{name}.{layer}", path.format(layer=layer)
+    if "final_norm" in table:
+        yield "final_norm", table["final_norm"]
+
+
+def _prefixes(module: nn.Module, block: str) -> Iterator[str]:
+    """What stands before the path of the first block, wherever there is a module of that path."""
+    path = block.partition(":")[0]
+    for name, _ in module.named_modules():
+        if name == path or name.endswith("." + path):
+            yield name.removesuffix(path)

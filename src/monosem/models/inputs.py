@@ -1,0 +1,109 @@
+"""What a model reads: token ids, pixels, or whatever an unknown module takes. One clear error for everything else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosem.errors import DataError
+
+RESIZES = ("dinov2",)  # interpolates its positions by itself; other families take one size of image
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one model reads."""
+
+    name: str
+    main: str | None
+    """Its main keyword argument, `input_ids` or `pixel_values`; None for a module that takes tensors as they are."""
+    context_length: int | None = None
+    """Tokens in the longest text; class token and patches of an image."""
+    image_shape: tuple[int, int, int] | None = None
+    """Channels, height and width; None for a model that reads no images."""
+    fixed_size: bool = True
+    optional: frozenset[str] = frozenset()
+    """Names of all arguments of its forward pass."""
+
+    @classmethod
+    def of(cls, module: nn.Module, config: Any, name: str) -> Inputs:
+        """Read off the module and its config (None: no transformers model)."""
+        if getattr(config, "model_type", None) is None:
+            return cls(name, None)
+        optional = frozenset(inspect.signature(module.forward).parameters)
+        size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+        if size is None or patch is None:
+            return cls(name, "input_ids", getattr(config, "max_position_embeddings", None), optional=optional)
+        (height, width), (down, across) = (s if isinstance(s, list | tuple) else (s, s) for s in (size, patch))
+        n_positions = (height // down) * (width // across) + 1
+        shape = (config.num_channels, height, width)
+        return cls(name, "pixel_values", n_positions, shape, config.model_type not in RESIZES, optional)
+
+    def least(self) -> Tensor:
+        """The smallest thing that the model reads: one token, or one blank image."""
+        if self.main is None:
+            raise DataError(f"{self.name} does not say what it reads: give inputs, as in model.width(hook, inputs)")
+        if self.image_shape is not None:
+            return torch.zeros(1, *self.image_shape)
+        return torch.zeros(1, 1, dtype=torch.int64)
+
+    def arguments(self, inputs: Any, device: torch.device) -> dict[str, Any] | Tensor:
+        """A tensor or mapping as the forward pass wants it: keyword arguments, or one tensor for an unknown module.
+
+        Raises:
+            DataError: this model does not read such inputs.
+        """
+        if isinstance(inputs, Tensor):
+            if self.main is None:
+                return inputs.to(device)
+            inputs = {self.main: inputs}
+        if not isinstance(inputs, Mapping):
+            raise DataError(f"{self.name} cannot read a {type(inputs).__name__}: {self._wanted()}")
+        arguments = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        if self.main is not None:
+            self._check(arguments)
+        if "position_ids" in self.optional and "past_key_values" not in arguments:
+            arguments |= _positions_behind_padding(arguments)
+        if "use_cache" in self.optional and "past_key_values" not in arguments:
+            arguments.setdefault("use_cache", False)
+        return arguments
+
+    def _check(self, arguments: dict[str, Any]) -> None:
+        given = arguments.get(self.main or "")
+        if given is None:
+            if "inputs_embeds" not in arguments:
+                raise DataError(f"{self.name} needs {self.main}, got {', '.join(arguments)}: {self._wanted()}")
+            return
+        kind, shape = "floats" if torch.is_floating_point(given) else "integers", tuple(given.shape)
+        if self.image_shape is None:
+            if kind == "floats" or given.ndim != 2:
+                image = " (an image?)" if given.ndim == 4 else ""
+                raise DataError(f"{self.name} reads tokens, got {kind} of shape {shape}{image}: {self._wanted()}")
+            if self.context_length is not None and shape[1] > self.context_length:
+                raise DataError(f"{shape[1]} tokens are more than the context of {self.name}, {self.context_length}")
+            return
+        channels, height, width = self.image_shape
+        fits = given.ndim == 4 and shape[1] == channels
+        resized = "interpolate_pos_encoding" in arguments or not self.fixed_size
+        if kind != "floats" or not fits or not (resized or shape[2:] == (height, width)):
+            raise DataError(f"{self.name} reads images, got {kind} of shape {shape}: {self._wanted()}")
+
+    def _wanted(self) -> str:
+        if self.main is None:
+            return "give a tensor, or a mapping of keyword arguments"
+        if self.image_shape is None:
+            return "give text, token ids (batch, pos), or a mapping with input_ids"
+        return f"give floats (batch, {', '.join(map(str, self.image_shape))}), as from model.pixels(images)"
+
+
+def _positions_behind_padding(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Positions count real tokens: with padding in front, models that learn positions would be shifted otherwise."""
+    mask = arguments.get("attention_mask")
+    if "position_ids" in arguments or not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask[:, 0].all()):
+        return {}
+    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}

@@ -1,0 +1,272 @@
+"""Several hook points from one pass, images, rules of positions: the right rows, all in the same order."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monosem.activations import HookView, LiveActivations, Place, activations, batches
+from monosem.data import kept_positions
+from monosem.errors import ConfigError, DataError, HookError
+from monosem.models import SubjectModel
+from monosem.sae.metadata import PixelFormat
+
+TEXTS = [f"{'many words ' * (i % 5)}and a number, {i}." for i in range(40)]
+HOOKS = ["resid_post.1", "mlp_mid.0", "attn_z.2", "resid_pre.1"]
+SMALL: dict[str, Any] = {"context_length": 16, "buffer_tokens": 320, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def model(make_gpt2: Callable[..., nn.Module], letter_tokenizer: type) -> SubjectModel:
+    return SubjectModel(make_gpt2(vocabulary=128), letter_tokenizer(), "letters")
+
+
+# Several hook points ----------------------------------------------------------------------------------------------
+
+
+def test_each_hook_point_gives_the_bits_that_it_gives_alone(model: SubjectModel) -> None:
+    together = LiveActivations(model, HOOKS, TEXTS, **SMALL)
+    assert together.d_in == 32 + 128 + 32 + 32
+    for hook in HOOKS:
+        alone, view = LiveActivations(model, hook, TEXTS, **SMALL), together.select(hook)
+        assert view.d_in == alone.d_in
+        for number in (0, 1, 3):
+            assert torch.equal(view.pool(number), alone.pool(number))
+        assert view.metadata == alone.metadata
+        probe = view.probe()
+        assert torch.equal(view.probe_activations(probe), alone.probe_activations(alone.probe()))
+
+
+def test_views_in_step_share_one_pass(model: SubjectModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    forward = model.capture
+
+    def counted(inputs: Any, hooks: Any) -> Any:
+        passes.append(len(inputs))
+        return forward(inputs, hooks)
+
+    monkeypatch.setattr(model, "capture", counted)
+    source = LiveActivations(model, HOOKS, TEXTS, **SMALL)
+    begun = len(passes)
+    streams = [batches(source.select(hook), 50) for hook in HOOKS] + [batches(source.pair(*HOOKS[:2]), 50)]
+    for _ in range(12):
+        places = {next(stream)[1] for stream in streams}
+        assert len(places) == 1
+    shared, passes[:] = len(passes) - begun, []
+    alone = LiveActivations(model, HOOKS[0], TEXTS, **SMALL)
+    begun = len(passes)
+    for _ in zip(range(12), batches(alone, 50), strict=False):
+        pass
+    assert shared == len(passes) - begun
+
+
+def test_pair_and_stack_are_the_same_rows_side_by_side(model: SubjectModel) -> None:
+    source = LiveActivations(model, HOOKS, TEXTS, **SMALL)
+    one, other, wide = (source.select(hook).pool(1) for hook in ("resid_post.1", "resid_pre.1", "mlp_mid.0"))
+    pair = source.pair("mlp_mid.0", "blocks.1.hook_resid_post")
+    x, target = pair.split(pair.pool(1))
+    assert torch.equal(x, wide)
+    assert target is not None
+    assert torch.equal(target, one)
+    assert (pair.d_in, pair.d_out, pair.n_sources) == (128, 32, 1)
+    assert (pair.metadata.hook, pair.metadata.target_hook) == ("mlp_mid.0", "resid_post.1")
+    stack = source.stack(["resid_pre.1", "resid_post.1"])
+    x, target = stack.split(stack.pool(1))
+    assert target is None
+    assert torch.equal(x, torch.stack([other, one], dim=1))
+    assert (stack.d_in, stack.d_out, stack.n_sources) == (32, 32, 2)
+    assert (stack.metadata.hook, stack.metadata.hooks) == (None, ["resid_pre.1", "resid_post.1"])
+    rows, _ = next(batches(source, 30))
+    x, target = pair.split(pair.take(rows))
+    assert target is not None
+    assert torch.equal(torch.cat([x, target], 1), pair.pool(0)[:30])
+    probe = pair.probe()
+    assert pair.probe_activations(probe).shape[1] == 160
+
+
+def test_hook_points_that_do_not_fit_are_refused(model: SubjectModel) -> None:
+    source = LiveActivations(model, HOOKS[:2], TEXTS, **SMALL)
+    with pytest.raises(ConfigError, match=r"equal width.*resid_post\.1: 32, mlp_mid\.0: 128"):
+        source.stack()
+    with pytest.raises(ConfigError, match=r"does not read resid_post\.0"):
+        source.select("resid_post.0")
+    with pytest.raises(HookError):
+        source.select("resid_post.9")
+    with pytest.raises(ConfigError, match="several different"):
+        activations(model, ["embed", "embed"], TEXTS)
+    assert isinstance(source.select("mlp_mid.0"), HookView)
+
+
+# Rules ------------------------------------------------------------------------------------------------------------
+
+
+def rows_by_hand(model: SubjectModel, source: LiveActivations, n_contexts: int) -> Tensor:
+    batch = source.contexts.read(0, n_contexts)
+    x = model.capture(batch.inputs, ["resid_post.1"])["resid_post.1"]
+    return x[kept_positions(batch, **source.positions)]
+
+
+def missing(rows: Tensor, among: Tensor) -> int:
+    """How many rows are not (nearly) among others: a batch's size changes last bits."""
+    return int((torch.cdist(rows.double(), among.double()).min(1).values > 1e-3).sum())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"skip_first": 4}, {"last_only": True}, {"packing": False}, {"packing": False, "last_only": True}],
+    ids=str,
+)
+def test_rows_are_those_of_the_positions_that_the_rule_keeps(model: SubjectModel, rule: dict[str, Any]) -> None:
+    source = LiveActivations(model, "resid_post.1", TEXTS, **SMALL, **rule)
+    rows = torch.cat([source.pool(number) for number in range(3)])
+    sure, possible = rows_by_hand(model, source, 2 * 20), rows_by_hand(model, source, 3 * 20)
+    assert missing(sure, rows) == missing(rows, possible) == 0
+    assert len(sure) < len(rows) <= len(possible)
+    known = source.metadata
+    for name, value in rule.items():
+        assert getattr(known, name) == value
+    probe = source.probe()
+    assert torch.equal(source.probe_activations(probe), source.probe_activations(source.probe()))
+    assert missing(source.probe_activations(probe), rows_by_hand(model, source, 32)) == 0
+
+
+def test_padding_does_not_change_what_stands_before_it(model: SubjectModel) -> None:
+    source = LiveActivations(model, "resid_post.1", ["abc def"], context_length=16, packing=False, buffer_tokens=16)
+    alone = model.capture(torch.tensor([[1, *map(ord, "abc def")]]), ["resid_post.1"])["resid_post.1"][0, 1:]
+    assert missing(alone, torch.cat([source.pool(0), source.pool(1)])) == 0
+
+
+def test_rows_of_extreme_norm_are_left_out_and_the_limit_is_remembered(
+    make_gpt2: Callable[..., nn.Module], letter_tokenizer: type
+) -> None:
+    module = make_gpt2(vocabulary=128)
+    with torch.no_grad():
+        module.get_parameter("transformer.wte.weight")[ord(",")] *= 1000
+    model = SubjectModel(module, letter_tokenizer(), "letters")
+
+    def rows(**options: Any) -> tuple[Tensor, LiveActivations]:
+        source = LiveActivations(model, ["embed", "mlp_out.0"], TEXTS, **SMALL, **options)
+        return torch.cat([source.pool(number) for number in range(3)]), source
+
+    every, _ = rows()
+    some, source = rows(max_norm_ratio=10)
+    norms = every[:, :32].norm(dim=-1)
+    sinks = norms > 10 * norms.median()
+    assert 5 < sinks.sum() < len(every) / 10
+    assert torch.equal(some.sort(0).values, every[~sinks].sort(0).values)
+    known = source.select("embed").metadata
+    assert known.max_norm_ratio == 10
+    assert known.max_norm is not None
+    assert known.max_norm["embed"] == pytest.approx(10 * norms.median().item(), rel=0.1)
+    fresh = LiveActivations(model, ["embed", "mlp_out.0"], TEXTS, **SMALL, max_norm_ratio=10)
+    assert torch.equal(fresh.pool(2), source.pool(2))
+
+
+# Reading ahead ----------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_the_model_or_the_text_leaves_no_thread(model: SubjectModel, monkeypatch: Any) -> None:
+    source = LiveActivations(model, "embed", TEXTS, **SMALL)
+    source.pool(0)
+
+    def torn(*_: Any) -> None:
+        raise DataError("torn page")
+
+    monkeypatch.setattr(source.contexts, "_tokenise", torn)
+    with pytest.raises(DataError, match="torn page"):
+        list(batches(source, 50, Place(1)))
+    assert 0 <= source.idle_share <= 1
+    for thread in [t for t in threading.enumerate() if t.name == "monosem-read-ahead"]:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+# Images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vit() -> SubjectModel:
+    """A random ViT of 2 layers: 4 x 4 patches of 4 x 4 pixels, and a class token."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, image_size=16, patch_size=4
+    )
+    return SubjectModel(ViTModel(config).eval(), name="vit")
+
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+
+
+def layer_of(model: SubjectModel) -> str:
+    """The module path of the first block, whatever this version of transformers calls it."""
+    return next(p for p, m in model.module.named_modules() if type(m).__name__ == "ViTLayer")
+
+
+@pytest.mark.parametrize("exclude_special", [True, False])
+def test_an_image_model_gives_a_row_for_every_patch(
+    vit: SubjectModel, photos: np.ndarray, exclude_special: bool
+) -> None:
+    hook = layer_of(vit)
+    options: dict[str, Any] = {"images": photos, "buffer_tokens": 170, "exclude_special": exclude_special, "seed": 1}
+    source = LiveActivations(vit, hook, **options)
+    in_order = [source.pool(number) for number in range(7)]
+    pixels = (torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    by_hand = vit.capture(pixels, [hook])[hook]
+    assert by_hand.shape == (50, 17, 24)
+    wanted = (by_hand[:, 1:] if exclude_special else by_hand).reshape(-1, 24)
+    rows = torch.cat(in_order)
+    assert missing(wanted, rows) == missing(rows, wanted) == 0
+    assert len(rows) > len(wanted)
+    fresh = LiveActivations(vit, hook, **options)
+    assert all(torch.equal(fresh.pool(number), in_order[number]) for number in (4, 2))
+    known = source.metadata
+    assert known.images == "50 images given as ndarray of shape (50, 16, 16, 3)"
+    assert known.pixels == PixelFormat(height=16, width=16)
+    assert known.text is None
+    assert source.probe()["activations"].shape == (len(source.pool(0)[:256]), 24)
+
+
+def test_an_unreadable_image_gives_no_rows(vit: SubjectModel, tmp_path: Any, photos: np.ndarray) -> None:
+    from PIL import Image
+
+    for number in range(6):
+        Image.fromarray(photos[number]).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"none")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = LiveActivations(vit, layer_of(vit), images=tmp_path, buffer_tokens=6 * 17)
+        rows = torch.cat([source.pool(0), source.pool(1)])
+    assert ["3.png" in str(w.message) for w in caught] == [True]
+    known = source.metadata
+    pixels = (torch.from_numpy(photos[:6]).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    x = vit.capture(pixels, [layer_of(vit)])[layer_of(vit)][:, 1:]
+    assert missing(rows, x[[0, 1, 2, 4, 5]].reshape(-1, 24)) == 0
+    assert missing(x[3], rows) == 16
+    assert known.documents_skipped == 1
+
+
+def test_the_wrong_kind_of_data_is_said_to_be_so(vit: SubjectModel, model: SubjectModel, photos: np.ndarray) -> None:
+    with pytest.raises(DataError, match="letters reads text, not images"):
+        activations(model, "embed", images=photos)
+    with pytest.raises(DataError, match="vit reads images"):
+        activations(vit, layer_of(vit), "bundled")
+    with pytest.raises(ConfigError, match="last_only is for text"):
+        activations(vit, layer_of(vit), images=photos, last_only=True)
+    bare = SubjectModel(nn.Sequential(nn.Conv2d(3, 4, 2)), name="bare")
+    with pytest.raises(ConfigError, match="pixels=PixelFormat"):
+        activations(bare, "0", images=photos)
+    with pytest.raises(DataError, match=r"0 gives \(1, 4, 15, 15\)"):
+        activations(bare, "0", images=photos, pixels=PixelFormat(height=16, width=16))
+    with pytest.raises(ConfigError, match="images are read by a model"):
+        activations(torch.ones(3, 2), images=photos)

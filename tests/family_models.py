@@ -1,0 +1,186 @@
+"""A tiny random model of every family that has a table: real transformers classes, float64, all parameters random.
+
+`FAMILY_MODELS[name]` says how its block is put together, so that tests can follow the stream by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+D, LAYERS, VOCABULARY, POSITIONS, IMAGE = 16, 2, 40, 24, 8
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Every parameter random and, after that, in float64 and ready to be studied."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.to(torch.float64).eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            if parameter.ndim == 1 and name.endswith(("weight", "lambda1")):
+                parameter.add_(1)
+    return module
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """How one family's block is built; module paths are inside the block."""
+
+    family: str
+    config: str
+    head: str
+    """Name of the transformers class with a head."""
+    sizes: dict[str, Any]
+    attn: str
+    """Attention's output matrix."""
+    mlp: str
+    """The MLP's output matrix."""
+    mlp_norm: str | None
+    """The norm before the MLP; None in a post-norm block."""
+    attn_after: str | None = None
+    """What attention's result passes before it is added."""
+    mlp_after: str | None = None
+    order: Literal["serial", "parallel", "post-norm"] = "serial"
+    sum_norms: tuple[str, str] | None = None
+    """Of a post-norm block: the norms of the two sums."""
+    n_heads: int = 4
+    head_width: int = 4
+
+    def build(self, head: str | None = None, seed: int = 0, **changes: Any) -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, self.config)(**{**self.sizes, **changes})
+        return randomise(getattr(transformers, head or self.head)(config), seed)
+
+    @property
+    def reads_images(self) -> bool:
+        return "image_size" in self.sizes
+
+    def inputs(self, batch: int = 2, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        if self.reads_images:
+            return torch.randn(batch, 3, IMAGE, IMAGE, generator=generator, dtype=torch.float64)
+        return torch.randint(3, VOCABULARY, (batch, 9), generator=generator)
+
+
+TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": D,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "max_position_embeddings": POSITIONS,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+BIASED = {**GROUPED, "attention_bias": True, "mlp_bias": True}
+WIDE_HEADS = {**GROUPED, "head_dim": 6}
+GEMMA = {**WIDE_HEADS, "query_pre_attn_scalar": 6, "sliding_window": 4}
+PIXELS = {
+    "hidden_size": D,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "image_size": IMAGE,
+    "patch_size": 4,
+}
+LLAMA = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj", "mlp_norm": "post_attention_layernorm"}
+SANDWICH = {
+    **LLAMA,
+    "mlp_norm": "pre_feedforward_layernorm",
+    "attn_after": "post_attention_layernorm",
+    "mlp_after": "post_feedforward_layernorm",
+    "head_width": 6,
+}
+DINO = {
+    "attn": "attention.o_proj",
+    "mlp_norm": "norm2",
+    "attn_after": "layer_scale1",
+    "mlp_after": "layer_scale2",
+}
+GPT2_SIZES = {
+    "vocab_size": VOCABULARY,
+    "n_embd": D,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": POSITIONS,
+    **{f"{kind}_token_id": i for i, kind in enumerate(("pad", "bos", "eos"))},
+}
+
+FAMILY_MODELS: dict[str, FamilyModel] = {
+    "gpt2": FamilyModel("gpt2", "GPT2Config", "GPT2LMHeadModel", GPT2_SIZES, "attn.c_proj", "mlp.c_proj", "ln_2"),
+    "gpt_neox": FamilyModel(
+        "gpt_neox",
+        "GPTNeoXConfig",
+        "GPTNeoXForCausalLM",
+        TEXT,
+        "attention.dense",
+        "mlp.dense_4h_to_h",
+        "post_attention_layernorm",
+        order="parallel",
+    ),
+    "llama": FamilyModel("llama", "LlamaConfig", "LlamaForCausalLM", GROUPED, **LLAMA),
+    "llama with biases": FamilyModel("llama", "LlamaConfig", "LlamaForCausalLM", BIASED, **LLAMA),
+    "mistral": FamilyModel("mistral", "MistralConfig", "MistralForCausalLM", {**GROUPED, "sliding_window": 4}, **LLAMA),
+    "qwen2": FamilyModel("qwen2", "Qwen2Config", "Qwen2ForCausalLM", GROUPED, **LLAMA),
+    "qwen3": FamilyModel("qwen3", "Qwen3Config", "Qwen3ForCausalLM", WIDE_HEADS, **LLAMA, head_width=6),
+    "gemma": FamilyModel("gemma", "GemmaConfig", "GemmaForCausalLM", WIDE_HEADS, **LLAMA, head_width=6),
+    "gemma2": FamilyModel("gemma2", "Gemma2Config", "Gemma2ForCausalLM", GEMMA, **SANDWICH),
+    "gemma3_text": FamilyModel("gemma3_text", "Gemma3TextConfig", "Gemma3ForCausalLM", GEMMA, **SANDWICH),
+    "phi": FamilyModel(
+        "phi",
+        "PhiConfig",
+        "PhiForCausalLM",
+        TEXT,
+        "self_attn.dense",
+        "mlp.fc2",
+        "input_layernorm",
+        order="parallel",
+    ),
+    "phi3": FamilyModel("phi3", "Phi3Config", "Phi3ForCausalLM", GROUPED, **LLAMA),
+    "bert": FamilyModel(
+        "bert",
+        "BertConfig",
+        "BertForMaskedLM",
+        TEXT,
+        "attention.output.dense",
+        "output.dense",
+        None,
+        order="post-norm",
+        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    ),
+    "vit": FamilyModel(
+        "vit", "ViTConfig", "ViTForImageClassification", PIXELS, "attention.o_proj", "mlp.fc2", "layernorm_after"
+    ),
+    "clip_vision_model": FamilyModel(
+        "clip_vision_model",
+        "CLIPVisionConfig",
+        "CLIPVisionModelWithProjection",
+        {**PIXELS, "projection_dim": 12},
+        "self_attn.out_proj",
+        "mlp.fc2",
+        "layer_norm2",
+    ),
+    "dinov2": FamilyModel("dinov2", "Dinov2Config", "Dinov2ForImageClassification", PIXELS, mlp="mlp.fc2", **DINO),
+    "dinov2 gated": FamilyModel(
+        "dinov2",
+        "Dinov2Config",
+        "Dinov2ForImageClassification",
+        {**PIXELS, "use_swiglu_ffn": True},
+        mlp="mlp.down_proj",
+        **DINO,
+    ),
+}
+
+
+@cache
+def family_module(name: str) -> nn.Module:
+    """One module a family for all tests of a session; nobody changes it."""
+    return FAMILY_MODELS[name].build()

@@ -1,0 +1,414 @@
+"""What is claimed of the Triton kernels. test_cuda.py runs this file in processes of its own.
+
+By hand: `pytest tests/kernels/cuda_checks.py` on a GPU; with TRITON_INTERPRET=1 set, in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import linear, normalize
+
+from monosem import kernels
+from monosem.kernels import cuda, plain, reference, sparse
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+EXACT, SINGLE = torch.float64, torch.float32
+ALL_TYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _by_triton() -> Iterator[None]:
+    with kernels.use_backend("cuda"):
+        yield
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = EXACT) -> Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=EXACT)
+    return drawn.to(DEVICE, dtype)
+
+
+def integers(*shape: int, seed: int = 0, dtype: torch.dtype = EXACT) -> Tensor:
+    """Small whole numbers: sums of products are exact, and ties are many."""
+    return random(*shape, seed=seed).round().to(dtype)
+
+
+def ragged(*lengths: int) -> Tensor:
+    """Offsets of rows of these lengths."""
+    return torch.tensor([0, *lengths], device=DEVICE).cumsum(0)
+
+
+def entries(lengths: list[int], n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Different latents for each row, and the offsets."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randperm(n, generator=generator)[:length] for length in lengths]
+    return torch.cat(rows).to(DEVICE, torch.int32), ragged(*lengths)
+
+
+def rows_of(offsets: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+
+
+def dense_of(values: Tensor, indices: Tensor, offsets: Tensor, n: int) -> Tensor:
+    dense = values.new_zeros(len(offsets) - 1, n)
+    return dense.index_put((rows_of(offsets), indices.long()), values)
+
+
+def check_near(found: Tensor, expected: Tensor) -> None:
+    """To 1e-10 in float64, 1e-5 in float32, 1e-2 below, of the largest number."""
+    bound = {EXACT: 1e-10, SINGLE: 1e-5}.get(found.dtype, 1e-2)
+    assert found.shape == expected.shape
+    if expected.numel():
+        scale = expected.double().abs().max().item()
+        assert (found.double() - expected.double()).abs().max().item() <= bound * scale
+
+
+# Selections -------------------------------------------------------------------------------------------------------
+
+SELECTIONS = {
+    "one of one": (1, 1, 1),
+    "all": (3, 7, 7),
+    "batch of one": (1, 50, 4),
+    "the largest": (2, 300, 1),
+    "groups shorter than a run": (2, 40, 3),
+    "groups of one run": (2, 700, 5),
+    "groups of several runs, the last one short": (2, 3001, 2),
+    "half of them": (2, 100, 50),
+    "no rows": (0, 9, 2),
+}
+
+
+def check_largest(pre: Tensor, k: int) -> None:
+    """Each row has k different places, the numbers there, and the largest ones."""
+    values, places = cuda._largest(pre, k)
+    assert places.dtype == torch.int32
+    assert (places.sort(-1).values.diff(dim=-1) > 0).all()
+    assert torch.equal(pre.gather(1, places.long()), values)
+    expected = pre.sort(-1, descending=True).values[:, :k]
+    assert torch.equal(values.sort(-1, descending=True).values, expected)
+
+
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+@pytest.mark.parametrize(("rows", "n", "k"), SELECTIONS.values(), ids=SELECTIONS.keys())
+def test_the_largest_of_each_row(rows: int, n: int, k: int, dtype: torch.dtype) -> None:
+    pre = random(rows, n, dtype=dtype)
+    if rows > 1:
+        pre[1] = pre[1].round()  # ties
+        pre[0] = pre[0].sort().values - 10  # the largest side by side, all negative
+    check_largest(pre, k)
+
+
+def test_the_largest_of_ties_zeros_and_infinities() -> None:
+    pre = torch.zeros(4, 130, device=DEVICE)
+    pre[1, ::2] = -0.0
+    pre[2] = float("-inf")
+    pre[2, 77] = float("inf")
+    pre[3] = torch.tensor([float("-inf"), -1e-45, 1e-45, 3e38, -3e38], device=DEVICE).repeat(26)
+    for k in (1, 9, 129, 130):
+        check_largest(pre, k)
+
+
+def test_numbers_that_are_not_numbers_lead_nowhere_out_of_the_row() -> None:
+    pre = torch.full((2, 33), float("nan"), device=DEVICE)
+    pre[1] = torch.full((33,), -1, dtype=torch.int32, device=DEVICE).view(torch.float32)  # the least as an integer
+    _, places = cuda._largest(pre, 20)
+    assert (places.sort(-1).values.diff(dim=-1) > 0).all()
+    assert places.min() >= 0
+    assert places.max() < 33
+
+
+def test_more_than_a_program_can_hold_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "WIDEST_SELECTION", 16)
+    monkeypatch.setattr(cuda, "_run", None)
+    check_largest(random(3, 200), 20)
+
+
+@pytest.mark.parametrize(("dtype", "tile"), [(EXACT, 1), (SINGLE, 2**30)])
+def test_top_k_equals_dense_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch, tile: int, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(cuda, "TILE_BYTES", tile)
+    x, W, bias = integers(5, 6, dtype=dtype), integers(60, 6, seed=1, dtype=dtype), integers(60, seed=2, dtype=dtype)
+    values, selection = kernels.top_k(x, W, bias, 4)
+    assert selection.offsets.tolist() == [0, 4, 8, 12, 16, 20]
+    found = dense_of(values, selection.indices, selection.offsets, 60)
+    expected = reference.keep_top_k(reference.pre_activations(x, W, bias), 4)
+    assert torch.equal(found.sort(-1).values, expected.sort(-1).values)
+
+
+def test_screened_values_are_exact() -> None:
+    x, W = random(6, 40, dtype=SINGLE), normalize(random(500, 40, seed=1, dtype=SINGLE), dim=1)
+    bias = 0.1 * random(500, seed=2, dtype=SINGLE)
+    values, selection = kernels.top_k(x, W, bias, 16, screen=True)
+    pre = x @ W.T + bias
+    values, chosen = values.reshape(6, 16), selection.indices.reshape(6, 16).long()
+    check_near(values, pre.gather(1, chosen))
+    check_near(values.sort(descending=True).values, pre.topk(16).values)
+    assert all(len(set(row)) == 16 for row in chosen.tolist())
+
+
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+@pytest.mark.parametrize(("rows", "tile"), [(0, 1), (1, 2**30), (4, 1), (4, 2**30)])
+@pytest.mark.parametrize("per_latent", [False, True])
+def test_above_equals_plain_in_every_bit(
+    monkeypatch: pytest.MonkeyPatch, rows: int, per_latent: bool, tile: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(cuda, "TILE_BYTES", tile)
+    n = 45 if per_latent else 2060
+    x, W, bias = (integers(*s, seed=i, dtype=dtype) for i, s in enumerate(((rows, 6), (n, 6), (n,))))
+    threshold = integers(n, seed=3, dtype=dtype) + 1 if per_latent else torch.tensor(2.0, dtype=dtype)
+    x[rows // 2 : rows // 2 + 1] = 0
+    found = cuda.above(x, W, bias, threshold)
+    expected = plain.above(x, W, bias, threshold.to(DEVICE))
+    assert all(torch.equal(f, e) and f.dtype == e.dtype for f, e in zip(found, expected, strict=True))
+    nothing, none, offsets = cuda.above(x, W, bias, torch.tensor(1e9))
+    assert nothing.numel() == none.numel() == offsets.sum() == 0
+
+
+@pytest.mark.parametrize("guess", [float("-inf"), 0.0, 1.5])
+def test_a_screened_batch_selection_misses_nothing(guess: float) -> None:
+    x, W = random(9, 24, dtype=SINGLE), normalize(random(70, 24, seed=1, dtype=SINGLE), dim=1)
+    bias = 0.3 * random(70, seed=2, dtype=SINGLE)
+    values, selection, cut = kernels.batch_top_k(x, W, bias, 60, guess, screen=True)
+    pre = x @ W.T + bias
+    check_near(values.sort(descending=True).values, pre.flatten().topk(60).values)
+    check_near(values, pre[rows_of(selection.offsets), selection.indices.long()])
+    assert cut == values.min()
+
+
+# Evaluation -------------------------------------------------------------------------------------------------------
+
+ROWS = {
+    "one entry": ([1], 1, 1),
+    "batch of one": ([9], 30, 7),
+    "empty rows": ([0, 3, 0, 5, 0], 12, 33),
+    "no entries": ([0, 0], 5, 6),
+    "all latents": ([20, 20], 20, 40),
+    "several blocks of columns": ([20, 2, 9], 24, 75),
+}
+
+
+@pytest.mark.parametrize("dtype", ALL_TYPES)
+@pytest.mark.parametrize(("lengths", "n", "d"), ROWS.values(), ids=ROWS.keys())
+def test_evaluation_equals_dense(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], n: int, d: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(cuda, "CACHE_BYTES", 1)
+    indices, offsets = entries(lengths, n)
+    x, W = random(len(lengths), d, dtype=dtype), random(n, d, seed=1, dtype=dtype)
+    values = random(len(indices), seed=2, dtype=dtype)
+    values[::3] = 0
+    codes = dense_of(values.double(), indices, offsets, n)
+    dots = (x.double() @ W.double().T)[rows_of(offsets), indices.long()]
+    check_near(cuda.gather_dot(x, W, indices, offsets), dots.to(dtype))
+    check_near(cuda.weighted_sum(values, indices, offsets, W), (codes @ W.double()).to(dtype))
+    bias = random(d, seed=3, dtype=dtype)
+    error, products = cuda.decode_error(values, indices, offsets, W, bias, x)
+    check_near(error, (x.double() - bias.double() - codes @ W.double()).to(dtype))
+    check_near(products, (error.double() @ W.double().T)[rows_of(offsets), indices.long()].to(dtype))
+    outer = cuda.scatter_outer(values, *cuda.by_latent(indices, offsets, n), x)
+    check_near(outer, (codes.T @ x.double()).to(dtype))
+    assert outer.dtype == dtype
+
+
+def test_a_weight_in_bfloat16_is_read_as_it_is() -> None:
+    indices, offsets = entries([4, 7], 20)
+    x, W = random(2, 50, dtype=SINGLE), random(20, 50, seed=1, dtype=torch.bfloat16)
+    expected = (x @ W.float().T)[rows_of(offsets), indices.long()]
+    check_near(cuda.gather_dot(x, W, indices, offsets), expected)
+
+
+def test_narrow_blocks_of_columns_for_tall_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What depends on the height of the matrix: how many columns are gathered at a time, and how many entries."""
+    indices, offsets = entries([50, 3], 90)
+    x, W, values = random(2, 200), random(90, 200, seed=1), random(53, seed=2)
+    assert cuda._columns(torch.empty(65536, 2304, device="meta")) == 64
+    assert cuda._columns(torch.empty(4096, 2304, device="meta")) == 512
+    widths: set[int] = set()
+    for cache in (1, 90 * 8 * 64, 2**30):
+        monkeypatch.setattr(cuda, "CACHE_BYTES", cache)
+        widths.add(cuda._columns(W))
+        check_near(cuda.gather_dot(x, W, indices, offsets), (x @ W.T)[rows_of(offsets), indices.long()])
+        check_near(cuda.weighted_sum(values, indices, offsets, W), dense_of(values, indices, offsets, 90) @ W)
+    assert widths == {32, 64, 256}
+
+
+@pytest.mark.parametrize("slab", [2, 4, 8])
+@pytest.mark.parametrize(
+    "lengths",
+    [[40], [1, 40, 2], [0, 8, 8, 0, 16, 0], [7, 1, 9, 3, 4], [3, 3, 3], [5, 0, 31], [16, 1, 15]],
+    ids=str,
+)
+def test_long_sums_are_made_of_slabs(monkeypatch: pytest.MonkeyPatch, lengths: list[int], slab: int) -> None:
+    """Wherever segments begin and end among the slabs; whole numbers, so that a lost or doubled entry must show."""
+    monkeypatch.setattr(cuda, "SLAB", slab)
+    monkeypatch.setattr(cuda, "GATHERED", 64)  # two entries at a time
+    indices, offsets = entries(lengths, 50)
+    values, W = integers(len(indices), seed=1) + 10, integers(50, 5, seed=2)
+    found = cuda.weighted_sum(values, indices, offsets, W)
+    assert torch.equal(found, dense_of(values, indices, offsets, 50) @ W)
+
+
+def test_a_latent_that_is_on_in_every_row() -> None:
+    rows, n = 590, 5
+    indices = torch.stack([torch.full((rows,), 3), torch.arange(rows) % 3], 1).reshape(-1).to(DEVICE, torch.int32)
+    offsets = torch.arange(rows + 1, device=DEVICE) * 2
+    values, y = random(2 * rows, seed=1), random(rows, 6, seed=2)
+    by_latent = order, latent_offsets, rows_in_order = cuda.by_latent(indices, offsets, n)
+    assert torch.equal(order, torch.argsort(indices, stable=True))
+    assert latent_offsets.tolist() == [0, 197, 394, 590, 1180, 1180]
+    assert torch.equal(rows_in_order.long(), rows_of(offsets)[order])
+    check_near(cuda.scatter_outer(values, *by_latent, y), dense_of(values, indices, offsets, n).T @ y)
+
+
+def test_dense_and_back() -> None:
+    indices, offsets = entries([3, 0, 6], 9)
+    values = random(9)
+    dense = cuda.to_dense(values, indices, offsets, 9)
+    assert torch.equal(dense, dense_of(values, indices, offsets, 9))
+    assert torch.equal(cuda.from_dense(dense, indices, offsets), values)
+
+
+@pytest.mark.parametrize(("select", "dtype"), [("top_k", SINGLE), ("above", EXACT)])
+def test_values_and_all_gradients_equal_dense_autograd(
+    monkeypatch: pytest.MonkeyPatch, select: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0)
+    rows, n = 7, 20
+    shapes = ((rows, 6), (n, 6), (n,), (6,), (n, 5))
+    x, W_enc, b_enc, b_dec, W_dec = leaves = [
+        random(*shape, seed=i, dtype=dtype).requires_grad_() for i, shape in enumerate(shapes)
+    ]
+    centred = x - b_dec.detach()
+    if select == "top_k":
+        _, selection = kernels.top_k(centred, W_enc, b_enc, 4)
+    else:
+        _, selection = kernels.above(centred, W_enc, b_enc, torch.tensor(3.5))
+    indices, offsets = selection.indices, selection.offsets
+    seeds = random(rows, 5, seed=9, dtype=dtype)
+
+    values = kernels.encode(centred, W_enc, b_enc, b_dec, selection)
+    out = kernels.decode(values.relu(), W_dec, selection)
+    grads = torch.autograd.grad((out * seeds).sum(), leaves)
+
+    expected = reference.pre_activations(x, W_enc, b_enc, b_dec)[rows_of(offsets), indices.long()]
+    expected_out = reference.decode(dense_of(expected.relu(), indices, offsets, n), W_dec)
+    check_near(values, expected)
+    check_near(out, expected_out)
+    for found, true in zip(grads, torch.autograd.grad((expected_out * seeds).sum(), leaves), strict=True):
+        check_near(found, true)
+
+
+# The optimiser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit_rows", [False, True])
+@pytest.mark.parametrize("dtype", [EXACT, SINGLE])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 20), (3, 1500)], ids=str)
+def test_adam_equals_the_formulas(shape: tuple[int, int], dtype: torch.dtype, unit_rows: bool) -> None:
+    start = normalize(random(*shape, dtype=dtype), dim=1)
+    grads = [random(*shape, seed=i, dtype=dtype) for i in range(1, 4)]
+    parameter, mean, square = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for step, grad in enumerate(grads, start=1):
+        settings = (1e-2, 0.9, 0.99, 1e-8, 1 - 0.9**step, 1 - 0.99**step)
+        kernels.adam_(parameter, grad, mean, square, settings, unit_rows=unit_rows)
+    expected = reference.adam(start.double(), [g.double() for g in grads], 1e-2, 0.9, 0.99, 1e-8, unit_rows)
+    if shape != (1, 1) or not unit_rows:  # there nothing but rounding is left of the gradient
+        check_near(parameter, expected.to(dtype))
+    if unit_rows:
+        check_near(parameter.norm(dim=1), torch.ones(shape[0], dtype=dtype, device=DEVICE))
+
+
+def test_adam_of_vectors_of_zeros_and_of_rows_too_wide_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = (1e-2, 0.9, 0.99, 1e-8, 0.1, 0.01)
+    for shape, unit_rows, widest in (((1030,), False, 16384), ((2, 40), True, 16384), ((2, 40), True, 39)):
+        monkeypatch.setattr(cuda, "WIDEST_ROW", widest)
+        ours = [normalize(random(*shape), dim=-1), random(*shape, seed=1), random(*shape, seed=2), random(*shape) ** 2]
+        if unit_rows:
+            for tensor in ours:
+                tensor[0] = 0
+        theirs = [tensor.clone() for tensor in ours]
+        cuda.adam_(*ours, settings, unit_rows)  # pyright: ignore
+        plain.adam_(*theirs, settings, unit_rows)  # pyright: ignore
+        for found, expected in zip(ours, theirs, strict=True):
+            check_near(found, expected)
+
+
+# The device -------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_fixed_k_nothing_asks_for_a_number_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are no numbers: to ask for one is an error."""
+    monkeypatch.setattr(cuda, "_run", lambda *_, **__: None)
+    x, W, bias = (torch.empty(shape, device="meta") for shape in ((8, 40), (500, 40), (500,)))
+    for screen in (False, True):
+        values, selection = kernels.top_k(x, W, bias, 5, screen=screen)
+        values = values.requires_grad_()
+        pre = kernels.encode(x, W.requires_grad_(), bias.requires_grad_(), None, selection, values)
+        kernels.decode(pre, W, selection).sum().backward()
+        kernels.adam_(W.detach(), W.grad, x, x, (1.0,) * 6, unit_rows=True)  # pyright: ignore
+    with pytest.raises(RuntimeError, match="meta"):
+        kernels.above(x, W, bias, torch.tensor(0.0))
+
+
+def test_tensors_on_cuda_come_here_where_triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "_forced", None)
+    with FakeTensorMode():
+        x = torch.empty(2, device="cuda")
+        assert sparse._backend(x) is cuda
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        assert sparse._backend(x) is plain
+
+
+@on_a_gpu
+def test_with_a_fixed_k_nothing_waits_for_the_device() -> None:
+    x, W, bias = random(8, 40, dtype=SINGLE), random(500, 40, seed=1, dtype=SINGLE), random(500, seed=2, dtype=SINGLE)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        values, selection = kernels.top_k(x, W.requires_grad_(), bias, 5, screen=True)
+        pre = kernels.encode(x, W, bias, None, selection, values)
+        kernels.decode(pre, W, selection).sum().backward()
+        kernels.adam_(W.detach(), W.grad, W.grad, W.grad, (1.0,) * 6, unit_rows=True)  # pyright: ignore
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_a_gpu
+def test_a_real_size_and_offsets_beyond_32_bits() -> None:
+    rows, n, d, k = 300, 1_000_000, 2304, 64
+    x, W = random(rows, d, dtype=SINGLE), torch.randn(n, d, device=DEVICE, dtype=torch.bfloat16)
+    pre = linear(x.bfloat16(), W)
+    check_largest(pre, k)
+    check_largest(pre[:, :65536].contiguous(), 80)
+    indices = pre.topk(k).indices.reshape(-1).to(torch.int32)
+    assert indices.max() > 2**31 / d
+    offsets = torch.arange(rows + 1, device=DEVICE) * k
+    rows_of_W = [W[i.long()].float() for i in indices.split(k)]
+    dots = torch.cat([taken @ row for taken, row in zip(rows_of_W, x, strict=True)])
+    check_near(cuda.gather_dot(x, W, indices, offsets), dots)
+    values = dots.bfloat16()
+    sums = [v.float() @ taken for v, taken in zip(values.split(k), rows_of_W, strict=True)]
+    check_near(cuda.weighted_sum(values, indices, offsets, W), torch.stack(sums).bfloat16())
+    latent = indices.max()
+    outer = cuda.scatter_outer(dots, *cuda.by_latent(indices, offsets, n), x)[latent]
+    here = (indices == latent).nonzero()[:, 0]
+    check_near(outer, dots[here] @ x[rows_of(offsets)[here]])
+
+
+@on_a_gpu
+def test_the_same_input_gives_the_same_bits() -> None:
+    x, W, bias = (random(*s, seed=i, dtype=SINGLE) for i, s in enumerate(((500, 300), (3000, 300), (3000,))))
+
+    def outcome() -> list[Tensor]:
+        values, selection = kernels.top_k(x, W, bias, 20, screen=True)
+        outer = cuda.scatter_outer(values, *selection.by_latent, x)
+        return [values, selection.indices, outer, cuda.weighted_sum(values, selection.indices, selection.offsets, W)]
+
+    for first, second in zip(outcome(), outcome(), strict=True):
+        assert torch.equal(first, second)
