@@ -1,14 +1,19 @@
-# make demo | test | bench | format. Each does all its own set-up; with everything up to date that takes no time.
+# make demo | test | bench | format | page. Each does all its own set-up; with everything up to date that takes no time.
+# make demo ends in the explorer; make demo SERVE=0 leaves it out.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SERVE ?= 1
 
-.PHONY: demo test bench format
-demo: $(READY)
-	$(BIN)/monosem demo
+.PHONY: demo test bench format page
+demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
+	$(BIN)/monosem demo $(if $(filter 0,$(SERVE)),,--explore)
 
-test: $(READY)
+page: $(READY)
+	$(BIN)/python web/build.py
+
+test: $(READY) page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache

@@ -19,7 +19,10 @@ INSTALLS: dict[str, list[list[str]]] = {
         ["--no-deps", "dictionary-learning"],
         ["einops", "tqdm", "datasets", "nnsight<0.4"],
     ],
+    "sae_dashboard": [[TORCH], ["sae-dashboard==0.8.0", "pyarrow<22"]],
 }
+UNWANTED = {"sae_dashboard": "torchaudio"}
+"""What a peer brings and then fails on: built for another torch."""
 
 
 def python_of(peer: str) -> Path | None:
@@ -39,6 +42,8 @@ def set_up(peer: str) -> bool:
         if subprocess.run(command, check=False).returncode:
             print(f"{peer}: cannot be installed ({' '.join(packages)})", file=sys.stderr)
             return False
+    if peer in UNWANTED:
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "uninstall", "--yes", UNWANTED[peer]], check=False)
     (folder / ".ready").touch()
     return True
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import check, evaluate, recovery
-    from monosem.features import top_examples
+    from monosem.features import FeatureStore, harvest
     from monosem.interventions import Splice
     from monosem.models import SubjectModel, load_model
     from monosem.runs import Run, RunConfig
@@ -63,7 +63,8 @@ _HOME = {
     "check": "evaluation",
     "evaluate": "evaluation",
     "recovery": "evaluation",
-    "top_examples": "features",
+    "FeatureStore": "features",
+    "harvest": "features",
     "Splice": "interventions",
     "SubjectModel": "models",
     "load_model": "models",
@@ -106,6 +107,7 @@ __all__ = [
     "BatchTopKSAE",
     "CrossLayerTranscoder",
     "Crosscoder",
+    "FeatureStore",
     "GatedSAE",
     "InputTransform",
     "JumpReLUSAE",
@@ -133,6 +135,7 @@ __all__ = [
     "fit",
     "fix_suppression",
     "fold",
+    "harvest",
     "load_model",
     "load_sae",
     "logit_lens",
@@ -140,7 +143,6 @@ __all__ = [
     "prune_activations",
     "pursue",
     "recovery",
-    "top_examples",
     "train",
     "train_together",
     "unfold",

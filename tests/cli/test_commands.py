@@ -57,7 +57,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
         "figures",
     }
     assert {path.name for path in (small_run / "sae").iterdir()} == {"cfg.json", "sae.safetensors"}
-    assert {path.name for path in (small_run / "features").iterdir()} == {"examples.parquet", "latents.parquet"}
+    tables = {"features", "details", "examples", "passages", "vocabulary"}
+    assert {path.name for path in (small_run / "features").iterdir()} == {"index.json", *tables}
     assert {path.name for path in (small_run / "figures").iterdir()} == {"loss.png", "firing_rates.png", "l0.png"}
     for figure in (small_run / "figures").iterdir():
         assert figure.read_bytes()[:4] == b"\x89PNG"
@@ -97,15 +98,14 @@ def test_the_evaluation_beats_its_controls_where_it_must(small_run: Path) -> Non
     assert report.columns["mean"]["fvu"].value == pytest.approx(1, abs=0.05)
     assert 7000 < report.facts["rows"] <= 8192
     assert report.facts["predictions"] >= 2000
-    assert Run(small_run).examples().n_tokens == report.facts["rows"]
+    assert Run(small_run).features().n_tokens == report.facts["rows"]
 
 
 # Looking at it --------------------------------------------------------------------------------------------------------
 
 
 def test_top_prints_the_latents_named(monosem: Command, small_run: Path) -> None:
-    examples = Run(small_run).examples()
-    latent = int(examples.firing.argmax())
+    latent = Run(small_run).features().table(sort="-count", limit=1).column("latent")[0].as_py()
     outcome = monosem("top", small_run, latent, 3, "-n", 2)
     assert outcome.code == 0
     assert f"latent {latent}  fires on" in outcome.out
@@ -116,6 +116,17 @@ def test_top_prints_the_latents_named(monosem: Command, small_run: Path) -> None
     assert max(map(len, lines)) <= 110
     body = [line for line in lines[: lines.index("")] if line.startswith("  ") and "promotes" not in line]
     assert sum("«" in line for line in body if "suppresses" not in line) == 2
+
+
+def test_harvest_rewrites_the_features_of_a_run(monosem: Command, copied_run: Path) -> None:
+    before = Run(copied_run).features()
+    outcome = monosem("harvest", copied_run, "--tokens", 4096, "--text", "bundled")
+    assert outcome.code == 0
+    after = Run(copied_run).features()
+    assert after.index["text_names"] == ["bundled"] != before.index["text_names"]
+    assert after.n_tokens <= 4096
+    assert f"256 latents over {after.n_tokens:,} tokens" in outcome.out
+    assert after[3].peak_text is not None or after[3].count == 0
 
 
 def test_top_without_latents_finds_some_itself(monosem: Command, small_run: Path) -> None:
@@ -188,7 +199,7 @@ def test_list_names_every_architecture_and_every_key(monosem: Command) -> None:
         assert key in outcome.out
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval", "top", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "harvest", "top", "info"])
 def test_every_command_has_a_manual(monosem: Command, command: str) -> None:
     outcome = monosem(command, "--help")
     assert outcome.code == 0
@@ -202,7 +213,7 @@ def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
     for flag in ("--help", "-h"):
         outcome = monosem(flag)
         assert outcome.code == 0
-        assert all(command in outcome.out for command in ("demo", "train", "eval", "top", "info", "--debug"))
+        assert all(command in outcome.out for command in ("demo", "train", "eval", "harvest", "top", "info", "--debug"))
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------
@@ -270,18 +281,18 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(monosem: Command, tmp_
     assert "file" in one_line(monosem("train", f"--set=output={tmp_path}/file/run", "--set=sae.n_latents=64"))
 
 
-@pytest.mark.parametrize("command", ["top", "info", "eval"])
+@pytest.mark.parametrize("command", ["harvest", "info", "eval"])
 @pytest.mark.parametrize("file", ["sae/sae.safetensors", "sae/cfg.json", "run.yaml"])
 def test_a_damaged_file_of_a_run_is_named(monosem: Command, copied_run: Path, command: str, file: str) -> None:
     path = copied_run / file
     path.write_bytes(b"\xff" + path.read_bytes()[1:300])
-    assert file.rpartition("/")[2] in one_line(monosem(command, copied_run, *(["3"] if command == "top" else [])))
+    assert file.rpartition("/")[2] in one_line(monosem(command, copied_run))
 
 
-@pytest.mark.parametrize(("command", "file"), [("info", "evaluation.json"), ("top", "features/examples.parquet")])
+@pytest.mark.parametrize(("command", "file"), [("info", "evaluation.json"), ("top", "features/index.json")])
 def test_damaged_results_of_a_run_are_named(monosem: Command, copied_run: Path, command: str, file: str) -> None:
     (copied_run / file).write_bytes(b"\xff\xfe")
-    assert str(copied_run / file).removesuffix("/examples.parquet") in one_line(monosem(command, copied_run))
+    assert str(copied_run / file) in one_line(monosem(command, copied_run))
 
 
 def test_top_of_a_latent_that_does_not_exist_says_which_do(monosem: Command, small_run: Path) -> None:
@@ -289,7 +300,7 @@ def test_top_of_a_latent_that_does_not_exist_says_which_do(monosem: Command, sma
     assert "a picture is written as .svg or .html" in one_line(monosem("top", small_run, 3, "--save", "x.pdf"))
 
 
-@pytest.mark.parametrize("command", ["top", "eval", "info"])
+@pytest.mark.parametrize("command", ["top", "eval", "harvest", "info"])
 def test_a_folder_without_a_run_is_named(monosem: Command, tmp_path: Path, command: str) -> None:
     assert f"{tmp_path} " in one_line(monosem(command, tmp_path))
     assert str(tmp_path / "none") in one_line(monosem(command, tmp_path / "none"))
@@ -297,7 +308,7 @@ def test_a_folder_without_a_run_is_named(monosem: Command, tmp_path: Path, comma
 
 def test_a_run_without_features_or_without_an_sae_says_what_to_do(monosem: Command, copied_run: Path) -> None:
     shutil.rmtree(copied_run / "features")
-    assert f"monosem eval {copied_run}" in one_line(monosem("top", copied_run))
+    assert f"monosem harvest {copied_run}" in one_line(monosem("top", copied_run))
     shutil.rmtree(copied_run / "sae")
     assert f"monosem train {copied_run}/run.yaml" in one_line(monosem("eval", copied_run))
 

@@ -131,11 +131,12 @@ def test_tokens_and_loss_tokens_are_kept_to(tiny: SubjectModel, sae: ms.TopKSAE)
 
 
 def test_observers_see_every_batch_and_its_codes(tiny: SubjectModel, sae: ms.TopKSAE) -> None:
-    seen: list[tuple[ContextBatch, Tensor, SparseCodes]] = []
+    seen: list[tuple[ContextBatch, Tensor, SparseCodes, Tensor]] = []
     report = ms.evaluate(sae, tiny, text=TEXTS * 20, observers=[lambda *a: seen.append(a)], progress=False)
     assert len(seen) > 1
-    assert sum(int(kept.sum()) for _, kept, _ in seen) == report.facts["rows"]
-    for batch, kept, codes in seen:
+    assert sum(int(kept.sum()) for _, kept, _, _ in seen) == report.facts["rows"]
+    for batch, kept, codes, x in seen:
+        assert torch.equal(sae.encode(x).to_dense(), codes.to_dense())
         assert codes.shape == (int(kept.sum()), sae.n_latents)
         assert not (kept & batch.special).any()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.errors import ConfigError
@@ -32,24 +33,34 @@ def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: 
     Raises:
         ConfigError: the model has no output embeddings or no tokenizer, or the SAE writes another width.
     """
-    find = getattr(model.module, "get_output_embeddings", None)
-    unembedding = find() if find is not None else None
-    if unembedding is None:
-        raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
+    logits = logit_weights(sae, model, latents)
     if model.tokenizer is None:
         raise ConfigError(f"{model.name} has no tokenizer to name tokens with: load_model(module, tokenizer=...)")
-    W_U: Tensor = unembedding.weight
-    if W_U.shape[1] != sae.d_out:
-        raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
-    rows = sae.W_dec[list(latents)].to(W_U)
-    rows = rows - rows.mean(-1, keepdim=True)
-    logits = (rows * _final_gain(model).to(W_U)) @ W_U.T
     logits = logits - logits.mean(-1, keepdim=True)
     effects: list[TokenEffects] = []
     for row in logits:
         high, low = row.topk(n_tokens), row.topk(n_tokens, largest=False)
         effects.append(TokenEffects(*(_named(model, t.indices, t.values) for t in (high, low))))
     return effects
+
+
+@torch.no_grad()
+def logit_weights(sae: SAE, model: SubjectModel, latents: Sequence[int]) -> Float[Tensor, "latents vocabulary"]:
+    """What one unit of each latent adds to every logit, as in `logit_lens`, not yet relative to the mean.
+
+    Raises:
+        ConfigError: the model has no output embeddings, or the SAE writes another width.
+    """
+    find = getattr(model.module, "get_output_embeddings", None)
+    unembedding = find() if find is not None else None
+    if unembedding is None:
+        raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
+    W_U: Tensor = unembedding.weight
+    if W_U.shape[1] != sae.d_out:
+        raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
+    rows = sae.W_dec[list(latents)].to(W_U)
+    rows = rows - rows.mean(-1, keepdim=True)
+    return (rows * _final_gain(model).to(W_U)) @ W_U.T
 
 
 def _final_gain(model: SubjectModel) -> Tensor:

@@ -11,12 +11,13 @@ def demo(
     output: Annotated[str, typer.Option(help="The run folder.")] = "runs/demo",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to train on.")] = 1_000_000,
     features: Annotated[int, typer.Option(min=0, help="Features to show.")] = 24,
+    explore: Annotated[bool, typer.Option("--explore", help="Open the explorer on them, at the end.")] = False,
 ) -> None:
     """Train a TopK SAE on the bundled language model, evaluate it, and print features: a few minutes, offline."""
     import time
 
     from monosem.cli.console import console
-    from monosem.cli.top import notable, show
+    from monosem.features import print_features
     from monosem.runs import demo_config, run_evaluation, run_training
 
     out = console()
@@ -29,8 +30,13 @@ def demo(
     )
     run, model = run_training(config)
     report = run_evaluation(run, model)
-    show(out, run, model, notable(run, model, features), n_passages=4)
+    store = run.features()
+    print_features(out, store.features(store.notable(features)), n_passages=4)
     out.print(report.table())
     minutes = (time.monotonic() - start) / 60
     out.print(f"{minutes:.1f} minutes. Run folder: {run.path} (its README.md says what is in it)")
-    out.print(f"More features: monosem top {run.path} 17 256 1024")
+    out.print(f"More features: monosem top {run.path} 17 256 1024, monosem explore {run.path}")
+    if explore:
+        from monosem.cli.explore import show
+
+        show([run.path])

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from monosem.cli.demo import demo
 from monosem.cli.eval import evaluate
+from monosem.cli.explore import explore
+from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.top import top
 from monosem.cli.train import train
@@ -37,6 +39,8 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 app.command()(demo)
 app.command()(train)
 app.command(name="eval")(evaluate)
+app.command()(harvest)
+app.command()(explore)
 app.command()(top)
 app.command()(info)
 

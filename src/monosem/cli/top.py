@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from monosem.models import SubjectModel
-    from monosem.runs import Run
 
 
 def top(
@@ -28,39 +21,17 @@ def top(
     """
     from monosem.cli.console import PICTURES, console, picture, save_picture
     from monosem.errors import ConfigError
-    from monosem.models import load_model
+    from monosem.features import print_features
     from monosem.runs import Run
 
     opened = Run(run)
-    examples = opened.examples()
+    store = opened.features()
     for latent in latents or []:
-        if not 0 <= latent < examples.n_latents:
-            raise ConfigError(f"there is no latent {latent}: this SAE has 0 to {examples.n_latents - 1}")
+        if not 0 <= latent < store.n_latents:
+            raise ConfigError(f"there is no latent {latent}: this SAE has 0 to {store.n_latents - 1}")
     if save is not None and save.suffix not in PICTURES:
         raise ConfigError(f"--save {save}: a picture is written as {' or '.join(PICTURES)}")
-    model = load_model(opened.config.model)
     out = console() if save is None else picture()
-    show(out, opened, model, latents or notable(opened, model, count), passages)
+    print_features(out, store.features(latents or store.notable(count)), passages)
     if save is not None:
         save_picture(out, save, f"monosem top {run}")
-
-
-def notable(run: Run, model: SubjectModel, n: int) -> list[int]:
-    """Some latents of a run to look at first."""
-    from monosem.features import peaks_on_a_word
-
-    return run.examples().notable(n, peaks_on_a_word(model.tokenizer))
-
-
-def show(console: Console, run: Run, model: SubjectModel, latents: Sequence[int], n_passages: int) -> None:
-    """Print features of a run."""
-    from monosem.analysis import logit_lens
-    from monosem.errors import ConfigError
-    from monosem.features import print_features
-
-    sae = run.sae()
-    try:
-        effects = logit_lens(sae, model, latents)
-    except ConfigError:
-        effects = None
-    print_features(console, latents, run.examples(), model.tokenizer, effects, n_passages)

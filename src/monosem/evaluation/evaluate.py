@@ -23,8 +23,8 @@ from monosem.evaluation.report import EvaluationReport
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 
-Observer = Callable[[ContextBatch, Bool[Tensor, "contexts pos"], SparseCodes], None]
-"""Called for every batch with the contexts, the positions that the SAE reads, and the codes of those positions."""
+Observer = Callable[[ContextBatch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
+"""Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
 
 CONTEXTS_A_PASS = 16
 FIT_TOKENS = 32_768
@@ -100,7 +100,7 @@ def evaluate(
             rebuilt = sae.decode(codes, x) if column == "SAE" else functions[column](x)
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
-            observer(batch, kept, codes)
+            observer(batch, kept, codes, x)
         if loss.n_predictions < loss_tokens:
             loss.add(batch, kept)
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name}

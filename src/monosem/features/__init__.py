@@ -1,6 +1,26 @@
-"""Features: what makes each latent fire."""
+"""Features: what makes each latent fire. Harvested in one pass, kept as tables, shown."""
 
-from monosem.features.examples import Example, ExampleCollector, Examples, top_examples
-from monosem.features.show import peaks_on_a_word, print_features, token_text
+from monosem.features.feature import Example, Feature, Interval
+from monosem.features.files import write_store
+from monosem.features.harvest import HarvestObserver, harvest, new_harvest
+from monosem.features.near import near_misses
+from monosem.features.show import print_features
+from monosem.features.state import Harvest, HarvestSettings
+from monosem.features.store import FeatureStore
+from monosem.features.vocabulary import Vocabulary
 
-__all__ = ["Example", "ExampleCollector", "Examples", "peaks_on_a_word", "print_features", "token_text", "top_examples"]
+__all__ = [
+    "Example",
+    "Feature",
+    "FeatureStore",
+    "Harvest",
+    "HarvestObserver",
+    "HarvestSettings",
+    "Interval",
+    "Vocabulary",
+    "harvest",
+    "near_misses",
+    "new_harvest",
+    "print_features",
+    "write_store",
+]

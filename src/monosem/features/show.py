@@ -2,74 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import io
+from collections.abc import Sequence
 
-import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from monosem.analysis import TokenEffects
-from monosem.features.examples import Example, Examples
+from monosem.features.feature import Example, Feature
 
 ORANGE = (255, 140, 0)
 LEAST_SHADE = 0.08
 """Share of a feature's maximum from which a token is shaded."""
 
 
-def print_features(
-    console: Console,
-    latents: Sequence[int],
-    examples: Examples,
-    tokenizer: Any,
-    effects: Sequence[TokenEffects] | None = None,
-    n_passages: int = 5,
-) -> None:
-    """Each latent: how often and how strongly it fires, what it promotes and suppresses, its strongest passages."""
-    for i, latent in enumerate(latents):
-        found = examples[latent]
-        if not found:
-            console.print(Text(f"latent {latent}", "bold"), f"never fired in {examples.n_tokens:,} tokens\n")
+def print_features(console: Console, features: Sequence[Feature], n_passages: int = 5) -> None:
+    """Each feature: how often and how strongly it fires, what it promotes and suppresses, its strongest passages."""
+    for feature in features:
+        if not feature.count or feature.max is None:
+            console.print(
+                Text(f"latent {feature.latent}", "bold"),
+                f"never fired in {feature.n_tokens:,} tokens\n",
+                soft_wrap=True,
+            )
             continue
-        maximum = found[0].activation
-        head = Text().append(f"latent {latent}", "bold")
-        head.append(f"  fires on {examples.firing_rate(latent):.3%} of tokens, max {maximum:.3g}", "dim")
+        head = Text().append(f"latent {feature.latent}", "bold")
+        head.append(f"  fires on {feature.rate:.3%} of tokens, max {feature.max:.3g}", "dim")
         console.print(head)
-        if effects is not None:
-            _line(console, _effects("promotes  ", effects[i].promoted))
-            _line(console, _effects("suppresses", effects[i].suppressed))
-        for example in found[:n_passages]:
-            _line(console, _passage(example, maximum, tokenizer, console.width, console.color_system is None))
+        for label, effects in (("promotes  ", feature.promoted), ("suppresses", feature.suppressed)):
+            if effects:
+                _line(console, _effects(label, [(effect.text, effect.weight) for effect in effects]))
+        for example in feature.top[:n_passages]:
+            _line(console, _passage(example, feature.max, console.width, console.color_system is None))
         console.print()
 
 
-def token_text(tokenizer: Any, tokens: np.ndarray) -> list[str]:
-    """The text of each token; a character that spans several tokens stands at the last of them."""
-    texts: list[str] = []
-    pending: list[int] = []
-    for token in tokens.tolist():
-        pending.append(token)
-        text = tokenizer.decode(pending)
-        if text.endswith("�") and len(pending) < 4:
-            texts.append("")
-            continue
-        texts.append(text)
-        pending = []
-    return texts
-
-
-def peaks_on_a_word(tokenizer: Any) -> Callable[[Example], bool]:
-    """Whether a passage peaks on a whole word of at least three letters, and not on a fragment or a mark."""
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-
-    def telling(example: Example) -> bool:
-        peak = texts[example.tokens[example.peak]]
-        after = example.tokens[example.peak + 1 : example.peak + 2]
-        whole = not (len(after) and texts[after[0]][:1].isalpha())
-        return whole and peak.startswith(" ") and len(peak) > 3 and peak[1:].isalpha()
-
-    return telling
+def feature_text(feature: Feature, width: int = 110) -> str:
+    """A feature as plain text: its strongest passages, and what is typical of every range of activation."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False)
+    print_features(console, [feature])
+    maximum = feature.max or 0.0
+    for interval in feature.intervals(examples=2):
+        if interval.count:
+            console.print(f"  {interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings")
+            for example in interval.examples:
+                _line(console, _passage(example, maximum, width, plain=True))
+    for label, pairs in (
+        ("fires on", [(f"«{visible(t.text)}»", f"{t.share:.0%}") for t in feature.firing_tokens]),
+        ("nearest", [(str(n.latent), f"{n.cosine:.2f}") for n in feature.neighbours]),
+        ("fires with", [(str(c.latent), f"{c.share:.0%}, {c.lift:.3g} times chance") for c in feature.cofiring]),
+    ):
+        if pairs:
+            _line(console, Text(f"  {label}: " + "  ".join(f"{name} ({value})" for name, value in pairs)))
+    return out.getvalue().rstrip()
 
 
 def _line(console: Console, text: Text) -> None:
@@ -79,14 +65,14 @@ def _line(console: Console, text: Text) -> None:
 def _effects(label: str, pairs: list[tuple[str, float]]) -> Text:
     line = Text().append(f"  {label} ", "dim")
     for token, weight in pairs:
-        line.append(f"«{_visible(token)}»", "blue")
+        line.append(f"«{visible(token)}»", "blue")
         line.append(f" {weight:+.2f}  ", "dim")
     return line
 
 
-def _passage(example: Example, maximum: float, tokenizer: Any, width: int, plain: bool) -> Text:
+def _passage(example: Example, maximum: float, width: int, plain: bool) -> Text:
     """One line, cut around the peak so that it fits. Without colour the strongest token stands in «guillemets»."""
-    texts = [_visible(t) for t in token_text(tokenizer, example.tokens)]
+    texts = [visible(t) for t in example.texts]
     sizes = [cell_len(text) for text in texts]
     line = Text().append(f"  {example.activation:7.3g}  ", "dim")
     first, last = example.peak, example.peak
@@ -114,6 +100,7 @@ def _shade(share: float) -> str:
     return f"{ink} on rgb({ground[0]},{ground[1]},{ground[2]})"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Text with its line ends, tabs, separators and control characters made visible."""
     text = text.replace("\n", "↵").replace("\t", "⇥").replace("<|endoftext|>", "‖")
     return "".join(c if c.isprintable() else f"<{ord(c):02x}>" for c in text)

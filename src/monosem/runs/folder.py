@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monosem.errors import FileError
 from monosem.evaluation import EvaluationReport
-from monosem.features import Examples
+from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
 from monosem.sae import SAE, load_sae
 
@@ -22,7 +22,7 @@ README = """\
 | `sae/` | the trained SAE: `cfg.json`, `sae.safetensors`; in Python `ms.load_sae("{path}")` |
 | `metrics.jsonl` | one line per logged step: tokens, loss, fvu, l0, dead, lr |
 | `evaluation.json` | metrics on held-out text with 95 % intervals, and their controls |
-| `features/` | top passages of every latent (Parquet): `monosem top {path} [LATENT ...]` |
+| `features/` | statistics and passages of every latent (Parquet): `monosem top {path} [LATENT ...]` |
 | `figures/` | loss curve, firing rates, L0 |
 | `checkpoints/` | the newest checkpoint; `monosem train {path}/run.yaml` goes on from it |
 """
@@ -68,7 +68,12 @@ class Run:
             raise FileError(f"{self.path} has not been evaluated: `monosem eval {self.path}`")
         return EvaluationReport.load(self.path / "evaluation.json")
 
-    def examples(self) -> Examples:
-        if not (self.path / "features").is_dir():
-            raise FileError(f"{self.path} has no features yet: `monosem eval {self.path}`")
-        return Examples.load(self.path / "features")
+    def features(self) -> FeatureStore:
+        """The feature store of the run.
+
+        Raises:
+            FileError: it has none, or one that cannot be read.
+        """
+        if not (self.path / "features" / "index.json").is_file():
+            raise FileError(f"{self.path} has no features yet: `monosem harvest {self.path}`")
+        return FeatureStore(self.path / "features")

@@ -1,4 +1,4 @@
-"""From a run.yaml to a folder that explains itself: train, evaluate, collect features, draw."""
+"""From a run.yaml to a folder that explains itself: train, evaluate, harvest features, draw."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from monosem.activations import activations
 from monosem.data import read_documents
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
-from monosem.features import ExampleCollector
+from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
 from monosem.models import SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, Run
 from monosem.training import train
+
+HELD_OUT = "bundled:held_out"
 
 
 def demo_config(output: str) -> RunConfig:
@@ -62,20 +64,31 @@ def run_evaluation(
     config = config or run.config.evaluation
     sae = run.sae()
     model = model or load_model(run.config.model)
-    collector = ExampleCollector(sae.n_latents)
+    hook = model.hook_point(sae.metadata.hook or run.config.hook).name
+    features = new_harvest(sae, model, hook, config.text or HELD_OUT)
     report = evaluate(
         sae,
         model,
         text=config.text,
         tokens=config.tokens,
         loss_tokens=config.loss_tokens,
-        observers=[collector],
+        observers=[HarvestObserver(features, sae)],
         progress=progress,
     )
     report.save(run.path / "evaluation.json")
-    collector.examples().save(run.path / "features")
+    write_store(features, run.path / "features", sae, model)
     write_figures(run.path / "figures", run.history(), report)
     return report
+
+
+def run_harvest(
+    run: Run, text: str | None = None, tokens: int = 1_000_000, keep_state: bool = False, progress: bool = True
+) -> FeatureStore:
+    """Harvest a run's features into `features/`; the text is that of its evaluation if not given."""
+    text = text or run.config.evaluation.text or HELD_OUT
+    sae, path = run.sae(), run.path / "features"
+    model, hook = load_model(run.config.model), sae.metadata.hook or run.config.hook
+    return harvest(sae, path, model, hook, text=text, tokens=tokens, keep_state=keep_state, progress=progress)
 
 
 def _refuse_another(folder: Path, config: RunConfig) -> None:

@@ -1,0 +1,35 @@
+"""monosem harvest"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def harvest(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    text: Annotated[
+        str | None, typer.Option(help="What to read: a file, a folder, bundled or bundled:held_out.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to read, at most.")] = 1_000_000,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep what it takes to go on later with more --tokens.")
+    ] = False,
+) -> None:
+    """Harvest every latent's statistics and passages in one pass over a text; rewrites the run's features/.
+
+    Without --text it reads what the run is evaluated on. Stop it or kill it: the same command goes on.
+    """
+    from monosem.cli.console import console
+    from monosem.runs import Run, run_harvest
+
+    store = run_harvest(Run(run), text, tokens, keep_state)
+    silent = store.count("count = 0")
+    out = console()
+    out.print(
+        f"{store.n_latents:,} latents over {store.n_tokens:,} tokens, {silent:,} of which never fired: {store.path}",
+        highlight=False,
+    )
+    out.print(f"To look at them: monosem top {run}", highlight=False)

@@ -1,0 +1,7 @@
+"""The explorer: feature stores as a page and as an HTTP API."""
+
+from monosem.explorer.dictionary import Dictionary, open_dictionaries
+from monosem.explorer.export import export_feature, export_site
+from monosem.explorer.server import PORT, open_browser, serve
+
+__all__ = ["PORT", "Dictionary", "export_feature", "export_site", "open_browser", "open_dictionaries", "serve"]

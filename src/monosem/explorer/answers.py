@@ -1,0 +1,63 @@
+"""Answers of the API: plain JSON, numbers of seven digits."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from monosem.errors import ConfigError, DataError, MonosemError
+from monosem.explorer.dictionary import Unavailable
+
+
+def to_json(value: Any) -> bytes:
+    """JSON, UTF-8; what is not finite is null."""
+    return json.dumps(_short(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
+        errors="replace"
+    )
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}") + 0.0 if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _short(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        if value and type(value[0]) is str:  # the texts of tokens, most of all there is
+            return value
+        return [_short(inner) for inner in value]
+    return value
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(to_json(value), status, {"cache-control": "no-store"}, "application/json")
+
+
+def problem(status: int, words: str) -> Response:
+    """An error."""
+    return answer({"error": words}, status)
+
+
+async def of_error(_: Request, error: Exception) -> Response:
+    """What an exception says, with the status that docs/explorer_api.md gives it."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
+        return problem(422, f"{place or 'the request'}: {first['msg']}")
+    if isinstance(error, HTTPException):
+        return problem(error.status_code, str(error.detail))
+    if isinstance(error, IndexError):
+        return problem(404, str(error))
+    if isinstance(error, Unavailable):
+        return problem(409, str(error))
+    if isinstance(error, ConfigError | DataError):
+        return problem(400, str(error))
+    if isinstance(error, MonosemError):
+        return problem(500, str(error))
+    return problem(500, "the server has failed; its terminal says why")

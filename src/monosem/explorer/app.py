@@ -1,0 +1,238 @@
+"""The explorer's HTTP API and page (FastAPI); docs/explorer_api.md is its contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Query
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from monosem.errors import MonosemError
+from monosem.explorer import shapes
+from monosem.explorer.answers import answer, of_error, problem
+from monosem.explorer.card import features_json, previews, python_code
+from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.geometry import THRESHOLD
+from monosem.explorer.guard import Guard
+from monosem.explorer.page import NOT_BUILT, Page
+from monosem.explorer.search import search
+from monosem.explorer.site import Site
+from monosem.explorer.table import Filters, histogram_of, page_of
+
+MOST_PREVIEWS = 100
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": shapes.Problem} for status in (400, 403, 404, 409, 422, 500)
+}
+
+
+def _filters(
+    range: Annotated[list[str] | None, Query(description="COLUMN,LOW,HIGH; may be repeated")] = None,
+    where: Annotated[str | None, Query(description="a condition in DuckDB's SQL")] = None,
+    contains: Annotated[str | None, Query(description="in the label or the top, peak or promoted token")] = None,
+    latents: Annotated[str | None, Query(description="1,2,3: only these")] = None,
+    starred: bool = False,
+    labelled: bool = False,
+    list: Annotated[str | None, Query(description="only those on this list")] = None,
+    dead: Annotated[bool, Query(description="false leaves out latents that never fired")] = True,
+) -> Filters:
+    return Filters(range or (), where, contains, latents, starred, labelled, list, dead)
+
+
+Given = Annotated[Filters, Depends(_filters)]
+
+
+def make_app(dictionaries: dict[str, Dictionary], names: tuple[str, ...] = (), page: Page | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        dictionaries: by the name in their addresses.
+        names: host names, beside localhost and addresses in numbers, under which the server may be called.
+        page: the built page; the package's own if not given.
+    """
+    site = Site(dictionaries)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        site.close()
+
+    app = FastAPI(
+        title="monosem explorer",
+        version=version("monosem"),
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+    )
+    for kind in (RequestValidationError, HTTPException, MonosemError, IndexError, Exception):
+        app.add_exception_handler(kind, of_error)
+    _read_routes(app, site)
+    _model_routes(app, site)
+    _note_routes(app, site)
+    _page_routes(app, page or Page())
+    app.add_middleware(Guard, names=names)
+    return app
+
+
+def _read_routes(app: FastAPI, site: Site) -> None:
+    get = app.get
+
+    @get("/api/dictionaries", response_model=shapes.Site)
+    def dictionaries() -> Response:
+        """The dictionaries that the server was given."""
+        return answer(site.overview())
+
+    @get("/api/d/{name}", response_model=shapes.Dictionary)
+    def dictionary(name: str) -> Response:
+        """What a dictionary is, its figures, its firing rates."""
+        return answer(site.dictionary(name))
+
+    @get("/api/d/{name}/features", response_model=shapes.Page)
+    def table(
+        name: str,
+        given: Given,
+        sort: str = "latent",
+        limit: Annotated[int, Query(ge=0, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        """A page of the table, filtered and sorted."""
+        return answer(page_of(site[name], given, sort, limit, offset))
+
+    @get("/api/d/{name}/histogram", response_model=shapes.ColumnHistogram)
+    def histogram(
+        name: str,
+        given: Given,
+        column: str = "rate",
+        bins: Annotated[int, Query(ge=1, le=400)] = 40,
+        log: bool = False,
+    ) -> Response:
+        """Latents by the value of a column, under the table's filters."""
+        return answer(histogram_of(site[name], given, column, bins, log))
+
+    @get("/api/d/{name}/map", response_model=shapes.Map)
+    def points(name: str) -> Response:
+        """Features as points."""
+        return answer(site.geometry.map(site[name]))
+
+    @get("/api/d/{name}/f/{latent}", response_model=shapes.Feature)
+    def feature(name: str, latent: int) -> Response:
+        """Everything on one feature's page."""
+        return answer(features_json(site[name], [latent])[0])
+
+    @get("/api/d/{name}/f/{latent}/matches", response_model=list[shapes.Match])
+    def matches(name: str, latent: int) -> Response:
+        """Its best match in every other dictionary of the same width."""
+        return answer(site.geometry.matches(site[name], latent))
+
+    @get("/api/d/{name}/f/{latent}/python", response_model=shapes.Code)
+    def python(name: str, latent: int) -> Response:
+        """Python that opens it."""
+        return answer(python_code(site[name], latent))
+
+    @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
+    def hovers(name: str, latents: str) -> Response:
+        """Names and three passages of up to 100 features."""
+        numbers = [int(n) for n in latents.split(",")[:MOST_PREVIEWS] if n.strip().isascii() and n.strip().isdigit()]
+        return answer(previews(site[name], numbers))
+
+    @get("/api/compare", response_model=shapes.Comparison)
+    def compare(
+        a: str,
+        b: str,
+        threshold: Annotated[float, Query(ge=-1, le=1)] = THRESHOLD,
+        by: Literal["decoder", "activations"] | None = None,
+    ) -> Response:
+        """Two dictionaries: features matched, split, merged, missing."""
+        return answer(site.geometry.compare(site[a], site[b], threshold, by))
+
+
+def _model_routes(app: FastAPI, site: Site) -> None:
+    @app.get("/api/d/{name}/search", response_model=shapes.Found)
+    def find(name: str, q: str, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
+        """Features by token, words, notes, activating text or similarity."""
+        return answer(search(site[name], site.subjects, q, kind, limit))
+
+    @app.post("/api/d/{name}/prompt", response_model=shapes.Prompt)
+    def prompt(name: str, question: shapes.Question) -> Response:
+        """A text through model and dictionary."""
+        return answer(site.subjects.prompt(site[name], question))
+
+    @app.get("/api/d/{name}/context", response_model=shapes.Context)
+    def context(name: str, text: str, context: int, latent: int) -> Response:
+        """The whole context around an example."""
+        return answer(site.subjects.context(site[name], text, context, latent))
+
+    @app.get("/api/d/{name}/model", response_model=shapes.ModelState)
+    def model(name: str) -> Response:
+        """Whether the model is loaded."""
+        return answer(site.subjects.state(site[name]))
+
+    @app.post("/api/d/{name}/model", response_model=shapes.ModelState)
+    def load(name: str) -> Response:
+        """Begin to load the model; answers at once."""
+        return answer(site.subjects.begin(site[name]))
+
+
+def _note_routes(app: FastAPI, site: Site) -> None:
+    @app.get("/api/d/{name}/notes", response_model=shapes.Notes)
+    def notes(name: str) -> Response:
+        """All notes, to be kept as a file."""
+        return answer(site.notes(name))
+
+    @app.post("/api/d/{name}/notes", response_model=shapes.Imported)
+    def take_in(name: str, file: shapes.NoteFile) -> Response:
+        """Take in exported notes."""
+        dictionary = _writable(site[name])
+        if file.dictionary != dictionary.notes.dictionary:
+            raise Unavailable(f"these notes are of another dictionary ({file.dictionary}), not of {name}")
+        return answer({"imported": dictionary.notes.take_in(file.notes)})
+
+    @app.get("/api/d/{name}/notes/{latent}", response_model=shapes.Note)
+    def note(name: str, latent: int) -> Response:
+        """The note of a feature."""
+        return answer(site[name].notes[site[name].check(latent)])
+
+    @app.put("/api/d/{name}/notes/{latent}", response_model=shapes.Note)
+    def change(name: str, latent: int, given: shapes.NoteChange) -> Response:
+        """Change what is given of a note."""
+        dictionary = _writable(site[name])
+        return answer(dictionary.notes.change(dictionary.check(latent), given))
+
+    @app.delete("/api/d/{name}/notes/{latent}", response_model=shapes.Note)
+    def clear(name: str, latent: int) -> Response:
+        """Empty a note."""
+        dictionary = _writable(site[name])
+        return answer(dictionary.notes.clear(dictionary.check(latent)))
+
+
+def _writable(dictionary: Dictionary) -> Dictionary:
+    if dictionary.notes.why_not:
+        raise Unavailable(dictionary.notes.why_not)
+    return dictionary
+
+
+def _page_routes(app: FastAPI, page: Page) -> None:
+    @app.get("/api/{rest:path}", include_in_schema=False)
+    def nothing(rest: str) -> Response:
+        return problem(404, f"there is no /api/{rest}: see /api/openapi.json")
+
+    @app.get("/{path:path}", include_in_schema=False)
+    def file(path: str) -> Response:
+        """A file of the page, or else the page itself."""
+        found = page.file(path) if path != "index.html" else None
+        if found is not None:
+            lasting = path.startswith("assets/")  # their names change with their content
+            cache = "public, max-age=31536000, immutable" if lasting else "no-cache"
+            return Response(found.content, headers={"cache-control": cache}, media_type=found.kind)
+        if path.startswith("assets/"):
+            return problem(404, f"the page has no {path}")
+        index = page.file("index.html")
+        if index is None:
+            return Response(NOT_BUILT + "\n", 503, media_type="text/plain; charset=utf-8")
+        return Response(index.content, headers={"cache-control": "no-cache"}, media_type=index.kind)

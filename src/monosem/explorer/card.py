@@ -1,0 +1,129 @@
+"""A feature as JSON: everything on its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from monosem.explorer import shapes
+from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, TokenWeight
+from monosem.features import Example, Feature
+
+AN_INTERVAL = 5
+A_PREVIEW = 3
+
+
+def features_json(dictionary: Dictionary, latents: Sequence[int]) -> list[shapes.Feature]:
+    """Some features, in the order asked for.
+
+    Raises:
+        IndexError: there is no such latent.
+    """
+    for latent in latents:
+        dictionary.check(latent)
+    return [_feature(dictionary, feature) for feature in dictionary.store.features(latents)]
+
+
+def previews(dictionary: Dictionary, latents: Sequence[int]) -> list[Preview]:
+    """Names and three passages each."""
+    for latent in latents:
+        dictionary.check(latent)
+    return [
+        Preview(
+            **dictionary.named(feature.latent),
+            max=feature.max,
+            passages=[_example(example) for example in feature.top[:A_PREVIEW]],
+        )
+        for feature in dictionary.store.features(latents)
+    ]
+
+
+def python_code(dictionary: Dictionary, latent: int) -> Code:
+    """Python that opens a feature."""
+    dictionary.check(latent)
+    lines = [
+        "import monosem as ms",
+        "",
+        f"store = ms.FeatureStore({str(dictionary.path)!r})",
+        f"feature = store[{latent}]",
+        "print(feature)  # in a notebook, a line with `feature` shows its card",
+    ]
+    if dictionary.can["map"] is None:
+        run = dictionary.path.parent if dictionary.path.resolve().name == "features" else dictionary.path
+        lines += ["", f"sae = ms.load_sae({str(run)!r})", f"direction = sae.W_dec[{latent}]"]
+    return Code(code="\n".join(lines) + "\n")
+
+
+def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
+    drawn = _in_order_of_draw(feature)
+    at = np.array([example.activation for example in drawn])
+    intervals: list[shapes.Interval] = []
+    for i, interval in enumerate(feature.intervals(examples=0)):
+        inside = (at > interval.low) & (at <= interval.high) if i else at > interval.low
+        chosen = sorted(np.flatnonzero(inside)[:AN_INTERVAL].tolist(), key=lambda j: -at[j])
+        intervals.append(
+            shapes.Interval(
+                low=interval.low, high=interval.high, count=interval.count, share=interval.share, examples=chosen
+            )
+        )
+    logits = feature.logits
+    return shapes.Feature(
+        dictionary=dictionary.name,
+        latent=feature.latent,
+        n_latents=dictionary.n_latents,
+        n_tokens=feature.n_tokens,
+        name=feature.name,
+        note=dictionary.notes[feature.latent],
+        count=feature.count,
+        rate=feature.rate,
+        mean=feature.mean,
+        deviation=feature.deviation,
+        max=feature.max,
+        decoder_norm=feature.decoder_norm,
+        encoder_cosine=feature.encoder_cosine,
+        histogram=shapes.Histogram(edges=feature.histogram.edges.tolist(), counts=feature.histogram.counts.tolist())
+        if len(feature.histogram.counts)
+        else shapes.Histogram(edges=[], counts=[]),
+        promoted=[TokenWeight(**effect._asdict()) for effect in feature.promoted],
+        suppressed=[TokenWeight(**effect._asdict()) for effect in feature.suppressed],
+        logits=Moments(**logits._asdict()) if logits else None,
+        firing_tokens=[FiringToken(**token._asdict()) for token in feature.firing_tokens],
+        neighbours=[
+            Other(**dictionary.named(latent), cosine=cosine, share=None, lift=None)
+            for latent, cosine in feature.neighbours
+        ],
+        cofiring=[
+            Other(**dictionary.named(latent), cosine=None, share=share, lift=lift)
+            for latent, share, lift in feature.cofiring
+        ],
+        top=[_example(example) for example in feature.top],
+        samples=[_example(example) for example in drawn],
+        intervals=intervals,
+        near_misses=[_example(example) for example in feature.near_misses],
+        silent=[_example(example) for example in feature.silent],
+        matches=None,
+    )
+
+
+def _in_order_of_draw(feature: Feature) -> list[Example]:
+    """The samples so that the first n within any range are those that a draw of n by weight from that range gives."""
+    return [feature.samples[i] for i in feature._draw(np.arange(len(feature.samples)), len(feature.samples))]
+
+
+def _example(example: Example) -> shapes.Example:
+    on = bool(example.activations.any())
+    return shapes.Example(
+        activation=example.activation,
+        weight=example.weight,
+        texts=example.texts,
+        activations=[float(f"{a:.4g}") if a else 0 for a in example.activations.tolist()] if on else [],
+        peak=example.peak,
+        document=example.document,
+        position=example.position,
+        text=example.text,
+        context=example.context,
+        before=example.before,
+        after=example.after,
+    )

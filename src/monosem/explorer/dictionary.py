@@ -1,0 +1,250 @@
+"""A dictionary to explore: its feature store, and what lies beside it: the SAE, the evaluation, the notes."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from monosem.errors import ConfigError, FileError, MonosemError
+from monosem.evaluation import EvaluationReport
+from monosem.evaluation.report import LABELS
+from monosem.explorer.notes import Notes
+from monosem.explorer.shapes import Abilities, Evaluation, MeasuredColumn, Metric, Named, Summary, Text
+from monosem.features import FeatureStore
+from monosem.features.files import dictionary_hash, readable
+from monosem.sae import SAE, load_sae
+
+
+class Unavailable(MonosemError):
+    """This store cannot do that: it has no model, no weights, or another width."""
+
+
+class Dictionary:
+    """One dictionary. May be used by several threads."""
+
+    def __init__(self, name: str, path: Path, store: FeatureStore) -> None:
+        self.name, self.path, self.store = name, path, store
+        self.index: dict[str, Any] = store.index
+        self.n_latents = store.n_latents
+        self.model_name: str | None = store.index.get("model")
+        self.hook: str | None = store.index.get("hook")
+        self.notes = Notes.beside(store.path, store.index.get("dictionary") or "", store.n_latents)
+        self._lock = threading.Lock()
+
+    # Beside the store --------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _sae_folder(self) -> Path | None:
+        folder = self.store.path.resolve().parent / "sae"
+        return folder if (folder / "cfg.json").is_file() else None
+
+    @property
+    def can(self) -> Abilities:
+        """What may be asked of it."""
+        no_sae = None if self._sae_folder else "the SAE's weights are not beside the store, in sae/"
+        no_model = None if self.model_name else "the store does not name its model"
+        return Abilities(prompt=no_sae or no_model, map=no_sae, notes=self.notes.why_not, context=no_sae or no_model)
+
+    @functools.cached_property
+    def _sae(self) -> SAE:
+        if self._sae_folder is None:
+            raise Unavailable(f"{self.name}: {self.can['map']}")
+        sae = load_sae(self._sae_folder)
+        if dictionary_hash(sae) != self.index.get("dictionary"):
+            raise Unavailable(
+                f"the SAE in {self._sae_folder} is not the one that was harvested: `monosem harvest` the run again"
+            )
+        return sae
+
+    def sae(self) -> SAE:
+        """The SAE, loaded when first asked for.
+
+        Raises:
+            Unavailable: it is not there, or not the one that was harvested.
+        """
+        with self._lock:
+            return self._sae
+
+    @functools.cached_property
+    def _directions(self) -> Tensor:
+        rows = self._sae.W_dec.detach().float().reshape(self.n_latents, -1)
+        return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    def directions(self) -> Tensor:
+        """(n_latents, d) decoder rows of unit length; raises as `sae`."""
+        with self._lock:
+            return self._directions
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation | None:
+        """The run's evaluation; None if it has none that can be read."""
+        path = self.store.path.resolve().parent / "evaluation.json"
+        if not path.is_file():
+            return None
+        report = EvaluationReport.load(path)
+        metrics = [
+            Metric(
+                key=key,
+                label=label,
+                columns=[
+                    MeasuredColumn(name=name, value=column[key].value, low=column[key].low, high=column[key].high)
+                    for name, column in report.columns.items()
+                    if key in column
+                ],
+            )
+            for key, label in LABELS.items()
+            if key in report.metrics
+        ]
+        return Evaluation(facts=dict(report.facts), metrics=metrics)
+
+    @functools.cached_property
+    def columns(self) -> dict[str, Literal["number", "text"]]:
+        """The columns of the table of features, and what they hold."""
+        schema = self.store.table(limit=0).schema
+        return {field.name: "text" if str(field.type) in ("string", "large_string") else "number" for field in schema}
+
+    # Names -------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Peak token (-1: none), firing rate and maximum of every latent: 16 bytes each."""
+        table = self.store.sql(
+            "select coalesce(peak_token, -1) as peak, rate::float as rate, max from features order by latent"
+        )
+        peak, rate, most = (table.column(name).to_numpy() for name in ("peak", "rate", "max"))
+        return peak.astype(np.int32), rate.astype(np.float32), most.astype(np.float32)
+
+    @property
+    def rates(self) -> np.ndarray:
+        """(n_latents,)"""
+        return self._columns[1]
+
+    @property
+    def maxima(self) -> np.ndarray:
+        """(n_latents,) largest activations; NaN where it never fired."""
+        return self._columns[2]
+
+    def token_name(self, latent: int) -> str:
+        """The latent's peak token without spaces around it."""
+        peak = int(self._columns[0][latent])
+        return shown_name(self.store.vocabulary.text(peak) if peak >= 0 else None)
+
+    def named(self, latent: int) -> Named:
+        """How to call a latent."""
+        label = self.notes[latent]["label"]
+        return Named(latent=latent, name=self.token_name(latent), label=label, rate=float(self.rates[latent]))
+
+    def short_names(self, latents: Sequence[int] | np.ndarray) -> list[str]:
+        """Label, or else peak token, of each."""
+        labels = self.notes.labels()
+        return [labels.get(latent) or self.token_name(latent) for latent in np.asarray(latents).tolist()]
+
+    def check(self, latent: int) -> int:
+        """The latent, if there is such a one.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise IndexError(f"{self.name} has no feature {latent}: there are 0 to {self.n_latents - 1}")
+        return latent
+
+    # What it is --------------------------------------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """The dictionary in a line."""
+        alive = int((self.rates > 0).sum())
+        about = self.index
+        return Summary(
+            name=self.name,
+            path=str(self.path),
+            model=self.model_name,
+            hook=self.hook,
+            architecture=about["architecture"],
+            n_latents=self.n_latents,
+            d_in=about["d_in"],
+            tokens=self.store.n_tokens,
+            alive=alive,
+            dead=self.n_latents - alive,
+            can=self.can,
+        )
+
+    def texts(self) -> list[Text]:
+        """What was read."""
+        length = self.index["context_length"]
+        return [
+            Text(text=t["text"], tokens=(t["stop_context"] - t["first_context"]) * length) for t in self.index["texts"]
+        ]
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Of the SAE, as its cfg.json says; empty where it cannot be read."""
+        import json
+
+        try:
+            return dict(json.loads(((self._sae_folder or Path()) / "cfg.json").read_text())["settings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def shown_name(text: str | None) -> str:
+    """A token as a name, as `Feature.name`."""
+    return "never fired" if text is None else text.strip() or repr(text)
+
+
+def open_dictionaries(paths: Sequence[str | Path]) -> dict[str, Dictionary]:
+    """Open the stores of some run folders or feature store folders, under names that may stand in an address.
+
+    Raises:
+        FileError: a store is missing, damaged or of another version.
+        ConfigError: none was given, or one twice.
+    """
+    if not paths:
+        raise ConfigError("give a run folder or a feature store to explore: monosem explore runs/demo")
+    opened: dict[str, Dictionary] = {}
+    for given in paths:
+        path = Path(given)
+        store = FeatureStore(path)
+        if any(store.path.resolve() == other.store.path.resolve() for other in opened.values()):
+            raise ConfigError(f"{path} was given twice")
+        check_parts(store)
+        name = _free_name(store.path.resolve(), opened)
+        opened[name] = Dictionary(name, path, store)
+    return opened
+
+
+def check_parts(store: FeatureStore) -> None:
+    """Read the footer of every file of a store, and its first feature.
+
+    Raises:
+        FileError: one is damaged.
+    """
+    for table in store.index["tables"].values():
+        for part in table["parts"]:
+            path = store.path / part["file"]
+            try:
+                rows = pq.read_metadata(path).num_rows
+            except Exception as error:  # Arrow raises several kinds for a footer that is none
+                words = str(error).splitlines()[0]
+                raise FileError(f"{path} is damaged ({words}): harvest the run again") from error
+            if rows != part["rows"]:
+                raise FileError(f"{path} has {rows} rows, not {part['rows']}: harvest the run again")
+    with readable(store.path):
+        store[0].to_dict()
+
+
+def _free_name(folder: Path, taken: dict[str, Dictionary]) -> str:
+    base = folder.parent.name if folder.name == "features" else folder.name
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip(".-") or "dictionary"
+    name, i = base, 2
+    while name in taken:
+        name, i = f"{base}-{i}", i + 1
+    return name

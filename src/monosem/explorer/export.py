@@ -1,0 +1,164 @@
+"""Sharing without a server: a static site, or one feature in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from monosem.errors import ConfigError
+from monosem.explorer.answers import to_json
+from monosem.explorer.card import features_json
+from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.page import Page
+from monosem.explorer.shapes import Abilities
+from monosem.explorer.site import Site
+from monosem.explorer.table import rows_of
+from monosem.features.card import feature_card
+
+ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
+MARK = "monosem-export.json"
+STATIC: Abilities = {
+    "prompt": "a static site has no model: run `monosem explore` for prompts",
+    "map": None,
+    "notes": "a static site cannot keep notes: run `monosem explore`",
+    "context": "a static site has only the passages that were harvested",
+}
+
+
+def export_site(
+    dictionaries: dict[str, Dictionary],
+    folder: str | Path,
+    page: Page | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a static site; docs/explorer_api.md names its files.
+
+    Args:
+        dictionaries: what to show.
+        folder: new, empty, or an earlier export.
+        page: the built page; the package's own if not given.
+        progress: called with features written, and all.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        FileError: the page is not built.
+    """
+    folder, page = Path(folder), page or Page()
+    index = page.static_index()
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
+        raise ConfigError(f"{folder} holds something else: choose a new or empty folder for the export")
+    site = Site(dictionaries)
+    try:
+        _write(folder / MARK, to_json({"format": "monosem export", "dictionaries": list(dictionaries)}))
+        for name, path in page.paths.items():
+            _write(folder / name, index.encode() if name == "index.html" else path.read_bytes())
+        overview = site.overview()
+        summaries = [
+            {**summary, "path": summary["name"], "can": _can(summary["can"])} for summary in overview["dictionaries"]
+        ]
+        _write(folder / "data/dictionaries.json", to_json({**overview, "static": True, "dictionaries": summaries}))
+        done, total = 0, sum(dictionary.n_latents for dictionary in dictionaries.values())
+        for name, dictionary in dictionaries.items():
+            home = folder / "data/d" / name
+            _write_dictionary(site, dictionary, home)
+            for first in range(0, dictionary.n_latents, FEATURES_A_FILE):
+                _write_features(site, dictionary, home, first)
+                done = min(total, done + FEATURES_A_FILE)
+                if progress:
+                    progress(done, total)
+        _write_comparisons(site, folder / "data/compare")
+    finally:
+        site.close()
+    return folder
+
+
+def _can(can: Abilities) -> Abilities:
+    return {**STATIC, "map": can["map"]}
+
+
+def _write_dictionary(site: Site, dictionary: Dictionary, home: Path) -> None:
+    about = site.dictionary(dictionary.name)
+    _write(home / "index.json", to_json({**about, "path": dictionary.name, "can": _can(about["can"])}))
+    _write(home / "notes.json", to_json(site.notes(dictionary.name)))
+    if dictionary.can["map"] is None:
+        _write(home / "map.json", to_json(site.geometry.map(dictionary)))
+    for first in range(0, dictionary.n_latents, ROWS_A_FILE):
+        latents = range(first, min(dictionary.n_latents, first + ROWS_A_FILE))
+        _write(
+            home / f"table/{first // ROWS_A_FILE}.json", to_json({"first": first, "rows": rows_of(dictionary, latents)})
+        )
+
+
+def _write_features(site: Site, dictionary: Dictionary, home: Path, first: int) -> None:
+    latents = range(first, min(dictionary.n_latents, first + FEATURES_A_FILE))
+    features = features_json(dictionary, latents)
+    for feature in features:
+        feature["matches"] = site.geometry.matches(dictionary, feature["latent"])
+    _write(home / f"f/{first // FEATURES_A_FILE}.json", to_json({"first": first, "features": features}))
+
+
+def _write_comparisons(site: Site, home: Path) -> None:
+    names = list(site.dictionaries)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            first, second = site[a], site[b]
+            if first.can["map"] is None and second.can["map"] is None and first.index["d_out"] == second.index["d_out"]:
+                _write(home / a / f"{b}.json", to_json(site.geometry.compare(first, second)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+# One feature ----------------------------------------------------------------------------------------------------------
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
+    "code{font-family:ui-monospace,monospace}footer{margin-top:2em;opacity:.6}"
+)
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def feature_html(dictionary: Dictionary, latent: int) -> str:
+    """One feature as a page that needs nothing else: no script, no other file.
+
+    Raises:
+        IndexError: there is no such latent.
+    """
+    feature = dictionary.store[dictionary.check(latent)]
+    note = dictionary.notes[latent]
+    title = f"{dictionary.name}, feature {latent}: {note['label'] or feature.name}"
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if note["comment"]:
+        parts.append(f"<p>{escape(note['comment'])}</p>")
+    parts.append(feature_card(feature))
+    about = f"{dictionary.index['architecture']} SAE, {dictionary.n_latents:,} latents"
+    place = f" at {dictionary.hook} of {dictionary.model_name}" if dictionary.hook and dictionary.model_name else ""
+    parts.append(f"<footer>{escape(about + place)}; {dictionary.store.n_tokens:,} tokens. Made with monosem.</footer>")
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(parts)}</body></html>\n'
+
+
+def export_feature(dictionaries: dict[str, Dictionary], latent: int, file: str | Path) -> Path:
+    """Write one feature into one HTML file.
+
+    Raises:
+        ConfigError: several dictionaries were given, or there is no such latent.
+    """
+    if len(dictionaries) != 1:
+        raise ConfigError("--feature N --html FILE shows a feature of one dictionary: give one path")
+    (dictionary,) = dictionaries.values()
+    try:
+        html = feature_html(dictionary, latent)
+    except IndexError as error:
+        raise ConfigError(str(error)) from error
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8", errors="replace")
+    return path

@@ -1,0 +1,461 @@
+"""The JSON that the API gives and takes, as docs/explorer_api.md describes it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+
+class Problem(TypedDict):
+    """Every answer that is no success."""
+
+    error: str
+
+
+class Abilities(TypedDict):
+    """None: yes. Otherwise why not."""
+
+    prompt: str | None
+    map: str | None
+    notes: str | None
+    context: str | None
+
+
+class Summary(TypedDict):
+    """A dictionary in a line."""
+
+    name: str
+    path: str
+    model: str | None
+    hook: str | None
+    architecture: str
+    n_latents: int
+    d_in: int
+    tokens: int
+    alive: int
+    dead: int
+    can: Abilities
+
+
+class Site(TypedDict):
+    """All dictionaries."""
+
+    monosem_version: str
+    static: bool
+    dictionaries: list[Summary]
+
+
+class MeasuredColumn(TypedDict):
+    """A metric of the SAE or of a control, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Metric(TypedDict):
+    """A metric of the SAE and of its controls."""
+
+    key: str
+    label: str
+    columns: list[MeasuredColumn]
+
+
+class Evaluation(TypedDict):
+    """What evaluation.json says."""
+
+    facts: dict[str, Any]
+    metrics: list[Metric]
+
+
+class ColumnHistogram(TypedDict):
+    """Latents by the value of a column."""
+
+    column: str
+    log: bool
+    edges: list[float]
+    counts: list[int]
+    total: int
+    left_out: int
+
+
+class Column(TypedDict):
+    """A column of the table, and its extent."""
+
+    name: str
+    kind: Literal["number", "text"]
+    min: float | None
+    max: float | None
+
+
+class Text(TypedDict):
+    """A text that was read, and how many positions of it."""
+
+    text: str
+    tokens: int
+
+
+class ListCount(TypedDict):
+    """A list of the notes."""
+
+    name: str
+    count: int
+
+
+class Dictionary(Summary):
+    """Everything on a dictionary's first page."""
+
+    texts: list[Text]
+    context_length: int
+    prepend_bos: bool
+    special_texts: list[str]
+    settings: dict[str, Any]
+    evaluation: Evaluation | None
+    rate_histogram: ColumnHistogram
+    columns: list[Column]
+    lists: list[ListCount]
+    notable: list[int]
+
+
+class Named(TypedDict):
+    """A latent and how to call it."""
+
+    latent: int
+    name: str
+    label: str | None
+    rate: float
+
+
+class Row(Named):
+    """A row of the table."""
+
+    count: int
+    mean: float | None
+    deviation: float | None
+    max: float | None
+    top_token: int | None
+    top_token_text: str | None
+    top_token_share: float | None
+    peak_token: int | None
+    peak_token_text: str | None
+    decoder_norm: float
+    nearest: int | None
+    nearest_cosine: float | None
+    encoder_cosine: float | None
+    partner: int | None
+    partner_lift: float | None
+    logit_mean: float | None
+    logit_deviation: float | None
+    logit_skew: float | None
+    logit_kurtosis: float | None
+    promoted_text: str | None
+    suppressed_text: str | None
+    starred: bool
+
+
+class Page(TypedDict):
+    """Some rows of the table."""
+
+    total: int
+    offset: int
+    rows: list[Row]
+
+
+class FoundRow(Row):
+    """A row that a search has found."""
+
+    score: float
+    how: str
+
+
+class Found(TypedDict):
+    """What a search has found, in order."""
+
+    query: str
+    kind: str
+    results: list[FoundRow]
+    words: str | None
+
+
+class Other(Named):
+    """A neighbour (cosine) or a latent that fires on the same tokens (share, lift)."""
+
+    cosine: float | None
+    share: float | None
+    lift: float | None
+
+
+class Match(Named):
+    """The best match in another dictionary."""
+
+    dictionary: str
+    cosine: float
+
+
+class Example(TypedDict):
+    """A passage around a token."""
+
+    activation: float
+    weight: float
+    texts: list[str]
+    activations: list[float]
+    peak: int
+    document: int
+    position: int
+    text: str
+    context: int
+    before: list[str]
+    after: list[str]
+
+
+class Note(TypedDict):
+    """What people say of a feature."""
+
+    latent: int
+    label: str | None
+    comment: str | None
+    starred: bool
+    lists: list[str]
+    changed: str | None
+
+
+class Notes(TypedDict):
+    """All notes of a dictionary, as a file."""
+
+    format: Literal["monosem notes"]
+    format_version: Literal[1]
+    dictionary: str
+    name: str
+    notes: list[Note]
+    lists: list[ListCount]
+
+
+class Histogram(TypedDict):
+    """Counts between edges."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class TokenWeight(TypedDict):
+    """A token and its logit weight."""
+
+    token: int
+    text: str
+    weight: float
+
+
+class FiringToken(TypedDict):
+    """A token that a latent fires on."""
+
+    token: int
+    text: str
+    share: float
+    recall: float
+
+
+class Interval(TypedDict):
+    """A range of activations; examples are indices into `samples`."""
+
+    low: float
+    high: float
+    count: int
+    share: float
+    examples: list[int]
+
+
+class Moments(TypedDict):
+    """Of the logit weights over the vocabulary."""
+
+    mean: float
+    deviation: float
+    skew: float
+    kurtosis: float
+
+
+class Feature(TypedDict):
+    """Everything on a feature's page."""
+
+    dictionary: str
+    latent: int
+    n_latents: int
+    n_tokens: int
+    name: str
+    note: Note
+    count: int
+    rate: float
+    mean: float | None
+    deviation: float | None
+    max: float | None
+    decoder_norm: float
+    encoder_cosine: float | None
+    histogram: Histogram
+    promoted: list[TokenWeight]
+    suppressed: list[TokenWeight]
+    logits: Moments | None
+    firing_tokens: list[FiringToken]
+    neighbours: list[Other]
+    cofiring: list[Other]
+    top: list[Example]
+    samples: list[Example]
+    intervals: list[Interval]
+    near_misses: list[Example]
+    silent: list[Example]
+    matches: list[Match] | None
+
+
+class Preview(Named):
+    """What hovering over a feature shows."""
+
+    max: float | None
+    passages: list[Example]
+
+
+class Code(TypedDict):
+    """A piece of Python."""
+
+    code: str
+
+
+class Context(TypedDict):
+    """A whole context as the model saw it."""
+
+    texts: list[str]
+    activations: list[float]
+    document: list[int | None]
+    position: list[int | None]
+
+
+class Map(TypedDict):
+    """Features as points."""
+
+    method: str
+    variance: tuple[float, float]
+    points: int
+    total: int
+    latents: list[int]
+    x: list[float]
+    y: list[float]
+    rates: list[float]
+    names: list[str]
+
+
+class PromptToken(TypedDict):
+    """A token, and (latent, activation, rarity) of each feature on it, strongest first."""
+
+    token: int
+    text: str
+    special: bool
+    features: list[tuple[int, float, float]]
+
+
+class PromptFeature(Named):
+    """A feature of a prompt."""
+
+    max: float | None
+    effect: float | None
+
+
+class Target(TypedDict):
+    """A token."""
+
+    token: int
+    text: str
+
+
+class TokenChance(Target):
+    """A token and its probability."""
+
+    probability: float
+
+
+class Prompt(TypedDict):
+    """A text through model and dictionary."""
+
+    text: str
+    tokens: list[PromptToken]
+    truncated: int
+    features: dict[str, PromptFeature]
+    next: list[TokenChance]
+    target: Target | None
+
+
+class ModelState(TypedDict):
+    """Whether the model is loaded."""
+
+    state: Literal["none", "idle", "loading", "ready", "failed"]
+    words: str
+
+
+Kind = Literal["matched", "split", "merged", "missing"]
+
+
+class Side(TypedDict):
+    """One dictionary's latents beside another's."""
+
+    dictionary: str
+    other: str
+    counts: dict[str, int]
+    mean: float
+    histogram: Histogram
+    latents: list[int]
+    matches: list[int]
+    similarities: list[float]
+    kinds: list[Kind]
+    names: list[str]
+    match_names: list[str]
+
+
+class Comparison(TypedDict):
+    """Two dictionaries."""
+
+    a: str
+    b: str
+    by: Literal["decoder", "activations"]
+    method: str
+    threshold: float
+    sides: tuple[Side, Side]
+
+
+class Imported(TypedDict):
+    """How many notes were taken in."""
+
+    imported: int
+
+
+# What the server takes ------------------------------------------------------------------------------------------------
+
+
+class Question(BaseModel):
+    """A prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(min_length=1, max_length=100_000)
+    top: int = Field(default=32, ge=1, le=128)
+    """Features to give per token, the strongest."""
+    target: str | None = Field(default=None, max_length=200)
+    """A next token, to rank features by their direct effect on it."""
+
+
+class NoteChange(BaseModel):
+    """What changes in a note; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str | None = Field(default=None, max_length=500)
+    comment: str | None = Field(default=None, max_length=20_000)
+    starred: bool | None = None
+    lists: list[str] | None = Field(default=None, max_length=100)
+
+
+class NoteFile(BaseModel):
+    """Exported notes."""
+
+    format: Literal["monosem notes"]
+    format_version: Literal[1]
+    dictionary: str
+    notes: list[dict[str, Any]] = Field(max_length=1_000_000)

@@ -1,0 +1,86 @@
+"""All that a server, or an export, has to show."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from importlib.metadata import version
+from typing import Any
+
+from monosem.explorer import shapes
+from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.geometry import Geometry
+from monosem.explorer.subject import Subjects
+from monosem.explorer.table import Filters, columns_of, histogram_of
+
+NOTABLE = 12
+RATE_BINS = 48
+
+
+class Site:
+    """The dictionaries given, the models behind them, and what is computed from several of them."""
+
+    def __init__(self, dictionaries: dict[str, Dictionary]) -> None:
+        self.dictionaries = dictionaries
+        self.subjects = Subjects()
+        self.geometry = Geometry(dictionaries, self.subjects)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self.subjects.close()
+
+    def __getitem__(self, name: str) -> Dictionary:
+        """A dictionary.
+
+        Raises:
+            IndexError: there is none of this name.
+        """
+        if name not in self.dictionaries:
+            raise IndexError(f"there is no dictionary {name!r}: there are {', '.join(self.dictionaries)}")
+        return self.dictionaries[name]
+
+    def overview(self) -> shapes.Site:
+        """All dictionaries, in a line each."""
+        summaries = [dictionary.summary() for dictionary in self.dictionaries.values()]
+        return shapes.Site(monosem_version=version("monosem"), static=False, dictionaries=summaries)
+
+    def dictionary(self, name: str) -> shapes.Dictionary:
+        """Everything on a dictionary's first page."""
+        dictionary = self[name]
+        with self._lock:
+            known = self._of_store(name)
+        return shapes.Dictionary(
+            **dictionary.summary(),
+            **known,
+            texts=dictionary.texts(),
+            context_length=dictionary.index["context_length"],
+            prepend_bos=bool(dictionary.index.get("prepend_bos")),
+            settings=dictionary.settings,
+            evaluation=dictionary.evaluation,
+            lists=dictionary.notes.lists(),
+        )
+
+    @functools.cache  # noqa: B019 - a site lives as long as its server
+    def _of_store(self, name: str) -> dict[str, Any]:
+        """What is read of the whole store, once."""
+        dictionary = self[name]
+        vocabulary = dictionary.store.vocabulary
+        return {
+            "special_texts": [vocabulary.text(token) for token in sorted(vocabulary.special)],
+            "rate_histogram": histogram_of(dictionary, Filters(), "rate", RATE_BINS, log=True),
+            "columns": columns_of(dictionary),
+            "notable": dictionary.store.notable(NOTABLE),
+        }
+
+    def notes(self, name: str) -> shapes.Notes:
+        """All notes of a dictionary."""
+        notes = self[name].notes
+        return shapes.Notes(
+            format="monosem notes",
+            format_version=1,
+            dictionary=notes.dictionary,
+            name=name,
+            notes=list(notes.all().values()),
+            lists=notes.lists(),
+        )

@@ -1,0 +1,312 @@
+"""The model behind a dictionary: loaded when first asked for, run by one thread, while the server goes on answering."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.analysis import logit_weights
+from monosem.codes import SparseCodes
+from monosem.data import PackedText, read_documents
+from monosem.errors import ConfigError, DataError, MismatchError, MonosemError
+from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.shapes import (
+    Context,
+    ModelState,
+    Prompt,
+    PromptFeature,
+    PromptToken,
+    Question,
+    Target,
+    TokenChance,
+)
+from monosem.features.harvest import context_kind
+from monosem.features.tables import histogram_edges
+from monosem.models import EditContext, SubjectModel, load_model
+from monosem.sae import SAE
+
+LIKELIEST = 10
+LARGEST_TEXT = 2**28
+"""Bytes of a text file that a wider context is read from: it is tokenised up to there."""
+ROWS_AT_ONCE = 64
+T = TypeVar("T")
+
+
+class Pass(NamedTuple):
+    """A text through model and dictionary."""
+
+    tokens: list[int]
+    truncated: int
+    read: list[int]
+    """Which tokens the SAE has read: the rows of the codes."""
+    codes: SparseCodes
+    logits: Tensor
+    """(vocabulary,) at the last token."""
+
+
+class Subjects:
+    """The models of some dictionaries, each loaded once; one thread runs them."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "model")
+        self._models: dict[str, SubjectModel] = {}
+        self._loading: dict[str, Future[None]] = {}
+        self._texts: dict[tuple[str, str], PackedText] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the thread; what it has not begun is dropped."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Do something on the model's thread."""
+        return self._worker.submit(work)
+
+    # The model ---------------------------------------------------------------------------------------------------
+
+    def state(self, dictionary: Dictionary) -> ModelState:
+        """Whether a dictionary's model is loaded."""
+        why_not = dictionary.can["prompt"]
+        if why_not:
+            return ModelState(state="none", words=why_not)
+        loading = self._loading.get(dictionary.name)
+        if loading is None:
+            return ModelState(state="idle", words=f"{dictionary.model_name} is loaded at the first prompt")
+        if not loading.done():
+            return ModelState(state="loading", words=f"loading {dictionary.model_name}")
+        error = loading.exception()
+        if error:
+            return ModelState(state="failed", words=str(error))
+        return ModelState(state="ready", words=f"{dictionary.model_name} is loaded")
+
+    def begin(self, dictionary: Dictionary) -> ModelState:
+        """Begin to load a dictionary's model; a failed one is tried again."""
+        if dictionary.can["prompt"] is None:
+            with self._lock:
+                known = self._loading.get(dictionary.name)
+                if known is None or (known.done() and known.exception()):
+                    self._loading[dictionary.name] = self.run(lambda: self._load(dictionary))
+        return self.state(dictionary)
+
+    def ask(self, dictionary: Dictionary, work: Callable[[SAE, SubjectModel], T]) -> T:
+        """Do something with a dictionary's SAE and model, and wait for it.
+
+        Raises:
+            Unavailable: they are not there or do not fit.
+        """
+        if dictionary.can["prompt"]:
+            raise Unavailable(f"{dictionary.name}: {dictionary.can['prompt']}")
+        self.begin(dictionary)
+        loading = self._loading[dictionary.name]
+
+        def then() -> T:
+            try:
+                loading.result()
+            except MonosemError as error:
+                raise Unavailable(str(error)) from error
+            with torch.no_grad():
+                return work(dictionary.sae(), self._models[str(dictionary.model_name)])
+
+        return self.run(then).result()
+
+    def _load(self, dictionary: Dictionary) -> None:
+        name = str(dictionary.model_name)
+        sae = dictionary.sae()
+        if name not in self._models:
+            self._models[name] = load_model(name)
+        model = self._models[name]
+        wanted = dictionary.index.get("model_fingerprint")
+        if wanted is not None and wanted != model.fingerprint():
+            raise MismatchError(f"{name} is not the model that was harvested: its weights differ")
+        width = model.width(str(dictionary.hook))
+        if width != sae.d_in:
+            raise MismatchError(f"the SAE reads width {sae.d_in}, {dictionary.hook} of {name} has width {width}")
+        context_kind([sae], model)
+
+    # What it is asked --------------------------------------------------------------------------------------------
+
+    def read(self, dictionary: Dictionary, text: str) -> Pass:
+        """A text through model and dictionary, cut to the context that the SAE knows."""
+        return self.ask(dictionary, lambda sae, model: run_text(dictionary, sae, model, text))
+
+    def prompt(self, dictionary: Dictionary, question: Question) -> Prompt:
+        """The answer to a prompt."""
+        return self.ask(dictionary, lambda sae, model: _prompt(dictionary, sae, model, question))
+
+    def context(self, dictionary: Dictionary, text: str, context: int, latent: int) -> Context:
+        """A whole context of a text that was harvested, with a latent's activations.
+
+        Raises:
+            ConfigError: the store is of no such text or context.
+            Unavailable: the text cannot be read any more.
+        """
+        dictionary.check(latent)
+        spans = [t for t in dictionary.index["texts"] if t["text"] == text]
+        if not any(t["first_context"] <= context < t["stop_context"] for t in spans):
+            raise ConfigError(f"context {context} of {text!r} is none that {dictionary.name} was harvested on")
+        return self.ask(dictionary, lambda sae, model: self._context(dictionary, sae, model, text, context, latent))
+
+    def _context(
+        self, dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str, context: int, latent: int
+    ) -> Context:
+        packed = self.packed(dictionary, sae, model, text)
+        batch = packed.read(context, context + 1)
+        keep = ~(batch.special if sae.metadata.exclude_special is not False else batch.padding) & ~batch.padding
+        tokens = batch.tokens[0][~batch.padding[0]].tolist()
+        x = model.capture(batch.tokens, [str(dictionary.hook)])[str(dictionary.hook)].float()
+        codes = sae.encode(x[keep.to(x.device)].to(sae.W_enc.device))
+        activations = np.zeros(len(tokens))
+        for row, place in enumerate(keep[0].nonzero()[:, 0].tolist()):
+            at = slice(int(codes.offsets[row]), int(codes.offsets[row + 1]))
+            on = codes.indices[at] == latent
+            activations[place] = float(codes.values[at][on].sum())
+        documents, positions = batch.document[0].tolist(), batch.position[0].tolist()
+        return Context(
+            texts=dictionary.store.vocabulary.texts(tokens),
+            activations=[float(f"{a:.4g}") for a in activations],
+            document=[d if d >= 0 else None for d in documents[: len(tokens)]],
+            position=[p if p >= 0 else None for p in positions[: len(tokens)]],
+        )
+
+    def packed(self, dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -> PackedText:
+        """A harvested text, tokenised as it was then. Only on the model's thread."""
+        key = (dictionary.name, text)
+        if key not in self._texts:
+            path = Path(text).expanduser()
+            if path.is_file() and path.stat().st_size > LARGEST_TEXT:
+                raise Unavailable(f"{text} is too large to find a context in: {path.stat().st_size / 2**30:.1f} GiB")
+            try:
+                documents = read_documents(text)
+            except MonosemError as error:
+                raise Unavailable(f"the text cannot be read any more: {error}") from error
+            length, bos = context_kind([sae], model)
+            self._texts[key] = PackedText(documents, model.tokenizer, length, prepend_bos=bos)
+        return self._texts[key]
+
+
+def run_text(dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -> Pass:
+    """One forward pass of a text; the SAE reads what it read in training."""
+    length, bos = context_kind([sae], model)
+    if not text.strip("\0"):
+        raise DataError("the text is empty: type some words")
+    tokens = model.tokens(text, prepend_bos=bos)
+    truncated = max(0, tokens.shape[1] - length)
+    tokens = tokens[:, :length]
+    captured: list[Tensor] = []
+
+    def keep(x: Tensor, _: EditContext) -> Tensor:
+        captured.append(x.clone())
+        return x
+
+    with model.edit({str(dictionary.hook): keep}):
+        logits = model(tokens)
+    ids: list[int] = tokens[0].tolist()
+    everything = sae.metadata.exclude_special is False
+    special = dictionary.store.vocabulary.special
+    read = [i for i, token in enumerate(ids) if everything or token not in special]
+    if not read:
+        raise DataError("the text has only special tokens: type some words")
+    codes = sae.encode(captured[0][0, read].float().to(sae.W_enc.device))
+    return Pass(ids, truncated, read, codes, logits[0, -1].float().cpu())
+
+
+def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Question) -> Prompt:
+    done = run_text(dictionary, sae, model, question.text)
+    rows, values, latents = strongest(done.codes, question.top)
+    rarities = rarity(dictionary, latents, values)
+    of_token: dict[int, list[tuple[int, float, float]]] = {}
+    for row, latent, value, rare in zip(
+        rows.tolist(), latents.tolist(), values.tolist(), rarities.tolist(), strict=True
+    ):
+        of_token.setdefault(done.read[row], []).append((latent, float(f"{value:.4g}"), float(f"{rare:.4g}")))
+    read, vocabulary = set(done.read), dictionary.store.vocabulary
+    texts = vocabulary.texts(done.tokens)
+    tokens = [
+        PromptToken(token=token, text=texts[i], special=i not in read, features=of_token.get(i, []))
+        for i, token in enumerate(done.tokens)
+    ]
+    mentioned = np.unique(latents).tolist()
+    target = _target(dictionary, model, question.target)
+    effects = _effects(sae, model, mentioned, target["token"]) if target else [None] * len(mentioned)
+    features: dict[str, PromptFeature] = {}
+    for latent, effect in zip(mentioned, effects, strict=True):
+        most = float(dictionary.maxima[latent])
+        features[str(latent)] = PromptFeature(
+            **dictionary.named(latent), max=None if np.isnan(most) else most, effect=effect
+        )
+    chances = done.logits.softmax(-1).topk(min(LIKELIEST, len(done.logits)))
+    likeliest = [
+        TokenChance(token=token, text=vocabulary.text(token), probability=chance)
+        for token, chance in zip(chances.indices.tolist(), chances.values.tolist(), strict=True)
+        if token < len(vocabulary)
+    ]
+    return Prompt(
+        text=question.text,
+        tokens=tokens,
+        truncated=done.truncated,
+        features=features,
+        next=likeliest,
+        target=target,
+    )
+
+
+def strongest(codes: SparseCodes, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, value and latent of the n strongest entries of every row, row by row, strongest first."""
+    offsets = codes.offsets.cpu().numpy()
+    values = codes.values.detach().float().cpu().numpy()
+    latents = codes.indices.cpu().numpy()
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((latents, -values, rows))
+    rank = np.arange(len(rows)) - offsets[rows]  # sorting keeps rows in place
+    chosen = order[(rank < n) & (values[order] > 0)]
+    return rows[chosen], values[chosen], latents[chosen]
+
+
+def rarity(dictionary: Dictionary, latents: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Minus log10 of the share of tokens on which each latent fires at least so strongly, by its histogram.
+
+    Within a bin firings are spread evenly; less than half a firing counts as half.
+    """
+    tails = np.zeros(len(latents))
+    wanted = np.unique(latents)
+    if len(wanted):
+        among = ", ".join(map(str, wanted.tolist()))
+        found = dictionary.store.sql(
+            "select latent, histogram_first, histogram from details "
+            f"where latent between {wanted[0]} and {wanted[-1]} and latent in ({among})"
+        ).to_pylist()
+        entries = np.argsort(latents, kind="stable")
+        starts = np.searchsorted(latents[entries], [row["latent"] for row in found] or [0])
+        stops = np.searchsorted(latents[entries], [row["latent"] for row in found] or [0], side="right")
+        for row, start, stop in zip(found, starts, stops, strict=False):
+            counts = np.array(row["histogram"], float)
+            if len(counts):
+                edges = histogram_edges(row["histogram_first"], len(counts))
+                above = np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
+                tails[entries[start:stop]] = np.interp(values[entries[start:stop]], edges, above)
+    return -np.log10(np.maximum(tails, 0.5) / max(1, dictionary.store.n_tokens))
+
+
+def _target(dictionary: Dictionary, model: SubjectModel, text: str | None) -> Target | None:
+    if not text:
+        return None
+    tokens = model.tokens(text, prepend_bos=False)[0].tolist()
+    return Target(token=tokens[0], text=dictionary.store.vocabulary.text(tokens[0]))
+
+
+def _effects(sae: SAE, model: SubjectModel, latents: Sequence[int], token: int) -> list[Any]:
+    try:
+        found: list[float] = []
+        for start in range(0, len(latents), ROWS_AT_ONCE):
+            weights = logit_weights(sae, model, latents[start : start + ROWS_AT_ONCE]).float()
+            found += (weights[:, token] - weights.mean(-1)).tolist()
+        return found
+    except ConfigError:  # no output embeddings, or the SAE writes another width
+        return [None] * len(latents)

@@ -1,0 +1,99 @@
+"""A feature as a card in a notebook. Text from data is escaped; nothing is fetched and no script runs."""
+
+from __future__ import annotations
+
+from html import escape
+
+from monosem.features.feature import Example, Feature
+from monosem.features.show import LEAST_SHADE, visible
+
+STYLE = (
+    "font:14px/1.5 system-ui,sans-serif;max-width:60em;"
+    "--on:255,140,0;--effect:#3572b0;--dim:color-mix(in srgb,currentColor 60%,transparent)"
+)
+PASSAGES = 5
+
+
+def feature_card(feature: Feature) -> str:
+    """HTML of one feature: figures, histogram, tokens, its strongest and its typical passages."""
+    title = f"<b>latent {feature.latent}</b> «{escape(feature.name)}»"
+    if not feature.count or feature.max is None:
+        return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} tokens')}")
+    figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} tokens · max {feature.max:.3g}"
+    if feature.neighbours:
+        figures += f" · cosine to nearest {feature.neighbours[0].cosine:.2f}"
+    parts = [f"<div>{title} {_dim(figures)}</div>", _histogram(feature), _tokens(feature)]
+    parts.append(_passages("strongest, one per document", feature.top[:PASSAGES], feature.max))
+    for interval in feature.intervals():
+        label = f"{interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings"
+        parts.append(_folded(label, _rows(interval.examples, feature.max)))
+    for label, examples in (("near misses", feature.near_misses), ("silent", feature.silent)):
+        parts.append(_folded(label, _rows(examples, feature.max)))
+    return _box("".join(parts))
+
+
+def _box(content: str) -> str:
+    return f'<div style="{STYLE}">{content}</div>'
+
+
+def _dim(text: str) -> str:
+    return f'<span style="color:var(--dim)">{text}</span>'
+
+
+def _histogram(feature: Feature) -> str:
+    """Bars of firings by activation; both axes are logarithmic."""
+    counts = feature.histogram.counts
+    heights = [0.0 if c == 0 else 4 + 36 * float(c) ** 0.5 / float(counts.max()) ** 0.5 for c in counts]
+    bars = "".join(
+        f'<rect x="{6 * i}" y="{40 - h:.1f}" width="5" height="{h:.1f}" fill="rgb(255,140,0)">'
+        f"<title>{low:.3g} to {high:.3g}: {int(c):,}</title></rect>"
+        for i, (h, c, low, high) in enumerate(
+            zip(heights, counts, feature.histogram.edges, feature.histogram.edges[1:], strict=False)
+        )
+    )
+    label = "firings by activation, in bins of a sixth of an octave; height by square root"
+    return f'<svg width="{6 * len(heights)}" height="40" role="img" aria-label="{label}">{bars}</svg>'
+
+
+def _tokens(feature: Feature) -> str:
+    lines: list[str] = []
+    for label, effects in (("promotes", feature.promoted), ("suppresses", feature.suppressed)):
+        if effects:
+            words = " ".join(f"{_token(e.text, 'color:var(--effect)')} {_dim(f'{e.weight:+.2f}')}" for e in effects)
+            lines.append(f"<div>{_dim(label)} {words}</div>")
+    if feature.firing_tokens:
+        words = " ".join(f"{_token(t.text)} {_dim(f'{t.share:.0%}')}" for t in feature.firing_tokens)
+        lines.append(f"<div>{_dim('fires on')} {words}</div>")
+    return "".join(lines)
+
+
+def _token(text: str, style: str = "") -> str:
+    return f'<code style="white-space:pre;background:none;{style}">«{escape(visible(text))}»</code>'
+
+
+def _passages(label: str, examples: list[Example], maximum: float) -> str:
+    return f"<div>{_dim(label)}</div>{_rows(examples, maximum)}"
+
+
+def _folded(label: str, content: str) -> str:
+    return f"<details><summary>{_dim(escape(label))}</summary>{content}</details>" if content else ""
+
+
+def _rows(examples: list[Example], maximum: float) -> str:
+    return "".join(
+        f'<div style="white-space:pre-wrap;unicode-bidi:plaintext;font-family:ui-monospace,monospace;font-size:13px">'
+        f"{_dim(f'{example.activation:.3g}')} {_shaded(example, maximum)}</div>"
+        for example in examples
+    )
+
+
+def _shaded(example: Example, maximum: float) -> str:
+    pieces: list[str] = []
+    for i, (text, activation) in enumerate(zip(example.texts, example.activations.tolist(), strict=True)):
+        share = min(1.0, activation / maximum) if maximum > 0 else 0.0
+        style = f"background:rgba(var(--on),{share:.2f})" if share >= LEAST_SHADE else ""
+        style += ";text-decoration:underline" if i == example.peak else ""
+        title = f' title="{activation:.3g}"' if activation > 0 else ""
+        shown = escape(visible(text))
+        pieces.append(f'<span style="{style}"{title}>{shown}</span>' if style or title else shown)
+    return "".join(pieces)

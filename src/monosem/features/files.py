@@ -1,0 +1,186 @@
+"""The folder of a feature store: written so that a reader sees the old store or the new one, never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monosem.errors import FileError
+from monosem.features.state import Harvest
+from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
+from monosem.features.tables import (
+    Sources,
+    details_table,
+    examples_tables,
+    features_table,
+    text_names,
+    vocabulary_table,
+)
+from monosem.features.vocabulary import Vocabulary
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+
+FORMAT, FORMAT_VERSION = "monosem features", 1
+LIGHT_PART, PART = 65_536, 4_096
+"""Latents in one file of `features`, and of the other tables."""
+ROW_GROUPS = {"features": 16_384, "details": 512, "examples": 8_192, "passages": 512, "vocabulary": 65_536}
+STATE = "harvest.safetensors"
+
+
+def dictionary_hash(sae: SAE) -> str:
+    """16 hex digits of an SAE's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(sae.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_store(harvest: Harvest, path: str | Path, sae: SAE, model: SubjectModel) -> Path:
+    """Write a harvest as a feature store; one that is there is replaced once the new one is whole."""
+    folder = Path(path)
+    sources = Sources.of(harvest, sae, model, Vocabulary.of(model.tokenizer))
+    about = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "monosem_version": version("monosem"),
+        **harvest.facts,
+        "architecture": sae.architecture,
+        "n_latents": sae.n_latents,
+        "d_in": sae.d_in,
+        "d_out": sae.d_out,
+        "texts": [{"text": s.text, "first_context": s.first, "stop_context": s.stop} for s in harvest.spans],
+        "text_names": text_names(harvest),
+        "tokens": harvest.n_tokens,
+        "context_length": harvest.context_length,
+        "settings": harvest.settings.model_dump(),
+        "histogram": {
+            "bins_per_octave": BINS_AN_OCTAVE,
+            "lowest_exponent": LOWEST_EXPONENT,
+            "n_bins": N_BINS,
+        },
+    }
+    generation = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
+    writer = _Writer(folder, generation)
+    n, passages = sae.n_latents, 0
+    for first in range(0, n, LIGHT_PART):
+        writer.write("features", features_table(sources, first, min(n, first + LIGHT_PART)), first)
+    for first in range(0, n, PART):
+        stop = min(n, first + PART)
+        writer.write("details", details_table(sources, first, stop), first)
+        examples, found = examples_tables(sources, first, stop, passages)
+        passages += len(found)
+        writer.write("examples", examples, first)
+        writer.write("passages", found, first)
+    writer.write("vocabulary", vocabulary_table(harvest, sources.vocabulary), 0)
+    about |= {"generation": generation, "tables": writer.tables}
+    new = folder / f".index.{generation}.new"
+    new.write_text(json.dumps(about, indent=1) + "\n")
+    new.replace(folder / "index.json")
+    writer.drop_others()
+    return folder
+
+
+class _Writer:
+    """Writes the parts of a store's tables."""
+
+    def __init__(self, folder: Path, generation: str) -> None:
+        self.folder, self.generation = folder, generation
+        self.tables: dict[str, Any] = {}
+
+    def write(self, name: str, table: pa.Table, first: int) -> None:
+        """Write a part of a table; it begins with latent `first`."""
+        size = LIGHT_PART if name == "features" else PART
+        parts = self.tables.setdefault(name, {"latents_per_part": size, "parts": []})["parts"]
+        file = f"{name}/{len(parts):05d}-{self.generation}.parquet"
+        path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        strings = [field.name for field in table.schema if pa.types.is_string(field.type) or field.name == "kind"]
+        pq.write_table(
+            table,
+            new,
+            compression="zstd",
+            compression_level=9,
+            row_group_size=ROW_GROUPS[name],
+            use_dictionary=strings,  # pyright: ignore[reportArgumentType]
+        )
+        new.replace(path)
+        parts.append({"file": file, "first_latent": first, "rows": len(table), "bytes": path.stat().st_size})
+
+    def drop_others(self) -> None:
+        """Delete what older stores have left."""
+        current = {part["file"] for table in self.tables.values() for part in table["parts"]}
+        for name in self.tables:
+            for path in (self.folder / name).iterdir():
+                if path.is_file() and f"{name}/{path.name}" not in current:
+                    path.unlink()
+
+
+def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a store and its index, once every file of it has been found whole in size.
+
+    Args:
+        path: the folder, or that of a run that has one.
+
+    Raises:
+        FileError: there is no store, it is damaged, or of another version.
+    """
+    folder = Path(path)
+    if not (folder / "index.json").is_file() and (folder / "features" / "index.json").is_file():
+        folder = folder / "features"
+    if not (folder / "index.json").is_file():
+        what = "holds no feature store (no index.json)" if folder.exists() else "does not exist"
+        raise FileError(f"{folder} {what}: make one with `monosem harvest RUN`")
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise FileError(f"{folder / 'index.json'} is not the index of a feature store: harvest the run again")
+        found = index.get("format_version")
+        if found != FORMAT_VERSION:
+            raise FileError(
+                f"{folder} is a feature store of version {found}, not {FORMAT_VERSION} as this monosem reads: "
+                "harvest the run again"
+            )
+        parts = [part for table in index["tables"].values() for part in table["parts"]]
+        for part in parts:
+            _check_part(folder, part)
+        for name in ("n_latents", "tokens", "settings", "histogram", "text_names"):
+            index[name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{folder / 'index.json'} is damaged ({error!r}): harvest the run again") from error
+    return folder, index
+
+
+def _check_part(folder: Path, part: dict[str, Any]) -> None:
+    path = (folder / part["file"]).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise FileError(f"{folder / 'index.json'} names a file outside its folder: {part['file']}")
+    size = path.stat().st_size if path.is_file() else None
+    if size != part["bytes"]:
+        what = "is missing" if size is None else f"is damaged ({size} bytes, not {part['bytes']})"
+        raise FileError(f"{folder / part['file']} {what}: harvest the run again")
+
+
+@contextmanager
+def readable(folder: Path, refused: Callable[[Exception], Exception] | None = None) -> Iterator[None]:
+    """Turns what DuckDB and Arrow say of a damaged file into a `FileError`."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.IOException, duckdb.SerializationException, pa.ArrowException, OSError) as error:
+        words = str(error).splitlines()[0]
+        raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
+    except duckdb.Error as error:
+        if refused is None:
+            words = str(error).splitlines()[0]
+            raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
+        raise refused(error) from error

@@ -1,0 +1,264 @@
+"""harvest: one pass of the model over a text, for all latents of one or several dictionaries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.codes import SparseCodes
+from monosem.data import ContextBatch, PackedText, read_documents
+from monosem.errors import ConfigError, DataError, FileError, MismatchError
+from monosem.features.files import STATE, dictionary_hash, write_store
+from monosem.features.near import near_misses
+from monosem.features.progress import HarvestProgress
+from monosem.features.state import Harvest, HarvestSettings
+from monosem.features.store import FeatureStore
+from monosem.models import SubjectModel, load_model
+from monosem.sae import SAE
+
+CONTEXTS_A_PASS = 16
+Text = str | Path | Sequence[str]
+
+
+class HarvestObserver:
+    """Feeds a harvest from whatever runs an SAE over contexts: an observer for `evaluate`."""
+
+    def __init__(self, harvest: Harvest, sae: SAE) -> None:
+        self.harvest, self.sae = harvest, sae
+
+    def __call__(
+        self,
+        batch: ContextBatch,
+        kept: Bool[Tensor, "contexts pos"],
+        codes: SparseCodes,
+        x: Float[Tensor, "rows d_in"],
+    ) -> None:
+        """Take in the codes of the kept positions of a batch, and their activations."""
+        ranks = self.harvest.settings.near_ranks
+
+        def near(rows: Tensor) -> tuple[Tensor, Tensor]:
+            rows = rows.to(x.device)
+            return near_misses(self.sae, x[rows], codes[rows], ranks)
+
+        self.harvest.add(batch, kept, codes, near)
+
+
+def new_harvest(
+    sae: SAE, model: SubjectModel, hook: str, text: str, settings: HarvestSettings | None = None, first_context: int = 0
+) -> Harvest:
+    """An empty harvest of what an SAE does at a hook point of a model, on a text, from one of its contexts on."""
+    length, bos = context_kind([sae], model)
+    facts = {
+        "model": model.name,
+        "model_fingerprint": model.fingerprint(),
+        "tokenizer_fingerprint": model.tokenizer_fingerprint(),
+        "hook": hook,
+        "dictionary": dictionary_hash(sae),
+        "prepend_bos": bos,
+        "exclude_special": sae.metadata.exclude_special is not False,
+    }
+    size = len(model.tokenizer)
+    return Harvest(sae.n_latents, size, length, text=text, first_context=first_context, settings=settings, facts=facts)
+
+
+@overload
+def harvest(
+    sae: SAE,
+    path: str | Path,
+    model: SubjectModel | None = None,
+    hook: str | None = None,
+    *,
+    text: Text = ...,
+    tokens: int = ...,
+    settings: HarvestSettings | None = ...,
+    keep_state: bool = ...,
+    minutes: float = ...,
+    progress: bool = ...,
+) -> FeatureStore: ...
+
+
+@overload
+def harvest(
+    sae: Sequence[SAE],
+    path: Sequence[str | Path],
+    model: SubjectModel | None = None,
+    hook: str | Sequence[str] | None = None,
+    *,
+    text: Text = ...,
+    tokens: int = ...,
+    settings: HarvestSettings | None = ...,
+    keep_state: bool = ...,
+    minutes: float = ...,
+    progress: bool = ...,
+) -> list[FeatureStore]: ...
+
+
+@torch.no_grad()
+def harvest(
+    sae: SAE | Sequence[SAE],
+    path: str | Path | Sequence[str | Path],
+    model: SubjectModel | None = None,
+    hook: str | Sequence[str] | None = None,
+    *,
+    text: Text = "bundled:held_out",
+    tokens: int = 1_000_000,
+    settings: HarvestSettings | None = None,
+    keep_state: bool = False,
+    minutes: float = 2.0,
+    progress: bool = True,
+) -> FeatureStore | list[FeatureStore]:
+    """Harvest features into a store; several SAEs share one pass of the model.
+
+    The state is saved every few minutes beside the store, and a harvest that was killed goes on from there, to the same
+    result. With `keep_state` it stays, so that a later call with more tokens reads on instead of anew.
+
+    Args:
+        sae: one or several.
+        path: the folder of the store, one for each.
+        model: the subject model; the SAE's own if not given.
+        hook: name of the hook point, one for each; the SAE's own if not given.
+        text: what `read_documents` takes. It is read once, in order.
+        tokens: tokens to read, at most, counted with special ones.
+        settings: what to keep of every latent.
+        keep_state: keep `harvest.safetensors`.
+        minutes: between saves.
+        progress: show a bar.
+
+    Returns:
+        The store, or a list of them.
+
+    Raises:
+        ConfigError: what the SAE does not know was not given, or paths and SAEs do not pair up.
+        MismatchError: an SAE does not fit the model, or the SAEs read contexts of different kinds.
+        FileError: a state in the folder is damaged, or of another harvest.
+    """
+    saes = [sae] if isinstance(sae, SAE) else list(sae)
+    folders = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    if len(saes) != len(folders) or not saes or len({f.resolve() for f in folders}) != len(folders):
+        raise ConfigError(f"{len(saes)} SAEs and {len(folders)} folders: give every SAE a folder of its own")
+    if tokens < 1:
+        raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    model = model or _model_of(saes[0])
+    hooks = [model.hook_point(name).name for name in _hooks(saes, hook)]
+    length, bos = context_kind(saes, model)
+    contexts = PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos)
+    name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
+    begun = [new_harvest(s, model, h, name, settings) for s, h in zip(saes, hooks, strict=True)]
+    harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
+    observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
+    first, stop = min(h.next_context for h in harvests), -(-tokens // contexts.context_length)
+    saved = time.monotonic()
+
+    def save() -> None:
+        for one, folder in zip(harvests, folders, strict=True):
+            one.save(folder / STATE)
+
+    bar = HarvestProgress(stop * contexts.context_length, first * contexts.context_length, enabled=progress)
+    with bar:
+        for start, batch in _batches(contexts, first, stop):
+            _pass(model, saes, hooks, observers, batch, start)
+            bar.update((start + len(batch)) * contexts.context_length)
+            if time.monotonic() - saved > 60 * minutes:
+                save()
+                saved = time.monotonic()
+    if not all(h.n_tokens for h in harvests):
+        raise DataError(f"text {name!r} has no tokens that the SAE reads")
+    if keep_state:
+        save()
+    stores: list[FeatureStore] = []
+    for one, folder, s in zip(harvests, folders, saes, strict=True):
+        stores.append(FeatureStore(write_store(one, folder, s, model)))
+        if not keep_state:
+            (folder / STATE).unlink(missing_ok=True)
+    return stores[0] if isinstance(sae, SAE) else stores
+
+
+def _pass(
+    model: SubjectModel,
+    saes: list[SAE],
+    hooks: list[str],
+    observers: list[HarvestObserver],
+    batch: ContextBatch,
+    start: int,
+) -> None:
+    captured = model.capture(batch.tokens, sorted(set(hooks)))
+    for sae, hook, observer in zip(saes, hooks, observers, strict=True):
+        if observer.harvest.next_context > start:  # it was saved later than the others
+            continue
+        special = batch.special if sae.metadata.exclude_special is not False else batch.padding
+        kept = ~(special | batch.padding)
+        x = captured[hook].to(torch.float32)
+        x = x[kept.to(x.device)].to(sae.W_enc.device)
+        if x.shape[1] != sae.d_in:
+            raise MismatchError(
+                f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {x.shape[1]}: choose another hook"
+            )
+        observer(batch, kept, sae.encode(x), x)
+
+
+def _batches(contexts: PackedText, first: int, stop: int) -> Iterator[tuple[int, ContextBatch]]:
+    for start in range(first, stop, CONTEXTS_A_PASS):
+        batch = contexts.read(start, min(start + CONTEXTS_A_PASS, stop))
+        if not len(batch):
+            return
+        yield start, batch
+
+
+def _going_on(begun: Harvest, state: Path) -> Harvest:
+    """The harvest of which a state is there, if it is the same one."""
+    if not state.is_file():
+        return begun
+    saved = Harvest.load(state)
+    for name in ("n_latents", "vocabulary_size", "context_length", "settings", "facts"):
+        if getattr(saved, name) != getattr(begun, name):
+            raise FileError(f"{state} is of another harvest ({name} differ): delete it to begin again")
+    if saved.spans[-1].text != begun.spans[-1].text:
+        raise FileError(f"{state} is of a harvest of {saved.spans[-1].text}: delete it to begin again")
+    return saved
+
+
+def _model_of(sae: SAE) -> SubjectModel:
+    if sae.metadata.model is None:
+        raise ConfigError("this SAE does not know its model: harvest(sae, path, model, hook)")
+    return load_model(sae.metadata.model)
+
+
+def _hooks(saes: list[SAE], hook: str | Sequence[str] | None) -> list[str]:
+    if isinstance(hook, str):
+        return [hook] * len(saes)
+    given = [sae.metadata.hook for sae in saes] if hook is None else list(hook)
+    known = [name for name in given if name is not None]
+    if len(known) != len(saes):
+        raise ConfigError("an SAE does not know its hook point: harvest(sae, path, model, 'resid_post.2')")
+    return known
+
+
+def context_kind(saes: Sequence[SAE], model: SubjectModel) -> tuple[int, bool]:
+    """How text is cut for these SAEs: tokens in a context, and whether each begins with a special token.
+
+    Raises:
+        DataError: the model has no tokenizer.
+        MismatchError: they want it differently, or the model's context is too short.
+    """
+    if model.tokenizer is None:
+        raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
+    own = min(model.context_length or 1024, 1024)
+    has_bos = model.tokenizer.bos_token_id is not None
+    kinds: set[tuple[int, bool]] = set()
+    for sae in saes:
+        bos = sae.metadata.prepend_bos
+        kinds.add((sae.metadata.context_length or own, has_bos if bos is None else bos))
+    if len(kinds) > 1:
+        raise MismatchError("the SAEs read contexts of different lengths or beginnings: harvest them one by one")
+    length, bos = kinds.pop()
+    if model.context_length is not None and length > model.context_length:
+        raise MismatchError(
+            f"the SAE reads contexts of {length} tokens, {model.name} has a context of {model.context_length}"
+        )
+    return length, bos

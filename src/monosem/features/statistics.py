@@ -1,0 +1,156 @@
+# pyright: basic, reportAttributeAccessIssue=false
+"""What a store says of latents beyond their examples: tokens, neighbours, co-firing, logit weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from monosem.analysis import logit_weights
+from monosem.features.state import Harvest
+from monosem.features.streaming import NO_KEY
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+
+TILE_ENTRIES = 2**24
+
+
+class Ranked(NamedTuple):
+    """For every latent up to m others (or tokens), best first: -1 where there are fewer."""
+
+    indices: np.ndarray
+    """(n, m)"""
+    values: np.ndarray
+    """(n, m)"""
+
+
+def firing_tokens(harvest: Harvest, m: int) -> tuple[Ranked, np.ndarray]:
+    """The tokens on which every latent fires most: their share of its firings; and the share of their occurrences.
+
+    Estimated from a uniform sample of firings; a token seen once in a larger sample is left out.
+    """
+    keys = harvest.totals.firing_keys
+    latents, columns = np.nonzero(keys != NO_KEY)
+    tokens = (keys[latents, columns] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    pairs, seen = np.unique(latents * harvest.vocabulary_size + tokens, return_counts=True)
+    latents, tokens = pairs // harvest.vocabulary_size, pairs % harvest.vocabulary_size
+    sampled = np.bincount(latents, seen, harvest.n_latents)
+    shares = seen / sampled[latents]
+    told = (seen > 1) | (sampled[latents] < keys.shape[1])
+    latents, tokens, shares = latents[told], tokens[told], shares[told]
+    order = np.lexsort((tokens, -shares, latents))
+    rank = _rank(latents[order])
+    order, rank = order[rank < m], rank[rank < m]
+    ranked = Ranked(np.full((harvest.n_latents, m), -1), np.zeros((harvest.n_latents, m), np.float32))
+    recalls = np.zeros((harvest.n_latents, m), np.float32)
+    at = (latents[order], rank)
+    ranked.indices[at], ranked.values[at] = tokens[order], shares[order]
+    occurrences = np.maximum(1, harvest.token_counts[tokens[order]])
+    recalls[at] = np.minimum(1, shares[order] * harvest.totals.count[latents[order]] / occurrences)
+    return ranked, recalls
+
+
+def _rank(groups: np.ndarray) -> np.ndarray:
+    """Of every entry within its group, where groups stand together."""
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, int)
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+
+
+def cofiring(harvest: Harvest, m: int, at_least: int = 3) -> tuple[Ranked, np.ndarray]:
+    """The latents that fire together with each, by cosine of their firing patterns: share of its firings; and lift."""
+    _, columns = harvest.rows.kept()
+    latents = columns["latents"]
+    rows, ranks = np.nonzero(latents != harvest.no_latent)
+    indices = latents[rows, ranks].astype(np.int64)
+    order = np.argsort(indices, kind="stable")
+    counts = np.bincount(indices, minlength=harvest.n_latents)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    found, together = _together(starts, rows[order], latents, harvest.no_latent, counts, m, at_least)
+    shares = together / np.maximum(1, counts)[:, None]
+    lifts = shares * len(latents) / np.maximum(1, counts[found])
+    return Ranked(found, shares.astype(np.float32)), lifts.astype(np.float32)
+
+
+@njit(cache=True, parallel=True)
+def _together(starts, rows, latents, no_latent, counts, m, at_least):
+    n = len(counts)
+    found, together = np.full((n, m), -1), np.zeros((n, m), np.int64)
+    for latent in prange(n):
+        if counts[latent] < at_least:
+            continue
+        beside = np.zeros(n, np.int64)
+        for e in range(starts[latent], starts[latent + 1]):
+            for other in latents[rows[e]]:
+                if other == no_latent:
+                    break
+                beside[other] += 1
+        beside[latent] = 0
+        candidates = np.flatnonzero(beside >= at_least)
+        scores = beside[candidates] / np.sqrt(counts[candidates])
+        best = np.argsort(-scores, kind="mergesort")[:m]
+        for i in range(len(best)):
+            found[latent, i], together[latent, i] = candidates[best[i]], beside[candidates[best[i]]]
+    return found, together
+
+
+@torch.no_grad()
+def decoder_neighbours(sae: SAE, m: int) -> Ranked:
+    """The decoder rows closest to each by cosine."""
+    rows = sae.W_dec.detach().float()
+    rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    n, m = len(rows), min(m, len(rows) - 1)
+    found: list[Tensor] = []
+    cosines: list[Tensor] = []
+    for tile in torch.arange(n, device=rows.device).split(max(1, TILE_ENTRIES // n)):
+        products = rows[tile] @ rows.T
+        products[torch.arange(len(tile)), tile] = -2
+        best = products.topk(m, dim=-1)
+        found.append(best.indices.cpu())
+        cosines.append(best.values.cpu())
+    return Ranked(torch.cat(found).numpy(), torch.cat(cosines).clamp(-1, 1).numpy())
+
+
+@torch.no_grad()
+def encoder_cosines(sae: SAE) -> np.ndarray | None:
+    """Cosine between every latent's encoder and decoder rows; None where they live in different spaces."""
+    if sae.W_enc.shape != sae.W_dec.shape:
+        return None
+    return torch.cosine_similarity(sae.W_enc.float(), sae.W_dec.float(), dim=-1).cpu().numpy()
+
+
+class LogitEffects(NamedTuple):
+    """What every latent does to the logits of the vocabulary, if its direction reaches the output unchanged."""
+
+    promoted: Ranked
+    suppressed: Ranked
+    moments: np.ndarray
+    """(n, 4): mean, deviation, skew, kurtosis of its weights over the vocabulary."""
+
+
+@torch.no_grad()
+def logit_effects(sae: SAE, model: SubjectModel, m: int, vocabulary_size: int) -> LogitEffects:
+    """Promoted and suppressed tokens, with weights relative to the vocabulary's mean, and the weights' moments.
+
+    Output rows beyond the tokenizer's vocabulary (padding of some models) are left out.
+
+    Raises:
+        ConfigError: the model has no output embeddings, or the SAE writes another width.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    m = min(m, vocabulary_size)
+    for tile in torch.arange(sae.n_latents).split(max(1, TILE_ENTRIES // vocabulary_size)):
+        weights = logit_weights(sae, model, tile.tolist()).float()[:, :vocabulary_size]
+        mean = weights.mean(-1, keepdim=True)
+        weights = weights - mean
+        second = weights.square().mean(-1)
+        third, fourth = weights.pow(3).mean(-1), weights.pow(4).mean(-1)
+        safe = second.clamp_min(1e-30)
+        moments = torch.stack([mean[:, 0], second.sqrt(), third / safe**1.5, fourth / safe**2], 1)
+        high, low = weights.topk(m), weights.topk(m, largest=False)
+        parts.append((high.indices, high.values, low.indices, low.values, moments))
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+    return LogitEffects(Ranked(*columns[:2]), Ranked(*columns[2:4]), columns[4])

@@ -1,0 +1,295 @@
+"""FeatureStore: a harvest on disk, read feature by feature or table by table."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monosem.errors import ConfigError
+from monosem.features.feature import (
+    Cofiring,
+    Example,
+    Feature,
+    FiringToken,
+    Histogram,
+    LogitStatistics,
+    Neighbour,
+    TokenWeight,
+)
+from monosem.features.files import PART, read_index, readable
+from monosem.features.tables import histogram_edges
+from monosem.features.vocabulary import Vocabulary
+
+Row = dict[str, Any]
+ROOM = 20
+"""Tokens to show before and after a window, where the passage has them."""
+
+
+class FeatureStore:
+    """The features of one dictionary. `store[123]` is one of them; `table`, `search` and `sql` find them.
+
+    Reading needs neither model nor tokenizer. May be used by several threads.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a store.
+
+        Args:
+            path: its folder, or that of a run that has one.
+
+        Raises:
+            FileError: there is none, it is damaged, or of another version.
+        """
+        import duckdb
+
+        self.path, self.index = read_index(path)
+        self.n_latents: int = self.index["n_latents"]
+        self.n_tokens: int = self.index["tokens"]
+        self._connection = duckdb.connect(":memory:")
+        self._threads = threading.local()
+        run = self._connection.execute
+        run("set enable_progress_bar = false")
+        run("set preserve_insertion_order = true")
+        run("set parquet_metadata_cache = true")
+        with readable(self.path):
+            for name, table in self.index["tables"].items():
+                files = ", ".join(_quoted(self.path / part["file"]) for part in table["parts"])
+                run(f"create view {name} as select * from read_parquet([{files}])")
+        run(f"set allowed_directories = [{_quoted(self.path.resolve())}, {_quoted(self.path)}]")
+        run("set enable_external_access = false")
+        run("set lock_configuration = true")
+
+    def __len__(self) -> int:
+        return self.n_latents
+
+    def __getitem__(self, latent: int) -> Feature:
+        """One feature.
+
+        Raises:
+            IndexError: the dictionary has no such latent.
+        """
+        return self.features([latent])[0]
+
+    def features(self, latents: Sequence[int]) -> list[Feature]:
+        """Several features, in the order asked for."""
+        for latent in latents:
+            if not 0 <= latent < self.n_latents:
+                raise IndexError(f"latent {latent} is not among 0 to {self.n_latents - 1}")
+        found: dict[int, Feature] = {}
+        for part in sorted({latent // PART for latent in latents}):
+            wanted = sorted({int(latent) for latent in latents if latent // PART == part})
+            found |= self._read_part(part, wanted)
+        return [found[latent] for latent in latents]
+
+    def _read_part(self, part: int, latents: list[int]) -> dict[int, Feature]:
+        among = f"latent in ({', '.join(map(str, latents))})"
+        files = {name: f"read_parquet({self._file(name, latents[0])})" for name in self.index["tables"]}
+        rows = self._run(
+            f"select * from (select * from {files['features']} where {among}) "
+            f"join (select * from {files['details']} where {among}) using (latent)"
+        ).to_pylist()
+        examples = self._run(
+            f"select * exclude (tokens), tokens[greatest(1, start + 1 - {ROOM}) : start + length + {ROOM}] as tokens "
+            f"from (select * from {files['examples']} where {among}) join {files['passages']} using (passage) "
+            "order by latent, activation desc, passage, start"
+        ).to_pylist()
+        of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
+        for row in examples:
+            of_latent[row["latent"]].append(row)
+        return {row["latent"]: self._feature(row, of_latent[row["latent"]]) for row in rows}
+
+    def _file(self, table: str, latent: int) -> str:
+        about = self.index["tables"][table]
+        return _quoted(self.path / about["parts"][latent // about["latents_per_part"]]["file"])
+
+    def _run(self, query: str, values: Sequence[Any] = (), asked: bool = False) -> pa.Table:
+        if not hasattr(self._threads, "cursor"):
+            self._threads.cursor = self._connection.cursor()
+        with readable(self.path, _refusal if asked else None):
+            return self._threads.cursor.sql(query, params=list(values)).to_arrow_table()
+
+    def _feature(self, row: Row, examples: list[Row]) -> Feature:
+        text = self.vocabulary.text
+
+        def pairs(*names: str) -> Any:
+            return zip(*(row[name] for name in names), strict=True)
+
+        kinds: dict[str, list[Example]] = {"top": [], "sample": [], "near_miss": [], "silent": []}
+        for example in examples:
+            kinds[example["kind"]].append(self._example(example))
+        moments = tuple(row[f"logit_{name}"] for name in LogitStatistics._fields)
+        counts = np.array(row["histogram"], np.int64)
+        return Feature(
+            **{name: row[name] for name in ("latent", "count", "rate", "mean", "deviation", "max")},
+            n_tokens=self.n_tokens,
+            histogram=Histogram(histogram_edges(row["histogram_first"], len(counts)), counts),
+            promoted=[TokenWeight(t, text(t), w) for t, w in pairs("promoted_tokens", "promoted_weights")],
+            suppressed=[TokenWeight(t, text(t), w) for t, w in pairs("suppressed_tokens", "suppressed_weights")],
+            logits=None if moments[0] is None else LogitStatistics(*moments),
+            firing_tokens=[
+                FiringToken(t, text(t), share, recall)
+                for t, share, recall in pairs("firing_tokens", "firing_shares", "firing_recalls")
+            ],
+            neighbours=[Neighbour(*pair) for pair in pairs("neighbours", "neighbour_cosines")],
+            cofiring=[Cofiring(*t) for t in pairs("cofiring_latents", "cofiring_shares", "cofiring_lifts")],
+            decoder_norm=row["decoder_norm"],
+            encoder_cosine=row["encoder_cosine"],
+            peak_text=row["peak_token_text"],
+            top=kinds["top"],
+            samples=kinds["sample"],
+            near_misses=kinds["near_miss"],
+            silent=kinds["silent"],
+        )
+
+    def _example(self, row: Row) -> Example:
+        first = min(row["start"], ROOM)
+        stop = first + row["length"]
+        tokens, texts = np.array(row["tokens"][first:stop], np.int64), self.vocabulary.texts
+        shades = np.array(row["shades"] or [0] * len(tokens), np.float32)
+        return Example(
+            row["activation"],
+            row["weight"],
+            tokens,
+            texts(tokens),
+            shades * (row["scale"] / 255),
+            row["peak"],
+            row["document"],
+            row["position"],
+            self.index["text_names"][row["text"]],
+            row["context"],
+            texts(row["tokens"][:first]),
+            texts(row["tokens"][stop:]),
+        )
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the text is made of."""
+        table = self._run("select bytes, special from vocabulary order by token")
+        special = np.flatnonzero(table.column("special").to_numpy())
+        return Vocabulary(table.column("bytes").to_pylist(), special.tolist())
+
+    def table(
+        self,
+        where: str | None = None,
+        sort: str | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """A page of the table `features`.
+
+        Args:
+            where: an SQL condition on its columns.
+            sort: a column; with "-" before it, downwards. Latents without a value come last, equal ones by number.
+            limit: rows, at most; None for all.
+            offset: rows to leave out.
+            columns: names; all if not given.
+
+        Raises:
+            ConfigError: a column is unknown or the condition is none.
+        """
+        known = self._columns
+        for name in [*(columns or []), *([sort.removeprefix("-")] if sort else [])]:
+            if name not in known:
+                raise ConfigError(f"features have no column {name!r}; there are {', '.join(known)}")
+        order = "latent"
+        if sort and sort.removeprefix("-") != "latent":
+            order = f"{sort.removeprefix('-')} {'desc' if sort.startswith('-') else 'asc'} nulls last, latent"
+        elif sort == "-latent":
+            order = "latent desc"
+        page = f"select latent from features where {_condition(where)} order by {order}"
+        page += "" if limit is None else f" limit {int(limit)} offset {int(offset)}"
+        chosen = self._run(page, asked=True).column("latent").to_pylist()
+        if not chosen:
+            return self._run(f"select {', '.join(columns or ['*'])} from features limit 0")
+        among = f"latent in ({', '.join(map(str, chosen))})" if limit is not None else _condition(where)
+        return self._run(
+            f"select {', '.join(columns or ['*'])} from features where {among} order by {order}", asked=True
+        )
+
+    @functools.cached_property
+    def _columns(self) -> list[str]:
+        return self._run("select * from features limit 0").column_names
+
+    def count(self, where: str | None = None) -> int:
+        """How many features a condition leaves."""
+        found = self._run(f"select count(*) as n from features where {_condition(where)}", asked=True)
+        return found.column("n")[0].as_py()
+
+    def search(self, token: str | None = None, words: str | None = None, limit: int = 50) -> pa.Table:
+        """Features by a token that they fire on, promote or suppress; or by words in their strongest passages.
+
+        Args:
+            token: its text; case and a space before it do not count.
+            words: all of them must stand in a passage; case does not count.
+            limit: rows, at most.
+
+        Returns:
+            latent, score (higher is better), how ("fires on", "promotes", "suppresses", "passages"), best first.
+
+        Raises:
+            ConfigError: neither or both were given, or no token of the vocabulary is the text.
+        """
+        if (token is None) == (words is None):
+            raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
+        from monosem.features.search import by_token, by_words
+
+        return by_token(self, token, limit) if token is not None else by_words(self, words or "", limit)
+
+    def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
+        """Any query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).
+
+        Nothing can be written and no other file reached. `?` in the query stand for `values`.
+
+        Raises:
+            ConfigError: the query is wrong, or wants to do more than read the store.
+        """
+        import duckdb
+
+        with readable(self.path, _refusal):
+            statements = self._connection.extract_statements(query)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise ConfigError("store.sql runs one query that reads: select ...")
+        return self._run(query, values, asked=True)
+
+    def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
+        """Latents worth looking at first: sparse, and about as strong on their eighth passage as on their first.
+
+        Every latent has a commonest peak token; of those that share it, the best is taken.
+
+        Args:
+            n: how many.
+            whole_words: only latents that peak on whole words of at least three letters, in six passages of eight.
+        """
+        from monosem.features.search import notable
+
+        return notable(self, n, whole_words)
+
+    def similar(self, latent: int, n: int = 8) -> list[tuple[int, float]]:
+        """The latents with the closest decoder rows, and cosines; as many as were stored, at most n."""
+        return [(found, cosine) for found, cosine in self[latent].neighbours[:n]]
+
+    def __repr__(self) -> str:
+        about = self.index
+        return (
+            f"FeatureStore({str(self.path)!r}: {self.n_latents:,} latents of a {about['architecture']} SAE at "
+            f"{about.get('hook')} of {about.get('model')}, {self.n_tokens:,} tokens)"
+        )
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _condition(where: str | None) -> str:
+    return f"({where})" if where and where.strip() else "true"
+
+
+def _refusal(error: Exception) -> Exception:
+    return ConfigError(f"the query cannot be run: {' '.join(str(error).split())[:300]}")

@@ -1,0 +1,76 @@
+"""The tokens of a text as bytes, so that a store can be read without its tokenizer."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LONGEST_CHARACTER = 4  # bytes, and so at most as many tokens
+
+
+class Vocabulary:
+    """The bytes of every token id."""
+
+    def __init__(self, pieces: Sequence[bytes], special: Sequence[int] = ()) -> None:
+        self.pieces = list(pieces)
+        self.special = frozenset(special)
+
+    @staticmethod
+    def of(tokenizer: Any) -> Vocabulary:
+        """All tokens of a tokenizer (transformers)."""
+        names: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        special = set(tokenizer.all_special_ids)
+        characters = _byte_level() if _is_byte_level(tokenizer) else None
+        pieces: list[bytes] = []
+        for token, name in enumerate(names):
+            if characters and token not in special and all(c in characters for c in name):
+                pieces.append(bytes(characters[c] for c in name))
+            elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+                pieces.append(bytes([int(name[3:5], 16)]))
+            elif name.startswith("▁"):
+                pieces.append(name.replace("▁", " ").encode())
+            else:
+                pieces.append(tokenizer.decode([token]).encode())
+        return Vocabulary(pieces, sorted(special))
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def text(self, token: int) -> str:
+        """One token by itself, with replacement characters where it is not whole ones."""
+        return self.pieces[token].decode(errors="replace")
+
+    def texts(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
+        """The text of each token; a character that spans several tokens stands at the last of them."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        texts = [decoder.decode(self.pieces[token]) for token in np.asarray(tokens).tolist()]
+        rest = decoder.decode(b"", final=True)
+        if texts and rest:
+            texts[-1] += rest
+        return texts
+
+    def find(self, text: str) -> list[int]:
+        """Tokens whose text is this, with or without a space before it, in any case."""
+        wanted = text.strip().lower() or text
+        return [i for i in range(len(self)) if self._plain[i] == wanted]
+
+    @functools.cached_property
+    def _plain(self) -> list[str]:
+        texts = [self.text(token) for token in range(len(self))]
+        return [text.strip().lower() or text for text in texts]
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and "ByteLevel" in repr(backend.decoder)
+
+
+def _byte_level() -> dict[str, int]:
+    """The printable characters that stand for bytes in byte-level vocabularies (GPT-2)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}

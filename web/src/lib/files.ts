@@ -1,0 +1,226 @@
+/** A static export as a source: the table is loaded once, then filtered, sorted and searched in the page. */
+
+import { json, remember, type Source } from './api'
+import type {
+  ColumnHistogram,
+  Comparison,
+  Context,
+  Dictionary,
+  Feature,
+  FeatureMap,
+  Found,
+  Match,
+  ModelState,
+  Note,
+  Notes,
+  Page,
+  Preview,
+  Prompt,
+  Result,
+  Row,
+  Site,
+} from './types'
+
+const ROWS_PER_FILE = 1024
+const FEATURES_PER_FILE = 32
+
+export class FileSource implements Source {
+  private readonly files = remember<unknown>(120)
+  private readonly tables = remember<Row[]>(2)
+
+  private read<T>(file: string): Promise<T> {
+    return this.files(file, () => json(`data/${file}`)) as Promise<T>
+  }
+
+  private folder(name: string): string {
+    return `d/${encodeURIComponent(name)}`
+  }
+
+  private absent(what: string): Error {
+    return new Error(`${what} needs a running server: \`monosem explore\`. This is a static export.`)
+  }
+
+  site(): Promise<Site> {
+    return this.read('dictionaries.json')
+  }
+
+  dictionary(name: string): Promise<Dictionary> {
+    return this.read(`${this.folder(name)}/index.json`)
+  }
+
+  private rows(name: string): Promise<Row[]> {
+    return this.tables(name, async () => {
+      const { n_latents } = await this.dictionary(name)
+      const parts = Array.from({ length: Math.ceil(n_latents / ROWS_PER_FILE) }, (_, part) => part)
+      const files = await Promise.all(
+        parts.map((part) => json<{ first: number; rows: Row[] }>(`data/${this.folder(name)}/table/${part}.json`)),
+      )
+      return files.flatMap((file) => file.rows)
+    })
+  }
+
+  private async filtered(name: string, query: URLSearchParams): Promise<Row[]> {
+    if (query.get('where')) throw this.absent('A condition in SQL')
+    let rows = await this.rows(name)
+    for (const range of query.getAll('range')) {
+      const [column, low, high] = range.split(',')
+      const least = low === '' ? -Infinity : Number(low)
+      const most = high === '' ? Infinity : Number(high)
+      rows = rows.filter((row) => {
+        const value = row[column as keyof Row]
+        return typeof value === 'number' && value >= least && value <= most
+      })
+    }
+    const contains = query.get('contains')?.toLowerCase()
+    if (contains)
+      rows = rows.filter((row) =>
+        [row.label, row.peak_token_text, row.top_token_text, row.promoted_text].some((text) => text?.toLowerCase().includes(contains)),
+      )
+    const latents = query.get('latents')
+    if (latents) {
+      const wanted = new Set(latents.split(',').map(Number))
+      rows = rows.filter((row) => wanted.has(row.latent))
+    }
+    const list = query.get('list')
+    if (list) {
+      const notes = await this.notes(name)
+      const wanted = new Set(notes.notes.filter((note) => note.lists.includes(list)).map((note) => note.latent))
+      rows = rows.filter((row) => wanted.has(row.latent))
+    }
+    if (query.get('starred') === 'true') rows = rows.filter((row) => row.starred)
+    if (query.get('labelled') === 'true') rows = rows.filter((row) => row.label)
+    if (query.get('dead') === 'false') rows = rows.filter((row) => row.count > 0)
+    return rows
+  }
+
+  async table(name: string, query: URLSearchParams): Promise<Page> {
+    const rows = await this.filtered(name, query)
+    const sort = query.get('sort') ?? 'latent'
+    const down = sort.startsWith('-')
+    const column = (down ? sort.slice(1) : sort) as keyof Row
+    const sorted = column === 'latent' && !down ? rows : [...rows].sort((a, b) => order(a[column], b[column], down))
+    const offset = Number(query.get('offset') ?? 0)
+    return { total: rows.length, offset, rows: sorted.slice(offset, offset + Number(query.get('limit') ?? 50)) }
+  }
+
+  async histogram(name: string, query: URLSearchParams): Promise<ColumnHistogram> {
+    const column = query.get('column') ?? 'rate'
+    const log = query.get('log') === 'true'
+    const bins = Number(query.get('bins') ?? 40)
+    const rows = await this.filtered(name, query)
+    const values = rows
+      .map((row) => row[column as keyof Row])
+      .filter((value): value is number => typeof value === 'number' && (!log || value > 0))
+      .map((value) => (log ? Math.log(value) : value))
+    let low = Infinity
+    let high = -Infinity
+    for (const value of values) {
+      low = Math.min(low, value)
+      high = Math.max(high, value)
+    }
+    const left_out = rows.length - values.length
+    if (!values.length) return { column, log, edges: [], counts: [], total: rows.length, left_out }
+    if (high === low) high = low + (Math.abs(low) || 1) * 1e-3
+    const step = (high - low) / bins
+    const counts = new Array<number>(bins).fill(0)
+    for (const value of values) counts[Math.min(bins - 1, Math.floor((value - low) / step))]++
+    const edges = Array.from({ length: bins + 1 }, (_, i) => (log ? Math.exp(low + i * step) : low + i * step))
+    return { column, log, edges, counts, total: rows.length, left_out }
+  }
+
+  map(name: string): Promise<FeatureMap> {
+    return this.read(`${this.folder(name)}/map.json`)
+  }
+
+  async feature(name: string, latent: number): Promise<Feature> {
+    const part = Math.floor(latent / FEATURES_PER_FILE)
+    const file = await this.read<{ first: number; features: Feature[] }>(`${this.folder(name)}/f/${part}.json`)
+    const feature = file.features.find((each) => each.latent === latent)
+    if (!feature) throw new Error(`Feature ${latent} is not in this export of ${name}.`)
+    return feature
+  }
+
+  async matches(name: string, latent: number): Promise<Match[]> {
+    return (await this.feature(name, latent)).matches ?? []
+  }
+
+  async python(name: string, latent: number): Promise<string> {
+    const { path } = await this.dictionary(name)
+    return `import monosem as ms\n\nstore = ms.FeatureStore(${JSON.stringify(path)})\nfeature = store[${latent}]`
+  }
+
+  previews(name: string, latents: number[]): Promise<Preview[]> {
+    return Promise.all(
+      latents.map(async (latent) => {
+        const { name: word, note, rate, max, top } = await this.feature(name, latent)
+        return { latent, name: word, label: note.label, rate, max, passages: top.slice(0, 3) }
+      }),
+    )
+  }
+
+  context(): Promise<Context> {
+    return Promise.reject(this.absent('The whole context'))
+  }
+
+  async search(name: string, query: string, kind: string): Promise<Found> {
+    const wanted = query.trim().toLowerCase()
+    const rows = await this.rows(name)
+    if (kind === 'text') return { query, kind, results: [], words: this.absent('Search by activating text').message }
+    if (kind === 'similar') {
+      const feature = await this.feature(name, Number(query))
+      const results = feature.neighbours.map((other) => ({ ...rows[other.latent], score: other.cosine ?? 0, how: 'similar' }))
+      return { query, kind, results, words: null }
+    }
+    const same = (text: string | null) => text?.trim().toLowerCase() === wanted
+    const found = new Map<number, Result>()
+    const add = (row: Row | undefined, score: number, how: string) => {
+      if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how })
+    }
+    if (kind === 'all' && /^\d+$/.test(wanted)) add(rows[Number(wanted)], 1, 'number')
+    if (kind === 'all' || kind === 'notes' || kind === 'words')
+      for (const row of rows) if (row.label?.toLowerCase().includes(wanted)) add(row, 1, 'label')
+    if (kind === 'all' || kind === 'token') {
+      const firing = rows.filter((row) => same(row.top_token_text) || same(row.peak_token_text))
+      firing.sort((a, b) => (b.top_token_share ?? 0) - (a.top_token_share ?? 0))
+      for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on')
+      for (const row of rows) if (same(row.promoted_text)) add(row, 0, 'promotes')
+      for (const row of rows) if (same(row.suppressed_text)) add(row, 0, 'suppresses')
+    }
+    const words = kind === 'token' || kind === 'notes' ? null : 'In a static export, search looks at labels and at top, peak, promoted and suppressed tokens.'
+    return { query, kind, results: wanted ? [...found.values()].slice(0, 50) : [], words }
+  }
+
+  prompt(): Promise<Prompt> {
+    return Promise.reject(this.absent('A prompt'))
+  }
+
+  model(): Promise<ModelState> {
+    return Promise.resolve({ state: 'none', words: this.absent('The model').message })
+  }
+
+  async compare(a: string, b: string): Promise<Comparison> {
+    const names = (await this.site()).dictionaries.map((each) => each.name)
+    if (names.indexOf(a) <= names.indexOf(b)) return this.read(`compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}.json`)
+    const other = await this.read<Comparison>(`compare/${encodeURIComponent(b)}/${encodeURIComponent(a)}.json`)
+    return { ...other, a, b, sides: [other.sides[1], other.sides[0]] }
+  }
+
+  notes(name: string): Promise<Notes> {
+    return this.read(`${this.folder(name)}/notes.json`)
+  }
+
+  putNote(): Promise<Note> {
+    return Promise.reject(this.absent('A note'))
+  }
+
+  importNotes(): Promise<number> {
+    return Promise.reject(this.absent('Import'))
+  }
+}
+
+/** Order of two values of a column; nothing comes last either way. */
+function order(a: Row[keyof Row], b: Row[keyof Row], down: boolean): number {
+  if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1
+  const less = typeof a === 'string' && typeof b === 'string' ? a.localeCompare(b) : Number(a) - Number(b)
+  return down ? -less : less
+}

@@ -1,0 +1,294 @@
+/** What the API gives; docs/explorer_api.md is the contract. */
+
+export interface Site {
+  monosem_version: string
+  static: boolean
+  dictionaries: Summary[]
+}
+
+export interface Abilities {
+  prompt: string | null
+  map: string | null
+  notes: string | null
+  context: string | null
+}
+
+export interface Summary {
+  name: string
+  path: string
+  model: string | null
+  hook: string | null
+  architecture: string
+  n_latents: number
+  d_in: number
+  tokens: number
+  alive: number
+  dead: number
+  can: Abilities
+}
+
+export interface Evaluation {
+  facts: Record<string, string | number>
+  metrics: Metric[]
+}
+
+export interface Metric {
+  key: string
+  label: string
+  columns: { name: string; value: number; low: number | null; high: number | null }[]
+}
+
+export interface ColumnHistogram {
+  column: string
+  log: boolean
+  edges: number[]
+  counts: number[]
+  total: number
+  left_out: number
+}
+
+export interface Column {
+  name: string
+  kind: 'number' | 'text'
+  min: number | null
+  max: number | null
+}
+
+export interface ListCount {
+  name: string
+  count: number
+}
+
+export interface Dictionary extends Summary {
+  texts: { text: string; tokens: number }[]
+  context_length: number
+  prepend_bos: boolean
+  special_texts: string[]
+  settings: Record<string, unknown>
+  evaluation: Evaluation | null
+  rate_histogram: ColumnHistogram
+  columns: Column[]
+  lists: ListCount[]
+  notable: number[]
+}
+
+export interface Row {
+  latent: number
+  count: number
+  rate: number
+  mean: number | null
+  deviation: number | null
+  max: number | null
+  top_token_text: string | null
+  top_token_share: number | null
+  peak_token_text: string | null
+  decoder_norm: number
+  nearest: number | null
+  nearest_cosine: number | null
+  encoder_cosine: number | null
+  partner: number | null
+  partner_lift: number | null
+  logit_mean: number | null
+  logit_deviation: number | null
+  logit_skew: number | null
+  logit_kurtosis: number | null
+  promoted_text: string | null
+  suppressed_text: string | null
+  name: string
+  label: string | null
+  starred: boolean
+}
+
+export interface Page {
+  total: number
+  offset: number
+  rows: Row[]
+}
+
+export interface TokenWeight {
+  token: number
+  text: string
+  weight: number
+}
+
+export interface Other {
+  latent: number
+  name: string
+  label: string | null
+  rate: number
+  cosine: number | null
+  share: number | null
+  lift: number | null
+}
+
+export interface Match {
+  dictionary: string
+  latent: number
+  cosine: number
+  name: string
+  label: string | null
+  rate: number
+}
+
+export interface Example {
+  activation: number
+  weight: number
+  texts: string[]
+  activations: number[]
+  peak: number
+  document: number
+  position: number
+  text: string
+  context: number
+  before: string[]
+  after: string[]
+  /** What ablating the feature does to each token's log-likelihood, in nats; comes with interventions. */
+  effects?: number[]
+}
+
+export interface Note {
+  latent: number
+  label: string | null
+  comment: string | null
+  starred: boolean
+  lists: string[]
+  changed: string | null
+}
+
+export interface Interval {
+  low: number
+  high: number
+  count: number
+  share: number
+  examples: number[]
+}
+
+export interface Feature {
+  dictionary: string
+  latent: number
+  n_latents: number
+  n_tokens: number
+  name: string
+  note: Note
+  count: number
+  rate: number
+  mean: number | null
+  deviation: number | null
+  max: number | null
+  decoder_norm: number
+  encoder_cosine: number | null
+  histogram: { edges: number[]; counts: number[] }
+  promoted: TokenWeight[]
+  suppressed: TokenWeight[]
+  logits: { mean: number; deviation: number; skew: number; kurtosis: number } | null
+  firing_tokens: { token: number; text: string; share: number; recall: number }[]
+  neighbours: Other[]
+  cofiring: Other[]
+  top: Example[]
+  samples: Example[]
+  intervals: Interval[]
+  near_misses: Example[]
+  silent: Example[]
+  matches: Match[] | null
+}
+
+export interface Preview {
+  latent: number
+  name: string
+  label: string | null
+  rate: number
+  max: number | null
+  passages: Example[]
+}
+
+export interface Context {
+  texts: string[]
+  activations: number[]
+  document: (number | null)[]
+  position: (number | null)[]
+}
+
+export interface FeatureMap {
+  method: string
+  variance: [number, number]
+  points: number
+  total: number
+  latents: number[]
+  x: number[]
+  y: number[]
+  rates: number[]
+  names: string[]
+}
+
+export type Result = Row & { score: number; how: string }
+
+export interface Found {
+  query: string
+  kind: string
+  results: Result[]
+  words: string | null
+}
+
+export interface PromptFeature {
+  latent: number
+  name: string
+  label: string | null
+  rate: number
+  max: number | null
+  effect: number | null
+}
+
+export interface PromptToken {
+  token: number
+  text: string
+  special: boolean
+  features: [latent: number, activation: number, rarity: number][]
+}
+
+export interface Prompt {
+  text: string
+  tokens: PromptToken[]
+  truncated: number
+  features: Record<string, PromptFeature>
+  next: { token: number; text: string; probability: number }[]
+  target: { token: number; text: string } | null
+}
+
+export interface ModelState {
+  state: 'none' | 'idle' | 'loading' | 'ready' | 'failed'
+  words: string
+}
+
+export type Kind = 'matched' | 'split' | 'merged' | 'missing'
+
+export interface Side {
+  dictionary: string
+  other: string
+  counts: Record<Kind, number>
+  mean: number
+  histogram: { edges: number[]; counts: number[] }
+  latents: number[]
+  matches: number[]
+  similarities: number[]
+  kinds: Kind[]
+  names: string[]
+  match_names: string[]
+}
+
+export interface Comparison {
+  a: string
+  b: string
+  by: 'decoder' | 'activations'
+  method: string
+  threshold: number
+  sides: [Side, Side]
+}
+
+export interface Notes {
+  format: 'monosem notes'
+  format_version: 1
+  dictionary: string
+  name: string
+  notes: Note[]
+  lists: ListCount[]
+}
