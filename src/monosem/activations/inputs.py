@@ -98,11 +98,15 @@ def reopened(
 ) -> tuple[PackedText | Images, str]:
     """Text or images, once through in order, cut and prepared as an SAE knows them; and how to call them.
 
+    What this has opened may be given again as `images`.
+
     Raises:
         MismatchError: the SAE's contexts are longer than the model's.
         DataError: there is nothing to read, or the model does not read such data.
         ConfigError: nothing says what images the model wants.
     """
+    if isinstance(images, Images):
+        return images, images.name
     if images is not None:
         own = known.pixels if known.pixels != pixel_format(model) else None
         reader, facts = open_images(model, images, hook, labels=labels, pixels=own)
