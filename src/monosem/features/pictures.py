@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,10 +48,10 @@ class Pictures:
             raise FileError(f"image {number} of {self._store.path} is damaged: harvest the run again")
         return content
 
-    @property
-    def numbers(self) -> list[int]:
-        """Of all images that the store has."""
-        return list(self._labels)
+    def every(self) -> Iterator[tuple[int, bytes]]:
+        """All images that the store has, and their thumbnails."""
+        table = self._store.sql("select image, png from images order by image")
+        yield from zip(table.column("image").to_pylist(), table.column("png").to_pylist(), strict=True)
 
     @functools.cached_property
     def _labels(self) -> dict[int, int | None]:
