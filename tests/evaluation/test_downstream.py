@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from small_vit import HOOK
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,37 +19,6 @@ from monosem.evaluation.downstream import OutputLoss, downstream_loss
 from monosem.evaluation.language import LanguageLoss
 from monosem.models import SubjectModel
 from monosem.sae import SAE, SAEMetadata
-
-HOOK = "resid_post.0"
-
-
-@pytest.fixture(scope="module")
-def vit() -> SubjectModel:
-    """A random ViT of 2 layers and 3 classes: 4 x 4 patches of 2 x 2 pixels, and a class token."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ViTConfig(image_size=8, patch_size=2, num_labels=3, initializer_range=0.4, **sizes)
-    return SubjectModel(ViTForImageClassification(config).eval(), name="vit")
-
-
-@pytest.fixture(scope="module")
-def photos() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def labels() -> np.ndarray:
-    return np.arange(20) % 3
-
-
-@pytest.fixture(scope="module")
-def sae(vit: SubjectModel, photos: np.ndarray) -> SAE:
-    sae = ms.TopKSAE(16, 24, k=4, seed=0)
-    source = ms.activations(vit, HOOK, images=photos, buffer_tokens=320)
-    ms.train(sae, source, tokens=640, config=ms.TrainingConfig(batch_size=64), progress=False)
-    return sae
 
 
 def replacements(sae: SAE) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -68,13 +38,13 @@ def by_hand(vit: SubjectModel, pixels: Tensor, function: Callable[[Tensor], Tens
 
 
 def test_the_loss_of_labels_is_the_cross_entropy_by_hand(
-    vit: SubjectModel, sae: SAE, photos: np.ndarray, labels: np.ndarray
+    vit: SubjectModel, vit_sae: SAE, photos: np.ndarray, labels: np.ndarray
 ) -> None:
-    report = ms.evaluate(sae, vit, images=photos, labels=labels, progress=False)
-    reader, _ = reopened(sae.metadata, vit, HOOK, images=photos)
+    report = ms.evaluate(vit_sae, vit, images=photos, labels=labels, progress=False)
+    reader, _ = reopened(vit_sae.metadata, vit, HOOK, images=photos)
     pixels, right = reader.read(0, 20).inputs, torch.from_numpy(labels)
     clean = vit(pixels)
-    logits = by_hand(vit, pixels, lambda x: sae(x).reconstruction)
+    logits = by_hand(vit, pixels, lambda x: vit_sae(x).reconstruction)
     zero = by_hand(vit, pixels, torch.zeros_like)
     ce, ce_clean, ce_zero = (F.cross_entropy(x, right).item() for x in (logits, clean, zero))
     assert report["ce"].value == pytest.approx(ce, rel=1e-4)
@@ -87,11 +57,11 @@ def test_the_loss_of_labels_is_the_cross_entropy_by_hand(
     assert report.facts["accuracy_clean"] == (clean.argmax(-1) == right).double().mean()
 
 
-def test_reconstruction_is_measured_on_the_patches_alone(vit: SubjectModel, sae: SAE, photos: np.ndarray) -> None:
-    report = ms.evaluate(sae, vit, images=photos, progress=False)
-    reader, _ = reopened(sae.metadata, vit, HOOK, images=photos)
+def test_reconstruction_is_measured_on_the_patches_alone(vit: SubjectModel, vit_sae: SAE, photos: np.ndarray) -> None:
+    report = ms.evaluate(vit_sae, vit, images=photos, progress=False)
+    reader, _ = reopened(vit_sae.metadata, vit, HOOK, images=photos)
     x = vit.capture(reader.read(0, 20).inputs, [HOOK])[HOOK][:, 1:].reshape(-1, 16)
-    error = (x - sae(x).reconstruction).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    error = (x - vit_sae(x).reconstruction).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
     assert report.facts["rows"] == 20 * 16
     assert report["fvu"].value == pytest.approx(error.item(), rel=1e-4)
     low, high = report["fvu"].low, report["fvu"].high
@@ -99,11 +69,13 @@ def test_reconstruction_is_measured_on_the_patches_alone(vit: SubjectModel, sae:
     assert high is not None
     assert low < report["fvu"].value < high
     assert "patches" in str(report)
-    assert ms.evaluate(sae, vit, images=photos, tokens=17 * 4, progress=False).facts["rows"] == 4 * 16
+    assert ms.evaluate(vit_sae, vit, images=photos, tokens=17 * 4, progress=False).facts["rows"] == 4 * 16
 
 
-def test_without_labels_recovery_is_in_kl_from_the_own_output(vit: SubjectModel, sae: SAE, photos: np.ndarray) -> None:
-    report = ms.evaluate(sae, vit, images=photos, progress=False)
+def test_without_labels_recovery_is_in_kl_from_the_own_output(
+    vit: SubjectModel, vit_sae: SAE, photos: np.ndarray
+) -> None:
+    report = ms.evaluate(vit_sae, vit, images=photos, progress=False)
     kl, zero = report["kl"].value, report.columns["mean"]["kl"].value
     assert report["loss_recovered_mean"].value == pytest.approx(1 - kl / zero)
     assert not {"ce", "accuracy"} & set(report.metrics)
@@ -111,14 +83,16 @@ def test_without_labels_recovery_is_in_kl_from_the_own_output(vit: SubjectModel,
     assert "KL" in str(report.facts["loss"])
 
 
-def test_labels_of_other_classes_than_the_models_do_not_count(vit: SubjectModel, sae: SAE, photos: np.ndarray) -> None:
+def test_labels_of_other_classes_than_the_models_do_not_count(
+    vit: SubjectModel, vit_sae: SAE, photos: np.ndarray
+) -> None:
     def loss(own: dict[int, str], classes: list[str] | None, given: np.ndarray) -> OutputLoss:
         reader, _ = reopened(SAEMetadata(), vit, HOOK, images=photos, labels=given)
         reader.classes = classes  # pyright: ignore[reportAttributeAccessIssue]
         config = vit.module.config
         before, config.id2label = config.id2label, own  # pyright: ignore
         try:
-            found = downstream_loss(vit, HOOK, replacements(sae), reader)
+            found = downstream_loss(vit, HOOK, replacements(vit_sae), reader)
         finally:
             config.id2label = before  # pyright: ignore
         assert isinstance(found, OutputLoss)
@@ -153,13 +127,13 @@ def test_padding_in_a_batch_of_texts_changes_no_loss(
         assert value == pytest.approx(together[1][name], rel=1e-4), name
 
 
-def test_what_predicts_nothing_has_no_loss(sae: SAE, photos: np.ndarray) -> None:
+def test_what_predicts_nothing_has_no_loss(vit_sae: SAE, photos: np.ndarray) -> None:
     from transformers import ViTConfig, ViTModel
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     encoder = SubjectModel(ViTModel(ViTConfig(image_size=8, patch_size=2, **sizes)).eval(), name="encoder")
-    report = ms.evaluate(sae, encoder, HOOK, images=photos, progress=False)
+    report = ms.evaluate(vit_sae, encoder, HOOK, images=photos, progress=False)
     assert "fvu" in report.metrics
     assert "kl" not in report.metrics
     with pytest.raises(ConfigError, match="name other images"):
-        ms.evaluate(sae, encoder, HOOK)
+        ms.evaluate(vit_sae, encoder, HOOK)
