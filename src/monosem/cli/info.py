@@ -39,7 +39,7 @@ def _run(path: Path) -> dict[str, Any]:
         "run": run.path,
         "model": config.model,
         "hook": config.hook,
-        "text": config.text,
+        **({"images": config.images} if config.images else {"text": config.text}),
         "state": "finished" if run.finished else f"stopped; go on with: monosem train {run.path}/run.yaml",
         "tokens": f"{int(history[-1]['tokens']) if history else 0:,} of {config.tokens:,}",
     }

@@ -79,6 +79,8 @@ class EvaluationConfig(BaseModel):
 
     text: str | None = None
     """Held-out text; the bundled held-out text if not given and the run trains on the bundled text."""
+    images: str | None = None
+    """Held-out images."""
     tokens: int = Field(default=500_000, ge=1)
     """Tokens for reconstruction, firing rates and features."""
     loss_tokens: int = Field(default=65_536, ge=0)
@@ -98,6 +100,8 @@ class RunConfig(BaseModel):
     """Hook point: a canonical name, a TransformerLens name or a module path."""
     text: str = "bundled"
     """"bundled", a file (.txt, .jsonl, .parquet, also .gz) or a folder of such files."""
+    images: str | None = None
+    """In place of text, for a model that reads images: a folder, an IDX file, an .npz file, or hub:owner/name."""
     tokens: int = Field(default=1_000_000, ge=1)
     """Length of training."""
     sae: SAEConfig = SAEConfig()

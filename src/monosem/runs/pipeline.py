@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from monosem.activations import activations
-from monosem.data import read_documents
+from monosem.activations import activations, reopened
+from monosem.data import Images, read_documents
+from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
 from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
@@ -13,6 +15,7 @@ from monosem.models import SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, Run
+from monosem.sae import SAE
 from monosem.training import train
 
 HELD_OUT = "bundled:held_out"
@@ -32,7 +35,7 @@ def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, Subject
     folder = Path(config.output)
     _refuse_another(folder, config)
     model = load_model(config.model)
-    options = config.activations.model_dump()
+    options = config.activations.model_dump() | {"images": config.images}
     sae = config.sae.build(model.width(config.hook))
     source = activations(model, config.hook, config.text, **options)
     config.write(folder / "run.yaml")
@@ -45,10 +48,17 @@ def require_held_out_text(config: RunConfig) -> None:
     """Say before training what evaluation would only say after it.
 
     Raises:
-        ConfigError: the run trains on a text of its own and names none to evaluate on.
-        FileError: the text to evaluate on is missing or cannot be read.
+        ConfigError: the run trains on a text or images of its own and names none to evaluate on.
+        FileError: what to evaluate on is missing or cannot be read.
     """
-    if config.evaluation.text is not None:
+    if config.images is not None:
+        if config.evaluation.images is None:
+            raise ConfigError(
+                f"evaluation.images: the run trains on {config.images}: name held-out images "
+                "(--set evaluation.images=...), or leave the evaluation out (--no-evaluation)"
+            )
+        images_of(config.evaluation.images)
+    elif config.evaluation.text is not None:
         read_documents(config.evaluation.text)
     elif config.text.partition(":")[0] != "bundled":
         raise ConfigError(
@@ -65,30 +75,48 @@ def run_evaluation(
     sae = run.sae()
     model = model or load_model(run.config.model)
     hook = model.hook_point(sae.metadata.hook or run.config.hook).name
-    features = new_harvest(sae, model, hook, config.text or HELD_OUT)
+    images = _opened(sae, model, hook, config.images)
+    features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
     report = evaluate(
         sae,
         model,
         text=config.text,
+        images=images,
         tokens=config.tokens,
         loss_tokens=config.loss_tokens,
         observers=[HarvestObserver(features, sae)],
         progress=progress,
     )
     report.save(run.path / "evaluation.json")
-    write_store(features, run.path / "features", sae, model)
+    write_store(features, run.path / "features", sae, model, images)
     write_figures(run.path / "figures", run.history(), report)
     return report
 
 
 def run_harvest(
-    run: Run, text: str | None = None, tokens: int = 1_000_000, keep_state: bool = False, progress: bool = True
+    run: Run,
+    text: str | None = None,
+    tokens: int = 1_000_000,
+    keep_state: bool = False,
+    progress: bool = True,
+    images: str | None = None,
 ) -> FeatureStore:
-    """Harvest a run's features into `features/`; the text is that of its evaluation if not given."""
-    text = text or run.config.evaluation.text or HELD_OUT
+    """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given."""
+    own = run.config.evaluation
+    images = images or (own.images if text is None else None)
+    if run.config.images is not None and images is None:
+        raise ConfigError(f"{run.path} has been trained on images and names none to evaluate on: give --images")
+    data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
     sae, path = run.sae(), run.path / "features"
     model, hook = load_model(run.config.model), sae.metadata.hook or run.config.hook
-    return harvest(sae, path, model, hook, text=text, tokens=tokens, keep_state=keep_state, progress=progress)
+    return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
+
+
+def _opened(sae: SAE, model: SubjectModel, hook: str, images: str | None) -> Images | None:
+    if images is None:
+        return None
+    reader, _ = reopened(sae.metadata, model, hook, images=images)
+    return reader if isinstance(reader, Images) else None
 
 
 def _refuse_another(folder: Path, config: RunConfig) -> None:
