@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from monosem.errors import ConfigError, FileError, MismatchError, MonosemError
-from monosem.runs import Run, RunConfig, demo_config, require_held_out_text
+from monosem.runs import Run, RunConfig, demo_config, require_held_out
 from monosem.runs.config import SAEConfig
 from monosem.sae import SAE, ReLUSAE, TopKSAE
 from monosem.training import TrainingConfig, train
@@ -159,11 +159,11 @@ def test_a_run_on_an_own_text_names_its_held_out_text_before_it_trains(tmp_path:
     own = tmp_path / "own.txt"
     own.write_text("Some words.")
     with pytest.raises(ConfigError, match=r"evaluation\.text"):
-        require_held_out_text(RunConfig(text=str(own)))
+        require_held_out(RunConfig(text=str(own)))
     with pytest.raises(FileError, match=r"missing\.txt"):
-        require_held_out_text(RunConfig.read(None, [f"evaluation.text={tmp_path / 'missing.txt'}"]))
-    require_held_out_text(RunConfig.read(None, [f"text={own}", f"evaluation.text={own}"]))
-    require_held_out_text(RunConfig())
+        require_held_out(RunConfig.read(None, [f"evaluation.text={tmp_path / 'missing.txt'}"]))
+    require_held_out(RunConfig.read(None, [f"text={own}", f"evaluation.text={own}"]))
+    require_held_out(RunConfig())
 
 
 def test_the_demo_is_a_run_like_any_other() -> None:

@@ -3,7 +3,7 @@
 from monosem.activations.health import inspect_rows
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource, Place, batches
-from monosem.activations.vectors import IterableActivations, VectorActivations, activations
+from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
 from monosem.activations.views import HookView
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "activations",
     "batches",
     "inspect_rows",
+    "read_vectors",
 ]

@@ -50,7 +50,12 @@ def open_text(
 
 
 def open_images(
-    model: SubjectModel | ModelSet, images: Any, hook: str, *, pixels: PixelFormat | None = None, seed: int | None = None
+    model: SubjectModel | ModelSet,
+    images: Any,
+    hook: str,
+    *,
+    pixels: PixelFormat | None = None,
+    seed: int | None = None,
 ) -> tuple[Images, dict[str, Any]]:
     """Images for an image model, and the facts for `SAEMetadata`.
 
