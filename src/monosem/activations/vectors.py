@@ -100,8 +100,8 @@ def activations(
     """A source of activations to train on.
 
     Args:
-        source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in), a
-            `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches.
+        source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
+            a `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches.
         hook: with a model: name of a hook point, or of several that one pass serves (`select`, `pair` and `stack` of
             the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
