@@ -81,7 +81,7 @@ def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(arch
         ("hok=resid_post.1", "unknown key 'hok'; known here: output, model, hook"),
         ("training.learning_rate=1", "unknown key 'training.learning_rate'; known here: lr, batch_size"),
         ("activations.bos=true", "unknown key 'activations.bos'; known here: context_length"),
-        ("evaluation.steps=3", "unknown key 'evaluation.steps'; known here: text, tokens"),
+        ("evaluation.steps=3", "unknown key 'evaluation.steps'; known here: text, images, vectors, tokens"),
         ("tokens=many", "tokens: input should be a valid integer"),
         ("tokens=0", "tokens: input should be greater than or equal to 1, got 0"),
         ("tokens=2.5", "tokens: input should be a valid integer"),
@@ -89,7 +89,7 @@ def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(arch
         ("training.beta1=1", "training.beta1: input should be less than 1, got 1"),
         ("sae.n_latents=none", "sae.n_latents: input should be a valid integer"),
         ("activations.seed=-1", "activations.seed: input should be greater than or equal to 0"),
-        ("hook=null", "hook: input should be a valid string, got None"),
+        ("hook=null", "hook: name a hook point, such as resid_post.2"),
         ("sae=5", "sae: "),
         ("hook.layer=5", "hook: input should be a valid string"),
         ("hook", "write key=value"),
@@ -185,8 +185,8 @@ def test_an_unfinished_run_says_what_is_missing_and_how_to_go_on(tmp_path: Path)
     assert run.history() == []
     with pytest.raises(FileError, match="monosem train"):
         run.sae()
-    for read in (run.evaluation, run.examples):
-        with pytest.raises(FileError, match="monosem eval"):
+    for read, command in ((run.evaluation, "eval"), (run.features, "harvest")):
+        with pytest.raises(FileError, match=f"monosem {command}"):
             read()
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "fvu": 0.5}\n{"step": 20, "fv')
     assert run.history() == [{"step": 10, "fvu": 0.5}]

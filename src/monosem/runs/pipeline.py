@@ -63,11 +63,9 @@ def open_model(config: RunConfig) -> Model | None:
     """The model of a run, or several side by side; None for a run on ready vectors."""
     if config.model is None:
         return None
-    return (
-        load_model(config.model)
-        if isinstance(config.model, str)
-        else ModelSet([load_model(name) for name in config.model])
-    )
+    if isinstance(config.model, str):
+        return load_model(config.model)
+    return ModelSet([load_model(name) for name in config.model])
 
 
 def _open_source(config: RunConfig, model: Model | None, each: Sequence[RunConfig]) -> ActivationSource:
