@@ -16,6 +16,7 @@ import monosem as ms
 from monosem.activations import reopened
 from monosem.errors import ConfigError, FileError, MismatchError
 from monosem.features import FeatureStore, harvest
+from monosem.features.pictures import Pictures
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -41,6 +42,11 @@ def plain(vit: SubjectModel, vit_sae: SAE, photos: np.ndarray) -> np.ndarray:
     return torch.stack([vit_sae.encode(x).to_dense() for x in rows]).detach().numpy()
 
 
+def pictures_of(store: FeatureStore) -> Pictures:
+    assert store.pictures is not None
+    return store.pictures
+
+
 def test_top_examples_are_the_strongest_images_with_all_their_patches(store: FeatureStore, plain: np.ndarray) -> None:
     assert store.n_tokens == 20 * 16
     for feature in store.features(range(24)):
@@ -52,7 +58,7 @@ def test_top_examples_are_the_strongest_images_with_all_their_patches(store: Fea
         np.testing.assert_allclose([e.activation for e in feature.top], expected, rtol=1e-5)
         assert len({e.document for e in feature.top}) == len(feature.top)
         for example in [*feature.top, *feature.samples]:
-            patches, real = store.pictures.patches(example.activations), mine[example.document].reshape(4, 4)
+            patches, real = pictures_of(store).patches(example.activations), mine[example.document].reshape(4, 4)
             np.testing.assert_allclose(patches, real, atol=real.max() / 250)
             assert ((patches > 0) == (real > 0)).all()
             assert example.activation == pytest.approx(real.ravel()[example.peak - 1], rel=1e-5)
@@ -106,11 +112,11 @@ def test_the_store_shows_images_without_the_data(
     assert about["source"] == str(tmp_path / "data")
     assert len(about["source_hash"]) == 16
     for example in store[1].top:
-        picture = np.asarray(Image.open(io.BytesIO(store.pictures.png(example.document))))
+        picture = np.asarray(Image.open(io.BytesIO(pictures_of(store).png(example.document))))
         assert np.abs(picture.astype(int) - shown[files[example.document].name]).max() <= 1
-        assert store.pictures.label(example.document) == files[example.document].parent.name
+        assert pictures_of(store).label(example.document) == files[example.document].parent.name
     with pytest.raises(IndexError, match="no image 999"):
-        store.pictures.png(999)
+        pictures_of(store).png(999)
 
 
 def test_large_images_are_kept_small(vit_sae: SAE) -> None:

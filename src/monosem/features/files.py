@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 
 from monosem.data import Images
 from monosem.errors import FileError
-from monosem.features.pictures import image_facts, images_table, place_names
+from monosem.features.pictures import ROWS_A_GROUP, image_facts, images_table, place_names
 from monosem.features.state import Harvest
 from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
 from monosem.features.tables import (
@@ -39,7 +37,7 @@ ROW_GROUPS = {
     "examples": 8_192,
     "passages": 512,
     "vocabulary": 65_536,
-    "images": 256,
+    "images": ROWS_A_GROUP,
 }
 STATE = "harvest.safetensors"
 
@@ -185,20 +183,3 @@ def _check_part(folder: Path, part: dict[str, Any]) -> None:
     if size != part["bytes"]:
         what = "is missing" if size is None else f"is damaged ({size} bytes, not {part['bytes']})"
         raise FileError(f"{folder / part['file']} {what}: harvest the run again")
-
-
-@contextmanager
-def readable(folder: Path, refused: Callable[[Exception], Exception] | None = None) -> Iterator[None]:
-    """Turns what DuckDB and Arrow say of a damaged file into a `FileError`."""
-    import duckdb
-
-    try:
-        yield
-    except (duckdb.IOException, duckdb.SerializationException, pa.ArrowException, OSError) as error:
-        words = str(error).splitlines()[0]
-        raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
-    except duckdb.Error as error:
-        if refused is None:
-            words = str(error).splitlines()[0]
-            raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
-        raise refused(error) from error

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from monosem.data import Images
 from monosem.errors import FileError
+from monosem.features.folder import readable
 from monosem.features.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from monosem.features.store import FeatureStore
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALLER_SIDE = 96  # pixels of a thumbnail, at most
+ROWS_A_GROUP = 256
 
 
 class Pictures:
     """The images of a store. May be used by several threads."""
 
-    def __init__(self, store: FeatureStore) -> None:
-        about = store.index["images"]
-        self._store = store
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+        """Of the store in `folder`, whose index.json says `index`."""
+        about = index["images"]
+        self._file = folder / index["tables"]["images"]["parts"][0]["file"]
         self.rows: int = about["rows"]
         self.columns: int = about["columns"]
         self.n_special: int = about["n_special"]
@@ -40,27 +42,36 @@ class Pictures:
             IndexError: the store has no such image.
             FileError: what it has is none.
         """
-        found = self._store.sql("select png from images where image = ?", [int(number)])
-        if not len(found):
+        place = self._places.get(number)
+        if place is None:
             raise IndexError(f"the store has no image {number}")
-        content: bytes = found.column("png")[0].as_py()
+        with readable(self._file.parent), pq.ParquetFile(self._file) as file:
+            group = file.read_row_group(place // ROWS_A_GROUP, ["png"])
+        content: bytes = group.column("png")[place % ROWS_A_GROUP].as_py()
         if not content.startswith(PNG):
-            raise FileError(f"image {number} of {self._store.path} is damaged: harvest the run again")
+            raise FileError(f"image {number} in {self._file} is damaged: harvest the run again")
         return content
 
     def every(self) -> Iterator[tuple[int, bytes]]:
         """All images that the store has, and their thumbnails."""
-        table = self._store.sql("select image, png from images order by image")
-        yield from zip(table.column("image").to_pylist(), table.column("png").to_pylist(), strict=True)
+        with readable(self._file.parent), pq.ParquetFile(self._file) as file:
+            for rows in file.iter_batches(ROWS_A_GROUP, columns=["image", "png"]):
+                yield from zip(rows.column("image").to_pylist(), rows.column("png").to_pylist(), strict=True)
 
     @functools.cached_property
-    def _labels(self) -> dict[int, int | None]:
-        table = self._store.sql("select image, label from images order by image")
+    def _table(self) -> dict[int, int | None]:
+        """The labels of the images, which ascend."""
+        with readable(self._file.parent):
+            table = pq.read_table(self._file, columns=["image", "label"])
         return dict(zip(table.column("image").to_pylist(), table.column("label").to_pylist(), strict=True))
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self._table)}
 
     def label(self, number: int) -> str | None:
         """The class of an image; None if it has none."""
-        label = self._labels.get(number)
+        label = self._table.get(number)
         if label is None:
             return None
         return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)

@@ -22,7 +22,8 @@ from monosem.features.feature import (
     Neighbour,
     TokenWeight,
 )
-from monosem.features.files import PART, read_index, readable
+from monosem.features.files import PART, read_index
+from monosem.features.folder import readable
 from monosem.features.pictures import Pictures
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
@@ -180,7 +181,7 @@ class FeatureStore:
     @functools.cached_property
     def pictures(self) -> Pictures | None:
         """The images of a store of images; None for text."""
-        return Pictures(self) if self.index.get("images") else None
+        return Pictures(self.path, self.index) if self.index.get("images") else None
 
     def table(
         self,
