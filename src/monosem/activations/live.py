@@ -162,7 +162,9 @@ class LiveActivations(ActivationSource):
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
         began = perf_counter()
         if self._carried is None or self._carried[0] != number:
-            self._carried = (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, self.d_in))
+            self._carried = (
+                (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, sum(self.widths.values())))
+            )
         stays, goes = self._run_block(number)
         rows = torch.cat([self._carried[1].to(stays.device), stays])
         self._carried = (number + 1, goes)
