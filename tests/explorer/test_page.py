@@ -415,6 +415,13 @@ def test_a_note_is_there_after_a_restart_and_in_an_export(
             page.get_by_role("button", name="export").click()
         kept = tmp_path / "notes.json"
         download.value.save_as(kept)
+        visit.open(f"/d/{run.name}")
+        visit.sees("canvas")
+        plain = page.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+        page.get_by_label("Map by").select_option("list: ends")
+        page.get_by_label(", 1 marked").wait_for()
+        assert page.locator("canvas").evaluate("canvas => canvas.toDataURL()") != plain
+        visit.open(f"/d/{run.name}/notes")
         # Taken away, and taken in again from the file.
         assert client.ask(f"/api/d/{run.name}/notes/5", "DELETE").status == 200
         page.reload()

@@ -234,6 +234,9 @@ def test_search_finds_tokens_numbers_and_words(client: Any, store: FeatureStore)
     assert by_token[0]["latent"] in [
         row["latent"] for row in client.get("/api/d/small/search", q=word, kind="words", limit=200)["results"]
     ]
+    # Of everything, a part of each kind: what fires on a common token does not hide the passages.
+    hows = [row["how"] for row in client.get("/api/d/small/search", q="the", limit=20)["results"]]
+    assert {how: hows.count(how) for how in ("fires on", "passages")} == {"fires on": 5, "passages": 5}
     nothing = client.get("/api/d/small/search", q="qqqzzz")
     assert nothing["results"] == []
     assert "no token" in nothing["words"]

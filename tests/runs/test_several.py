@@ -351,18 +351,20 @@ def test_ready_vectors_are_trained_on_and_measured_without_a_model(monosem: Call
 # Measuring what predicts other hook points ---------------------------------------------------------------------------
 
 
+def stream_of(text: list[str], model: ms.SubjectModel) -> torch.Tensor:
+    """One packed context of all texts, as an evaluation reads them."""
+    stream = [model.tokenizer.bos_token_id]
+    for t in text:
+        stream += [model.tokenizer.eos_token_id, *model.tokens(t, prepend_bos=False)[0].tolist()]
+    return torch.tensor([stream])
+
+
 def test_a_transcoder_is_measured_by_what_it_predicts(folder: Path, bundled: ms.SubjectModel) -> None:
     sae = Run(folder / "mlp").sae()
     assert isinstance(sae, Transcoder)
     text = ["Once upon a time, there was a little dog who lived in a house.", "A cat sat."]
     report = ms.evaluate(sae, bundled, text=text, tokens=64, loss_tokens=64, progress=False)
-    tokens = torch.tensor(
-        [[bundled.tokenizer.eos_token_id, *bundled.tokens(t, prepend_bos=False)[0]] for t in text[:1]]
-    )
-    stream = [bundled.tokenizer.bos_token_id]
-    for t in text:
-        stream += [bundled.tokenizer.eos_token_id, *bundled.tokens(t, prepend_bos=False)[0].tolist()]
-    tokens = torch.tensor([stream])
+    tokens = stream_of(text, bundled)
     captured = bundled.capture(tokens, ["mlp_in.2", "mlp_out.2"])
     special = (tokens == bundled.tokenizer.bos_token_id) | (tokens == bundled.tokenizer.eos_token_id)
     x, target = (captured[hook][~special] for hook in ("mlp_in.2", "mlp_out.2"))
@@ -386,7 +388,15 @@ def test_a_transcoder_is_measured_by_what_it_predicts(folder: Path, bundled: ms.
 def test_a_cross_layer_transcoder_is_measured_on_all_layers_together(folder: Path, bundled: ms.SubjectModel) -> None:
     sae = Run(folder / "clt").sae()
     assert isinstance(sae, CrossLayerTranscoder)
-    report = ms.evaluate(sae, bundled, tokens=300, progress=False)
+    text = ["Once upon a time, there was a little dog who lived in a house.", "A cat sat."]
+    report = ms.evaluate(sae, bundled, text=text, tokens=64, progress=False)
+    tokens = stream_of(text, bundled)
+    special = (tokens == bundled.tokenizer.bos_token_id) | (tokens == bundled.tokenizer.eos_token_id)
+    captured = bundled.capture(tokens, [f"mlp_{side}.{layer}" for side in ("in", "out") for layer in range(4)])
+    x, target = (
+        torch.stack([captured[f"mlp_{side}.{layer}"][~special] for layer in range(4)], 1) for side in ("in", "out")
+    )
+    error = (target - sae(x).reconstruction).pow(2).sum()
+    assert report["fvu"].value == pytest.approx((error / (target - target.mean(0)).pow(2).sum()).item(), rel=1e-3)
     assert "ce" not in report.metrics
-    assert report["fvu"].value < report.columns["mean"]["fvu"].value + 0.2
     assert report.facts["hook"].startswith("mlp_in.0 + mlp_in.1")  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,6 +14,7 @@ from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
 
 KINDS = ("all", "token", "words", "notes", "text", "similar")
+FIRST = ("number", "label", "list", "comment", "fires on", "passages", "promotes", "suppresses")
 MOST = 200
 READ_AT_EACH_TOKEN = 128
 
@@ -44,11 +45,13 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
     words: str | None = None
     if kind == "all":
         hits = _by_number(dictionary, query) + ways["notes"]()
+        found: list[Hit] = []
         for way in ("token", "words"):
             try:
-                hits += ways[way]()
+                found += ways[way]()
             except ConfigError as error:  # no such token, no such class of images: the other may find something
                 words = str(error).partition(":")[0]
+        hits = _a_part_of_each(hits + found, max(1, limit // 4))
     elif kind in ways:
         hits = ways[kind]()
     else:
@@ -60,6 +63,17 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
     rows = rows_of(dictionary, [hit.latent for hit in chosen])
     results = [FoundRow(**row, score=hit.score, how=hit.how) for row, hit in zip(rows, chosen, strict=True)]
     return Found(query=query, kind=kind, results=results, words=words)
+
+
+def _a_part_of_each(hits: list[Hit], most: int) -> list[Hit]:
+    """Of each kind of hit the best few, kinds that say most first: many hits of one kind hide no other."""
+    kinds: dict[str, list[Hit]] = {how: [] for how in FIRST}
+    seen: set[int] = set()
+    for hit in sorted(hits, key=lambda hit: FIRST.index(hit.how)):
+        if hit.latent not in seen and len(kinds[hit.how]) < most:
+            seen.add(hit.latent)
+            kinds[hit.how].append(hit)
+    return [hit for found in kinds.values() for hit in found]
 
 
 def _by_number(dictionary: Dictionary, query: str) -> list[Hit]:
