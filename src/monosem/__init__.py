@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from monosem.evaluation import check, evaluate, recovery
     from monosem.features import FeatureStore, harvest
     from monosem.interventions import Splice
-    from monosem.models import SubjectModel, load_model
+    from monosem.models import ModelSet, SubjectModel, load_model
     from monosem.runs import Run, RunConfig
     from monosem.sae import (
         SAE,
@@ -66,6 +66,7 @@ _HOME = {
     "FeatureStore": "features",
     "harvest": "features",
     "Splice": "interventions",
+    "ModelSet": "models",
     "SubjectModel": "models",
     "load_model": "models",
     "Run": "runs",
@@ -113,6 +114,7 @@ __all__ = [
     "JumpReLUSAE",
     "MatchingPursuitSAE",
     "MatryoshkaSAE",
+    "ModelSet",
     "MonosemError",
     "PlantedDictionary",
     "ProLUSAE",

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import monosem as ms
 from monosem.activations import HookView, LiveActivations, Place, activations, batches
 from monosem.data import kept_positions
-from monosem.errors import ConfigError, DataError, HookError
+from monosem.errors import ConfigError, DataError, HookError, MismatchError
 from monosem.models import SubjectModel
 from monosem.sae.metadata import PixelFormat
 
@@ -89,6 +90,49 @@ def test_pair_and_stack_are_the_same_rows_side_by_side(model: SubjectModel) -> N
     assert torch.equal(torch.cat([x, target], 1), pair.pool(0)[:30])
     probe = pair.probe()
     assert pair.probe_activations(probe).shape[1] == 160
+
+
+def test_pairs_of_stacks_are_what_a_cross_layer_transcoder_reads_and_predicts(model: SubjectModel) -> None:
+    source = LiveActivations(model, ["mlp_in.0", "mlp_in.1", "mlp_out.0", "mlp_out.1"], TEXTS, **SMALL)
+    both = source.pair(["mlp_in.0", "mlp_in.1"], ["mlp_out.0", "mlp_out.1"])
+    x, target = both.split(both.pool(0))
+    assert target is not None
+    assert x.shape == target.shape == (len(x), 2, 32)
+    assert torch.equal(x[:, 1], source.select("mlp_in.1").pool(0))
+    assert torch.equal(target[:, 0], source.select("mlp_out.0").pool(0))
+    known = both.metadata
+    assert (known.hook, known.hooks, known.target_hook) == (None, ["mlp_in.0", "mlp_in.1"], None)
+    assert known.target_hooks == ["mlp_out.0", "mlp_out.1"]
+    with pytest.raises(ConfigError, match="2 hook points and 1 targets"):
+        source.pair(["mlp_in.0", "mlp_in.1"], ["mlp_out.0"])
+
+
+def test_models_side_by_side_are_read_token_by_token(
+    model: SubjectModel, make_gpt2: Callable[..., nn.Module], letter_tokenizer: type
+) -> None:
+    chat = SubjectModel(make_gpt2(vocabulary=128, seed=1), letter_tokenizer(), "chat")
+    both = ms.activations(ms.ModelSet([model, chat]), "resid_post.1", TEXTS, **SMALL, max_norm_ratio=50)
+    x, target = both.split(both.pool(1))
+    assert target is None
+    for i, one in enumerate((model, chat)):
+        alone = ms.activations(one, "resid_post.1", TEXTS, **SMALL)
+        assert torch.equal(x[:, i], alone.pool(1))
+    crosscoder = ms.Crosscoder(d_in=both.d_in, n_latents=24, n_sources=both.n_sources, k=4)
+    config = ms.TrainingConfig(batch_size=32)
+    ms.train(crosscoder, both, tokens=128, config=config, progress=False)
+    known = crosscoder.metadata
+    assert (known.model, known.models, known.hook) == (None, ["letters", "chat"], "resid_post.1")
+    assert known.model_fingerprint == f"{model.fingerprint()} + {chat.fingerprint()}"
+    assert known.max_norm is not None
+    assert list(known.max_norm) == ["resid_post.1 of letters", "resid_post.1 of chat"]
+    two = LiveActivations(ms.ModelSet([model, chat]), ["mlp_in.1", "mlp_out.1"], TEXTS, **SMALL)
+    between = two.pair("mlp_in.1", "mlp_out.1")
+    x, target = between.split(between.pool(0))
+    assert target is not None
+    assert torch.equal(target[:, 1], LiveActivations(chat, "mlp_out.1", TEXTS, **SMALL).pool(0))
+    assert torch.equal(two.select("mlp_in.1").split(two.select("mlp_in.1").pool(0))[0], x)
+    with pytest.raises(MismatchError, match="the SAE reads one activation, the source has 2 side by side"):
+        ms.train(ms.TopKSAE(32, 24, k=4), both, tokens=128, config=config, progress=False)
 
 
 def test_hook_points_that_do_not_fit_are_refused(model: SubjectModel) -> None:

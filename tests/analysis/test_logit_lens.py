@@ -6,12 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from family_models import FAMILY_MODELS, LAYERS, D
 from torch import Tensor, nn
 
 from monosem.analysis import logit_lens
+from monosem.analysis.logit_lens import logit_weights, norm_of
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import TopKSAE
+
+LANGUAGE_MODELS = sorted(f for f, model in FAMILY_MODELS.items() if "CausalLM" in model.head or "LMHead" in model.head)
+CENTRING = ("gpt2", "gpt_neox", "phi")
 
 
 @pytest.fixture
@@ -43,6 +48,26 @@ def test_weights_are_the_change_of_the_logits_per_length_of_the_direction(exact:
         for found, top in ((effects.promoted, weights.topk(5)), (effects.suppressed, weights.topk(5, largest=False))):
             assert [token for token, _ in found] == [exact.tokenizer.decode([i]) for i in top.indices.tolist()]
             torch.testing.assert_close(torch.tensor([w for _, w in found]).double(), top.values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_in_every_family_they_are_what_the_model_s_own_head_makes_of_a_direction(family: str) -> None:
+    """RMSNorm does not centre, Gemma's gain is 1 + weight: nothing of it is said by hand."""
+    kind = FAMILY_MODELS[family]
+    capped = {"final_logit_softcapping": None} if family.startswith("gemma") else {}
+    model = SubjectModel(kind.build(**capped), None, family)
+    sae = TopKSAE(D, 12, k=4, seed=2, dtype=torch.float64)
+    found = logit_weights(sae, model, [0, 5, 11])
+    last = f"resid_post.{LAYERS - 1}"
+    for direction, weights in zip(sae.W_dec[[0, 5, 11]].detach(), found, strict=True):
+        with model.edit({last: lambda x, _, d=direction: (1e6 * d).expand_as(x)}):
+            with_it = model(torch.tensor([[5]]))[0, 0]
+        with model.edit({last: lambda x, _: torch.zeros_like(x)}):
+            without = model(torch.tensor([[5]]))[0, 0]
+        _, centres = norm_of(model.module.get_submodule(model.hook_point("final_norm").path), D)
+        assert centres == (family in CENTRING)
+        length = (direction - direction.mean() if centres else direction).norm()
+        torch.testing.assert_close((with_it - without) * length / D**0.5, weights, rtol=1e-5, atol=1e-6)
 
 
 def test_a_direction_equal_to_an_unembedding_row_promotes_its_token(sae: TopKSAE, tiny: SubjectModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from monosem.errors import ConfigError, FileError, MismatchError, MonosemError
-from monosem.runs import Run, RunConfig, demo_config, require_held_out_text
+from monosem.runs import Run, RunConfig, demo_config, require_held_out
 from monosem.runs.config import SAEConfig
 from monosem.sae import SAE, ReLUSAE, TopKSAE
 from monosem.training import TrainingConfig, train
@@ -81,7 +81,7 @@ def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(arch
         ("hok=resid_post.1", "unknown key 'hok'; known here: output, model, hook"),
         ("training.learning_rate=1", "unknown key 'training.learning_rate'; known here: lr, batch_size"),
         ("activations.bos=true", "unknown key 'activations.bos'; known here: context_length"),
-        ("evaluation.steps=3", "unknown key 'evaluation.steps'; known here: text, tokens"),
+        ("evaluation.steps=3", "unknown key 'evaluation.steps'; known here: text, images, vectors, tokens"),
         ("tokens=many", "tokens: input should be a valid integer"),
         ("tokens=0", "tokens: input should be greater than or equal to 1, got 0"),
         ("tokens=2.5", "tokens: input should be a valid integer"),
@@ -89,7 +89,7 @@ def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(arch
         ("training.beta1=1", "training.beta1: input should be less than 1, got 1"),
         ("sae.n_latents=none", "sae.n_latents: input should be a valid integer"),
         ("activations.seed=-1", "activations.seed: input should be greater than or equal to 0"),
-        ("hook=null", "hook: input should be a valid string, got None"),
+        ("hook=null", "hook: name a hook point, such as resid_post.2"),
         ("sae=5", "sae: "),
         ("hook.layer=5", "hook: input should be a valid string"),
         ("hook", "write key=value"),
@@ -159,11 +159,11 @@ def test_a_run_on_an_own_text_names_its_held_out_text_before_it_trains(tmp_path:
     own = tmp_path / "own.txt"
     own.write_text("Some words.")
     with pytest.raises(ConfigError, match=r"evaluation\.text"):
-        require_held_out_text(RunConfig(text=str(own)))
+        require_held_out(RunConfig(text=str(own)))
     with pytest.raises(FileError, match=r"missing\.txt"):
-        require_held_out_text(RunConfig.read(None, [f"evaluation.text={tmp_path / 'missing.txt'}"]))
-    require_held_out_text(RunConfig.read(None, [f"text={own}", f"evaluation.text={own}"]))
-    require_held_out_text(RunConfig())
+        require_held_out(RunConfig.read(None, [f"evaluation.text={tmp_path / 'missing.txt'}"]))
+    require_held_out(RunConfig.read(None, [f"text={own}", f"evaluation.text={own}"]))
+    require_held_out(RunConfig())
 
 
 def test_the_demo_is_a_run_like_any_other() -> None:
@@ -185,8 +185,8 @@ def test_an_unfinished_run_says_what_is_missing_and_how_to_go_on(tmp_path: Path)
     assert run.history() == []
     with pytest.raises(FileError, match="monosem train"):
         run.sae()
-    for read in (run.evaluation, run.examples):
-        with pytest.raises(FileError, match="monosem eval"):
+    for read, command in ((run.evaluation, "eval"), (run.features, "harvest")):
+        with pytest.raises(FileError, match=f"monosem {command}"):
             read()
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "fvu": 0.5}\n{"step": 20, "fv')
     assert run.history() == [{"step": 10, "fvu": 0.5}]

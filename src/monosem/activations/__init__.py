@@ -4,7 +4,7 @@ from monosem.activations.health import inspect_rows
 from monosem.activations.inputs import reopened, rows_read
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource, Place, batches
-from monosem.activations.vectors import IterableActivations, VectorActivations, activations
+from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
 from monosem.activations.views import HookView
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "activations",
     "batches",
     "inspect_rows",
+    "read_vectors",
     "reopened",
     "rows_read",
 ]

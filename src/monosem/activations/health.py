@@ -12,11 +12,15 @@ DUPLICATES = 0.01  # share of rows
 
 
 @torch.no_grad()
-def inspect_rows(x: Float[Tensor, "rows d_in"]) -> list[str]:
+def inspect_rows(x: Float[Tensor, "rows d_in"], centred: bool = False) -> list[str]:
     """What is wrong with raw activations, in words, with the remedy; nothing if they look well.
 
     Looks for rows that are not finite, a mean that dwarfs the differences, rows of extreme norm (sink tokens), rows
     that occur again, and dimensions that never change. A few thousand rows are enough.
+
+    Args:
+        x: the rows.
+        centred: whether the dictionary subtracts the mean by itself, so that a large one does no harm.
     """
     if not len(x):
         return ["there are no rows"]
@@ -41,7 +45,7 @@ def inspect_rows(x: Float[Tensor, "rows d_in"]) -> list[str]:
         )
     usual = x[~extreme]
     mean, std = usual.mean(0), usual.std(0)
-    if mean.norm() > LARGE_MEAN * std.norm() > 0:
+    if not centred and mean.norm() > LARGE_MEAN * std.norm() > 0:
         found.append(
             f"the mean is {(mean.norm() / std.norm()).item():.1f} times as large as the differences from it: centre, "
             "with transform='centre_scale' (the default)"

@@ -14,12 +14,12 @@ from torch import Tensor
 from monosem.data import Batch, Images, PackedText, first_token, kept_positions, read_documents
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae.metadata import PixelFormat, SAEMetadata
 
 
 def open_text(
-    model: SubjectModel,
+    model: SubjectModel | ModelSet,
     text: Text,
     *,
     context_length: int | None = None,
@@ -35,7 +35,7 @@ def open_text(
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
-        if pixel_format(model) is not None:
+        if isinstance(model, SubjectModel) and pixel_format(model) is not None:
             raise DataError(f"{model.name} reads images: activations(model, hook, images=...)")
         raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
     longest = model.context_length
@@ -55,7 +55,7 @@ def open_text(
 
 
 def open_images(
-    model: SubjectModel,
+    model: SubjectModel | ModelSet,
     images: Any,
     hook: str,
     *,
@@ -69,6 +69,8 @@ def open_images(
         DataError: the model reads text, or there are no images.
         ConfigError: nothing says what images the model wants.
     """
+    if isinstance(model, ModelSet):
+        raise DataError(f"{model.name}: several models side by side read text, not images: give text=...")
     wanted = pixels or pixel_format(model)
     if wanted is None:
         if model.family is None:

@@ -18,7 +18,7 @@ from monosem.data import Batch, BatchReader, PackedText, ReadAhead, kept_positio
 from monosem.data.batch import Span
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 from monosem.sae.metadata import PixelFormat
 
@@ -36,11 +36,14 @@ class LiveActivations(ActivationSource):
 
     With several hook points, one forward pass serves all, and a row has what each of them saw at one position, side by
     side in the order given: `select`, `pair` and `stack` give sources of parts of it.
+
+    With a `ModelSet`, all models read the same tokens: at one hook point, a batch is (rows, model, d), as a crosscoder
+    reads it.
     """
 
     def __init__(
         self,
-        model: SubjectModel,
+        model: SubjectModel | ModelSet,
         hook: str | Sequence[str],
         text: Text = "bundled",
         *,
@@ -59,7 +62,7 @@ class LiveActivations(ActivationSource):
         """Open a stream.
 
         Args:
-            model: the subject model.
+            model: the subject model, or several side by side.
             hook: name of a hook point, or of several.
             text: what `read_documents` takes.
             images: what `Images` takes, in place of text; a row for every patch.
@@ -80,7 +83,7 @@ class LiveActivations(ActivationSource):
             ConfigError: the context is longer than the model's, or options contradict each other.
             DataError: the text is empty, the model has no tokenizer, or does not read such data.
         """
-        self.model = model
+        self.model, self.n_models = model, len(models_of(model))
         self.hooks = tuple(model.hook_point(name).name for name in ([hook] if isinstance(hook, str) else hook))
         if not self.hooks or len(set(self.hooks)) < len(self.hooks):
             raise ConfigError(f"name one hook point or several different ones, got {hook!r}")
@@ -96,8 +99,9 @@ class LiveActivations(ActivationSource):
         self.positions = {"exclude_special": exclude_special, "skip_first": skip_first, "last_only": last_only}
         self.max_norm_ratio, self.seed = max_norm_ratio, seed
         example = self.model.capture(self.contexts.read(0, 1).inputs, self.hooks)
-        self.widths = {name: example[name].shape[-1] for name in self.hooks}
-        self.d_in = sum(self.widths.values())
+        self.widths = {name: flat(example[name], self.n_models).shape[-1] for name in self.hooks}
+        self.n_sources = self.n_models if len(self.hooks) == 1 else 1
+        self.d_in = sum(self.widths.values()) // self.n_sources
         self._block_contexts = max(1, buffer_tokens // self.context_length)
         unit = READ_TOKENS // self.context_length // CONTEXTS_A_FORWARD if images is None else 1
         self._contexts_at_once = max(1, unit) * CONTEXTS_A_FORWARD
@@ -109,14 +113,17 @@ class LiveActivations(ActivationSource):
     @property
     def metadata(self) -> SAEMetadata:
         skipped, limits = len(getattr(self.contexts, "skipped", ())), self._norm_limits()
+        models = models_of(self.model)
+        alone = self.model.name if len(models) == 1 else None
         return SAEMetadata(
-            model=self.model.name,
-            model_fingerprint=self.model.fingerprint(),
+            model=alone,
+            models=None if alone else [model.name for model in models],
+            model_fingerprint=" + ".join(model.fingerprint() for model in models),
             hook=self.hooks[0] if len(self.hooks) == 1 else None,
             hooks=list(self.hooks) if len(self.hooks) > 1 else None,
             documents_skipped=skipped or None,
             max_norm_ratio=self.max_norm_ratio,
-            max_norm=None if limits is None else dict(zip(self.hooks, limits.tolist(), strict=True)),
+            max_norm=None if limits is None else dict(zip(self._norm_names(), limits.tolist(), strict=True)),
             **self.positions,
             **self._facts,
         )
@@ -128,15 +135,23 @@ class LiveActivations(ActivationSource):
 
     def select(self, hook: str) -> HookView:
         """The same rows at one of the hook points; all such sources share one forward pass."""
-        return HookView(self, [self._own(hook)], "select")
+        return HookView(self, [self._own(hook)])
 
-    def pair(self, hook: str, target: str) -> HookView:
-        """The same rows at two hook points: what a transcoder reads, and what it must predict."""
-        return HookView(self, [self._own(hook), self._own(target)], "pair")
+    def pair(self, hook: str | Sequence[str], target: str | Sequence[str]) -> HookView:
+        """The same rows at two hook points: what a transcoder reads, and what it must predict.
+
+        Lists of as many hook points are stacked: what a cross-layer transcoder reads and predicts.
+        """
+        hooks, targets = ([names] if isinstance(names, str) else names for names in (hook, target))
+        stacked = not isinstance(hook, str)
+        return HookView(self, [self._own(h) for h in hooks], [self._own(t) for t in targets], stacked=stacked)
 
     def stack(self, hooks: Sequence[str] | None = None) -> HookView:
         """The same rows at several hook points of equal width (all, if not given): what a crosscoder reads."""
-        return HookView(self, [self._own(hook) for hook in hooks] if hooks else list(self.hooks), "stack")
+        return HookView(self, [self._own(hook) for hook in hooks] if hooks else self.hooks, stacked=True)
+
+    def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, None]:
+        return (rows.unflatten(1, (self.n_sources, self.d_in)) if self.n_sources > 1 else rows), None
 
     def _own(self, hook: str) -> str:
         name = self.model.hook_point(hook).name
@@ -147,7 +162,9 @@ class LiveActivations(ActivationSource):
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
         began = perf_counter()
         if self._carried is None or self._carried[0] != number:
-            self._carried = (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, self.d_in))
+            self._carried = (
+                (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, sum(self.widths.values())))
+            )
         stays, goes = self._run_block(number)
         rows = torch.cat([self._carried[1].to(stays.device), stays])
         self._carried = (number + 1, goes)
@@ -185,13 +202,12 @@ class LiveActivations(ActivationSource):
         x, kept = self._capture(batch, start)
         limits = self._norm_limits()
         if limits is not None:
-            norms = torch.stack([part.norm(dim=-1) for part in x.split(list(self.widths.values()), -1)], -1)
-            kept &= (norms <= limits.to(norms)).all(-1)
+            kept &= (self._norms(x) <= limits.to(x)).all(-1)
         return x, kept
 
     def _capture(self, batch: Batch, start: int) -> tuple[Tensor, Tensor]:
         captured = self.model.capture(batch.inputs, self.hooks)
-        parts = [captured[hook].to(torch.float32) for hook in self.hooks]
+        parts = [flat(captured[hook].to(torch.float32), self.n_models) for hook in self.hooks]
         for hook, part in zip(self.hooks, parts, strict=True):
             if part.shape[:2] != batch.special.shape:
                 raise DataError(f"{hook} gives {tuple(part.shape)} for {len(batch)} contexts of {self.context_length}")
@@ -210,15 +226,24 @@ class LiveActivations(ActivationSource):
                     "load the model in float32 or bfloat16, or look at that text"
                 )
 
-    def _norm_limits(self) -> Float[Tensor, " hooks"] | None:
-        """The largest norm of a row that is kept, at each hook point."""
+    def _norm_limits(self) -> Float[Tensor, " norms"] | None:
+        """The largest norm of a row that is kept, at each hook point (of each model)."""
         if self.max_norm_ratio is None:
             return None
         if self._limits is None:
             x, kept = self._capture(self.contexts.read(0, CONTEXTS_A_FORWARD), 0)
-            norms = [part.norm(dim=-1) for part in x[kept].split(list(self.widths.values()), -1)]
-            self._limits = torch.stack([self.max_norm_ratio * norm.median() for norm in norms]).cpu()
+            self._limits = self.max_norm_ratio * self._norms(x[kept]).median(0).values.cpu()
         return self._limits
+
+    def _norms(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch norms"]:
+        """Of every model at every hook point."""
+        widths = [width // self.n_models for width in self.widths.values() for _ in range(self.n_models)]
+        return torch.stack([part.norm(dim=-1) for part in x.split(widths, -1)], -1)
+
+    def _norm_names(self) -> list[str]:
+        if self.n_models == 1:
+            return list(self.hooks)
+        return [f"{hook} of {model.name}" for hook in self.hooks for model in models_of(self.model)]
 
     def _goes_to_next(self, start: int, shape: torch.Size) -> Bool[Tensor, "contexts pos"]:
         """One random bit a token, a function of seed and position alone (splitmix64)."""
@@ -248,12 +273,24 @@ class LiveActivations(ActivationSource):
         return probe_rows(self.model, self.hooks, probe)
 
 
-def probe_rows(model: SubjectModel, hooks: str | Sequence[str], probe: dict[str, Tensor]) -> Float[Tensor, "rows d"]:
+def models_of(model: SubjectModel | ModelSet) -> list[SubjectModel]:
+    """The models of a set, or the one."""
+    return model.models if isinstance(model, ModelSet) else [model]
+
+
+def flat(x: Tensor, n_models: int) -> Tensor:
+    """What is captured of several models, side by side along the last dimension."""
+    return x.flatten(-2) if n_models > 1 else x
+
+
+def probe_rows(
+    model: SubjectModel | ModelSet, hooks: str | Sequence[str], probe: dict[str, Tensor]
+) -> Float[Tensor, "rows d"]:
     """What a model makes of the tokens of a probe, at the positions kept; several hook points side by side."""
     hooks, tokens = [hooks] if isinstance(hooks, str) else hooks, probe["tokens"].long()
     if "padding" in probe:
         captured = model.capture({"input_ids": tokens, "attention_mask": (~probe["padding"]).long()}, hooks)
     else:
         captured = model.capture(tokens, hooks)
-    rows = [captured[hook].to(torch.float32) for hook in hooks]
+    rows = [flat(captured[hook].to(torch.float32), len(models_of(model))) for hook in hooks]
     return torch.cat(rows, -1)[probe["kept"].to(rows[0].device)]

@@ -15,7 +15,8 @@ from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
+from monosem.sae import SAEMetadata
 from monosem.sae.files import read_safetensors
 
 POOL_ROWS = 131_072
@@ -24,11 +25,26 @@ POOL_ROWS = 131_072
 class VectorActivations(ActivationSource):
     """Rows of a tensor or array (also memory-mapped), in another random order every epoch, for ever."""
 
-    def __init__(self, x: Tensor | np.ndarray, seed: int = 0) -> None:
+    def __init__(self, x: Tensor | np.ndarray, seed: int = 0, name: str | None = None) -> None:
+        """Rows to train on.
+
+        Args:
+            x: (rows, d_in).
+            seed: of the order.
+            name: what an SAE remembers of them; their shape if not given.
+
+        Raises:
+            DataError: another shape, or no rows.
+        """
         if x.ndim != 2 or not len(x):
             raise DataError(f"activations must have the shape (rows, d_in) and at least one row, got {tuple(x.shape)}")
         self.x, self.seed, self.d_in = x, seed, x.shape[1]
+        self.name = name or f"rows given as {type(x).__name__} of shape {tuple(x.shape)}"
         self._pools_an_epoch = -(-len(x) // POOL_ROWS)
+
+    @property
+    def metadata(self) -> SAEMetadata:
+        return SAEMetadata(vectors=self.name)
 
     def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
         epoch, part = divmod(number, self._pools_an_epoch)
@@ -74,7 +90,7 @@ class IterableActivations(ActivationSource):
 
 
 def activations(
-    source: SubjectModel | Tensor | np.ndarray | str | Path | Iterable[Any],
+    source: SubjectModel | ModelSet | Tensor | np.ndarray | str | Path | Iterable[Any],
     hook: str | Sequence[str] | None = None,
     text: Text = "bundled",
     *,
@@ -84,8 +100,8 @@ def activations(
     """A source of activations to train on.
 
     Args:
-        source: a subject model, a tensor or array (rows, d_in), a `.npy`, `.safetensors` or `.parquet` file of one, or
-            an iterable of batches.
+        source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
+            a `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches.
         hook: with a model: name of a hook point, or of several that one pass serves (`select`, `pair` and `stack` of
             the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
@@ -100,7 +116,7 @@ def activations(
     """
     if isinstance(source, ActivationSource):
         return source
-    if isinstance(source, SubjectModel):
+    if isinstance(source, SubjectModel | ModelSet):
         if hook is None:
             some = ", ".join(source.hook_points[:8])
             raise ConfigError(
@@ -110,6 +126,7 @@ def activations(
     if images is not None:
         raise ConfigError("images are read by a model: activations(model, hook, images=...)")
     if isinstance(source, str | Path):
+        options.setdefault("name", str(source))
         source = read_vectors(Path(source))
     if isinstance(source, Tensor | np.ndarray):
         return VectorActivations(source, **options)

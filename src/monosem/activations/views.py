@@ -1,9 +1,9 @@
-"""Parts of a source of several hook points: one of them, an input and its target, or several side by side."""
+"""Parts of a source of several hook points: what one dictionary reads and what it must predict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -20,34 +20,58 @@ if TYPE_CHECKING:
 class HookView(ActivationSource):
     """Some of the columns of a source of several hook points, in the same order of rows.
 
-    "select": what one hook point sees. "pair": `split(rows)` gives (x, target). "stack": it gives (rows, source, d).
-    Several views of one source share its pools, and so its forward passes, while they go through them in step.
+    `split(rows)` gives (x, target): x (rows, d), or (rows, source, d) where several hook points are stacked, and target
+    alike, or None where x itself is to be predicted. Several views of one source share its pools, and so its forward
+    passes, while they go through them in step.
     """
 
-    def __init__(self, source: LiveActivations, hooks: Sequence[str], form: Literal["select", "pair", "stack"]) -> None:
-        self.source, self.hooks, self.form = source, list(hooks), form
-        self._widths = [source.widths[hook] for hook in self.hooks]
-        if form == "stack" and len(set(self._widths)) > 1:
-            widths = ", ".join(f"{h}: {w}" for h, w in zip(self.hooks, self._widths, strict=True))
-            raise ConfigError(f"only hook points of equal width can be stacked ({widths})")
-        self.d_in, self.n_sources = self._widths[0], len(hooks) if form == "stack" else 1
-        names = list(source.widths)
-        ends = dict(zip(names, torch.tensor(list(source.widths.values())).cumsum(0).tolist(), strict=True))
-        self._columns = [slice(ends[hook] - source.widths[hook], ends[hook]) for hook in self.hooks]
+    def __init__(
+        self,
+        source: LiveActivations,
+        hooks: Sequence[str],
+        targets: Sequence[str] | None = None,
+        *,
+        stacked: bool = False,
+    ) -> None:
+        """View some hook points.
+
+        Args:
+            source: the source, which reads them all.
+            hooks: what is read.
+            targets: what is to be predicted, if that is something else; as many.
+            stacked: whether hook points stand side by side along a dimension of their own.
+
+        Raises:
+            ConfigError: hook points of different widths are to be stacked, or hooks and targets do not pair up.
+        """
+        self.source, self.hooks, self.targets = source, list(hooks), list(targets or [])
+        for names in (self.hooks, self.targets):
+            if len({source.widths[hook] for hook in names}) > 1:
+                widths = ", ".join(f"{hook}: {source.widths[hook]}" for hook in names)
+                raise ConfigError(f"only hook points of equal width can be stacked ({widths})")
+        if self.targets and len(self.targets) != len(self.hooks):
+            raise ConfigError(f"{len(self.hooks)} hook points and {len(self.targets)} targets: name as many of both")
+        self.stacked = stacked or source.n_models > 1
+        self.n_sources = len(self.hooks) * source.n_models if self.stacked else 1
+        self.d_in = source.widths[self.hooks[0]] // source.n_models
+        ends = dict(zip(source.widths, torch.tensor(list(source.widths.values())).cumsum(0).tolist(), strict=True))
+        names = [*self.hooks, *self.targets]
+        self._columns = [slice(ends[hook] - source.widths[hook], ends[hook]) for hook in names]
 
     @property
     def d_out(self) -> int:
-        return self._widths[-1]
+        return self.source.widths[self.targets[0]] // self.source.n_models if self.targets else self.d_in
 
     @property
     def metadata(self) -> SAEMetadata:
-        known = self.source.metadata
+        several = self.stacked and len(self.hooks) > 1
         changes = {
-            "hook": self.hooks[0] if self.form != "stack" else None,
-            "target_hook": self.hooks[1] if self.form == "pair" else None,
-            "hooks": self.hooks if self.form == "stack" else None,
+            "hook": None if several else self.hooks[0],
+            "hooks": self.hooks if several else None,
+            "target_hook": self.targets[0] if self.targets and not several else None,
+            "target_hooks": self.targets if self.targets and several else None,
         }
-        return known.model_copy(update=changes)
+        return self.source.metadata.model_copy(update=changes)
 
     def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
         """The columns of this view, of rows of the whole source."""
@@ -55,9 +79,10 @@ class HookView(ActivationSource):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, Tensor | None]:
-        if self.form == "pair":
-            return rows[:, : self.d_in], rows[:, self.d_in :]
-        return (rows.reshape(len(rows), self.n_sources, self.d_in) if self.form == "stack" else rows), None
+        x, target = rows[:, : self.n_sources * self.d_in], rows[:, self.n_sources * self.d_in :]
+        if self.stacked:
+            x, target = (part.reshape(len(rows), self.n_sources, -1) for part in (x, target))
+        return x, target if self.targets else None
 
     def make_pool(self, number: int) -> Float[Tensor, "rows own_columns"]:
         return self.take(self.source.pool(number))

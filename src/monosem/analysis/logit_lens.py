@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
@@ -25,8 +26,9 @@ class TokenEffects(NamedTuple):
 def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: int = 8) -> list[TokenEffects]:
     """For each latent, the tokens with the highest and lowest logit weights.
 
-    A latent's decoder row is centred, multiplied by the gain of the final norm and by the unembedding; weights are
-    given relative to their mean over the vocabulary. The norm's division by the residual's own size is left out.
+    A latent's decoder row is multiplied by the gain of the final norm (and centred before, if the norm is one that
+    centres) and by the unembedding; weights are given relative to their mean over the vocabulary. The norm's division
+    by the residual's own size is left out, and so is a soft cap of the logits.
 
     Source: nostalgebraist, Interpreting GPT: the logit lens, 2020; Bloom & Lin, 2024, for decoder rows.
 
@@ -49,8 +51,10 @@ def logit_weights(sae: SAE, model: SubjectModel, latents: Sequence[int]) -> Floa
     """What one unit of each latent adds to every logit, as in `logit_lens`, not yet relative to the mean.
 
     Raises:
-        ConfigError: the model has no output embeddings, or the SAE writes another width.
+        ConfigError: the model has no output embeddings, or the SAE writes another width, or several places.
     """
+    if len(sae.out_shape) > 1:
+        raise ConfigError(f"a {sae.architecture} writes to several places: the logit lens needs one")
     find = getattr(model.module, "get_output_embeddings", None)
     unembedding = find() if find is not None else None
     if unembedding is None:
@@ -59,15 +63,33 @@ def logit_weights(sae: SAE, model: SubjectModel, latents: Sequence[int]) -> Floa
     if W_U.shape[1] != sae.d_out:
         raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
     rows = sae.W_dec[list(latents)].to(W_U)
-    rows = rows - rows.mean(-1, keepdim=True)
-    return (rows * _final_gain(model).to(W_U)) @ W_U.T
+    norm = _final_norm(model)
+    if norm is not None:
+        gain, centres = norm_of(norm, rows.shape[1])
+        rows = (rows - rows.mean(-1, keepdim=True) if centres else rows) * gain.to(rows)
+    return rows @ W_U.T
 
 
-def _final_gain(model: SubjectModel) -> Tensor:
+def _final_norm(model: SubjectModel) -> nn.Module | None:
     if model.family is None or "final_norm" not in model.hook_points:
-        return torch.ones(())
-    weight = getattr(model.module.get_submodule(model.hook_point("final_norm").path), "weight", None)
-    return weight if isinstance(weight, Tensor) else torch.ones(())
+        return None
+    return model.module.get_submodule(model.hook_point("final_norm").path)
+
+
+@torch.no_grad()
+def norm_of(norm: nn.Module, d: int) -> tuple[Float[Tensor, " d"], bool]:
+    """The gain of a LayerNorm or RMSNorm, and whether it subtracts the mean, by what it makes of three vectors.
+
+    So no family has to be known: what multiplies is the weight in most, 1 + weight in Gemma.
+    """
+    norm = copy.deepcopy(norm).double()
+    like = next(norm.parameters(), torch.zeros((), dtype=torch.float64))
+    probe = torch.ones(d, device=like.device, dtype=like.dtype)
+    probe[1::2] = -1
+    probe = (probe - probe.mean()) * 1024  # so large that the norm's epsilon is nothing
+    out = (norm(probe[None]) - norm(-probe[None]))[0] / 2
+    shifted = (norm(probe[None] + 4096) - norm(4096 - probe[None]))[0] / 2
+    return out * probe.pow(2).mean().sqrt() / probe, torch.allclose(out, shifted, rtol=1e-2)
 
 
 def _named(model: SubjectModel, tokens: Tensor, weights: Tensor) -> list[tuple[str, float]]:

@@ -15,12 +15,16 @@ def evaluate(
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read.")] = None,
     loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
 ) -> None:
-    """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/."""
+    """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/.
+
+    Of a run of several dictionaries, all of them: rewrites results.json and results.svg too.
+    """
     from monosem.cli.console import console
-    from monosem.runs import Run, run_evaluation
+    from monosem.runs import Run, run_evaluation, run_evaluations
 
     opened = Run(run)
     given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
     config = opened.config.evaluation.model_copy(update=changes)
-    console().print(run_evaluation(opened, config=config).table())
+    measure = run_evaluations if opened.config.several else run_evaluation
+    console().print(measure(opened, config=config).table())

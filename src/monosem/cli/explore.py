@@ -27,7 +27,9 @@ def explore(
     from monosem.cli.console import console
     from monosem.errors import ConfigError
     from monosem.explorer import export_feature, export_site, open_dictionaries
+    from monosem.runs import feature_folders
 
+    paths = [folder for path in paths for folder in feature_folders(path)]
     if (feature is None) != (html is None):
         raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
     if html is not None and feature is not None:

@@ -28,11 +28,13 @@ def harvest(
     from monosem.cli.console import console
     from monosem.runs import Run, run_harvest
 
-    store = run_harvest(Run(run), text, tokens, keep_state, images=images)
-    silent = store.count("count = 0")
     out = console()
-    out.print(
-        f"{store.n_latents:,} latents over {store.n_tokens:,} tokens, {silent:,} of which never fired: {store.path}",
-        highlight=False,
-    )
-    out.print(f"To look at them: monosem top {run}", highlight=False)
+    for member in Run(run).members.values():
+        store = run_harvest(member, text, tokens, keep_state, images=images)
+        silent = store.count("count = 0")
+        out.print(
+            f"{store.n_latents:,} latents over {store.n_tokens:,} tokens, "
+            f"{silent:,} of which never fired: {store.path}",
+            highlight=False,
+        )
+        out.print(f"To look at them: monosem top {member.path}", highlight=False)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from monosem.runs import Run
 
 
 def info(
@@ -34,12 +37,14 @@ def _run(path: Path) -> dict[str, Any]:
     from monosem.runs import Run
 
     run = Run(path)
+    if run.config.several:
+        return _several(run)
     config, history = run.config, run.history()
     facts: dict[str, Any] = {
         "run": run.path,
-        "model": config.model,
-        "hook": config.hook,
-        **({"images": config.images} if config.images else {"text": config.text}),
+        "model": _joined(config.model),
+        "hook": config.reads,
+        "data": config.text or config.images or config.vectors,
         "state": "finished" if run.finished else f"stopped; go on with: monosem train {run.path}/run.yaml",
         "tokens": f"{int(history[-1]['tokens']) if history else 0:,} of {config.tokens:,}",
     }
@@ -53,6 +58,25 @@ def _run(path: Path) -> dict[str, Any]:
                 span = f"  [{value.low:.4g}, {value.high:.4g}]" if value.low is not None else ""
                 facts[f"held-out {name}"] = f"{value.value:.4g}{span}"
     return facts
+
+
+def _several(run: Run) -> dict[str, Any]:
+    """A line for each dictionary."""
+    members = run.members
+    state = "finished" if run.finished else f"stopped; go on with: monosem train {run.path}/run.yaml"
+    facts: dict[str, Any] = {"run": run.path, "model": _joined(run.config.model), "state": state}
+    facts["dictionaries"] = len(members)
+    for name, member in members.items():
+        figures = member.config.reads
+        if (member.path / "evaluation.json").is_file():
+            report = member.evaluation()
+            figures += f"  L0 {report['l0'].value:.1f}  FVU {report['fvu'].value:.4f}"
+        facts[name] = figures if member.finished else f"{figures}  not finished"
+    return facts
+
+
+def _joined(model: str | list[str] | None) -> str:
+    return " + ".join(model) if isinstance(model, list) else model or "none (ready vectors)"
 
 
 def _sae(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -53,8 +54,14 @@ def run() -> None:
         os.environ["MONOSEM_DEBUG"] = "1"
         sys.argv.remove("--debug")
     console = Console(stderr=True, soft_wrap=True)
+
+    def say(message: Warning | str, *_: object) -> None:
+        console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")
+
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = say
+            app()
     except TrainingInterrupted as stopped:
         console.print(f"{stopped}", markup=False, highlight=False)
         sys.exit(130)

@@ -24,7 +24,7 @@ def train(
         bool, typer.Option("--list", help="List the architectures and the keys, and stop.")
     ] = False,
 ) -> None:
-    """Train an SAE as a YAML file describes, into a run folder; the same command goes on where a run has stopped.
+    """Train SAEs as a YAML file describes, into a run folder; the same command goes on where a run has stopped.
 
     Example: `monosem train run.yaml --set hook=mlp_out.1 --set sae.n_latents=8192 --set output=runs/mlp`
 
@@ -33,7 +33,7 @@ def train(
         output: runs/run          # the run folder
         model: bundled            # or a folder, or a Hugging Face id
         hook: resid_post.2        # monosem info MODEL lists them
-        text: bundled             # or a file (.txt .jsonl .parquet) or a folder
+        text: bundled             # or a file (.txt .jsonl .parquet), a folder, hub:owner/name
         images: photos            # in place of text, for a model of images: a folder, an IDX or .npz file
         tokens: 1000000
         sae: {architecture: topk, n_latents: 4096, k: 32}
@@ -41,10 +41,18 @@ def train(
         training: {lr: 0.002, batch_size: 2048}
         evaluation: {text: bundled:held_out, tokens: 500000}
 
+    Several dictionaries from one pass of the model, each in a folder of its own:
+
+        hooks: attn_out.*                     # in place of hook: a dictionary for each
+        grid: {sae.k: [16, 32]}               # and for every combination of these
+        dictionaries:                         # or by name, with what each has of its own
+          wide: {sae: {n_latents: 8192}}
+          mlp: {hook: mlp_in.2, target: mlp_out.2, sae: {architecture: transcoder}}
+
     `monosem train --list` prints every key and every architecture.
     """
     from monosem.cli.console import console
-    from monosem.runs import RunConfig, require_held_out_text, run_evaluation, run_training
+    from monosem.runs import RunConfig, require_held_out, run_evaluation, run_evaluations, run_training
 
     out = console()
     if architectures:
@@ -52,11 +60,12 @@ def train(
         return
     config = RunConfig.read(run_yaml, settings)
     if evaluation:
-        require_held_out_text(config)
+        require_held_out(config)
     run, model = run_training(config)
     if evaluation:
-        out.print(run_evaluation(run, model).table())
-    out.print(f"Run folder: {run.path}. To look at features: monosem top {run.path}")
+        out.print((run_evaluations if config.several else run_evaluation)(run, model).table())
+    look = f"monosem explore {run.path}" if config.several else f"monosem top {run.path}"
+    out.print(f"Run folder: {run.path}. To look at features: {look}")
 
 
 def _list(console: Console) -> None:

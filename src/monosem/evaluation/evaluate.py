@@ -20,9 +20,10 @@ from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
 from monosem.evaluation.intervals import Interval
+from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
-from monosem.models import SubjectModel, load_model
+from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
@@ -36,7 +37,7 @@ VECTOR_ROWS = 8192
 @torch.no_grad()
 def evaluate(
     sae: SAE,
-    model: SubjectModel | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
     hook: str | None = None,
     *,
     text: Text | None = None,
@@ -56,9 +57,13 @@ def evaluate(
     95 % bootstrap intervals over documents or images. Controls: predicting the mean, PCA with k = mean L0
     components, and a frozen random SAE.
 
+    A transcoder is measured by what it predicts; what reads several hook points or models side by side, by all of them
+    together and without losses.
+
     Args:
         sae: the SAE.
-        model: the subject model, or ready activations (rows, d_in); the SAE's own model if not given.
+        model: the subject model (several for a crosscoder of models), or ready activations (rows, d_in); the SAE's own
+            model if not given.
         hook: name of the hook point; the SAE's own if not given.
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
         images: what to read in place of text: what `Images` takes.
@@ -80,7 +85,20 @@ def evaluate(
         model = torch.from_numpy(np.array(model[:tokens]))  # a copy: a mapped file cannot be written to
     if isinstance(model, Tensor):
         return _evaluate_vectors(sae, model, tokens, controls)
-    model, hook, text = _fill_in(sae, model, hook, text, images)
+    given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
+    if isinstance(model, ModelSet) or is_mapping(sae):
+        if text is None:
+            raise ConfigError("what reads several hook points, or predicts another, is measured on text")
+        sums, facts = measure_mapping(
+            Mapping(sae, model, given),
+            text,
+            tokens=tokens,
+            loss_tokens=loss_tokens,
+            controls=controls,
+            observers=observers,
+            progress=progress,
+        )
+        return _report(sae, sums.parts, sums.controls, facts, sums.loss if sums.n_predictions else None)
     contexts, name = reopened(sae.metadata, model, hook, text=text, images=images, labels=labels)
     n_contexts = -(-tokens // contexts.context_length)
     first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
@@ -137,14 +155,15 @@ def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> Evalu
 
 
 def _fill_in(
-    sae: SAE, model: SubjectModel | None, hook: str | None, text: Text | None, images: Any
-) -> tuple[SubjectModel, str, Text | None]:
+    sae: SAE, model: SubjectModel | ModelSet | None, hook: str | None, text: Text | None, images: Any
+) -> tuple[SubjectModel | ModelSet, str, Text | None]:
     known = sae.metadata
     if model is None:
-        if known.model is None:
+        if known.model is None and not known.models:
             raise ConfigError("this SAE does not know its model: evaluate(sae, model, hook)")
-        model = load_model(known.model)
-    hook = hook or known.hook
+        own = [load_model(name) for name in known.models or [known.model or ""]]
+        model = ModelSet(own) if known.models else own[0]
+    hook = hook or known.hook or (known.hooks or [None])[0]
     if hook is None:
         raise ConfigError("this SAE does not know its hook point: evaluate(sae, model, 'resid_post.2')")
     if text is None and images is None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.errors import ConfigError, MismatchError
+from monosem.models.hooks import HookPoint
 from monosem.models.subject import SubjectModel
 
 
@@ -38,6 +39,29 @@ class ModelSet:
         self.n_sources = len(self.models)
         lengths = [model.context_length for model in self.models if model.context_length is not None]
         self.context_length: int | None = min(lengths, default=None)
+
+    def hook_point(self, name: str) -> HookPoint:
+        """As `SubjectModel.hook_point`: canonical names are the same in every family.
+
+        Raises:
+            HookError: a model has no such place.
+            MismatchError: it has another name in one of the models.
+        """
+        points = [model.hook_point(name) for model in self.models]
+        if len({point.name for point in points}) > 1:
+            named = ", ".join(f"{m.name}: {p.name}" for m, p in zip(self.models, points, strict=True))
+            raise MismatchError(f"{name} is not the same place in all models ({named}): give its canonical name")
+        return points[0]
+
+    @property
+    def hook_points(self) -> list[str]:
+        """Those that all models have, in the order of the first one's forward pass."""
+        others = [set(model.hook_points) for model in self.models[1:]]
+        return [name for name in self.models[0].hook_points if all(name in other for other in others)]
+
+    def tokenizer_fingerprint(self) -> str | None:
+        """As `SubjectModel.tokenizer_fingerprint`; one for all."""
+        return self.models[0].tokenizer_fingerprint()
 
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
         """Text to token ids, as `SubjectModel.tokens`."""

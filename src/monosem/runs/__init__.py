@@ -1,7 +1,28 @@
 """Runs: one YAML file describes a run, one folder holds it."""
 
 from monosem.runs.config import RunConfig
-from monosem.runs.folder import Run
-from monosem.runs.pipeline import demo_config, require_held_out_text, run_evaluation, run_harvest, run_training
+from monosem.runs.folder import Run, feature_folders
+from monosem.runs.pipeline import (
+    demo_config,
+    require_held_out,
+    run_evaluation,
+    run_evaluations,
+    run_harvest,
+    run_training,
+)
+from monosem.runs.results import Results
+from monosem.runs.several import describe_each
 
-__all__ = ["Run", "RunConfig", "demo_config", "require_held_out_text", "run_evaluation", "run_harvest", "run_training"]
+__all__ = [
+    "Results",
+    "Run",
+    "RunConfig",
+    "demo_config",
+    "describe_each",
+    "feature_folders",
+    "require_held_out",
+    "run_evaluation",
+    "run_evaluations",
+    "run_harvest",
+    "run_training",
+]

@@ -1,4 +1,4 @@
-"""The description of a run, as in run.yaml."""
+"""The description of a run, as in run.yaml; several.py says which dictionaries it describes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from monosem.errors import ConfigError, FileError
 from monosem.sae import SAE
 from monosem.training import TrainingConfig
 
 COMMON = ("transform", "seed")
+SIDE_BY_SIDE = ("n_sources", "n_layers")
+"""What architectures that read several activations side by side call their number."""
 
 
 class SAEConfig(BaseModel):
@@ -26,23 +28,51 @@ class SAEConfig(BaseModel):
     n_latents: int = Field(default=4096, ge=1)
     """Size of the dictionary."""
 
-    def build(self, d_in: int) -> SAE:
-        """The untrained SAE.
+    @property
+    def kind(self) -> type[SAE]:
+        """The class of its architecture.
 
         Raises:
-            ConfigError: unknown architecture or parameter, or a value out of range.
+            ConfigError: there is none of this name.
         """
         if self.architecture not in SAE.registry:
             raise ConfigError(
                 f"sae.architecture: unknown {self.architecture!r}; there are {', '.join(sorted(SAE.registry))}"
             )
-        kind = SAE.registry[self.architecture]
-        known = [*kind.parameters_of(), *COMMON]
-        extra = self.model_extra or {}
+        return SAE.registry[self.architecture]
+
+    def build(self, d_in: int, d_out: int | None = None, n_sources: int | None = None) -> SAE:
+        """The untrained SAE.
+
+        Args:
+            d_in: width of what it reads, or of each of several sources.
+            d_out: width of what it predicts, if that is something else.
+            n_sources: how many hook points or models it reads side by side, if it reads several.
+
+        Raises:
+            ConfigError: unknown architecture or parameter, a value out of range, or an architecture that does not read
+                or predict such activations.
+        """
+        kind = self.kind
+        own = kind.parameters_of()
+        known = [*own, *COMMON]
+        extra = dict(self.model_extra or {})
         unknown = [name for name in extra if name not in known]
         if unknown:
             raise ConfigError(f"sae.{unknown[0]}: {self.architecture} has no such parameter; it has {', '.join(known)}")
-        return kind(d_in, self.n_latents, **{name: _fitting(kind, name, value) for name, value in extra.items()})
+        counts = [name for name in SIDE_BY_SIDE if name in own]
+        if n_sources is not None and not counts:
+            raise ConfigError(
+                f"sae.architecture: {self.architecture} reads one hook point of one model, {n_sources} are given: for "
+                "a dictionary at each, write hooks, not hook; for one that reads them all, sae.architecture=crosscoder"
+            )
+        for name in counts if n_sources is not None else ():
+            if extra.setdefault(name, n_sources) != n_sources:
+                raise ConfigError(f"sae.{name}: {extra[name]}, but there are {n_sources}: leave it out")
+        if d_out is not None:
+            extra["d_out"] = d_out
+        values = {name: _fitting(kind, name, value) for name, value in extra.items()}
+        return kind(d_in, self.n_latents, **values)
 
 
 def _fitting(kind: type[SAE], name: str, value: Any) -> Any:
@@ -56,7 +86,7 @@ def _fitting(kind: type[SAE], name: str, value: Any) -> Any:
 
 
 class ActivationsConfig(BaseModel):
-    """How text becomes activations."""
+    """How text or images become activations."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,8 +94,16 @@ class ActivationsConfig(BaseModel):
     """Tokens in a context; the model's own if not given, at most 1024."""
     prepend_bos: bool | None = None
     """Begin every context with the beginning-of-sequence token; if not given, where there is one."""
+    packing: bool | None = None
+    """Documents end to end; else each begins a context of its own. If not given, all but encoders pack."""
     exclude_special: bool = True
     """Leave out positions of special tokens."""
+    skip_first: int = Field(default=0, ge=0)
+    """Leave out so many positions at the beginning of every context."""
+    last_only: bool = False
+    """Keep the last token of every document alone."""
+    max_norm_ratio: float | None = Field(default=None, gt=0)
+    """Leave out rows of more than so many times the median norm (10 is usual): sink tokens."""
     buffer_tokens: int = Field(default=131_072, ge=1)
     """Size of the shuffle buffer."""
     seed: int = Field(default=0, ge=0)
@@ -80,7 +118,9 @@ class EvaluationConfig(BaseModel):
     text: str | None = None
     """Held-out text; the bundled held-out text if not given and the run trains on the bundled text."""
     images: str | None = None
-    """Held-out images."""
+    """Held-out images of a run on images."""
+    vectors: str | None = None
+    """Held-out vectors of a run on vectors."""
     tokens: int = Field(default=500_000, ge=1)
     """Tokens for reconstruction, firing rates and features."""
     loss_tokens: int = Field(default=65_536, ge=0)
@@ -88,26 +128,80 @@ class EvaluationConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """A run: model, hook point, text, SAE, training, evaluation."""
+    """A run: what is read, which dictionaries learn from it, how they are trained and measured."""
 
     model_config = ConfigDict(extra="forbid")
 
     output: str = "runs/run"
     """The run folder."""
-    model: str = "bundled"
-    """"bundled", a local folder or a Hugging Face id."""
-    hook: str = "resid_post.2"
-    """Hook point: a canonical name, a TransformerLens name or a module path."""
-    text: str = "bundled"
-    """"bundled", a file (.txt, .jsonl, .parquet, also .gz) or a folder of such files."""
+    model: str | list[str] | None = "bundled"
+    """"bundled", a local folder or a Hugging Face id; a list is read side by side (crosscoder)."""
+    hook: str | list[str] | None = "resid_post.2"
+    """What a dictionary reads: a canonical name, a TransformerLens name or a module path. A list, or a pattern such as
+    resid_post.*, is read side by side (crosscoder, cross-layer transcoder)."""
+    target: str | list[str] | None = None
+    """What it must predict, if that is something else (transcoders). In it, * is the layer of the hook."""
+    hooks: str | list[str] | None = None
+    """In place of hook: a dictionary for each of these; a list, or a pattern such as attn_out.*."""
+    text: str | None = "bundled"
+    """"bundled", a file (.txt, .jsonl, .parquet, also .gz, .zst), a folder of such files, or hub:owner/name."""
     images: str | None = None
-    """In place of text, for a model that reads images: a folder, an IDX file, an .npz file, or hub:owner/name."""
+    """In place of text, for an image model: a folder, an IDX or .npz file, or hub:owner/name."""
+    vectors: str | None = None
+    """In place of a model: ready activations; a .npy, .safetensors or .parquet file."""
     tokens: int = Field(default=1_000_000, ge=1)
-    """Length of training."""
+    """Length of training, of each dictionary."""
     sae: SAEConfig = SAEConfig()
+    grid: dict[str, list[Any]] = {}
+    """A dictionary for every combination, such as {sae.k: [16, 32], training.lr: [1e-3, 2e-3]}."""
+    dictionaries: dict[str, dict[str, Any] | None] = {}
+    """Dictionaries by name, with what each has of its own: hook, target, sae and training."""
     activations: ActivationsConfig = ActivationsConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RunConfig:
+        """What stands in place of something else leaves that out, also in the resolved file.
+
+        Raises:
+            ConfigError: both are given, or no hook point.
+        """
+        replaced = {
+            "vectors": ("model", "hook", "hooks", "target", "text", "images"),
+            "images": ("text",),
+            "hooks": ("hook",),
+        }
+        for name, others in replaced.items():
+            for other in others if getattr(self, name) is not None else ():
+                if other in self.model_fields_set and getattr(self, other) is not None:
+                    raise ConfigError(f"{name} and {other} cannot be given together: {name} stands in its place")
+                setattr(self, other, None)
+        idle = [name for name, info in ActivationsConfig.model_fields.items() if self._set(name, info.default)]
+        if self.vectors is not None and idle != [name for name in idle if name == "seed"]:
+            raise ConfigError(f"activations.{idle[0]}: ready vectors have no contexts: leave it out")
+        if self.vectors is None and not self.model:
+            raise ConfigError("model: name a model, or give vectors")
+        if self.vectors is None and not (self.hook or self.hooks):
+            raise ConfigError("hook: name a hook point, such as resid_post.2")
+        return self
+
+    def _set(self, name: str, default: Any) -> bool:
+        return getattr(self.activations, name) != default
+
+    @property
+    def reads(self) -> str:
+        """Where its activations come from, in a few words."""
+        if self.vectors is not None:
+            return self.vectors
+        places = self.hook if self.hook is not None else self.hooks
+        hooks, targets = ([x] if isinstance(x, str) else x or [] for x in (places, self.target))
+        return " + ".join(hooks) + (" -> " + " + ".join(targets) if targets else "")
+
+    @property
+    def several(self) -> bool:
+        """Whether it describes dictionaries with a folder each."""
+        return bool(self.hooks is not None or self.grid or self.dictionaries)
 
     @staticmethod
     def read(path: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
@@ -122,10 +216,19 @@ class RunConfig(BaseModel):
             content = _read_yaml(Path(path))
         for override in overrides or []:
             _override(content, override)
+        return RunConfig.of(content, path)
+
+    @staticmethod
+    def of(content: dict[str, Any], source: str | Path | None = None) -> RunConfig:
+        """As pydantic's `model_validate`, with errors in a line.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit.
+        """
         try:
             return RunConfig.model_validate(content)
         except ValidationError as error:
-            raise ConfigError(_in_words(error, path)) from error
+            raise ConfigError(_in_words(error, source)) from error
 
     def write(self, path: Path) -> None:
         """Write it, fully resolved, as YAML."""
@@ -175,7 +278,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 def _in_words(error: ValidationError, path: str | Path | None) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[str]"))
     source = f"{path}: " if path is not None else ""
     if first["type"] == "extra_forbidden":
         section = RunConfig.model_fields

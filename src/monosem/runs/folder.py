@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 from monosem.errors import FileError
@@ -27,9 +28,23 @@ README = """\
 | `checkpoints/` | the newest checkpoint; `monosem train {path}/run.yaml` goes on from it |
 """
 
+README_SEVERAL = """\
+# A monosem run of several dictionaries
+
+`run.yaml` describes them. To repeat it: `monosem train run.yaml --set output=another_folder`; the same command goes on
+where the run was stopped. One pass of the model has fed them all; each folder here is a run of its own:
+`monosem eval|harvest|top|info {path}/NAME`, and `monosem explore {path}` opens them all.
+
+| | |
+|---|---|
+| `NAME/` | one dictionary: `sae/`, `evaluation.json`, `features/`, ... |
+| `results.json` | held-out metrics of all, with 95 % intervals |
+| `results.svg` | L0 against variance unexplained, and against loss recovered |
+"""
+
 
 class Run:
-    """A run folder."""
+    """A run folder: of one dictionary, or of several, which have folders of their own in it."""
 
     def __init__(self, path: str | Path) -> None:
         """Open a run folder.
@@ -47,13 +62,41 @@ class Run:
         return RunConfig.read(self.path / "run.yaml")
 
     @property
+    def members(self) -> dict[str, Run]:
+        """The runs of the dictionaries, by name; of one that is alone, itself, with an empty name."""
+        described = self.config
+        if not described.several:
+            return {"": self}
+        found = [Run(path.parent) for path in self.path.glob("*/run.yaml")]
+        own = [run for run in found if Path(run.config.output) == Path(described.output) / run.path.name]
+        return {run.path.name: run for run in sorted(own, key=lambda run: _natural(run.path.name))}
+
+    @property
     def finished(self) -> bool:
-        return (self.path / "sae" / "cfg.json").is_file()
+        """Whether all is trained."""
+        members = self.members
+        return bool(members) and all((run.path / "sae" / "cfg.json").is_file() for run in members.values())
 
     def sae(self) -> SAE:
+        """The trained SAE.
+
+        Raises:
+            FileError: there is none, or there are several.
+        """
+        self.require_one()
         if not self.finished:
             raise FileError(f"{self.path} has no trained SAE yet: go on with `monosem train {self.path}/run.yaml`")
         return load_sae(self.path / "sae")
+
+    def require_one(self) -> None:
+        """Refuse a run of several dictionaries.
+
+        Raises:
+            FileError: with the names of its dictionaries.
+        """
+        if self.config.several:
+            folders = ", ".join(f"{self.path}/{name}" for name in self.members)
+            raise FileError(f"{self.path} has several dictionaries: give the folder of one ({folders})")
 
     def history(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; the last one of a killed run may be torn."""
@@ -64,6 +107,7 @@ class Run:
         return rows
 
     def evaluation(self) -> EvaluationReport:
+        self.require_one()
         if not (self.path / "evaluation.json").is_file():
             raise FileError(f"{self.path} has not been evaluated: `monosem eval {self.path}`")
         return EvaluationReport.load(self.path / "evaluation.json")
@@ -74,6 +118,27 @@ class Run:
         Raises:
             FileError: it has none, or one that cannot be read.
         """
+        self.require_one()
         if not (self.path / "features" / "index.json").is_file():
             raise FileError(f"{self.path} has no features yet: `monosem harvest {self.path}`")
         return FeatureStore(self.path / "features")
+
+
+def _natural(name: str) -> list[tuple[bool, float, str]]:
+    """Sorts numbers in names by size: k8 before k16."""
+    parts = re.findall(r"\d+(?:\.\d+)?|\D+", name)
+    return [(part[0].isdigit(), float(part) if part[0].isdigit() else 0, part) for part in parts]
+
+
+def feature_folders(path: Path) -> list[Path]:
+    """What there is to explore in a folder: itself, or the dictionaries with features of a run of several.
+
+    Raises:
+        FileError: none of the dictionaries has features.
+    """
+    if not (path / "run.yaml").is_file() or not Run(path).config.several:
+        return [path]
+    found = [run.path for run in Run(path).members.values() if (run.path / "features" / "index.json").is_file()]
+    if not found:
+        raise FileError(f"{path}: none of its dictionaries has features yet: `monosem harvest {path}`")
+    return found

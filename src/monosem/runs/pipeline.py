@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.activations import activations, reopened
+from monosem.activations import ActivationSource, LiveActivations, activations, read_vectors, reopened
 from monosem.data import Images, read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
 from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
-from monosem.models import SubjectModel, load_model
+from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
-from monosem.runs.folder import README, Run
-from monosem.sae import SAE
-from monosem.training import train
+from monosem.runs.folder import README, README_SEVERAL, Run
+from monosem.runs.results import Results
+from monosem.runs.several import describe_each
+from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
+from monosem.training import train_together
 
 HELD_OUT = "bundled:held_out"
+
+Model = SubjectModel | ModelSet
 
 
 def demo_config(output: str) -> RunConfig:
@@ -26,71 +31,146 @@ def demo_config(output: str) -> RunConfig:
     return RunConfig.model_validate({"output": output, "sae": SAEConfig.model_validate({"n_latents": 4096, "k": 24})})
 
 
-def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, SubjectModel]:
+def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, Model | None]:
     """Train as described, into the folder named; goes on where an earlier call of the same description stopped.
+
+    One pass over the model feeds all dictionaries of the description. Each ends as if it had been described alone.
+
+    Returns:
+        The run, and the model that it was trained on, if it was not on ready vectors.
 
     Raises:
         ConfigError: the folder holds another run, or the description does not fit the model.
     """
     folder = Path(config.output)
     _refuse_another(folder, config)
-    model = load_model(config.model)
-    options = config.activations.model_dump() | {"images": config.images}
-    sae = config.sae.build(model.width(config.hook))
-    source = activations(model, config.hook, config.text, **options)
-    config.write(folder / "run.yaml")
-    (folder / "README.md").write_text(README.format(path=config.output))
-    train(sae, source, tokens=config.tokens, config=config.training, path=folder, progress=progress)
+    model = open_model(config)
+    each = describe_each(config, model.hook_points if model else ())
+    whole = _open_source(config, model, list(each.values()))
+    sources = {name: _view(whole, one) for name, one in each.items()}
+    saes = {name: _build(one, sources[name]) for name, one in each.items()}
+    for name, one in each.items():
+        one.write(folder / name / "run.yaml")
+        (folder / name / "README.md").write_text(README.format(path=one.output))
+    if config.several:
+        config.write(folder / "run.yaml")
+        (folder / "README.md").write_text(README_SEVERAL.format(path=config.output))
+    configs = {name: one.training for name, one in each.items()}
+    train_together(saes, sources, tokens=config.tokens, config=configs, path=folder, progress=progress)
     return Run(folder), model
 
 
-def require_held_out_text(config: RunConfig) -> None:
+def open_model(config: RunConfig) -> Model | None:
+    """The model of a run, or several side by side; None for a run on ready vectors."""
+    if config.model is None:
+        return None
+    if isinstance(config.model, str):
+        return load_model(config.model)
+    return ModelSet([load_model(name) for name in config.model])
+
+
+def _open_source(config: RunConfig, model: Model | None, each: Sequence[RunConfig]) -> ActivationSource:
+    """All that the dictionaries read and predict, from one pass."""
+    if model is None:
+        return activations(config.vectors or "", seed=config.activations.seed)
+    places = [name for one in each for side in (one.hook, one.target) for name in listed(side)]
+    hooks = list(dict.fromkeys(model.hook_point(name).name for name in places))
+    data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
+    return activations(model, hooks, **data, **config.activations.model_dump())
+
+
+def _view(whole: ActivationSource, config: RunConfig) -> ActivationSource:
+    """What one dictionary reads of it."""
+    if not isinstance(whole, LiveActivations):
+        return whole
+    if config.target is not None:
+        return whole.pair(config.hook or "", config.target)
+    return whole.stack(config.hook) if isinstance(config.hook, list) else whole.select(config.hook or "")
+
+
+def _build(config: RunConfig, source: ActivationSource) -> SAE:
+    if config.target is None and issubclass(config.sae.kind, Transcoder | CrossLayerTranscoder):
+        raise ConfigError(
+            f"target: a {config.sae.architecture} predicts another hook point than it reads: name it, such as "
+            "hook=mlp_in.2 and target=mlp_out.2"
+        )
+    stacked = isinstance(config.hook, list) or source.n_sources > 1
+    return config.sae.build(
+        source.d_in, source.d_out if config.target is not None else None, source.n_sources if stacked else None
+    )
+
+
+def listed(names: str | list[str] | None) -> list[str]:
+    """One name, several or none, as a list."""
+    return [names] if isinstance(names, str) else names or []
+
+
+def require_held_out(config: RunConfig) -> None:
     """Say before training what evaluation would only say after it.
 
     Raises:
-        ConfigError: the run trains on a text or images of its own and names none to evaluate on.
-        FileError: what to evaluate on is missing or cannot be read.
+        ConfigError: the run trains on data of its own and names none to evaluate on.
+        FileError: the data to evaluate on are missing or cannot be read.
     """
-    if config.images is not None:
-        if config.evaluation.images is None:
+    readers: dict[str, Any] = {"vectors": lambda name: read_vectors(Path(name)), "images": images_of}
+    for name in ("vectors", "images", "text"):
+        own, held_out = getattr(config, name), getattr(config.evaluation, name)
+        if own is None:
+            continue
+        if held_out is None and (name != "text" or own.partition(":")[0] != "bundled"):
             raise ConfigError(
-                f"evaluation.images: the run trains on {config.images}: name held-out images "
-                "(--set evaluation.images=...), or leave the evaluation out (--no-evaluation)"
+                f"evaluation.{name}: the run trains on {own}: name held-out {name} "
+                f"(--set evaluation.{name}=...), or leave the evaluation out (--no-evaluation)"
             )
-        images_of(config.evaluation.images)
-    elif config.evaluation.text is not None:
-        read_documents(config.evaluation.text)
-    elif config.text.partition(":")[0] != "bundled":
-        raise ConfigError(
-            f"evaluation.text: the run trains on {config.text}: name a held-out text "
-            "(--set evaluation.text=...), or leave the evaluation out (--no-evaluation)"
-        )
+        if held_out is not None:
+            readers.get(name, read_documents)(held_out)
+        return
 
 
 def run_evaluation(
-    run: Run, model: SubjectModel | None = None, config: EvaluationConfig | None = None, progress: bool = True
+    run: Run, model: Model | None = None, config: EvaluationConfig | None = None, progress: bool = True
 ) -> EvaluationReport:
-    """Evaluate a trained run in one pass: `evaluation.json`, `features/`, `figures/`."""
-    config = config or run.config.evaluation
+    """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/`, and `features/` where there is text.
+
+    What reads several hook points or models, or ready vectors, is measured by its reconstructions alone.
+    """
+    described = run.config
+    config = config or described.evaluation
     sae = run.sae()
-    model = model or load_model(run.config.model)
-    hook = model.hook_point(sae.metadata.hook or run.config.hook).name
-    images = _opened(sae, model, hook, config.images)
-    features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
-    report = evaluate(
-        sae,
-        model,
-        text=config.text,
-        images=images,
-        tokens=config.tokens,
-        loss_tokens=config.loss_tokens,
-        observers=[HarvestObserver(features, sae)],
-        progress=progress,
-    )
+    model = model or open_model(described)
+    counts: dict[str, Any] = {"tokens": config.tokens, "progress": progress}
+    data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
+    if model is None:
+        report = evaluate(sae, read_vectors(Path(config.vectors or "")), **counts)
+    elif isinstance(model, ModelSet) or isinstance(described.hook, list):
+        report = evaluate(sae, model, **data, **counts)
+    else:
+        hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
+        images = _opened(sae, model, hook, config.images if described.images is not None else None)
+        data |= {"images": images}
+        features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
+        observers = [HarvestObserver(features, sae)]
+        report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
+        write_store(features, run.path / "features", sae, model, images)
     report.save(run.path / "evaluation.json")
-    write_store(features, run.path / "features", sae, model, images)
     write_figures(run.path / "figures", run.history(), report)
     return report
+
+
+def run_evaluations(
+    run: Run, model: Model | None = None, config: EvaluationConfig | None = None, progress: bool = True
+) -> Results:
+    """Evaluate every dictionary of a run of several: `results.json`, `results.svg`, and what `run_evaluation` writes.
+
+    Goes on where an earlier call with the same settings was stopped.
+    """
+    config = config or run.config.evaluation
+    model = model or open_model(run.config)
+    results = Results.begin(run.path, config)
+    for name, member in run.members.items():
+        if name not in results.rows:
+            results.add(name, member.config.reads, run_evaluation(member, model, config, progress))
+    return results
 
 
 def run_harvest(
@@ -101,14 +181,21 @@ def run_harvest(
     progress: bool = True,
     images: str | None = None,
 ) -> FeatureStore:
-    """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given."""
-    own = run.config.evaluation
+    """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given.
+
+    Raises:
+        ConfigError: the dictionary reads ready vectors, or several hook points or models; or images, of which none are
+            given.
+    """
+    described, own = run.config, run.config.evaluation
     images = images or (own.images if text is None else None)
-    if run.config.images is not None and images is None:
+    if described.images is not None and images is None:
         raise ConfigError(f"{run.path} has been trained on images and names none to evaluate on: give --images")
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
-    sae, path = run.sae(), run.path / "features"
-    model, hook = load_model(run.config.model), sae.metadata.hook or run.config.hook
+    sae, path, model = run.sae(), run.path / "features", open_model(described)
+    if not isinstance(model, SubjectModel) or isinstance(described.hook, list):
+        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested where one model reads text")
+    hook = sae.metadata.hook or str(described.hook)
     return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
 
 

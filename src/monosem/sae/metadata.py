@@ -39,6 +39,8 @@ class SAEMetadata(BaseModel):
 
     model: str | None = None
     """Name, hub id or path that `load_model` takes."""
+    models: list[str] | None = None
+    """The models that a crosscoder reads side by side, in this order."""
     model_fingerprint: str | None = None
     tokenizer_fingerprint: str | None = None
     hook: str | None = None
@@ -46,11 +48,15 @@ class SAEMetadata(BaseModel):
     target_hook: str | None = None
     """Where a transcoder's target comes from."""
     hooks: list[str] | None = None
-    """What a crosscoder reads side by side, in this order."""
+    """What a crosscoder or cross-layer transcoder reads side by side, in this order."""
+    target_hooks: list[str] | None = None
+    """What a cross-layer transcoder predicts."""
     text: str | None = None
     images: str | None = None
     pixels: PixelFormat | None = None
     """How images were prepared."""
+    vectors: str | None = None
+    """The file, or the shape, of ready activations."""
     documents_skipped: int | None = None
     """Documents or images that could not be read, if any."""
     context_length: int | None = None

@@ -1,10 +1,13 @@
 """Training: one trainer for every architecture."""
 
 from monosem.training.config import TrainingConfig
+from monosem.training.loggers import LOGGERS, Logger
 from monosem.training.run import TrainingInterrupted, TrainingResult, fit, train, train_together
 from monosem.training.trainer import Step, Trainer
 
 __all__ = [
+    "LOGGERS",
+    "Logger",
     "Step",
     "Trainer",
     "TrainingConfig",

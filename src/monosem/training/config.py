@@ -40,6 +40,8 @@ class TrainingConfig(BaseModel):
     """Time between checkpoints of a run that has a folder."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of metrics.jsonl."""
+    loggers: tuple[str, ...] = ()
+    """Where the figures go beside metrics.jsonl: tensorboard, wandb."""
 
     def peak_lr(self, n_latents: int) -> float:
         return self.lr if self.lr is not None else min(4e-3, 2e-3 / (n_latents / 4096) ** 0.5)

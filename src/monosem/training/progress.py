@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-FIGURES = "loss {loss:.4f}  FVU {fvu:.3f}  L0 {l0:.1f}  dead {dead:.1%}"
+FIGURES = {"loss": "{:.4f}", "fvu": "{:.3f}", "l0": "{:.1f}", "dead": "{:.1%}"}
+LABELS = {"fvu": "FVU", "l0": "L0"}
 
 
 class TrainingProgress:
@@ -41,11 +43,11 @@ class TrainingProgress:
         if self._live:
             self._live.stop()
 
-    def update(self, tokens: int, metrics: dict[str, float]) -> None:
-        """Show the figures of the step that has just been made."""
+    def update(self, tokens: int, metrics: Sequence[Mapping[str, float]]) -> None:
+        """Show the figures of the step that has just been made, of one SAE, or from least to most of several."""
         elapsed = time.monotonic() - self._start
         rate = (tokens - self._first) / max(elapsed, 1e-9)
-        figures, speed = FIGURES.format(**metrics), f"{rate:,.0f} tokens/s"
+        figures, speed = _figures(metrics), f"{rate:,.0f} tokens/s"
         if self._live:
             self._live.update(self._task, completed=min(tokens, self.total), figures=figures, speed=speed)
         finished = tokens >= self.total
@@ -54,3 +56,12 @@ class TrainingProgress:
             line = f"{min(tokens / self.total, 1):4.0%}  {figures}  {speed}  {max(left, 0):.0f} s left"
             print(line, file=sys.stderr, flush=True)
             self._last_line = time.monotonic()
+
+
+def _figures(metrics: Sequence[Mapping[str, float]]) -> str:
+    shown = [] if len(metrics) == 1 else [f"{len(metrics)} SAEs"]
+    for name, form in FIGURES.items():
+        values = [one[name] for one in metrics]
+        ends = dict.fromkeys(form.format(value) for value in (min(values), max(values)))
+        shown.append(f"{LABELS.get(name, name)} {' - '.join(ends)}")
+    return "  ".join(shown)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.activations import ActivationSource, Place, VectorActivations, activations, batches
+from monosem.activations import ActivationSource, Place, VectorActivations, activations, batches, inspect_rows
 from monosem.errors import ConfigError, MismatchError, MonosemError
 from monosem.sae import SAE, InputFingerprint, load_sae
 from monosem.training.checkpoints import (
@@ -29,8 +29,11 @@ from monosem.training.checkpoints import (
     write_checkpoint,
 )
 from monosem.training.config import TrainingConfig
+from monosem.training.loggers import Logger, MetricsFile, open_loggers, require_loggers
 from monosem.training.progress import TrainingProgress
 from monosem.training.trainer import Step, Trainer
+
+LOOKED_AT = 4096  # rows
 
 Callback = Callable[[Trainer, Step], None]
 
@@ -137,7 +140,17 @@ class _Member:
                 raise MismatchError(
                     f"the SAE {what} width {own}, the activations have width {given}: make it with d_{side}={given}"
                 )
+        if len(sae.in_shape) > 1 and sae.in_shape[0] != source.n_sources:
+            raise MismatchError(
+                f"the SAE reads {sae.in_shape[0]} activations side by side, the source has {source.n_sources}"
+            )
+        if len(sae.in_shape) == 1 and source.n_sources > 1:
+            raise MismatchError(
+                f"the SAE reads one activation, the source has {source.n_sources} side by side: take a Crosscoder"
+            )
+        require_loggers(config.loggers)
         self.sae, self.source, self.config, self.folder = sae, source, config, folder
+        self.loggers: list[Logger] = []
         self.trainer = Trainer(sae, config, tokens)
 
     def begin(self, checkpoint: Path | None) -> Place:
@@ -152,8 +165,34 @@ class _Member:
             sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
             if not trained_before:
                 sae.initialise(*self.source.split(_sample(self.source, self.config.batch_size, sae)))
-        self.log = _Log(self.folder / "metrics.jsonl" if self.folder else None, self.trainer.steps)
+        steps = self.trainer.steps
+        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, steps)
+        self.loggers = [self.metrics, *open_loggers(self.config.loggers, self.folder, steps)]
         return place
+
+    def remarks(self) -> list[str]:
+        """What is wrong with the activations, in words."""
+        sides = self.source.split(self.source.pool(0)[:LOOKED_AT])
+        known, found = self.source.metadata, list[str]()
+        names = (known.hooks or [known.hook], known.target_hooks or [known.target_hook])
+        centres = self.sae.transform.kind.startswith(("centre", "whiten"))
+        for side, hooks in zip(sides, names, strict=True):
+            parts = [] if side is None else [side] if side.ndim == 2 else list(side.unbind(1))
+            for i, part in enumerate(parts):
+                hook = hooks[i * len(hooks) // len(parts)]
+                where = f"activations at {hook}" if hook else "activations"
+                found += [f"{where}: {line}" for line in inspect_rows(part, centred=centres)]
+        return found
+
+    def log(self, step: Step) -> None:
+        """Tell all loggers of the step that has just been made."""
+        for logger in self.loggers:
+            logger.log(self.trainer.steps, {"tokens": self.trainer.tokens, **step.metrics})
+
+    def close(self) -> None:
+        """Close the loggers."""
+        for logger in self.loggers:
+            logger.close()
 
     def finish(self) -> TrainingResult:
         """Complete what the SAE remembers, and save it."""
@@ -164,19 +203,25 @@ class _Member:
             sae.save(self.folder / "sae")
         for remark in sae.remarks():
             warnings.warn(remark, stacklevel=4)
-        return TrainingResult(sae, self.log.history, self.folder)
+        return TrainingResult(sae, self.metrics.history, self.folder)
 
 
 def _train(
     members: Sequence[_Member], folder: Path | None, callbacks: Sequence[Callback], progress: bool
 ) -> list[TrainingResult]:
     steps = common_checkpoint([member.folder for member in members if member.folder])
-    places = [member.begin(checkpoint_of(member.folder, steps)) for member in members]
-    first = members[0].trainer
-    total = first.total_tokens or 0
-    with TrainingProgress(total, first.tokens, enabled=progress) as bar, _StopRequest() as stop:
-        place = _loop(members, places[0], bar, callbacks, stop)
-    _write_checkpoints(members, place)
+    with ExitStack() as closing:
+        for member in members:
+            closing.callback(member.close)
+        places = [member.begin(checkpoint_of(member.folder, steps)) for member in members]
+        if steps is None:
+            for remark in dict.fromkeys(remark for member in members for remark in member.remarks()):
+                warnings.warn(remark, stacklevel=3)
+        first = members[0].trainer
+        total = first.total_tokens or 0
+        with TrainingProgress(total, first.tokens, enabled=progress) as bar, _StopRequest() as stop:
+            place = _loop(members, places[0], bar, callbacks, stop)
+        _write_checkpoints(members, place)
     if stop.requested:
         message = f"stopped after {first.tokens:,} of {total:,} tokens"
         if folder:
@@ -255,16 +300,17 @@ def _loop(
         return place
     streams = [batches(member.source, member.config.batch_size, place) for member in members]
     for parts in zip(*streams, strict=True):
-        place = parts[0][1]
+        place, shown = parts[0][1], list[dict[str, float]]()
         for member, (x, _) in zip(members, parts, strict=True):
             trainer = member.trainer
             step = trainer.step(*member.source.split(x))
             for callback in callbacks:
                 callback(trainer, step)
             if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
-                member.log.write(trainer, step)
-                if trainer is first:
-                    bar.update(trainer.tokens, step.metrics)
+                member.log(step)
+                shown.append(step.metrics)
+        if shown:
+            bar.update(first.tokens, shown)
         if first.steps >= n_steps or stop.requested:
             break
         if time.monotonic() - last_checkpoint > 60 * first.config.checkpoint_minutes:
@@ -295,33 +341,3 @@ def fingerprint(sae: SAE, x: Tensor, target: Tensor | None = None) -> InputFinge
         fvu=((wanted - out.reconstruction).pow(2).sum() / total).item(),
         l0=out.codes.l0().float().mean().item(),
     )
-
-
-class _Log:
-    """metrics.jsonl: one line per logged step. A resumed run drops the lines after its checkpoint."""
-
-    def __init__(self, path: Path | None, steps: int) -> None:
-        self.path, self.history = path, []
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() and steps else []
-        self.history: list[dict[str, float]] = [row for row in _rows(lines) if row["step"] <= steps]
-        new = path.with_name(".metrics.jsonl.new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-        new.replace(path)
-
-    def write(self, trainer: Trainer, step: Step) -> None:
-        row = {"step": trainer.steps, "tokens": trainer.tokens, **step.metrics}
-        self.history.append(row)
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def _rows(lines: list[str]) -> Iterable[dict[str, float]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return  # the last line of a killed run may be torn

@@ -1,0 +1,169 @@
+"""Evaluation of what reads several hook points or models side by side, or predicts others than it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from monosem.data import ContextBatch, PackedText, first_token, kept_positions, read_documents
+from monosem.data.documents import Text
+from monosem.errors import DataError, MismatchError
+from monosem.evaluation.controls import PCA
+from monosem.evaluation.language import LanguageLoss
+from monosem.evaluation.reconstruction import Reconstruction
+from monosem.models import ModelSet, SubjectModel
+from monosem.sae import SAE
+
+CONTEXTS_A_PASS = 16
+FIT_TOKENS = 32_768
+
+Rows = tuple[Tensor, Tensor, Bool[Tensor, "contexts pos"]]
+
+
+def is_mapping(sae: SAE) -> bool:
+    """Whether an SAE is anything but a dictionary of one place in one model."""
+    known = sae.metadata
+    return bool(known.hooks or known.models or known.target_hook or known.target_hooks) or len(sae.in_shape) > 1
+
+
+class Mapping:
+    """What a dictionary reads and what it must predict, of the models that it is of."""
+
+    def __init__(self, sae: SAE, model: SubjectModel | ModelSet, hook: str | None = None) -> None:
+        """Find the hook points that an SAE remembers.
+
+        Raises:
+            HookError: the model lacks one.
+        """
+        known = sae.metadata
+        hooks = [hook] if hook is not None else known.hooks or [known.hook or ""]
+        targets = [known.target_hook] if known.target_hook else known.target_hooks or hooks
+        self.sae, self.model = sae, model
+        self.hooks, self.targets = ([model.hook_point(name).name for name in names] for names in (hooks, targets))
+
+    def contexts(self, text: Text) -> PackedText:
+        """A text, once, cut as in training."""
+        known, tokenizer = self.sae.metadata, self.model.tokenizer
+        if tokenizer is None:
+            raise DataError(f"{self.model.name} has no tokenizer to read text with")
+        length = known.context_length or min(self.model.context_length or 1024, 1024)
+        bos = known.prepend_bos if known.prepend_bos is not None else first_token(tokenizer) is not None
+        documents = read_documents(text)
+        return PackedText(documents, tokenizer, length, prepend_bos=bos, packing=known.packing is not False)
+
+    def read(self, batch: ContextBatch) -> Rows:
+        """What the dictionary reads and predicts of some contexts, and at which positions.
+
+        Raises:
+            MismatchError: the activations are not of the dictionary's shape.
+        """
+        known = self.sae.metadata
+        captured = self.model.capture(batch.inputs, list(dict.fromkeys([*self.hooks, *self.targets])))
+        kept = kept_positions(
+            batch,
+            exclude_special=known.exclude_special is not False,
+            skip_first=known.skip_first or 0,
+            last_only=bool(known.last_only),
+        )
+        for hook, limit in (known.max_norm or {}).items():
+            if hook in captured:
+                kept = kept & (captured[hook].norm(dim=-1) <= limit).cpu()
+        rows = {hook: x[kept.to(x.device)].to(self.sae.W_enc) for hook, x in captured.items()}
+        x = self._side([rows[hook] for hook in self.hooks], self.sae.in_shape, self.hooks)
+        return x, self._side([rows[hook] for hook in self.targets], self.sae.out_shape, self.targets), kept
+
+    def _side(self, parts: list[Tensor], shape: tuple[int, ...], hooks: list[str]) -> Float[Tensor, "rows ..."]:
+        if len(shape) > 1:  # hook points, or models at each, side by side
+            parts = [part if part.ndim == 3 else part[:, None] for part in parts]
+        side = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        if tuple(side.shape[1:]) != shape:
+            wanted, got = (" x ".join(map(str, size)) for size in (shape, side.shape[1:]))
+            raise MismatchError(f"the SAE has width {wanted}, {', '.join(hooks)} of {self.model.name} has width {got}")
+        return side
+
+
+class MappingSums:
+    """The metrics of a mapping, its controls and, where it predicts one hook point of one model, the model's losses."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        sample: Float[Tensor, "rows ..."],
+        k: int,
+        controls: bool,
+        observers: Sequence[Callable[..., None]],
+    ) -> None:
+        """Begin with a sample of what is to be predicted, on which the controls are fitted."""
+        self.mapping, self.observers, flat = mapping, observers, sample.flatten(1)
+        mean = flat.mean(0)
+        self.controls: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda x: mean.to(x).expand_as(x)}
+        if controls:
+            self.controls["PCA"] = PCA(flat, k)
+        self.parts = {name: Reconstruction(mean) for name in ("SAE", *self.controls)}
+        self._rebuilt = flat
+        self.loss: LanguageLoss | None = None
+        if isinstance(mapping.model, SubjectModel) and len(mapping.sae.out_shape) == 1:
+            replaced = {"SAE": lambda _: self._rebuilt, "zero": torch.zeros_like, **self.controls}
+            self.loss = LanguageLoss(mapping.model, mapping.targets[0], replaced)
+
+    @property
+    def n_predictions(self) -> int:
+        return 0 if self.loss is None else self.loss.n_predictions
+
+    def add(self, batch: ContextBatch, loss: bool) -> None:
+        """Take in some contexts; the losses too, if wanted."""
+        x, target, kept = self.mapping.read(batch)
+        codes, target = self.mapping.sae.encode(x), target.flatten(1)
+        self._rebuilt = self.mapping.sae.decode(codes, x).flatten(1)
+        for name, part in self.parts.items():
+            own = name == "SAE"
+            rebuilt = self._rebuilt if own else self.controls[name](target)
+            part.add(target, rebuilt, batch.document[kept], codes if own else None)
+        for observer in self.observers:
+            observer(batch, kept, codes, x)
+        if loss and self.loss is not None:
+            self.loss.add(batch, kept)
+
+
+@torch.no_grad()
+def measure_mapping(
+    mapping: Mapping,
+    text: Text,
+    *,
+    tokens: int,
+    loss_tokens: int,
+    controls: bool,
+    observers: Sequence[Callable[..., None]],
+    progress: bool,
+) -> tuple[MappingSums, dict[str, str | int | float]]:
+    """Go once through a text; also returns the facts of the report.
+
+    Raises:
+        DataError: the text has nothing that the dictionary reads.
+    """
+    contexts = mapping.contexts(text)
+    n_contexts = -(-tokens // contexts.context_length)
+    first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
+    x, sample, _ = mapping.read(first)
+    if not len(x):
+        raise DataError("the text has no positions that the SAE reads")
+    k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
+    sums = MappingSums(mapping, sample, k, controls, observers)
+    bar = Console(stderr=True)
+    steps = range(0, n_contexts, CONTEXTS_A_PASS)
+    for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
+        batch = contexts.read(start, min(start + CONTEXTS_A_PASS, n_contexts))
+        if not len(batch):
+            break
+        sums.add(batch, loss=sums.n_predictions < loss_tokens)
+    where = " + ".join(mapping.hooks)
+    if mapping.targets != mapping.hooks:
+        where += f" -> {' + '.join(mapping.targets)}"
+    name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
+    return sums, {"model": mapping.model.name, "hook": where, "data": name}

@@ -1,0 +1,121 @@
+"""The results of several dictionaries: one table, one figure, one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from monosem.errors import FileError
+from monosem.evaluation import EvaluationReport
+from monosem.runs.config import EvaluationConfig
+
+METRICS = ("l0", "fvu", "loss_recovered_mean", "dead_share")
+PANELS = {"fvu": "FVU, variance unexplained", "loss_recovered_mean": "loss recovered against the mean"}
+COLOURS = ("#e07b00", "#2166ac", "#4d9221", "#8e0152", "#777777", "#01665e", "#762a83", "#b2182b", "#bf812d", "#35978f")
+
+Row = dict[str, Any]
+"""What is kept of a dictionary: where it reads, its architecture, and each metric as [value, low, high]."""
+
+
+@dataclass
+class Results:
+    """Held-out metrics of the dictionaries of one run, by name; written after every one."""
+
+    folder: Path
+    evaluation: Row
+    """How they were measured."""
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    @staticmethod
+    def begin(folder: Path, config: EvaluationConfig) -> Results:
+        """Those of a folder that were measured in the same way, to be completed; else none yet.
+
+        Raises:
+            FileError: results.json is damaged.
+        """
+        path, evaluation = folder / "results.json", config.model_dump()
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text())
+                if content["evaluation"] == evaluation:
+                    return Results(folder, evaluation, dict(content["dictionaries"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise FileError(f"{path} is damaged ({error!r}): delete it to measure again") from error
+        return Results(folder, evaluation)
+
+    def add(self, name: str, reads: str, report: EvaluationReport) -> None:
+        """Take in one report, and write results.json and results.svg."""
+        metrics = {metric: list(report[metric]) for metric in METRICS if metric in report.metrics}
+        facts = {"hook": reads, **{key: report.facts[key] for key in ("architecture", "n_latents")}}
+        self.rows[name] = {**facts, **metrics}
+        path = self.folder / "results.json"
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(json.dumps({"evaluation": self.evaluation, "dictionaries": self.rows}, indent=1) + "\n")
+        new.replace(path)
+        self.draw(self.folder / "results.svg")
+
+    def table(self) -> Table:
+        """One row a dictionary."""
+        table = Table(title="Results on held-out data", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.title_justify = "left"
+        table.add_column("")
+        table.add_column("hook")
+        for column in ("L0", "FVU", "loss recovered", "95 % interval", "alive"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, row in self.rows.items():
+            recovered = row.get("loss_recovered_mean", [None, None, None])
+            span = "" if recovered[1] is None else f"{recovered[1]:.3f} - {recovered[2]:.3f}"
+            numbers = (f"{row['l0'][0]:.1f}", f"{row['fvu'][0]:.4f}", _or_dash(recovered[0]), span)
+            table.add_row(name, row["hook"], *numbers, f"{1 - row['dead_share'][0]:.1%}")
+        return table
+
+    def draw(self, path: Path) -> None:
+        """L0 to the right, FVU and loss recovered upwards; a line joins dictionaries of one kind and one place."""
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        shown = [metric for metric in PANELS if any(metric in row for row in self.rows.values())]
+        kinds = list(dict.fromkeys(_kind(row) for row in self.rows.values()))
+        for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            axes.spines[["top", "right"]].set_visible(False)
+            for number, kind in enumerate(kinds):
+                own = [row for row in self.rows.values() if _kind(row) == kind and metric in row]
+                own = sorted(own, key=lambda row: row["l0"][0])
+                if own:
+                    spans = [_span(row, key, end) for key in ("l0", metric) for end in (1, 2) for row in own]
+                    x_low, x_high, y_low, y_high = (spans[i : i + len(own)] for i in range(0, len(spans), len(own)))
+                    axes.errorbar(
+                        [row["l0"][0] for row in own],
+                        [row[metric][0] for row in own],
+                        xerr=[x_low, x_high],
+                        yerr=[y_low, y_high],
+                        marker="o",
+                        markersize=4,
+                        linewidth=1.2,
+                        capsize=2,
+                        color=COLOURS[number % len(COLOURS)],
+                        label=kind,
+                    )
+            axes.set(xlabel="L0, latents on per token", ylabel=PANELS[metric])
+        figure.axes[0].legend(frameon=False, fontsize=8)
+        with rc_context({"svg.hashsalt": "monosem"}):
+            figure.savefig(path, metadata={"Date": None})
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _kind(row: Row) -> str:
+    return f"{row['architecture']} at {row['hook']}, {row['n_latents']:,}"
+
+
+def _span(row: Row, metric: str, end: int) -> float:
+    value, edge = row[metric][0], row[metric][end]
+    return 0.0 if edge is None else abs(value - edge)
