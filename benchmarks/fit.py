@@ -1,15 +1,19 @@
 """Train one sparse autoencoder at a library's own defaults, and measure it on rows that it has not seen.
 
     python benchmarks/fit.py LIBRARY TRAIN.npy HELD_OUT.npy [--n 4096] [--k 32] [--tokens 1000000] [--seed 0]
+        [--architecture topk] [--coefficient 1.0]
 
-LIBRARY: monosem, saelens, sparsify, dictionary_learning. The same rows, in the same order, for all. Prints JSON: FVU
-(centred, on the held-out rows), the share of latents that fire on them, mean L0, seconds.
+LIBRARY: monosem, saelens, sparsify, dictionary_learning, of which the last two have topk alone here. The same rows, in
+the same order, for all. ARCHITECTURE: topk, batchtopk, matryoshka, relu, gated, jumprelu; without a k, monosem gets it
+as target_l0, and SAELens a coefficient of its penalty. Prints JSON: FVU (centred, on the held-out rows), the share of
+latents that fire on them, mean L0, seconds.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,19 +33,43 @@ def batches(rows: np.ndarray, size: int, tokens: int, seed: int) -> Iterator[tor
             yield torch.from_numpy(rows[order[start : start + size]])
 
 
-def monosem(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
+@dataclass(frozen=True)
+class Task:
+    """What to train, alike for all libraries."""
+
+    architecture: str
+    n: int
+    k: int
+    tokens: int
+    seed: int
+    coefficient: float
+
+
+def monosem(rows: np.ndarray, task: Task) -> Reconstruct:
     import monosem as ms
 
-    sae = ms.TopKSAE(rows.shape[1], n, k=k, seed=seed)
+    n, k, tokens, seed = task.n, task.k, task.tokens, task.seed
+    kind = ms.SAE.registry[task.architecture]
+    sae = kind(rows.shape[1], n, seed=seed, **{"k" if "k" in kind.parameters_of() else "target_l0": k})
     ms.train(sae, ms.activations(rows, seed=seed), tokens=tokens, progress=False)
     return lambda x: (sae(x).reconstruction, sae.encode(x).to_dense())
 
 
-def saelens(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
+def saelens(rows: np.ndarray, task: Task) -> Reconstruct:
+    """Its defaults, but for k or the coefficient of the penalty, and the widths of Matryoshka, which has none: ours."""
     from step import saelens_trainer
 
-    sae, trainer = saelens_trainer(rows.shape[1], n, k, tokens)
-    for x in batches(rows, 4096, tokens, seed):
+    k, penalty, n = {"k": task.k}, {"l1_coefficient": task.coefficient}, task.n
+    name, settings = {
+        "topk": ("TopK", k),
+        "batchtopk": ("BatchTopK", k),
+        "matryoshka": ("MatryoshkaBatchTopK", {**k, "matryoshka_widths": [n // 8, n // 4, n // 2, n]}),
+        "relu": ("Standard", penalty),
+        "gated": ("Gated", penalty),
+        "jumprelu": ("JumpReLU", {"l0_coefficient": task.coefficient}),
+    }[task.architecture]
+    sae, trainer = saelens_trainer(rows.shape[1], n, task.tokens, name, **settings)
+    for x in batches(rows, 4096, task.tokens, task.seed):
         trainer._train_step(sae=sae, sae_in=x)
 
     def reconstruct(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,13 +79,14 @@ def saelens(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconst
     return reconstruct
 
 
-def sparsify(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
+def sparsify(rows: np.ndarray, task: Task) -> Reconstruct:
     """Its defaults: signum, schedule-free, at its own rate; b_dec from the mean of the first batch."""
     from schedulefree import ScheduleFreeWrapper
     from sparsify.config import SparseCoderConfig
     from sparsify.sign_sgd import SignSGD
     from sparsify.sparse_coder import SparseCoder
 
+    n, k, tokens, seed = task.n, task.k, task.tokens, task.seed
     sae = SparseCoder(rows.shape[1], SparseCoderConfig(num_latents=n, k=k))
     optimizer = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=5e-3 / (n / 2**14) ** 0.5), momentum=0.95)
     optimizer.train()
@@ -78,10 +107,11 @@ def sparsify(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Recons
     return reconstruct
 
 
-def dictionary_learning(rows: np.ndarray, n: int, k: int, tokens: int, seed: int) -> Reconstruct:
+def dictionary_learning(rows: np.ndarray, task: Task) -> Reconstruct:
     """Its defaults, and its demonstration's batch of 2048; of its 1,000 steps of warm-up a tenth of the run at most."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
+    n, k, tokens, seed = task.n, task.k, task.tokens, task.seed
     steps = tokens // 2048
     trainer = TopKTrainer(
         steps=steps,
@@ -113,12 +143,16 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--architecture", default="topk")
+    parser.add_argument("--coefficient", type=float, default=1.0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     fits = {f.__name__: f for f in (monosem, saelens, sparsify, dictionary_learning)}
     start = time.perf_counter()
     rows = np.load(options.train)
-    reconstruct = fits[options.library](rows, options.n, options.k, options.tokens, options.seed)
+    o = options
+    task = Task(o.architecture, o.n, o.k, o.tokens, o.seed, o.coefficient)
+    reconstruct = fits[o.library](rows, task)
     seconds = time.perf_counter() - start
     held_out = torch.from_numpy(np.load(options.held_out))
     error, on, l0 = 0.0, torch.zeros(options.n, dtype=torch.bool), 0.0

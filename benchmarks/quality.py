@@ -4,9 +4,11 @@ What is done is kept under `benchmarks/.results/quality`, and left out when it i
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from rich.table import Table
 HERE = Path(__file__).parent
 RESULTS = HERE / ".results" / "quality"
 ROWS, HELD_OUT_ROWS = 1_000_000, 100_000
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "relu", "gated", "jumprelu")
+PENALISED = ("relu", "gated", "jumprelu")
+"""Those of which SAELens wants a coefficient, not an L0."""
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
@@ -43,36 +48,77 @@ def run(console: Console, with_peers: bool, seeds: int = 5) -> None:
     for peer in peers.INSTALLS if with_peers else ():
         if peers.set_up(peer):
             libraries[peer] = peers.python_of(peer) or ""
-    table = Table(
-        title="TopK at defaults: 1,000,000 tokens of resid_post.2, n=4096, k=32",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for column in ("", "FVU, held out", "95 % interval", "alive", "seconds"):
-        table.add_column(column, justify="right")
+    table = new_table("TopK at defaults: 1,000,000 tokens of resid_post.2, n=4096, k=32", "")
     write_activations(RESULTS)
     for library, python in libraries.items():
-        found = [f for seed in range(seeds) if (f := fit(library, python, seed, console)) is not None]
-        if len(found) < 2:
-            continue
-        fvus = [f["fvu"] for f in found]
-        mean, half = statistics.mean(fvus), T_95[len(fvus)] * statistics.stdev(fvus) / len(fvus) ** 0.5
-        alive, seconds = (statistics.mean(f[key] for f in found) for key in ("alive", "seconds"))
-        table.add_row(
-            library, f"{mean:.4f}", f"{mean - half:.4f} - {mean + half:.4f}", f"{alive:.1%}", f"{seconds:.0f}"
-        )
+        add_row(table, [library], [fit(library, python, seed, console) for seed in range(seeds)])
     console.print(table)
 
 
-def fit(library: str, python: str | Path, seed: int, console: Console) -> dict[str, float] | None:
+def architectures(console: Console, with_peers: bool, seeds: int = 5) -> None:
+    """The same for each architecture of ours and SAELens's of that name, at a mean L0 of 32; smaller, as it is long."""
+    python = peers.python_of("saelens") if with_peers and peers.set_up("saelens") else None
+    table = new_table(
+        "At L0 = 32, defaults otherwise: 500,000 tokens of resid_post.2, n=2048", "architecture", "library"
+    )
+    write_activations(RESULTS)
+    for architecture in ARCHITECTURES:
+        size = [f"--architecture={architecture}", "--n=2048", "--tokens=500000"]
+        ours = [fit("monosem", sys.executable, seed, console, size) for seed in range(seeds)]
+        add_row(table, [architecture, "monosem"], ours)
+        if python is not None:
+            if architecture in PENALISED:
+                size.append(f"--coefficient={coefficient_for(32, 'saelens', python, console, size)}")
+            theirs = [fit("saelens", python, seed, console, size) for seed in range(seeds)]
+            add_row(table, [architecture, "saelens"], theirs)
+    console.print(table)
+
+
+def coefficient_for(l0: float, library: str, python: str | Path, console: Console, size: list[str]) -> float:
+    """The coefficient with which a peer without a target comes within 5 % of that L0; the nearest of 8 tries."""
+    tried: list[tuple[float, float]] = []
+    coefficient = 1.0
+    for _ in range(8):
+        found = fit(library, python, 0, console, [*size, f"--coefficient={coefficient}"])
+        reached = max(found["l0"], 0.1) if found else 0.1
+        tried.append((abs(math.log(reached / l0)), coefficient))
+        if tried[-1][0] < 0.05:
+            break
+        coefficient = float(f"{coefficient * (reached / l0) ** 0.7:.4g}")
+    return min(tried)[1]
+
+
+def new_table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in (*names, "FVU, held out", "95 % interval", "alive", "L0", "seconds"):
+        table.add_column(column, justify="left" if column in names else "right")
+    return table
+
+
+def add_row(table: Table, names: list[str], found: Sequence[dict[str, float] | None]) -> None:
+    """Means over seeds, and the interval of the mean FVU by Student's t."""
+    done = [f for f in found if f is not None]
+    if len(done) < 2:
+        return
+    fvus = [f["fvu"] for f in done]
+    mean, half = statistics.mean(fvus), T_95[len(fvus)] * statistics.stdev(fvus) / len(fvus) ** 0.5
+    alive, l0, seconds = (statistics.mean(f[key] for f in done) for key in ("alive", "l0", "seconds"))
+    figures = (f"{mean:.4f}", f"{mean - half:.4f} - {mean + half:.4f}", f"{alive:.1%}", f"{l0:.1f}", f"{seconds:.0f}")
+    table.add_row(*names, *figures)
+
+
+def fit(
+    library: str, python: str | Path, seed: int, console: Console, settings: Sequence[str] = ()
+) -> dict[str, float] | None:
     """What fit.py measures, from an earlier call if there was one."""
-    result = RESULTS / f"{library}_{seed}.json"
+    name = "_".join([library, str(seed), *(setting.lstrip("-") for setting in settings)])
+    result = RESULTS / f"{name}.json"
     if not result.exists():
         files = [str(RESULTS / f"{part}.npy") for part in ("train", "held_out")]
-        command = [str(python), str(HERE / "fit.py"), library, *files, f"--seed={seed}"]
+        command = [str(python), str(HERE / "fit.py"), library, *files, f"--seed={seed}", *settings]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            console.print(f"{library}: {done.stderr.strip().splitlines()[-1]}", markup=False)
+            console.print(f"{name}: {done.stderr.strip().splitlines()[-1]}", markup=False)
             return None
         result.write_text(done.stdout.strip().splitlines()[-1])
     return json.loads(result.read_text())

@@ -1,11 +1,17 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [quality] [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [harvest] [explorer] [quality]
+        [architectures] [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
+stacked   eight SAEs trained together on one stream of the bundled model, and one after the other
+harvest   a pass that harvests every latent; what a store weighs; SAEDashboard on the same model, SAE and text
+explorer  what the explorer's server answers in, on runs/demo (`make demo SERVE=0`) and on a million features
 quality   FVU at everyone's defaults on the same activations, five seeds each
-Without names: all three. Peers are installed into environments of their own on first use (benchmarks/peers.py).
+architectures   the same for each architecture at L0 = 32, beside SAELens's of that name
+Without names: all but the last, which takes an hour or more. Peers are installed into environments of their own on
+first use (benchmarks/peers.py).
 """
 
 import argparse
@@ -28,11 +34,13 @@ console = Console(highlight=False, width=110)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["demo", "engine", "quality"])
+    parser.add_argument("parts", nargs="*", default=["demo", "engine", "stacked", "harvest", "explorer", "quality"])
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     options = parser.parse_args()
     for part in options.parts:
-        {"demo": demo, "engine": engine, "quality": quality}[part](not options.no_peers)
+        {"demo": demo, "engine": engine, "stacked": stacked, "quality": quality, "architectures": architectures}[part](
+            not options.no_peers
+        )
 
 
 def show(title: str, rows: list[tuple[str, str, str, bool | None]]) -> None:
@@ -99,6 +107,8 @@ def engine(with_peers: bool) -> None:
     """Whole training steps at d=768, n=24576, k=32, batch 4096."""
     ours = ["monosem-topk-float32", "monosem-topk", "monosem-topk-float32-aux", "monosem-topk-aux"]
     ours += ["monosem-batchtopk-float32", "monosem-batchtopk", "monosem-matryoshka-float32", "monosem-matryoshka"]
+    ours += ["monosem-jumprelu-float32-sparse", "monosem-gated-float32-sparse", "monosem-relu-float32-sparse"]
+    ours += ["monosem-switch-float32", "monosem-switch", "monosem-relu-float32"]
     found: dict[str, dict[str, float]] = {}
     for name in ["matmul", "matmul16", *ours]:
         measured = step(name)
@@ -106,9 +116,10 @@ def engine(with_peers: bool) -> None:
             found[name] = measured
     for peer in peers.INSTALLS if with_peers else ():
         if peers.set_up(peer):
-            measured = step(peer, peers.python_of(peer) or "", steps=3)
-            if measured:
-                found[peer] = measured
+            for name in [peer, "saelens_relu"] if peer == "saelens" else [peer]:
+                measured = step(name, peers.python_of(peer) or "", steps=3)
+                if measured:
+                    found[name] = measured
     table = Table(title="A training step: d=768, n=24576, k=32, batch 4096", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "seconds", "tokens/s", "peak GiB"):
         table.add_column(column, justify="right" if column else "left")
@@ -116,6 +127,7 @@ def engine(with_peers: bool) -> None:
         seconds = figures["seconds"]
         table.add_row(name, f"{seconds:.3f}", f"{4096 / seconds:,.0f}", f"{figures['peak_gib']:.2f}")
     console.print(table)
+    topk = "monosem-topk-float32"
     bars: list[tuple[str, str, str, str, float, bool]] = [
         ("topk float32, speed over SAELens", "saelens", "monosem-topk-float32", "seconds", 7, True),
         ("topk float32, speed over sparsify", "sparsify", "monosem-topk-float32", "seconds", 1.8, True),
@@ -142,6 +154,20 @@ def engine(with_peers: bool) -> None:
             False,
         ),
         ("matryoshka, 4 widths, over topk (auto)", "monosem-matryoshka", "monosem-topk", "seconds", 2, False),
+        *[
+            (
+                f"{name}, as many latents on, over topk (float32)",
+                f"monosem-{name}-float32-sparse",
+                topk,
+                "seconds",
+                1.4,
+                False,
+            )
+            for name in ("jumprelu", "gated", "relu")
+        ],
+        ("switch, 8 experts, over topk (float32)", "monosem-switch-float32", topk, "seconds", 0.55, False),
+        ("switch, 8 experts, over topk (auto)", "monosem-switch", "monosem-topk", "seconds", 0.55, False),
+        ("relu, all latents on, speed over SAELens", "saelens_relu", "monosem-relu-float32", "seconds", 1, True),
         ("peak memory over SAELens's", "monosem-topk-float32", "saelens", "peak_gib", 1 / 3, False),
     ]
     rows: list[tuple[str, str, str, bool | None]] = []
@@ -153,11 +179,43 @@ def engine(with_peers: bool) -> None:
     show("Ratios", rows)
 
 
+def stacked(_: bool) -> None:
+    """Eight SAEs together and alone, the model's forward included."""
+    command = [sys.executable, str(HERE / "stacked.py")]
+    done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    ratio = done["together"] / done["alone"]
+    rows: list[tuple[str, str, str, bool | None]] = [
+        ("together", f"{done['together']:.0f} s", "", None),
+        ("one after the other", f"{done['alone']:.0f} s", "", None),
+        ("ratio", f"{ratio:.2f}x", "<= 0.75x", ratio <= 0.75),
+        ("weights", "the same bits" if done["same_bits"] else "differ", "the same bits", done["same_bits"]),
+    ]
+    show("Eight SAEs of 4,096 latents, 1,000,000 tokens of the bundled model", rows)
+
+
+def harvest(with_peers: bool) -> None:
+    """The harvest's figures, and SAEDashboard's."""
+    for options in ([], ["--dashboard"]) if with_peers else ([],):
+        subprocess.run([sys.executable, str(HERE / "harvest.py"), *options], check=True)
+
+
+def explorer(_: bool) -> None:
+    """The figures of the explorer's server."""
+    subprocess.run([sys.executable, str(HERE / "explorer.py")], check=True)
+
+
 def quality(with_peers: bool) -> None:
     """FVU of held-out activations at everyone's defaults."""
     import quality as study
 
     study.run(console, with_peers)
+
+
+def architectures(with_peers: bool) -> None:
+    """FVU at L0 = 32 of each architecture, ours and SAELens's."""
+    import quality as study
+
+    study.architectures(console, with_peers)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
     python benchmarks/step.py LIBRARY [--batch 4096] [--d 768] [--n 24576] [--k 32] [--steps 6]
 
 LIBRARY: matmul, matmul16 (the encoder's matmul alone, float32 and bfloat16), monosem-ARCHITECTURE[-VARIANT]
-(VARIANT: float32, aux), saelens, sparsify, dictionary_learning. A step is the library's own: forward, backward,
-optimiser, norm upkeep. Two warm-up steps are not counted. Prints JSON: median seconds, and the peak memory in GiB.
+(VARIANTS: float32; aux, 20 % of the latents dead; sparse, k latents on per token, as late in a run of an architecture
+with limits), saelens, saelens_relu, sparsify, dictionary_learning. A step is the library's own: forward, backward,
+optimiser, norm upkeep. Two warm-up steps are not counted. Prints JSON: median seconds, the peak memory in GiB, and for
+ours the latents on per token in the last step.
 """
 
 import argparse
@@ -36,30 +38,43 @@ def monosem(name: str, d: int, n: int, k: int, batch: int) -> Step:
     from monosem.sae import SAE
 
     _, architecture, *variants = name.split("-")
-    sae = SAE.registry[architecture](d, n, k=k)
-    trainer = ms.Trainer(
-        sae, ms.TrainingConfig(batch_size=batch, matmul="float32" if "float32" in variants else "auto")
-    )
+    kind = SAE.registry[architecture]
+    sae = kind(d, n, **({"k": k} if "k" in kind.parameters_of() else {}))
+    matmul = "float32" if "float32" in variants else "auto"
+    config = ms.TrainingConfig(batch_size=batch, matmul=matmul, lr=1e-7 if "sparse" in variants else None)
+    trainer = ms.Trainer(sae, config)
+    if "sparse" in variants:
+        make_sparse(sae, torch.randn(batch, d), k)
     if "aux" in variants:
         trainer.tokens = 10 * trainer.dead_after
         dead = torch.arange(n) % 5 == 0
 
         def step_with_dead(x: torch.Tensor) -> object:
             trainer.tokens_since_fired = torch.where(dead, 10 * trainer.dead_after, 0)
-            return trainer.step(x).loss.item()
+            return trainer.step(x).output.fired.sum().item() / len(x)
 
         return step_with_dead
-    return lambda x: trainer.step(x).loss.item()
+    return lambda x: trainer.step(x).output.fired.sum().item() / len(x)
 
 
-def saelens_trainer(d: int, n: int, k: int, tokens: int) -> tuple[Any, Any]:
-    """SAELens's TopK SAE and its trainer, at its defaults."""
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+@torch.no_grad()
+def make_sparse(sae: Any, x: torch.Tensor, k: int) -> None:
+    """Set the limits of latents such that k are on per token."""
+    sae.initialise(x)
+    pre = torch.nn.functional.linear(sae.centred(sae.transform(x[:512])), sae.W_enc, sae.bias).flatten()
+    sae.move_limits(pre.kthvalue(len(pre) - 512 * k).values - sae.limits.mean())
+    sae.density.fill_(k / sae.n_latents)
+
+
+def saelens_trainer(d: int, n: int, tokens: int, architecture: str, **settings: Any) -> tuple[Any, Any]:
+    """An SAE of SAELens ("TopK", "Standard", ...) and its trainer, at its defaults."""
+    import sae_lens
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d, d_sae=n, k=k, device="cpu", dtype="float32"))
-    config = SAETrainerConfig(
+    config = getattr(sae_lens, f"{architecture}TrainingSAEConfig")(d_in=d, d_sae=n, device="cpu", **settings)
+    sae = getattr(sae_lens, f"{architecture}TrainingSAE")(config)
+    trainer_config = SAETrainerConfig(
         n_checkpoints=0,
         checkpoint_path=None,
         save_final_checkpoint=False,
@@ -79,12 +94,17 @@ def saelens_trainer(d: int, n: int, k: int, tokens: int) -> tuple[Any, Any]:
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    trainer = SAETrainer(sae=sae, data_provider=iter([]), evaluator=None, cfg=config)
+    trainer = SAETrainer(sae=sae, data_provider=iter([]), evaluator=None, cfg=trainer_config)
     return sae, trainer
 
 
 def saelens(d: int, n: int, k: int, batch: int) -> Step:
-    sae, trainer = saelens_trainer(d, n, k, batch * 1000)
+    sae, trainer = saelens_trainer(d, n, batch * 1000, "TopK", k=k)
+    return lambda x: trainer._train_step(sae=sae, sae_in=x)
+
+
+def saelens_relu(d: int, n: int, k: int, batch: int) -> Step:
+    sae, trainer = saelens_trainer(d, n, batch * 1000, "Standard")
     return lambda x: trainer._train_step(sae=sae, sae_in=x)
 
 
@@ -120,8 +140,8 @@ def build(library: str, d: int, n: int, k: int, batch: int) -> Step:
         return monosem(library, d, n, k, batch)
     if library == "matmul16":
         return matmul(d, n, k, batch, torch.bfloat16)
-    peers = {"matmul": matmul, "saelens": saelens, "sparsify": sparsify, "dictionary_learning": dictionary_learning}
-    return peers[library](d, n, k, batch)
+    others = (matmul, saelens, saelens_relu, sparsify, dictionary_learning)
+    return {f.__name__: f for f in others}[library](d, n, k, batch)
 
 
 def main() -> None:
@@ -136,13 +156,16 @@ def main() -> None:
     torch.manual_seed(0)
     batches = [torch.randn(options.batch, options.d) for _ in range(4)]
     step = build(options.library, options.d, options.n, options.k, options.batch)
-    seconds: list[float] = []
+    seconds, result = list[float](), None
     for i in range(options.steps + 2):
         start = time.perf_counter()
-        step(batches[i % 4])
+        result = step(batches[i % 4])
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"library": options.library, "seconds": statistics.median(seconds[2:]), "peak_gib": peak}))
+    figures = {"library": options.library, "seconds": statistics.median(seconds[2:]), "peak_gib": peak}
+    if isinstance(result, float):
+        figures["l0"] = result
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

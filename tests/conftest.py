@@ -1,3 +1,3 @@
 """Fixtures of all tests, by subject."""
 
-pytest_plugins = ["sae_fixtures", "shared_fixtures"]
+pytest_plugins = ["sae_fixtures", "shared_fixtures", "small_vit"]

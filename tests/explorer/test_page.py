@@ -1,9 +1,14 @@
-"""The page in a real browser, on the real server of a real harvest; screenshots of what it saw on the way."""
+"""The page in a real browser, on the real server of a real harvest.
+
+`MONOSEM_SCREENSHOTS=FOLDER` keeps what was seen on the way; `MONOSEM_RUNS=RUN:RUN` looks at two runs of your own (the
+screenshots of docs/images are made so) instead of the tests' small ones.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -11,17 +16,17 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from monosem.explorer.dictionary import open_dictionaries
-from monosem.explorer.export import export_site
+from monosem.explorer import export_feature, export_site, open_dictionaries
 from monosem.explorer.page import Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOTS = os.environ.get("MONOSEM_SCREENSHOTS")
-"""A folder to keep the screenshots in; else they go with the test's temporary files."""
+RUNS = os.environ.get("MONOSEM_RUNS")
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page is not tested"),
@@ -29,29 +34,77 @@ pytestmark = [
 ]
 WAIT = 60_000
 """Milliseconds; on a busy machine everything takes long."""
+FIRST_VIEW = 1000
+"""Milliseconds from asking for the page until its histogram, its figures and its table are shown."""
+TEXTS = "She looked at the river and said nothing.", "She looked at the clock and said nothing."
+
+# Notes the time at which the first view is whole.
+WATCH = """
+const seen = new MutationObserver(() => {
+  if (!document.querySelector('svg rect.bar') || !document.querySelector('tr[data-index]')) return
+  window.firstView = performance.now()
+  seen.disconnect()
+})
+seen.observe(document, { childList: true, subtree: true })
+"""
 
 
-Serve = Callable[..., Any]
+class Visit:
+    """A browser window on a server: every error that the browser reports, every address that it asks."""
 
-
-class Reader:
-    """A browser window; it fails at its end if the console showed an error."""
-
-    def __init__(self, browser: Any, folder: Path, **settings: Any) -> None:
+    def __init__(self, browser: Any, base: str, folder: Path, **settings: Any) -> None:
         self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
         self.context.set_default_timeout(WAIT)
         self.page = self.context.new_page()
-        self.folder = folder
+        self.base, self.folder = base, folder
         self.errors: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
 
+    def open(self, path: str) -> None:
+        """Go to an address of the server."""
+        self.page.goto(self.base + path)
+
+    def sees(self, selector: str, text: str | re.Pattern[str] | None = None) -> Any:
+        """Wait until it is there, and shows a text."""
+        found = self.page.locator(selector).filter(has_text=text) if text is not None else self.page.locator(selector)
+        found.first.wait_for()
+        return found
+
+    def sees_total(self, n: int) -> None:
+        """Wait until the overview's table counts so many features."""
+        sync_api.expect(self.page.locator(".total")).to_have_text(f"{n:,} feature{'s' * (n != 1)}", timeout=WAIT)
+        sync_api.expect(self.page.locator("main .stale")).to_have_count(0, timeout=WAIT)
+
+    def stands_at(self, pattern: str) -> None:
+        """Wait until the address matches."""
+        sync_api.expect(self.page).to_have_url(re.compile(pattern), timeout=WAIT)
+
+    @property
+    def query(self) -> str:
+        """What follows the question mark in the address."""
+        return urlsplit(self.page.url).query
+
+    def drag(self, label: str, start: float, end: float) -> None:
+        """Brush a histogram between two shares of its width."""
+        box = self.page.get_by_label(label).bounding_box()
+        assert box is not None
+        self.page.mouse.move(box["x"] + box["width"] * start, box["y"] + 60)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + box["width"] * end, box["y"] + 60, steps=4)
+        self.page.mouse.up()
+
     def shoot(self, name: str) -> None:
+        """Keep what is in sight."""
+        self.page.mouse.move(0, 0)
         path = self.folder / f"{name}.png"
         self.page.screenshot(path=path)
         assert path.stat().st_size > 10_000, f"{name}: an empty page"
+
+
+Look = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -69,160 +122,335 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def shots(tmp_path: Path) -> Path:
+def look(browser: Any, tmp_path: Path) -> Look:
+    """Opens a window on an address; it fails at its end if the browser met an error."""
     folder = Path(SHOTS) if SHOTS else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
+    @contextmanager
+    def opened(base: str, **settings: Any) -> Iterator[Visit]:
+        visit = Visit(browser, base, folder, **settings)
+        try:
+            yield visit
+            assert visit.errors == []
+        finally:
+            visit.context.close()
 
-@contextmanager
-def reading(browser: Any, folder: Path, **settings: Any) -> Iterator[Reader]:
-    reader = Reader(browser, folder, **settings)
-    try:
-        yield reader
-        assert reader.errors == []
-    finally:
-        reader.context.close()
+    return opened
 
 
 @pytest.fixture(scope="module")
-def folder(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of its own: this test writes notes."""
-    folder = tmp_path_factory.mktemp("page") / "small"
-    shutil.copytree(small_run, folder)
-    return folder
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of the same model, copied: these tests write notes."""
+    if RUNS:
+        found = [Path(path) for path in RUNS.split(os.pathsep)]
+    else:
+        found = [request.getfixturevalue("small_run"), request.getfixturevalue("second").folder]
+    home = tmp_path_factory.mktemp("page")
+    return [Path(shutil.copytree(path, home / path.name)) for path in found]
 
 
-def total(page: Any) -> int:
-    """Features that the overview's table says it holds."""
-    ready = "!document.querySelector('main .stale') && /feature/.test(document.querySelector('.total')?.textContent)"
-    page.wait_for_function(ready)
-    return int(page.locator(".total").inner_text().split()[0].replace(",", ""))
+@pytest.fixture(scope="module")
+def run(runs: list[Path]) -> Path:
+    return runs[0]
 
 
-def test_overview_loads_brushes_and_opens_a_feature(browser: Any, serve: Serve, folder: Path, shots: Path) -> None:
-    with serve(folder) as client, reading(browser, shots, color_scheme="light") as reader:
-        page, base = reader.page, f"http://{client.host}:{client.port}"
-        dictionary = client.get("/api/d/small")
-        page.goto(base + "/")
-        assert total(page) == dictionary["n_latents"]
-        reader.shoot("overview")
+def telling(client: Any, name: str) -> int:
+    """A feature to look at: the most notable, or the one that fires most."""
+    rows = client.get(f"/api/d/{name}/features", sort="-rate", limit=1)["rows"]
+    return (client.get(f"/api/d/{name}")["notable"] or [rows[0]["latent"]])[0]
 
-        # Half of the histogram: what the page counts is what the API counts under the range in the address.
-        histogram = page.get_by_label("Histogram of features by rate")
-        box = histogram.bounding_box()
-        page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 60)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 60, steps=4)
-        page.mouse.up()
-        page.wait_for_function("location.search.includes('range=rate')")
-        page.locator(".chip").wait_for()
-        page.wait_for_timeout(300)
-        left = total(page)
-        assert 0 < left < dictionary["n_latents"]
-        assert left == client.get("/api/d/small/features?" + page.evaluate("location.search.slice(1)"))["total"]
 
-        # Keys: select the second row, open it, go on to the row after it.
-        rows = client.get("/api/d/small/features?" + page.evaluate("location.search.slice(1)"))["rows"]
-        page.keyboard.press("Escape")
-        page.locator("body").press("j")
-        page.keyboard.press("j")
-        page.keyboard.press("Enter")
-        page.wait_for_url(f"{base}/d/small/f/{rows[1]['latent']}")
-        page.locator("h1 .number", has_text=f"f/{rows[1]['latent']}").wait_for()
+def base_of(client: Any) -> str:
+    return f"http://{client.host}:{client.port}"
+
+
+def test_the_first_view_is_there_within_a_second(look: Look, serve: Any, run: Path) -> None:
+    with serve(run) as client, look(base_of(client)) as visit:
+        visit.page.add_init_script(WATCH)
+        times: list[float] = []
+        while len(times) < 12 and min(times, default=FIRST_VIEW) >= FIRST_VIEW:  # the machine may be busy
+            visit.open("/")
+            visit.sees_total(client.get(f"/api/d/{run.name}")["n_latents"])
+            times.append(visit.page.evaluate("window.firstView"))
+        assert min(times) < FIRST_VIEW, times
+
+
+def test_overview_loads_brushes_and_opens_a_feature(look: Look, serve: Any, run: Path) -> None:
+    api = f"/api/d/{run.name}"
+    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+        page, n_latents = visit.page, client.get(api)["n_latents"]
+        visit.open("/")
+        visit.sees_total(n_latents)
+        if client.get(api)["notable"]:
+            visit.sees(".notable .word")
+        visit.sees("canvas")
+        visit.shoot("overview")
+
+        # A part of the histogram: what the page counts is what the API counts under the range in the address.
+        visit.drag("Histogram of features by rate", 0.5, 0.9)
+        visit.stands_at(r"range=rate")
+        left = client.get(f"{api}/features?{visit.query}")["total"]
+        assert 0 < left < n_latents
+        visit.sees_total(left)
+        visit.sees(".chip", "rate")
+
+        # Sorted by a column's head; then keys: the second row, its page, the row after it, and back.
+        page.get_by_role("button", name="max", exact=True).click()
+        visit.stands_at(r"sort=-max")
+        visit.sees('th[aria-sort="descending"]', "max")
+        rows = client.get(f"{api}/features?{visit.query}")["rows"]
+        sync_api.expect(page.locator("tr[data-index='0'] td").first).to_have_text(str(rows[0]["latent"]), timeout=WAIT)
+        for key in ("j", "j", "Enter"):
+            page.keyboard.press(key)
+        visit.stands_at(f"/f/{rows[1]['latent']}$")
+        visit.sees("h1 .number", f"f/{rows[1]['latent']}")
         page.keyboard.press("ArrowRight")
-        page.locator("h1 .number", has_text=f"f/{rows[2]['latent']}").wait_for()
+        visit.sees("h1 .number", f"f/{rows[2]['latent']}")
         page.go_back()
         page.go_back()
-        assert total(page) == left
+        visit.sees_total(left)
 
         # One command, one origin: nothing was asked of anyone else.
-        assert {url for url in reader.asked if not url.startswith(base)} == set()
+        assert {url for url in visit.asked if not url.startswith(visit.base)} == set()
 
 
-def test_feature_shows_numbers_on_hover(browser: Any, serve: Serve, folder: Path, shots: Path) -> None:
-    with serve(folder) as client, reading(browser, shots, color_scheme="dark") as reader:
-        page, base = reader.page, f"http://{client.host}:{client.port}"
-        latent = client.get("/api/d/small/features", sort="-rate", limit=1)["rows"][0]["latent"]
-        feature = client.get(f"/api/d/small/f/{latent}")
-        page.goto(f"{base}/d/small/f/{latent}")
-        page.locator(".passage").first.wait_for()
-        reader.shoot("feature-dark")
-        marks = page.locator(".passage mark.peak").first
-        assert float(marks.get_attribute("aria-description").replace(",", "")) == pytest.approx(
-            feature["max"], rel=0.01
-        )
-        marks.hover()
-        assert "% of its maximum" in page.locator(".tip").inner_text()
-        # An expanded passage holds more of the text than the row did.
+def test_lasso_on_the_map_filters_the_table(look: Look, serve: Any, run: Path) -> None:
+    api = f"/api/d/{run.name}"
+    with serve(run) as client, look(base_of(client)) as visit:
+        visit.open("/")
+        visit.sees("canvas")
+        visit.page.get_by_role("button", name="lasso").click()
+        box = visit.page.locator("canvas").bounding_box()
+        corners = [(0.2, 0.2), (0.6, 0.2), (0.6, 0.8), (0.2, 0.8)]
+        for i, (x, y) in enumerate(corners):
+            visit.page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+            if i == 0:
+                visit.page.mouse.down()
+        visit.page.mouse.up()
+        visit.stands_at(r"latents=")
+        total = client.get(f"{api}/features?{visit.query}")["total"]
+        assert 0 < total < client.get(api)["n_latents"]
+        visit.sees_total(total)
+
+
+def test_feature_shows_its_evidence_and_numbers_on_hover(look: Look, serve: Any, run: Path) -> None:
+    api = f"/api/d/{run.name}"
+    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+        page = visit.page
+        latent = telling(client, run.name)
+        feature = client.get(f"{api}/f/{latent}")
+        visit.open(f"/d/{run.name}/f/{latent}")
+        visit.sees(".passage")
+        visit.sees(".interval")
+        visit.shoot("feature")
+        peak = page.locator(".passage mark.peak").first
+        shown = float((peak.get_attribute("aria-description") or "").replace(",", ""))
+        assert shown == pytest.approx(feature["max"], rel=0.01)
+        peak.hover()
+        visit.sees(".tip", "% of its maximum")
+
+        # An expanded passage holds more of the text than the row did, and the model reads the whole context again.
         row = page.locator(".passage").first
-        short = len(row.inner_text())
+        short = row.inner_text()
         row.locator(".value").click()
-        page.locator(".passage.open .where").wait_for()
-        assert len(page.locator(".passage.open").first.inner_text()) > short
-        page.set_viewport_size({"width": 420, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
-        reader.shoot("feature-narrow")
+        visit.sees(".passage.open .where")
+        long = page.locator(".passage.open").first.inner_text()
+        assert len(long) > len(short)
+        page.get_by_role("button", name="whole context").click()
+        sync_api.expect(page.locator(".passage.open .more")).to_have_count(0, timeout=WAIT)
+        assert len(page.locator(".passage.open").first.inner_text()) > len(long)
+        assert peak.get_attribute("aria-description") is not None
+
+        # Its histogram, brushed: passages of the range, and no others.
+        visit.drag("Histogram of activations", 0.4, 0.7)
+        range_shown = visit.sees(".evidence h2", "firing").inner_text().split(":")[0]
+        low, high = (float(word.replace(",", "")) for word in range_shown.split(" – "))
+        values = [float(text.replace(",", "")) for text in page.locator(".passage .value").all_inner_texts()]
+        assert values
+        assert all(low * 0.99 <= value <= high * 1.01 for value in values)
 
 
-def test_search_and_prompt_find_features(browser: Any, serve: Serve, folder: Path, shots: Path) -> None:
-    with serve(folder) as client, reading(browser, shots, color_scheme="light") as reader:
-        page, base = reader.page, f"http://{client.host}:{client.port}"
-        page.goto(f"{base}/d/small")
-        total(page)
+def test_every_view_fits_a_narrow_dark_window(look: Look, serve: Any, runs: list[Path]) -> None:
+    with serve(*runs) as client, look(base_of(client), color_scheme="dark") as visit:
+        a, b = (each["name"] for each in client.get("/api/dictionaries")["dictionaries"])
+        latent = telling(client, a)
+        views = {
+            "home": ("/", "td a"),
+            "overview": (f"/d/{a}", "tr[data-index]"),
+            "feature": (f"/d/{a}/f/{latent}", ".passage"),
+            "prompt": (f"/d/{a}/prompt?q=The+river", ".cell[data-i]"),
+            "search": (f"/d/{a}/search?q=the", ".result mark"),
+            "compare": (f"/compare?a={a}&b={b}", ".pair"),
+            "notes": (f"/d/{a}/notes", "main p"),
+        }
+        for name, (path, sign) in views.items():
+            visit.page.set_viewport_size({"width": 1280, "height": 900})
+            visit.open(path)
+            visit.sees(sign)
+            visit.shoot(f"{name}-dark")
+            visit.page.set_viewport_size({"width": 420, "height": 900})
+            visit.shoot(f"{name}-narrow")
+            wide = visit.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, f"{name} scrolls sideways by {wide} pixels"
+
+
+def test_search_finds_by_token_words_and_similarity(look: Look, serve: Any, run: Path) -> None:
+    api = f"/api/d/{run.name}"
+    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+        page = visit.page
+        visit.open("/")
+        visit.sees("tr[data-index]")
         page.keyboard.press("/")
         page.keyboard.type("the")
         page.keyboard.press("Enter")
-        page.locator(".result mark").first.wait_for()
-        assert page.locator(".result").count() == len(client.get("/api/d/small/search", q="the")["results"])
+        visit.sees(".result mark")
+        found = client.get(f"{api}/search", q="the")["results"]
+        sync_api.expect(page.locator(".result")).to_have_count(len(found), timeout=WAIT)
+        visit.shoot("search")
 
+        for kind, query in (("similar", "3"), ("text", TEXTS[0])):
+            page.get_by_label("kind of search").select_option(kind)
+            page.get_by_label("search for").fill(query)
+            page.keyboard.press("Enter")
+            best = client.get(f"{api}/search", q=query, kind=kind)["results"][0]["latent"]
+            visit.stands_at(f"kind={kind}")
+            sync_api.expect(page.locator(".result a").first).to_have_attribute(
+                "href", re.compile(f"/f/{best}$"), timeout=WAIT
+            )
+
+        # A number goes to the feature.
+        page.keyboard.press("Escape")
+        page.keyboard.press("g")
+        page.keyboard.type("17")
+        page.keyboard.press("Enter")
+        visit.sees("h1 .number", "f/17")
+
+
+def test_prompt_shows_features_and_compares_two(look: Look, serve: Any, run: Path) -> None:
+    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+        page = visit.page
+        visit.open("/")
+        visit.sees("tr[data-index]")
         page.keyboard.press("p")
         page.get_by_label("text", exact=True).fill("The cat <b>sat</b> on the mat.")
         page.keyboard.press("Enter")
-        page.locator("tbody .cell[data-i]").first.wait_for()
+        visit.sees("tbody .cell[data-i]")
         assert "<b>sat</b>" in page.locator("p.text").inner_text(), "markup in a text is text"
         assert page.locator("p.text b").count() == 0
-        reader.shoot("prompt")
+
+        # A token in focus: its features and no others.
+        read = client.send("POST", f"/api/d/{run.name}/prompt", {"text": "The cat <b>sat</b> on the mat."})
+        last = len(read["tokens"]) - 1
+        page.locator("p.text [data-u]").last.click()
+        visit.sees(".bar h2", f"{len(read['tokens'][last]['features'])} features of")
+
+        page.get_by_label("text", exact=True).fill(TEXTS[0])
+        page.get_by_role("button", name="read").click()
+        visit.stands_at("q=She")
+        visit.sees("p.text", TEXTS[0])
+        visit.shoot("prompt")
+        page.get_by_role("button", name="compare two").click()
+        page.get_by_label("second text").fill(TEXTS[1])
+        page.keyboard.press("Enter")
+        visit.sees("p.text", TEXTS[1])
+        visit.sees("p.text .other mark")
+        visit.sees("td.bars .other")
+        visit.shoot("prompts")
+
         # The address alone gives the same again.
+        names = page.locator("tbody .name").all_inner_texts()
         page.reload()
-        page.locator("tbody .cell[data-i]").first.wait_for()
+        visit.sees("td.bars .other")
+        assert page.locator("tbody .name").all_inner_texts() == names
 
 
-def test_note_is_there_after_a_restart_and_in_an_export(
-    browser: Any, serve: Serve, folder: Path, shots: Path, tmp_path: Path
+def test_two_dictionaries_are_compared(look: Look, serve: Any, runs: list[Path]) -> None:
+    with serve(*runs) as client, look(base_of(client), color_scheme="light") as visit:
+        page = visit.page
+        a, b = (each["name"] for each in client.get("/api/dictionaries")["dictionaries"])
+        visit.open("/")
+        page.get_by_role("link", name="Compare two of them").click()
+        visit.sees(".pair")
+        side = client.get("/api/compare", a=a, b=b)["sides"][0]
+        for kind, n in side["counts"].items():
+            visit.sees(".sides section:first-child tr", re.compile(f"^{kind}{n:,}"))
+        page.get_by_role("button", name="matched").first.click()
+        visit.stands_at("kind=matched")
+        visit.sees(".section h2", f"matched features of {a}")
+        visit.sees(".pair")
+        visit.shoot("compare")
+        page.locator(".pair a").first.click()
+        visit.sees("h1 .number")
+        visit.sees(".facts-grid h2", "In other dictionaries")
+
+
+def test_a_note_is_there_after_a_restart_and_in_an_export(
+    look: Look, serve: Any, runs: list[Path], tmp_path: Path
 ) -> None:
-    label = "marks <i>the</i> end"
-    with serve(folder) as client, reading(browser, shots) as reader:
-        page = reader.page
-        page.goto(f"http://{client.host}:{client.port}/d/small/f/5")
-        page.locator("h1 .number").wait_for()
+    run, label = runs[0], "marks <i>the</i> end"
+    with serve(run) as client, look(base_of(client)) as visit:
+        page = visit.page
+        visit.open(f"/d/{run.name}/f/5")
+        visit.sees("h1 .number")
         page.keyboard.press("l")
         page.keyboard.type(label)
         page.keyboard.press("Enter")
-        page.locator("h1", has_text=label).wait_for()
+        visit.sees("h1", label)
         page.keyboard.press("s")
-        page.locator(".star.on").wait_for()
-        assert client.get("/api/d/small/notes/5")["label"] == label
+        visit.sees(".star.on")
+        page.get_by_label("lists").fill("ends, to check")
+        page.get_by_label("comment").fill("Seen at full stops.")
+        page.get_by_label("comment").blur()
+        visit.sees(".note [role=status]", "saved")
+        note = client.get(f"/api/d/{run.name}/notes/5")
+        assert (note["label"], note["starred"], note["lists"]) == (label, True, ["ends", "to check"])
 
-    with serve(folder) as client, reading(browser, shots) as reader:
-        page = reader.page
-        page.goto(f"http://{client.host}:{client.port}/d/small/notes")
-        page.locator("td", has_text=label).wait_for()
+    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+        page = visit.page
+        visit.open(f"/d/{run.name}/notes")
+        visit.sees("td", label)
+        visit.shoot("notes")
         with page.expect_download() as download:
             page.get_by_role("button", name="export").click()
-        assert label in Path(download.value.path()).read_text()
+        kept = tmp_path / "notes.json"
+        download.value.save_as(kept)
+        # Taken away, and taken in again from the file.
+        assert client.ask(f"/api/d/{run.name}/notes/5", "DELETE").status == 200
+        page.reload()
+        visit.sees("main p", "No notes yet")
+        page.get_by_label("import notes from a file").set_input_files(kept)
+        visit.sees("td", label)
 
-    site = export_site(open_dictionaries([folder]), tmp_path / "site")
-    with plain_files(site) as base, reading(browser, shots) as reader:
-        page = reader.page
-        page.goto(f"{base}/index.html")
-        assert total(page) > 0
-        page.goto(f"{base}/index.html#/d/small/f/5")
-        page.locator("h1", has_text=label).wait_for()
+    site = export_site(open_dictionaries(runs), tmp_path / "site")
+    with plain_files(site) as base, look(base) as visit:
+        page = visit.page
+        visit.open("/index.html")
+        visit.sees("h1", "2 dictionaries")
+        page.get_by_role("link", name=run.name, exact=True).click()
+        visit.sees("tr[data-index]")
+        visit.drag("Histogram of features by rate", 0.5, 0.9)
+        visit.sees(".chip", "rate")
+        visit.open(f"/index.html#/d/{run.name}/f/5")
+        visit.sees("h1", label)
         page.keyboard.press("ArrowRight")
-        page.locator("h1 .number", has_text="f/6").wait_for()
-        page.goto(f"{base}/index.html#/d/small/search?q=marks")
-        page.locator(".result", has_text=label).wait_for()
+        visit.sees("h1 .number", "f/6")
+        visit.open(f"/index.html#/d/{run.name}/search?q=marks")
+        visit.sees(".result", label)
+        page.keyboard.press("c")
+        visit.sees(".pair")
+        page.keyboard.press("p")
+        visit.sees(".error", "monosem explore")
+        assert {url for url in visit.asked if not url.startswith(base)} == set()
+
+
+def test_one_feature_in_one_file_asks_for_nothing(look: Look, run: Path, tmp_path: Path) -> None:
+    file = export_feature(open_dictionaries([run]), 5, tmp_path / "feature.html")
+    with look(file.as_uri(), color_scheme="light") as visit:
+        visit.open("")
+        visit.sees("h1", "feature 5")
+        visit.shoot("one-file")
+        assert visit.asked == [file.as_uri()]
 
 
 @contextmanager

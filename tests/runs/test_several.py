@@ -230,7 +230,7 @@ def test_the_commands_work_on_all_and_on_each(folder: Path, monosem: Callable[..
     assert feature_folders(folder / "mlp") == [folder / "mlp"]
     crossed = monosem("harvest", folder / "across", "--tokens", 500)
     assert crossed.code == 2
-    assert "features are harvested where one model reads text" in crossed.err
+    assert "features are harvested at one hook point of one model" in crossed.err
     assert monosem("harvest", folder / "mlp", "--tokens", 500).code == 0
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.data import Images, PackedText, first_token, read_documents
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.data import Batch, Images, PackedText, first_token, kept_positions, read_documents
 from monosem.data.documents import Text
-from monosem.errors import ConfigError, DataError
+from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.models import ModelSet, SubjectModel
-from monosem.sae.metadata import PixelFormat
+from monosem.sae.metadata import PixelFormat, SAEMetadata
 
 
 def open_text(
@@ -54,6 +59,7 @@ def open_images(
     images: Any,
     hook: str,
     *,
+    labels: Any = None,
     pixels: PixelFormat | None = None,
     seed: int | None = None,
 ) -> tuple[Images, dict[str, Any]]:
@@ -70,15 +76,73 @@ def open_images(
         if model.family is None:
             raise ConfigError(f"say what images {model.name} reads: pixels=PixelFormat(height=..., width=...)")
         raise DataError(f"{model.name} reads text, not images: give text=...")
-    reader = Images(images, wanted, processor=None if pixels else getattr(model, "processor", None), seed=seed)
+    processor = None if pixels else getattr(model, "processor", None)
+    reader = Images(images, wanted, labels=labels, processor=processor, seed=seed)
     example = model.capture(reader.blank(), [hook])[hook]
     if example.ndim != 3:
         raise DataError(f"{hook} gives {tuple(example.shape)}, not (images, positions, width): choose another hook")
     patch = getattr(vision_config(model), "patch_size", None)
     down, across = patch if isinstance(patch, list | tuple) else (patch or 1, patch or 1)
-    n_patches = (wanted.height // down) * (wanted.width // across) if patch else example.shape[1]
-    reader.n_positions, reader.n_special = example.shape[1], max(0, example.shape[1] - n_patches)
+    grid = (wanted.height // down, wanted.width // across) if patch else _grid(example.shape[1])
+    reader.grid, reader.n_positions = grid, example.shape[1]
+    reader.n_special = max(0, example.shape[1] - grid[0] * grid[1])
     return reader, {"images": described(images, "images"), "pixels": wanted, "context_length": example.shape[1]}
+
+
+def reopened(
+    known: SAEMetadata,
+    model: SubjectModel | ModelSet,
+    hook: str,
+    *,
+    text: Text | None = None,
+    images: Any = None,
+    labels: Any = None,
+) -> tuple[PackedText | Images, str]:
+    """Text or images, once through in order, cut and prepared as an SAE knows them; and how to call them.
+
+    What this has opened may be given again as `images`.
+
+    Raises:
+        MismatchError: the SAE's contexts are longer than the model's.
+        DataError: there is nothing to read, or the model does not read such data.
+        ConfigError: nothing says what images the model wants.
+    """
+    if isinstance(images, Images):
+        return images, images.name
+    if images is not None:
+        own = known.pixels if isinstance(model, ModelSet) or known.pixels != pixel_format(model) else None
+        reader, facts = open_images(model, images, hook, labels=labels, pixels=own)
+        return reader, facts["images"]
+    length, longest = known.context_length, model.context_length
+    if length is not None and longest is not None and length > longest and model.tokenizer is not None:
+        raise MismatchError(f"the SAE reads contexts of {length} tokens, {model.name} has a context of {longest}")
+    options = {"context_length": length, "prepend_bos": known.prepend_bos, "packing": known.packing}
+    reader, facts = open_text(model, text or [], **options)
+    return reader, facts["text"]
+
+
+def rows_read(
+    known: SAEMetadata, hook: str, batch: Batch, x: Float[Tensor, "contexts pos d"]
+) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "contexts pos"]]:
+    """Of the activations at a hook point, the rows that an SAE reads, and at which positions these stand."""
+    if x.shape[:2] != batch.special.shape:
+        raise DataError(f"{hook} gives {tuple(x.shape)} for {len(batch)} contexts of {batch.special.shape[1]}")
+    kept = kept_positions(
+        batch,
+        exclude_special=known.exclude_special is not False,
+        skip_first=known.skip_first or 0,
+        last_only=bool(known.last_only),
+    )
+    x, limit = x.to(torch.float32), (known.max_norm or {}).get(hook)
+    if limit is not None:  # rows of a norm that was left out of training
+        kept = kept & (x.norm(dim=-1) <= limit).cpu()
+    return x[kept.to(x.device)], kept
+
+
+def _grid(n_positions: int) -> tuple[int, int]:
+    """A square where nothing says how positions lie on the image and there can be one."""
+    side = math.isqrt(n_positions)
+    return (side, side) if side * side == n_positions else (1, n_positions)
 
 
 def vision_config(model: SubjectModel) -> Any:

@@ -11,6 +11,7 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     text: Annotated[str | None, typer.Option(help="Held-out text: a file, a folder, or bundled:held_out.")] = None,
+    images: Annotated[str | None, typer.Option(help="Held-out images: a folder, an IDX or .npz file.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read.")] = None,
     loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
 ) -> None:
@@ -22,7 +23,7 @@ def evaluate(
     from monosem.runs import Run, run_evaluation, run_evaluations
 
     opened = Run(run)
-    given = {"text": text, "tokens": tokens, "loss_tokens": loss_tokens}
+    given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
     config = opened.config.evaluation.model_copy(update=changes)
     measure = run_evaluations if opened.config.several else run_evaluation

@@ -13,21 +13,24 @@ def harvest(
     text: Annotated[
         str | None, typer.Option(help="What to read: a file, a folder, bundled or bundled:held_out.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to read, at most.")] = 1_000_000,
+    images: Annotated[
+        str | None, typer.Option(help="What an image model reads: a folder, an IDX or .npz file, or hub:owner/name.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens, or positions of images, to read, at most.")] = 1_000_000,
     keep_state: Annotated[
         bool, typer.Option("--keep-state", help="Keep what it takes to go on later with more --tokens.")
     ] = False,
 ) -> None:
     """Harvest every latent's statistics and passages in one pass over a text; rewrites the run's features/.
 
-    Without --text it reads what the run is evaluated on. Stop it or kill it: the same command goes on.
+    Without --text or --images it reads what the run is evaluated on. Stop it or kill it: the same command goes on.
     """
     from monosem.cli.console import console
     from monosem.runs import Run, run_harvest
 
     out = console()
     for member in Run(run).members.values():
-        store = run_harvest(member, text, tokens, keep_state)
+        store = run_harvest(member, text, tokens, keep_state, images=images)
         silent = store.count("count = 0")
         out.print(
             f"{store.n_latents:,} latents over {store.n_tokens:,} tokens, "

@@ -34,6 +34,7 @@ def train(
         model: bundled            # or a folder, or a Hugging Face id
         hook: resid_post.2        # monosem info MODEL lists them
         text: bundled             # or a file (.txt .jsonl .parquet), a folder, hub:owner/name
+        images: photos            # in place of text, for a model of images: a folder, an IDX or .npz file
         tokens: 1000000
         sae: {architecture: topk, n_latents: 4096, k: 32}
         activations: {context_length: 256, buffer_tokens: 131072, exclude_special: true}

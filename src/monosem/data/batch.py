@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosem.errors import ConfigError
@@ -20,6 +20,21 @@ class Batch(Protocol):
     @property
     def inputs(self) -> Any:
         """What `model.capture` takes."""
+        ...
+
+    @property
+    def tokens(self) -> Int[Tensor, "contexts pos"]:
+        """What stands at each position: a token of the vocabulary, or a place in the image."""
+        ...
+
+    @property
+    def document(self) -> Int[Tensor, "contexts pos"]:
+        """Index of the document or image."""
+        ...
+
+    @property
+    def position(self) -> Int[Tensor, "contexts pos"]:
+        """Index within the document or image."""
         ...
 
     @property
@@ -44,6 +59,11 @@ class Batch(Protocol):
 
 class BatchReader(Protocol):
     """Contexts in an order that is fixed once and for all."""
+
+    @property
+    def context_length(self) -> int:
+        """Positions in a context."""
+        ...
 
     def read(self, start: int, stop: int) -> Batch:
         """Contexts start to stop; fewer where the data end."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import zipfile
+import functools
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
 from monosem.data.documents import Skipped
-from monosem.errors import DataError, FileError
+from monosem.data.image_files import images_of, source_hash
+from monosem.errors import DataError
 from monosem.sae.metadata import PixelFormat
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,19 @@ class ImageBatch:
     @property
     def inputs(self) -> Tensor:
         return self.pixels
+
+    @property
+    def tokens(self) -> Int[Tensor, "images pos"]:
+        """What stands at a position of an image is the place itself: 0, 1, ..., class token and registers first."""
+        return torch.arange(self.n_positions).expand(len(self), -1)
+
+    @property
+    def document(self) -> Int[Tensor, "images pos"]:
+        return torch.from_numpy(self.number)[:, None].expand(-1, self.n_positions)
+
+    @property
+    def position(self) -> Int[Tensor, "images pos"]:
+        return self.tokens
 
     @property
     def special(self) -> Bool[Tensor, "images pos"]:
@@ -93,9 +104,12 @@ class Images:
         self.wanted, self.processor, self.seed = wanted, processor, seed
         self.skipped = Skipped()
         self.n_positions, self.n_special = 1, 0
+        self.grid: tuple[int, int] = (1, 1)
+        """Rows and columns of patches of the model that reads them."""
         self._orders: dict[int, np.ndarray] = {}
         self.name = str(source) if isinstance(source, str | Path) else "the images given"
-        self.images, own_labels, self.classes = _opened(source)
+        self.images, own_labels, self.classes = images_of(source)
+        self._source = source
         labels = own_labels if labels is None else labels
         self.labels = None if labels is None else np.asarray(labels)
         if not len(self.images):
@@ -105,6 +119,34 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def context_length(self) -> int:
+        """Positions of an image in the model."""
+        return self.n_positions
+
+    @functools.cached_property
+    def source_hash(self) -> str:
+        """16 hex digits that change where the source does."""
+        return source_hash(self._source, self.images)
+
+    def thumbnails(self, numbers: Sequence[int], size: int = 96) -> list[bytes]:
+        """Images as the model sees them, as PNG; their smaller side has at most `size` pixels."""
+        return [self._thumbnail(int(number), size) for number in numbers]
+
+    def _thumbnail(self, number: int, size: int) -> bytes:
+        pixels = self._prepared(number)
+        pixels = self.blank()[0] if pixels is None else pixels
+        mean, std = _moments(self.wanted)
+        array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = as_image(array)
+        scale = min(1.0, size / min(picture.size))
+        shape = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        if shape != picture.size:
+            picture = picture.resize(shape, Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        picture.save(file, "png", optimize=True)
+        return file.getvalue()
 
     def blank(self) -> Float[Tensor, "1 channels height width"]:
         """One image without content, of the size that the model wants."""
@@ -144,7 +186,7 @@ class Images:
                 with Image.open(item) as file:
                     image = file.convert(mode)
             else:
-                image = _as_image(item).convert(mode)
+                image = as_image(item).convert(mode)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = str(self.images[number]) if isinstance(self.images[number], Path) else f"image {number}"
             self.skipped.add(f"{what} cannot be read as an image: {' '.join(str(error).split())}")
@@ -156,7 +198,7 @@ class Images:
         return _normalised(_fitted(image, self.wanted), self.wanted)
 
 
-def _as_image(item: Any) -> Image.Image:
+def as_image(item: Any) -> Image.Image:
     """A PIL image from one, or from an array (height, width[, channels])."""
     if isinstance(item, Image.Image):
         return item
@@ -180,116 +222,10 @@ def _fitted(image: Image.Image, wanted: PixelFormat) -> Image.Image:
 def _normalised(image: Image.Image, wanted: PixelFormat) -> Float[Tensor, "channels height width"]:
     pixels = torch.from_numpy(np.array(image)).float() / 255
     pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    mean, std = (torch.tensor(values[: wanted.channels])[:, None, None] for values in (wanted.mean, wanted.std))
+    mean, std = _moments(wanted)
     return (pixels - mean) / std
 
 
-Opened = tuple[Sequence[Any] | np.ndarray, Any, list[str] | None]
-"""Images, labels, names of the labels."""
-
-
-def _opened(source: Any) -> Opened:
-    if isinstance(source, str) and source.startswith("hub:"):
-        return _from_hub(source)
-    if isinstance(source, str | Path):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise FileError(f"images {str(source)!r}: there is no such file or folder")
-        if path.is_dir():
-            return _from_folder(path)
-        if path.suffix == ".npz":
-            return _from_npz(path)
-        if "idx" in path.name or "ubyte" in path.name:
-            return _from_idx(path)
-        if path.suffix.lower() in SUFFIXES:
-            return [path], None, None
-        raise FileError(f"{path} is of no kind that can be read as images (a folder, an IDX or .npz file)")
-    if isinstance(source, Tensor | np.ndarray):
-        return _checked(source.numpy() if isinstance(source, Tensor) else source, "the array of images"), None, None
-    return list(source), None, None
-
-
-def _checked(array: np.ndarray, name: str) -> np.ndarray:
-    """Images (images, height, width[, channels])."""
-    if array.ndim not in (3, 4):
-        what = "it holds labels, not images" if array.ndim == 1 else f"its shape is {array.shape}"
-        raise DataError(f"{name}: images have the shape (images, height, width[, channels]); {what}")
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
-        if array.shape[1] not in (1, 3, 4):
-            raise DataError(f"{name}: no dimension of {array.shape} can be channels (1, 3 or 4)")
-        array = array.transpose(0, 2, 3, 1)
-    return array
-
-
-def _from_folder(folder: Path) -> Opened:
-    def inside(path: Path) -> list[Path]:
-        return sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
-
-    classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and inside(f))
-    if not classes:
-        return inside(folder), None, None
-    files = [(file, label) for label, name in enumerate(classes) for file in inside(folder / name)]
-    return [file for file, _ in files], [label for _, label in files], classes
-
-
-def _from_npz(path: Path) -> Opened:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if archive[name].dtype.kind in "uif"}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} cannot be read as an archive of arrays: {error}") from error
-    images = [name for name, array in arrays.items() if array.ndim in (3, 4)]
-    labels = [name for name, array in arrays.items() if array.ndim == 1]
-    if len(images) != 1:
-        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        if labels and not images:
-            raise DataError(f"{path} holds labels without images ({found})")
-        raise DataError(f"{path} must hold one array of images, (images, height, width[, channels]); it has {found}")
-    array = _checked(arrays[images[0]], str(path))
-    fitting = [name for name in labels if len(arrays[name]) == len(array)]
-    return array, arrays[fitting[0]] if fitting else None, None
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """An array in the format of MNIST: two zeros, a type, the number of dimensions, the dimensions, the numbers."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-            raise ValueError("it does not begin as an IDX file")
-        n_dims = content[3]
-        shape = np.frombuffer(content, ">u4", n_dims, 4)
-        return np.frombuffer(content, IDX_TYPES[content[2]], int(np.prod(shape)), 4 + 4 * n_dims).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise FileError(f"{path} cannot be read as an IDX file: {error}") from error
-
-
-def _from_idx(path: Path) -> Opened:
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = _read_idx(beside) if beside != path and beside.exists() else None
-    return _checked(_read_idx(path), str(path)), labels, None
-
-
-def _from_hub(spec: str) -> Opened:
-    from monosem.data.hub import load_hub
-
-    data, column = load_hub(spec, streaming=False)
-    first = data[0]
-    column = column or next((name for name, value in first.items() if isinstance(value, Image.Image)), None)
-    if column is None or not isinstance(first[column], Image.Image):
-        raise FileError(f"{spec!r} has no column of images: it has {', '.join(data.column_names)}")
-    label = next((name for name in ("label", "labels") if name in data.column_names), None)
-    classes = getattr(data.features[label], "names", None) if label else None
-    return _HubImages(data, column), data[label] if label else None, cast("list[str] | None", classes)
-
-
-class _HubImages(Sequence[Any]):
-    """One column of a data set, decoded as it is read."""
-
-    def __init__(self, data: Any, column: str) -> None:
-        self.data, self.column = data, column
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, number: Any) -> Any:
-        return self.data[number][self.column]
+def _moments(wanted: PixelFormat) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
+    mean, std = (torch.tensor(values[: wanted.channels])[:, None, None] for values in (wanted.mean, wanted.std))
+    return mean, std

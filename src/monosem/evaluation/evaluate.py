@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,22 +12,24 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from monosem.activations import reopened, rows_read
 from monosem.codes import SparseCodes
-from monosem.data import ContextBatch, PackedText, kept_positions, read_documents
+from monosem.data import Batch
+from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
+from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
 from monosem.evaluation.intervals import Interval
-from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 
-Observer = Callable[[ContextBatch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
+Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
 
-CONTEXTS_A_PASS = 16
+CONTEXTS_A_PASS, POSITIONS_A_PASS = 16, 4096  # at least
 FIT_TOKENS = 32_768
 VECTOR_ROWS = 8192
 
@@ -38,19 +40,22 @@ def evaluate(
     model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
     hook: str | None = None,
     *,
-    text: str | Path | Sequence[str] | None = None,
+    text: Text | None = None,
+    images: Any = None,
+    labels: Any = None,
     tokens: int = 500_000,
     loss_tokens: int = 65_536,
     controls: bool = True,
     observers: Sequence[Observer] = (),
     progress: bool = True,
 ) -> EvaluationReport:
-    """Measure an SAE on text that it was not trained on, beside its controls.
+    """Measure an SAE on text or images that it was not trained on, beside its controls.
 
     Reconstruction (L0, FVU, explained variance, cosine, norm ratio), dead latents and firing rates on `tokens` tokens;
-    on the first `loss_tokens` of them also the model's cross-entropy clean, spliced and ablated, and KL. Intervals are
-    95 % bootstrap intervals over documents. Controls: predicting the mean, PCA with k = mean L0 components, and a
-    frozen random SAE.
+    on the first `loss_tokens` of them also the model's loss clean, spliced and ablated, and KL: cross-entropy of the
+    next token, of the labels of images, or where there is nothing to predict, KL from its own output. Intervals are
+    95 % bootstrap intervals over documents or images. Controls: predicting the mean, PCA with k = mean L0
+    components, and a frozen random SAE.
 
     A transcoder is measured by what it predicts; what reads several hook points or models side by side, by all of them
     together and without losses.
@@ -61,7 +66,9 @@ def evaluate(
             model if not given.
         hook: name of the hook point; the SAE's own if not given.
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
-        tokens: tokens to read, at most; the text is read once.
+        images: what to read in place of text: what `Images` takes.
+        labels: one integer an image, where the images come without.
+        tokens: tokens (or positions of images) to read, at most; the text is read once.
         loss_tokens: tokens for the losses; 0 leaves them out.
         controls: measure them too.
         observers: called with the codes of every batch, so that one pass serves all.
@@ -78,11 +85,11 @@ def evaluate(
         model = torch.from_numpy(np.array(model[:tokens]))  # a copy: a mapped file cannot be written to
     if isinstance(model, Tensor):
         return _evaluate_vectors(sae, model, tokens, controls)
-    given, (model, hook, text) = hook, _fill_in(sae, model, hook, text)
+    given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
     if isinstance(model, ModelSet) or is_mapping(sae):
         sums, facts = measure_mapping(
             Mapping(sae, model, given),
-            text,
+            {"text": text, "images": images, "labels": labels},
             tokens=tokens,
             loss_tokens=loss_tokens,
             controls=controls,
@@ -90,11 +97,10 @@ def evaluate(
             progress=progress,
         )
         return _report(sae, sums.parts, sums.controls, facts, sums.loss if sums.n_predictions else None)
-    contexts = _contexts(sae, model, text)
-    name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
+    contexts, name = reopened(sae.metadata, model, hook, text=text, images=images, labels=labels)
     n_contexts = -(-tokens // contexts.context_length)
-    first, kept = _read(sae, contexts, 0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
-    sample, _ = _rows(sae, model, hook, first, kept)
+    first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
+    sample, _ = rows_read(sae.metadata, hook, first, model.capture(first.inputs, [hook])[hook])
     if sample.shape[1] != sae.d_in:
         raise MismatchError(
             f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {sample.shape[1]}: choose another hook"
@@ -102,14 +108,16 @@ def evaluate(
     l0 = max(1, round(sae.encode(sample[:4096]).l0().double().mean().item()))
     functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
-    loss = LanguageLoss(model, hook, {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions})
-    steps = range(0, n_contexts, CONTEXTS_A_PASS)
+    replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
+    loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
+    at_once = CONTEXTS_A_PASS if images is None else max(CONTEXTS_A_PASS, POSITIONS_A_PASS // contexts.context_length)
+    steps = range(0, n_contexts, at_once)
     bar = Console(stderr=True)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
-        batch, kept = _read(sae, contexts, start, min(start + CONTEXTS_A_PASS, n_contexts))
+        batch = contexts.read(start, min(start + at_once, n_contexts))
         if not len(batch):
             break
-        x, kept = _rows(sae, model, hook, batch, kept)
+        x, kept = rows_read(sae.metadata, hook, batch, model.capture(batch.inputs, [hook])[hook])
         codes = sae.encode(x)
         documents = batch.document[kept]
         for column, part in parts.items():
@@ -117,10 +125,12 @@ def evaluate(
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
             observer(batch, kept, codes, x)
-        if loss.n_predictions < loss_tokens:
-            loss.add(batch, kept)
-    facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name}
-    return _report(sae, parts, functions, facts, loss if loss.n_predictions else None)
+        for part in (slice(i, i + CONTEXTS_A_PASS) for i in range(0, len(batch), CONTEXTS_A_PASS)):
+            if loss is not None and loss.n_replaced < loss_tokens:
+                loss.add(batch[part], kept[part])
+    things = "patches" if images is not None else "tokens"
+    facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
+    return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)
 
 
 def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> EvaluationReport:
@@ -143,8 +153,8 @@ def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> Evalu
 
 
 def _fill_in(
-    sae: SAE, model: SubjectModel | ModelSet | None, hook: str | None, text: str | Path | Sequence[str] | None
-) -> tuple[SubjectModel | ModelSet, str, str | Path | Sequence[str]]:
+    sae: SAE, model: SubjectModel | ModelSet | None, hook: str | None, text: Text | None, images: Any
+) -> tuple[SubjectModel | ModelSet, str, Text | None]:
     known = sae.metadata
     if model is None:
         if known.model is None and not known.models:
@@ -154,47 +164,12 @@ def _fill_in(
     hook = hook or known.hook or (known.hooks or [None])[0]
     if hook is None:
         raise ConfigError("this SAE does not know its hook point: evaluate(sae, model, 'resid_post.2')")
-    if text is None:
-        if known.text is not None and known.text.partition(":")[0] != "bundled":
-            raise ConfigError(f"the SAE was trained on {known.text}: name a held-out text, evaluate(sae, text=...)")
+    if text is None and images is None:
+        for name, what, data in (("images", "other images", known.images), ("text", "a held-out text", known.text)):
+            if data is not None and data.partition(":")[0] != "bundled":
+                raise ConfigError(f"the SAE was trained on {data}: name {what}, evaluate(sae, {name}=...)")
         text = "bundled:held_out"
     return model, model.hook_point(hook).name, text
-
-
-def _contexts(sae: SAE, model: SubjectModel, text: str | Path | Sequence[str]) -> PackedText:
-    if model.tokenizer is None:
-        raise DataError(f"{model.name} has no tokenizer to read text with")
-    known = sae.metadata
-    length = known.context_length or min(model.context_length or 1024, 1024)
-    if model.context_length is not None and length > model.context_length:
-        raise MismatchError(
-            f"the SAE reads contexts of {length} tokens, {model.name} has a context of {model.context_length}"
-        )
-    bos = known.prepend_bos if known.prepend_bos is not None else model.tokenizer.bos_token_id is not None
-    packing = known.packing is not False
-    return PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos, packing=packing)
-
-
-def _read(sae: SAE, contexts: PackedText, start: int, stop: int) -> tuple[ContextBatch, Bool[Tensor, "contexts pos"]]:
-    """Contexts, and the positions that the SAE reads."""
-    batch, known = contexts.read(start, stop), sae.metadata
-    return batch, kept_positions(
-        batch,
-        exclude_special=known.exclude_special is not False,
-        skip_first=known.skip_first or 0,
-        last_only=bool(known.last_only),
-    )
-
-
-def _rows(
-    sae: SAE, model: SubjectModel, hook: str, batch: ContextBatch, kept: Bool[Tensor, "contexts pos"]
-) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "contexts pos"]]:
-    """Activations at the positions kept, without those of a norm that was left out of training, and which these are."""
-    x = model.capture(batch.inputs, [hook])[hook].to(torch.float32)
-    limit = (sae.metadata.max_norm or {}).get(hook)
-    if limit is not None:
-        kept = kept & (x.norm(dim=-1) <= limit).cpu()
-    return x[kept.to(x.device)], kept
 
 
 def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -211,7 +186,7 @@ def _report(
     parts: dict[str, Reconstruction],
     functions: dict[str, Callable[[Tensor], Tensor]],
     facts: dict[str, str | int | float],
-    loss: LanguageLoss | None,
+    loss: DownstreamLoss | None,
 ) -> EvaluationReport:
     columns: dict[str, dict[str, Interval]] = {}
     for name, part in parts.items():
@@ -224,7 +199,6 @@ def _report(
     main = parts["SAE"]
     facts = {**facts, "rows": main.n_rows, "architecture": sae.architecture, "n_latents": sae.n_latents}
     if loss is not None:
-        facts |= {"predictions": loss.n_predictions, "ce_clean": loss.clean().value}
-        facts |= {"ce_zero": loss.metrics("zero")["ce"].value, "ce_mean": loss.metrics("mean")["ce"].value}
+        facts |= loss.facts()
     firing = main.firing if main.firing is not None else torch.zeros(sae.n_latents)
     return EvaluationReport(columns, facts, firing.numpy() / main.n_rows, main.l0_counts)

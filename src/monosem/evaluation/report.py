@@ -25,6 +25,8 @@ LABELS = {
     "loss_recovered_mean": "loss recovered (mean)",
     "loss_recovered_zero": "loss recovered (zero)",
     "kl": "KL from clean, nats",
+    "accuracy": "accuracy",
+    "agreement": "same answer as clean",
     "dead_share": "share of dead latents",
 }
 
@@ -68,11 +70,16 @@ class EvaluationReport:
         return "Evaluation" + (f" at {self.facts['hook']} of {self.facts['model']}" if "hook" in self.facts else "")
 
     def _caption(self) -> str:
-        lines = [f"Measured on {self.facts['rows']:,} tokens of {self.facts['data']}."]
+        things = self.facts.get("things", "tokens")
+        lines = [f"Measured on {self.facts['rows']:,} {things} of {self.facts['data']}."]
         if "ce_clean" in self.facts:
             clean, mean, zero = (f"{self.facts[name]:.3f}" for name in ("ce_clean", "ce_mean", "ce_zero"))
             counted = f"{self.facts['predictions']:,} predictions"
             lines.append(f"Losses on {counted}: clean {clean}, at the mean {mean}, at zero {zero}.")
+            if "accuracy_clean" in self.facts:
+                lines.append(f"Accuracy without the SAE: {self.facts['accuracy_clean']:.1%}.")
+        elif "predictions" in self.facts:
+            lines.append(f"Losses on {self.facts['predictions']:,} predictions: {self.facts['loss']}.")
         alive = self.firing_rates[self.firing_rates > 0]
         if len(alive):
             lines.append(f"Median firing rate of the {len(alive):,} latents alive: {np.median(alive):.3%}.")

@@ -135,6 +135,17 @@ def _read_routes(app: FastAPI, site: Site) -> None:
         """Python that opens it."""
         return answer(python_code(site[name], latent))
 
+    @get("/api/d/{name}/image/{number}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    def image(name: str, number: int) -> Response:
+        """The thumbnail of an image that an example shows (PNG); its number is the example's `document`."""
+        dictionary = site[name]
+        pictures = dictionary.store.pictures
+        if pictures is None:
+            raise IndexError(f"{name} is of text: it has no images")
+        return Response(
+            pictures.png(number), headers={"cache-control": "private, max-age=3600"}, media_type="image/png"
+        )
+
     @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
     def hovers(name: str, latents: str) -> Response:
         """Names and three passages of up to 100 features."""

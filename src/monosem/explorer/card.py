@@ -34,7 +34,7 @@ def previews(dictionary: Dictionary, latents: Sequence[int]) -> list[Preview]:
         Preview(
             **dictionary.named(feature.latent),
             max=feature.max,
-            passages=[_example(example) for example in feature.top[:A_PREVIEW]],
+            passages=[_example(example, feature) for example in feature.top[:A_PREVIEW]],
         )
         for feature in dictionary.store.features(latents)
     ]
@@ -98,11 +98,11 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
             Other(**dictionary.named(latent), cosine=None, share=share, lift=lift)
             for latent, share, lift in feature.cofiring
         ],
-        top=[_example(example) for example in feature.top],
-        samples=[_example(example) for example in drawn],
+        top=[_example(example, feature) for example in feature.top],
+        samples=[_example(example, feature) for example in drawn],
         intervals=intervals,
-        near_misses=[_example(example) for example in feature.near_misses],
-        silent=[_example(example) for example in feature.silent],
+        near_misses=[_example(example, feature) for example in feature.near_misses],
+        silent=[_example(example, feature) for example in feature.silent],
         matches=None,
     )
 
@@ -112,7 +112,7 @@ def _in_order_of_draw(feature: Feature) -> list[Example]:
     return [feature.samples[i] for i in feature._draw(np.arange(len(feature.samples)), len(feature.samples))]
 
 
-def _example(example: Example) -> shapes.Example:
+def _example(example: Example, feature: Feature) -> shapes.Example:
     on = bool(example.activations.any())
     return shapes.Example(
         activation=example.activation,
@@ -126,4 +126,5 @@ def _example(example: Example) -> shapes.Example:
         context=example.context,
         before=example.before,
         after=example.after,
+        label=feature.pictures.label(example.document) if feature.pictures is not None else None,
     )

@@ -17,9 +17,10 @@ from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
-from monosem.explorer.shapes import Abilities, Evaluation, MeasuredColumn, Metric, Named, Summary, Text
+from monosem.explorer.shapes import Abilities, Evaluation, Images, MeasuredColumn, Metric, Named, Summary, Text
 from monosem.features import FeatureStore
-from monosem.features.files import dictionary_hash, readable
+from monosem.features.files import dictionary_hash
+from monosem.features.folder import readable
 from monosem.sae import SAE, load_sae
 
 
@@ -51,6 +52,13 @@ class Dictionary:
         """What may be asked of it."""
         no_sae = None if self._sae_folder else "the SAE's weights are not beside the store, in sae/"
         no_model = None if self.model_name else "the store does not name its model"
+        if self.store.pictures is not None:
+            return Abilities(
+                prompt="this dictionary reads images, not text",
+                map=no_sae,
+                notes=self.notes.why_not,
+                context="an image is shown whole",
+            )
         return Abilities(prompt=no_sae or no_model, map=no_sae, notes=self.notes.why_not, context=no_sae or no_model)
 
     @functools.cached_property
@@ -175,7 +183,16 @@ class Dictionary:
             alive=alive,
             dead=self.n_latents - alive,
             can=self.can,
+            images=self.images(),
         )
+
+    def images(self) -> Images | None:
+        """How positions lie on its images; None for text."""
+        pictures = self.store.pictures
+        if pictures is None:
+            return None
+        special = [self.store.vocabulary.text(i) for i in range(pictures.n_special)]
+        return Images(rows=pictures.rows, columns=pictures.columns, special=special, classes=pictures.classes)
 
     def texts(self) -> list[Text]:
         """What was read."""

@@ -15,6 +15,7 @@ from monosem.explorer.shapes import Abilities
 from monosem.explorer.site import Site
 from monosem.explorer.table import rows_of
 from monosem.features.card import feature_card
+from monosem.features.show import things
 
 ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
 MARK = "monosem-export.json"
@@ -81,6 +82,9 @@ def _write_dictionary(site: Site, dictionary: Dictionary, home: Path) -> None:
     about = site.dictionary(dictionary.name)
     _write(home / "index.json", to_json({**about, "path": dictionary.name, "can": _can(about["can"])}))
     _write(home / "notes.json", to_json(site.notes(dictionary.name)))
+    pictures = dictionary.store.pictures
+    for number, png in pictures.every() if pictures is not None else ():
+        _write(home / f"image/{number}.png", png)
     if dictionary.can["map"] is None:
         _write(home / "map.json", to_json(site.geometry.map(dictionary)))
     for first in range(0, dictionary.n_latents, ROWS_A_FILE):
@@ -118,7 +122,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
     "code{font-family:ui-monospace,monospace}footer{margin-top:2em;opacity:.6}"
 )
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def feature_html(dictionary: Dictionary, latent: int) -> str:
@@ -136,7 +140,9 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
     parts.append(feature_card(feature))
     about = f"{dictionary.index['architecture']} SAE, {dictionary.n_latents:,} latents"
     place = f" at {dictionary.hook} of {dictionary.model_name}" if dictionary.hook and dictionary.model_name else ""
-    parts.append(f"<footer>{escape(about + place)}; {dictionary.store.n_tokens:,} tokens. Made with monosem.</footer>")
+    parts.append(
+        f"<footer>{escape(about + place)}; {dictionary.store.n_tokens:,} {things(feature)}. Made with monosem.</footer>"
+    )
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

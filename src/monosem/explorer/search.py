@@ -44,11 +44,11 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
     words: str | None = None
     if kind == "all":
         hits = _by_number(dictionary, query) + ways["notes"]()
-        try:
-            hits += ways["token"]()
-        except ConfigError as error:  # no such token: the passages may have the words
-            words = str(error).partition(":")[0]
-        hits += ways["words"]()
+        for way in ("token", "words"):
+            try:
+                hits += ways[way]()
+            except ConfigError as error:  # no such token, no such class of images: the other may find something
+                words = str(error).partition(":")[0]
     elif kind in ways:
         hits = ways[kind]()
     else:

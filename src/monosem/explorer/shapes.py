@@ -23,6 +23,15 @@ class Abilities(TypedDict):
     context: str | None
 
 
+class Images(TypedDict):
+    """How positions lie on the images of a store: special ones first, then patches row by row."""
+
+    rows: int
+    columns: int
+    special: list[str]
+    classes: list[str] | None
+
+
 class Summary(TypedDict):
     """A dictionary in a line."""
 
@@ -37,6 +46,7 @@ class Summary(TypedDict):
     alive: int
     dead: int
     can: Abilities
+    images: Images | None
 
 
 class Site(TypedDict):
@@ -92,7 +102,7 @@ class Column(TypedDict):
 
 
 class Text(TypedDict):
-    """A text that was read, and how many positions of it."""
+    """A text (or images) that was read, and how many positions of it."""
 
     text: str
     tokens: int
@@ -209,6 +219,7 @@ class Example(TypedDict):
     context: int
     before: list[str]
     after: list[str]
+    label: str | None
 
 
 class Note(TypedDict):

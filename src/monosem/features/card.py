@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 from html import escape
 
 from monosem.features.feature import Example, Feature
-from monosem.features.show import LEAST_SHADE, visible
+from monosem.features.pictures import Pictures
+from monosem.features.show import LEAST_SHADE, things, visible
 
 STYLE = (
     "font:14px/1.5 system-ui,sans-serif;max-width:60em;"
     "--on:255,140,0;--effect:#3572b0;--dim:color-mix(in srgb,currentColor 60%,transparent)"
 )
-PASSAGES = 5
+PASSAGES, IMAGES = 5, 12
 
 
 def feature_card(feature: Feature) -> str:
     """HTML of one feature: figures, histogram, tokens, its strongest and its typical passages."""
     title = f"<b>latent {feature.latent}</b> «{escape(feature.name)}»"
     if not feature.count or feature.max is None:
-        return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} tokens')}")
-    figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} tokens · max {feature.max:.3g}"
+        return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} {things(feature)}')}")
+    figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} {things(feature)} · max {feature.max:.3g}"
     if feature.neighbours:
         figures += f" · cosine to nearest {feature.neighbours[0].cosine:.2f}"
     parts = [f"<div>{title} {_dim(figures)}</div>", _histogram(feature), _tokens(feature)]
-    parts.append(_passages("strongest, one per document", feature.top[:PASSAGES], feature.max))
+    rows = functools.partial(_images, feature.pictures) if feature.pictures is not None else _rows
+    what, n = ("document", PASSAGES) if feature.pictures is None else ("image", IMAGES)
+    parts.append(f"<div>{_dim(f'strongest, one per {what}')}</div>{rows(feature.top[:n], feature.max)}")
     for interval in feature.intervals():
         label = f"{interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings"
-        parts.append(_folded(label, _rows(interval.examples, feature.max)))
+        parts.append(_folded(label, rows(interval.examples, feature.max)))
     for label, examples in (("near misses", feature.near_misses), ("silent", feature.silent)):
-        parts.append(_folded(label, _rows(examples, feature.max)))
+        parts.append(_folded(label, rows(examples, feature.max)))
     return _box("".join(parts))
 
 
@@ -71,10 +76,6 @@ def _token(text: str, style: str = "") -> str:
     return f'<code style="white-space:pre;background:none;{style}">«{escape(visible(text))}»</code>'
 
 
-def _passages(label: str, examples: list[Example], maximum: float) -> str:
-    return f"<div>{_dim(label)}</div>{_rows(examples, maximum)}"
-
-
 def _folded(label: str, content: str) -> str:
     return f"<details><summary>{_dim(escape(label))}</summary>{content}</details>" if content else ""
 
@@ -84,6 +85,33 @@ def _rows(examples: list[Example], maximum: float) -> str:
         f'<div style="white-space:pre-wrap;unicode-bidi:plaintext;font-family:ui-monospace,monospace;font-size:13px">'
         f"{_dim(f'{example.activation:.3g}')} {_shaded(example, maximum)}</div>"
         for example in examples
+    )
+
+
+def _images(pictures: Pictures, examples: list[Example], maximum: float) -> str:
+    shown = "".join(_image(pictures, example, maximum) for example in examples)
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{shown}</div>' if shown else ""
+
+
+def _image(pictures: Pictures, example: Example, maximum: float) -> str:
+    """A thumbnail with its patches shaded; under it activation, class, and what the class token does."""
+    rows, columns = pictures.rows, pictures.columns
+    source = base64.b64encode(pictures.png(example.document)).decode()
+    shades = "".join(
+        f'<rect x="{i % columns}" y="{i // columns}" width="1" height="1" '
+        f'style="fill:rgba(var(--on),{0.7 * a / maximum:.2f})"><title>{a:.3g}</title></rect>'
+        for i, a in enumerate(pictures.patches(example.activations).ravel().tolist())
+        if a > 0 and maximum > 0
+    )
+    special = example.activations[: pictures.n_special]
+    words = [f"{example.activation:.3g}", pictures.label(example.document) or ""]
+    words += [f"class token {special[0]:.3g}"] if len(special) and special[0] > 0 else []
+    return (
+        f'<figure style="margin:0;font-size:12px"><svg width="96" height="{96 * rows // columns}" '
+        f'viewBox="0 0 {columns} {rows}" role="img" aria-label="image {example.document}">'
+        f'<image href="data:image/png;base64,{source}" width="{columns}" height="{rows}" preserveAspectRatio="none"'
+        f' style="image-rendering:pixelated"/>{shades}</svg>'
+        f"<figcaption>{_dim(escape(' '.join(filter(None, words))))}</figcaption></figure>"
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from monosem.features.streaming import hashes
+
+if TYPE_CHECKING:
+    from monosem.features.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Feature:
     """A stratified random sample of its firings, with weights."""
     near_misses: list[Example]
     silent: list[Example]
+    pictures: Pictures | None = field(default=None, repr=False, compare=False)
+    """The images that the examples are of, each by its `document`; None for text."""
 
     @property
     def name(self) -> str:
@@ -182,7 +187,9 @@ class Feature:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
-        return _plain(dataclasses.asdict(self)) | {"name": self.name}
+        plain = dataclasses.asdict(dataclasses.replace(self, pictures=None))
+        del plain["pictures"]
+        return _plain(plain) | {"name": self.name}
 
     def __repr__(self) -> str:
         from monosem.features.show import feature_text

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monosem.data import Images
 from monosem.errors import FileError
+from monosem.features.pictures import ROWS_A_GROUP, image_facts, images_table, place_names
 from monosem.features.state import Harvest
 from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
 from monosem.features.tables import (
@@ -31,7 +31,14 @@ from monosem.sae import SAE
 FORMAT, FORMAT_VERSION = "monosem features", 1
 LIGHT_PART, PART = 65_536, 4_096
 """Latents in one file of `features`, and of the other tables."""
-ROW_GROUPS = {"features": 16_384, "details": 512, "examples": 8_192, "passages": 512, "vocabulary": 65_536}
+ROW_GROUPS = {
+    "features": 16_384,
+    "details": 512,
+    "examples": 8_192,
+    "passages": 512,
+    "vocabulary": 65_536,
+    "images": ROWS_A_GROUP,
+}
 STATE = "harvest.safetensors"
 
 
@@ -43,10 +50,16 @@ def dictionary_hash(sae: SAE) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_store(harvest: Harvest, path: str | Path, sae: SAE, model: SubjectModel) -> Path:
-    """Write a harvest as a feature store; one that is there is replaced once the new one is whole."""
+def write_store(
+    harvest: Harvest, path: str | Path, sae: SAE, model: SubjectModel, images: Images | None = None
+) -> Path:
+    """Write a harvest as a feature store; one that is there is replaced once the new one is whole.
+
+    Of a harvest of images give these too: those that examples show are kept as thumbnails.
+    """
     folder = Path(path)
-    sources = Sources.of(harvest, sae, model, Vocabulary.of(model.tokenizer))
+    names = Vocabulary.of(model.tokenizer) if images is None else place_names(image_facts(images))
+    sources = Sources.of(harvest, sae, model, names)
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -69,7 +82,7 @@ def write_store(harvest: Harvest, path: str | Path, sae: SAE, model: SubjectMode
     }
     generation = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
     writer = _Writer(folder, generation)
-    n, passages = sae.n_latents, 0
+    n, passages, shown = sae.n_latents, 0, set[int]()
     for first in range(0, n, LIGHT_PART):
         writer.write("features", features_table(sources, first, min(n, first + LIGHT_PART)), first)
     for first in range(0, n, PART):
@@ -79,7 +92,10 @@ def write_store(harvest: Harvest, path: str | Path, sae: SAE, model: SubjectMode
         passages += len(found)
         writer.write("examples", examples, first)
         writer.write("passages", found, first)
+        shown.update(examples.column("document").to_pylist() if images is not None else ())
     writer.write("vocabulary", vocabulary_table(harvest, sources.vocabulary), 0)
+    if images is not None:
+        writer.write("images", images_table(images, sorted(shown)), 0)
     about |= {"generation": generation, "tables": writer.tables}
     new = folder / f".index.{generation}.new"
     new.write_text(json.dumps(about, indent=1) + "\n")
@@ -167,20 +183,3 @@ def _check_part(folder: Path, part: dict[str, Any]) -> None:
     if size != part["bytes"]:
         what = "is missing" if size is None else f"is damaged ({size} bytes, not {part['bytes']})"
         raise FileError(f"{folder / part['file']} {what}: harvest the run again")
-
-
-@contextmanager
-def readable(folder: Path, refused: Callable[[Exception], Exception] | None = None) -> Iterator[None]:
-    """Turns what DuckDB and Arrow say of a damaged file into a `FileError`."""
-    import duckdb
-
-    try:
-        yield
-    except (duckdb.IOException, duckdb.SerializationException, pa.ArrowException, OSError) as error:
-        words = str(error).splitlines()[0]
-        raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
-    except duckdb.Error as error:
-        if refused is None:
-            words = str(error).splitlines()[0]
-            raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
-        raise refused(error) from error

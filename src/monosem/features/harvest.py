@@ -1,29 +1,32 @@
-"""harvest: one pass of the model over a text, for all latents of one or several dictionaries."""
+"""harvest: one pass of the model over text or images, for all latents of one or several dictionaries."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.activations import reopened, rows_read
 from monosem.codes import SparseCodes
-from monosem.data import ContextBatch, PackedText, read_documents
+from monosem.data import Batch, BatchReader, Images
+from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError, MismatchError
 from monosem.features.files import STATE, dictionary_hash, write_store
 from monosem.features.near import near_misses
+from monosem.features.pictures import image_facts
 from monosem.features.progress import HarvestProgress
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 
-CONTEXTS_A_PASS = 16
-Text = str | Path | Sequence[str]
+CONTEXTS_A_PASS, POSITIONS_A_PASS = 16, 4096  # at least
+HELD_OUT = "bundled:held_out"
 
 
 class HarvestObserver:
@@ -34,7 +37,7 @@ class HarvestObserver:
 
     def __call__(
         self,
-        batch: ContextBatch,
+        batch: Batch,
         kept: Bool[Tensor, "contexts pos"],
         codes: SparseCodes,
         x: Float[Tensor, "rows d_in"],
@@ -50,11 +53,26 @@ class HarvestObserver:
 
 
 def new_harvest(
-    sae: SAE, model: SubjectModel, hook: str, text: str, settings: HarvestSettings | None = None, first_context: int = 0
+    sae: SAE,
+    model: SubjectModel,
+    hook: str,
+    text: str,
+    settings: HarvestSettings | None = None,
+    first_context: int = 0,
+    images: Images | None = None,
 ) -> Harvest:
-    """An empty harvest of what an SAE does at a hook point of a model, on a text, from one of its contexts on."""
-    length, bos = context_kind([sae], model)
-    facts = {
+    """An empty harvest of what an SAE does at a hook point of a model, on a text, from one of its contexts on.
+
+    With images a context is an image, what stands at a position is its place in the image, and a window is all of it.
+    """
+    settings = settings or HarvestSettings()
+    if images is None:
+        length, bos = context_kind([sae], model)
+        size = len(model.tokenizer)
+    else:
+        length, bos, size = images.n_positions, False, images.n_positions
+        settings = settings.model_copy(update={"before": length - 1, "after": length - 1})
+    facts: dict[str, Any] = {
         "model": model.name,
         "model_fingerprint": model.fingerprint(),
         "tokenizer_fingerprint": model.tokenizer_fingerprint(),
@@ -63,7 +81,8 @@ def new_harvest(
         "prepend_bos": bos,
         "exclude_special": sae.metadata.exclude_special is not False,
     }
-    size = len(model.tokenizer)
+    if images is not None:
+        facts["images"] = image_facts(images)
     return Harvest(sae.n_latents, size, length, text=text, first_context=first_context, settings=settings, facts=facts)
 
 
@@ -74,7 +93,9 @@ def harvest(
     model: SubjectModel | None = None,
     hook: str | None = None,
     *,
-    text: Text = ...,
+    text: Text | None = ...,
+    images: Any = ...,
+    labels: Any = ...,
     tokens: int = ...,
     settings: HarvestSettings | None = ...,
     keep_state: bool = ...,
@@ -90,7 +111,9 @@ def harvest(
     model: SubjectModel | None = None,
     hook: str | Sequence[str] | None = None,
     *,
-    text: Text = ...,
+    text: Text | None = ...,
+    images: Any = ...,
+    labels: Any = ...,
     tokens: int = ...,
     settings: HarvestSettings | None = ...,
     keep_state: bool = ...,
@@ -106,7 +129,9 @@ def harvest(
     model: SubjectModel | None = None,
     hook: str | Sequence[str] | None = None,
     *,
-    text: Text = "bundled:held_out",
+    text: Text | None = None,
+    images: Any = None,
+    labels: Any = None,
     tokens: int = 1_000_000,
     settings: HarvestSettings | None = None,
     keep_state: bool = False,
@@ -123,8 +148,10 @@ def harvest(
         path: the folder of the store, one for each.
         model: the subject model; the SAE's own if not given.
         hook: name of the hook point, one for each; the SAE's own if not given.
-        text: what `read_documents` takes. It is read once, in order.
-        tokens: tokens to read, at most, counted with special ones.
+        text: what `read_documents` takes. It is read once, in order. The bundled held-out text if not given.
+        images: what to read in place of text: what `Images` takes.
+        labels: one integer an image, where the images come without.
+        tokens: tokens (or positions of images) to read, at most, counted with special ones.
         settings: what to keep of every latent.
         keep_state: keep `harvest.safetensors`.
         minutes: between saves.
@@ -146,10 +173,11 @@ def harvest(
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     model = model or _model_of(saes[0])
     hooks = [model.hook_point(name).name for name in _hooks(saes, hook)]
-    length, bos = context_kind(saes, model)
-    contexts = PackedText(read_documents(text), model.tokenizer, length, prepend_bos=bos)
-    name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
-    begun = [new_harvest(s, model, h, name, settings) for s, h in zip(saes, hooks, strict=True)]
+    _check_same(saes, model, images)
+    text = HELD_OUT if text is None else text
+    contexts, name = reopened(saes[0].metadata, model, hooks[0], text=text, images=images, labels=labels)
+    shown = contexts if isinstance(contexts, Images) else None
+    begun = [new_harvest(s, model, h, name, settings, images=shown) for s, h in zip(saes, hooks, strict=True)]
     harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
     observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
     first, stop = min(h.next_context for h in harvests), -(-tokens // contexts.context_length)
@@ -168,12 +196,12 @@ def harvest(
                 save()
                 saved = time.monotonic()
     if not all(h.n_tokens for h in harvests):
-        raise DataError(f"text {name!r} has no tokens that the SAE reads")
+        raise DataError(f"{'text' if shown is None else 'images'} {name!r}: there is nothing that the SAE reads")
     if keep_state:
         save()
     stores: list[FeatureStore] = []
     for one, folder, s in zip(harvests, folders, saes, strict=True):
-        stores.append(FeatureStore(write_store(one, folder, s, model)))
+        stores.append(FeatureStore(write_store(one, folder, s, model, shown)))
         if not keep_state:
             (folder / STATE).unlink(missing_ok=True)
     return stores[0] if isinstance(sae, SAE) else stores
@@ -184,17 +212,15 @@ def _pass(
     saes: list[SAE],
     hooks: list[str],
     observers: list[HarvestObserver],
-    batch: ContextBatch,
+    batch: Batch,
     start: int,
 ) -> None:
-    captured = model.capture(batch.tokens, sorted(set(hooks)))
+    captured = model.capture(batch.inputs, sorted(set(hooks)))
     for sae, hook, observer in zip(saes, hooks, observers, strict=True):
         if observer.harvest.next_context > start:  # it was saved later than the others
             continue
-        special = batch.special if sae.metadata.exclude_special is not False else batch.padding
-        kept = ~(special | batch.padding)
-        x = captured[hook].to(torch.float32)
-        x = x[kept.to(x.device)].to(sae.W_enc.device)
+        x, kept = rows_read(sae.metadata, hook, batch, captured[hook])
+        x = x.to(sae.W_enc.device)
         if x.shape[1] != sae.d_in:
             raise MismatchError(
                 f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {x.shape[1]}: choose another hook"
@@ -202,9 +228,11 @@ def _pass(
         observer(batch, kept, sae.encode(x), x)
 
 
-def _batches(contexts: PackedText, first: int, stop: int) -> Iterator[tuple[int, ContextBatch]]:
-    for start in range(first, stop, CONTEXTS_A_PASS):
-        batch = contexts.read(start, min(start + CONTEXTS_A_PASS, stop))
+def _batches(contexts: BatchReader, first: int, stop: int) -> Iterator[tuple[int, Batch]]:
+    many = isinstance(contexts, Images)
+    at_once = max(CONTEXTS_A_PASS, POSITIONS_A_PASS // contexts.context_length) if many else CONTEXTS_A_PASS
+    for start in range(first, stop, at_once):
+        batch = contexts.read(start, min(start + at_once, stop))
         if not len(batch):
             return
         yield start, batch
@@ -237,6 +265,19 @@ def _hooks(saes: list[SAE], hook: str | Sequence[str] | None) -> list[str]:
     if len(known) != len(saes):
         raise ConfigError("an SAE does not know its hook point: harvest(sae, path, model, 'resid_post.2')")
     return known
+
+
+def _check_same(saes: Sequence[SAE], model: SubjectModel, images: Any) -> None:
+    """One reading of the data must serve all SAEs.
+
+    Raises:
+        as `context_kind`; MismatchError: they want documents packed, or images prepared, differently.
+    """
+    if images is None:
+        context_kind(saes, model)
+    for rule in ("packing",) if images is None else ("pixels",):
+        if any(getattr(sae.metadata, rule) != getattr(saes[0].metadata, rule) for sae in saes):
+            raise MismatchError(f"the SAEs were trained on data of different {rule}: harvest them one by one")
 
 
 def context_kind(saes: Sequence[SAE], model: SubjectModel) -> tuple[int, bool]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from monosem.features.feature import Example, Feature
+from monosem.features.pictures import Pictures
 
 ORANGE = (255, 140, 0)
+SHADES = "·░▒▓█"
 LEAST_SHADE = 0.08
 """Share of a feature's maximum from which a token is shaded."""
 
@@ -22,18 +25,21 @@ def print_features(console: Console, features: Sequence[Feature], n_passages: in
         if not feature.count or feature.max is None:
             console.print(
                 Text(f"latent {feature.latent}", "bold"),
-                f"never fired in {feature.n_tokens:,} tokens\n",
+                f"never fired in {feature.n_tokens:,} {things(feature)}\n",
                 soft_wrap=True,
             )
             continue
         head = Text().append(f"latent {feature.latent}", "bold")
-        head.append(f"  fires on {feature.rate:.3%} of tokens, max {feature.max:.3g}", "dim")
+        head.append(f"  fires on {feature.rate:.3%} of {things(feature)}, max {feature.max:.3g}", "dim")
         console.print(head)
         for label, effects in (("promotes  ", feature.promoted), ("suppresses", feature.suppressed)):
             if effects:
                 _line(console, _effects(label, [(effect.text, effect.weight) for effect in effects]))
         for example in feature.top[:n_passages]:
-            _line(console, _passage(example, feature.max, console.width, console.color_system is None))
+            if feature.pictures is not None:
+                _line(console, _image(example, feature.pictures, feature.max))
+            else:
+                _line(console, _passage(example, feature.max, console.width, console.color_system is None))
         console.print()
 
 
@@ -47,7 +53,8 @@ def feature_text(feature: Feature, width: int = 110) -> str:
         if interval.count:
             console.print(f"  {interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings")
             for example in interval.examples:
-                _line(console, _passage(example, maximum, width, plain=True))
+                line = _passage(example, maximum, width, plain=True)
+                _line(console, _image(example, feature.pictures, maximum) if feature.pictures else line)
     for label, pairs in (
         ("fires on", [(f"«{visible(t.text)}»", f"{t.share:.0%}") for t in feature.firing_tokens]),
         ("nearest", [(str(n.latent), f"{n.cosine:.2f}") for n in feature.neighbours]),
@@ -90,6 +97,21 @@ def _passage(example: Example, maximum: float, width: int, plain: bool) -> Text:
         share = float(example.activations[i]) / maximum
         text = f"«{texts[i]}»" if plain and i == example.peak else texts[i]
         line.append(text, _shade(share) if share >= LEAST_SHADE else "")
+    return line
+
+
+def things(feature: Feature) -> str:
+    """What a feature fires on."""
+    return "tokens" if feature.pictures is None else "patches"
+
+
+def _image(example: Example, pictures: Pictures, maximum: float) -> Text:
+    """One line: the image, its class, where the feature is strongest, and its patches, row by row, as shades."""
+    label = pictures.label(example.document)
+    line = Text().append(f"  {example.activation:7.3g}  ", "dim")
+    line.append(f"image {example.document}" + (f" ({label})" if label else "") + f", {example.texts[example.peak]}  ")
+    for row in pictures.patches(example.activations):
+        line.append("".join(SHADES[min(4, int(np.ceil(4 * a / maximum)))] if a > 0 else SHADES[0] for a in row) + " ")
     return line
 
 

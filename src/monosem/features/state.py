@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from monosem.codes import SparseCodes
-from monosem.data import ContextBatch
+from monosem.data import Batch
 from monosem.errors import ConfigError, FileError
 from monosem.features import streaming
 from monosem.features.sample import Columns, KeySample
@@ -64,7 +64,7 @@ class HarvestSettings(BaseModel):
 
 
 class Span(NamedTuple):
-    """Contexts of a text that have been read."""
+    """Contexts of a text (or images) that have been read."""
 
     text: str
     first: int
@@ -111,7 +111,7 @@ class Harvest:
         s, token_type = self.settings, np.uint16 if vocabulary_size <= 2**16 else np.uint32
         self.layout = Layout(s.top, s.sample, s.near, s.before, s.after, context_length, s.seed)
         shape = (n_latents, self.layout.slots)
-        window = (*shape, s.before + s.after + 1)
+        window = (*shape, min(context_length, s.before + s.after + 1))
         self.slots = Slots(
             np.full(shape, EMPTY, np.int64),
             np.zeros(shape, np.int32),
@@ -158,7 +158,7 @@ class Harvest:
         return sum(array.nbytes for array in arrays) / self.n_latents
 
     def add(
-        self, batch: ContextBatch, kept: Bool[Tensor, "contexts pos"], codes: SparseCodes, near: Near | None = None
+        self, batch: Batch, kept: Bool[Tensor, "contexts pos"], codes: SparseCodes, near: Near | None = None
     ) -> None:
         """Take in the next contexts.
 
@@ -208,7 +208,7 @@ class Harvest:
 
     def _add_windows(
         self,
-        batch: ContextBatch,
+        batch: Batch,
         cells: np.ndarray,
         offsets: np.ndarray,
         indices: np.ndarray,

@@ -22,11 +22,14 @@ from monosem.features.feature import (
     Neighbour,
     TokenWeight,
 )
-from monosem.features.files import PART, read_index, readable
+from monosem.features.files import PART, read_index
+from monosem.features.folder import readable
+from monosem.features.pictures import Pictures
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
 
 Row = dict[str, Any]
+BY_LATENT = ("features", "details", "examples", "passages")
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
 
@@ -89,7 +92,7 @@ class FeatureStore:
 
     def _read_part(self, part: int, latents: list[int]) -> dict[int, Feature]:
         among = f"latent in ({', '.join(map(str, latents))})"
-        files = {name: f"read_parquet({self._file(name, latents[0])})" for name in self.index["tables"]}
+        files = {name: f"read_parquet({self._file(name, latents[0])})" for name in BY_LATENT}
         rows = self._run(
             f"select * from (select * from {files['features']} where {among}) "
             f"join (select * from {files['details']} where {among}) using (latent)"
@@ -145,6 +148,7 @@ class FeatureStore:
             samples=kinds["sample"],
             near_misses=kinds["near_miss"],
             silent=kinds["silent"],
+            pictures=self.pictures,
         )
 
     def _example(self, row: Row) -> Example:
@@ -173,6 +177,11 @@ class FeatureStore:
         table = self._run("select bytes, special from vocabulary order by token")
         special = np.flatnonzero(table.column("special").to_numpy())
         return Vocabulary(table.column("bytes").to_pylist(), special.tolist())
+
+    @functools.cached_property
+    def pictures(self) -> Pictures | None:
+        """The images of a store of images; None for text."""
+        return Pictures(self.path, self.index) if self.index.get("images") else None
 
     def table(
         self,
@@ -227,11 +236,12 @@ class FeatureStore:
 
         Args:
             token: its text; case and a space before it do not count.
-            words: all of them must stand in a passage; case does not count.
+            words: all of them must stand in a passage; case does not count. Of images: the name of a class.
             limit: rows, at most.
 
         Returns:
-            latent, score (higher is better), how ("fires on", "promotes", "suppresses", "passages"), best first.
+            latent, score (higher is better), how ("fires on", "promotes", "suppresses", "passages", "images"), best
+            first.
 
         Raises:
             ConfigError: neither or both were given, or no token of the vocabulary is the text.
@@ -239,7 +249,10 @@ class FeatureStore:
         if (token is None) == (words is None):
             raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
         from monosem.features.search import by_token, by_words
+        from monosem.features.search_images import by_class
 
+        if words is not None and self.pictures is not None:
+            return by_class(self, words, limit)
         return by_token(self, token, limit) if token is not None else by_words(self, words or "", limit)
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
@@ -261,14 +274,18 @@ class FeatureStore:
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
         """Latents worth looking at first: sparse, and about as strong on their eighth passage as on their first.
 
-        Every latent has a commonest peak token; of those that share it, the best is taken.
+        Every latent has a commonest peak token; of those that share it, the best is taken. Of images: sparse, as strong
+        on the eighth image as on the first, and true to one class.
 
         Args:
             n: how many.
             whole_words: only latents that peak on whole words of at least three letters, in six passages of eight.
         """
+        from monosem.features import search_images
         from monosem.features.search import notable
 
+        if self.pictures is not None:
+            return search_images.notable(self, n)
         return notable(self, n, whole_words)
 
     def similar(self, latent: int, n: int = 8) -> list[tuple[int, float]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.activations import ActivationSource, LiveActivations, activations, read_vectors
-from monosem.data import read_documents
+from monosem.activations import ActivationSource, LiveActivations, activations, read_vectors, reopened
+from monosem.data import Images, read_documents
+from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
 from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
@@ -111,7 +112,12 @@ def require_held_out(config: RunConfig) -> None:
         ConfigError: the run trains on data of its own and names none to evaluate on.
         FileError: the data to evaluate on are missing or cannot be read.
     """
-    for name in ("vectors", "images", "text"):
+    look: dict[str, Callable[[str], object]] = {
+        "vectors": lambda name: read_vectors(Path(name)),
+        "images": images_of,
+        "text": read_documents,
+    }
+    for name, open_ in look.items():
         own, held_out = getattr(config, name), getattr(config.evaluation, name)
         if own is None:
             continue
@@ -120,8 +126,8 @@ def require_held_out(config: RunConfig) -> None:
                 f"evaluation.{name}: the run trains on {own}: name held-out {name} "
                 f"(--set evaluation.{name}=...), or leave the evaluation out (--no-evaluation)"
             )
-        if held_out is not None and name != "images":
-            (read_vectors if name == "vectors" else read_documents)(Path(held_out) if name == "vectors" else held_out)
+        if held_out is not None:
+            open_(held_out)
         return
 
 
@@ -144,10 +150,12 @@ def run_evaluation(
         report = evaluate(sae, model, **data, **counts)
     else:
         hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
-        features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT)
+        images = _opened(sae, model, hook, config.images) if described.images is not None else None
+        features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
         observers = [HarvestObserver(features, sae)]
+        data = data if images is None else {"images": images}
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
-        write_store(features, run.path / "features", sae, model)
+        write_store(features, run.path / "features", sae, model, images)
     report.save(run.path / "evaluation.json")
     write_figures(run.path / "figures", run.history(), report)
     return report
@@ -170,20 +178,35 @@ def run_evaluations(
 
 
 def run_harvest(
-    run: Run, text: str | None = None, tokens: int = 1_000_000, keep_state: bool = False, progress: bool = True
+    run: Run,
+    text: str | None = None,
+    tokens: int = 1_000_000,
+    keep_state: bool = False,
+    progress: bool = True,
+    images: str | None = None,
 ) -> FeatureStore:
-    """Harvest a run's features into `features/`; the text is that of its evaluation if not given.
+    """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given.
 
     Raises:
-        ConfigError: the dictionary reads no text, or several hook points or models.
+        ConfigError: there are no images to read, or the dictionary reads several hook points or models, or vectors.
     """
-    described = run.config
-    text = text or described.evaluation.text or HELD_OUT
+    described, own = run.config, run.config.evaluation
+    images = images or (own.images if text is None else None)
+    if described.images is not None and images is None:
+        raise ConfigError(f"{run.path} has been trained on images and names none to evaluate on: give --images")
+    data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
     sae, path, model = run.sae(), run.path / "features", open_model(described)
     if not isinstance(model, SubjectModel) or isinstance(described.hook, list):
-        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested where one model reads text")
+        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested at one hook point of one model")
     hook = sae.metadata.hook or str(described.hook)
-    return harvest(sae, path, model, hook, text=text, tokens=tokens, keep_state=keep_state, progress=progress)
+    return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
+
+
+def _opened(sae: SAE, model: SubjectModel, hook: str, images: str | None) -> Images | None:
+    if images is None:
+        return None
+    reader, _ = reopened(sae.metadata, model, hook, images=images)
+    return reader if isinstance(reader, Images) else None
 
 
 def _refuse_another(folder: Path, config: RunConfig) -> None:

@@ -33,6 +33,8 @@ export interface Source {
   python(name: string, latent: number): Promise<string>
   previews(name: string, latents: number[]): Promise<Preview[]>
   context(name: string, example: Example, latent: number): Promise<Context>
+  /** Address of an image. */
+  image(name: string, number: number): string
   search(name: string, query: string, kind: string): Promise<Found>
   prompt(name: string, text: string, target: string): Promise<Prompt>
   model(name: string, load: boolean): Promise<ModelState>
@@ -121,6 +123,10 @@ class ServerSource implements Source {
   context(name: string, example: Example, latent: number): Promise<Context> {
     const query = new URLSearchParams({ text: example.text, context: String(example.context), latent: String(latent) })
     return json(`${this.base(name)}/context?${query}`)
+  }
+
+  image(name: string, number: number): string {
+    return `${this.base(name)}/image/${number}`
   }
 
   search(name: string, query: string, kind: string): Promise<Found> {

@@ -162,6 +162,10 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('The whole context'))
   }
 
+  image(name: string, number: number): string {
+    return `data/${this.folder(name)}/image/${number}.png`
+  }
+
   async search(name: string, query: string, kind: string): Promise<Found> {
     const wanted = query.trim().toLowerCase()
     const rows = await this.rows(name)

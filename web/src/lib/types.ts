@@ -25,6 +25,16 @@ export interface Summary {
   alive: number
   dead: number
   can: Abilities
+  /** How positions lie on the images of a dictionary of images; null for text. */
+  images: Images | null
+}
+
+export interface Images {
+  rows: number
+  columns: number
+  /** Names of the positions before the patches: class token, registers. */
+  special: string[]
+  classes: string[] | null
 }
 
 export interface Evaluation {
@@ -142,6 +152,8 @@ export interface Example {
   context: number
   before: string[]
   after: string[]
+  /** Class of the image, if it has one. */
+  label: string | null
   /** What ablating the feature does to each token's log-likelihood, in nats; comes with interventions. */
   effects?: number[]
 }

@@ -1,0 +1,167 @@
+"""What a model loses when activations are replaced: its loss, loss recovered, KL; whatever the model predicts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from monosem.data import Batch, BatchReader, ImageBatch, Images
+from monosem.errors import DataError
+from monosem.evaluation.intervals import DocumentSums, Interval
+from monosem.interventions import Replace
+from monosem.models import SubjectModel
+
+RowFunction = Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
+
+
+class Counted(NamedTuple):
+    """The predictions of a batch that count."""
+
+    where: Bool[Tensor, ...]
+    """(contexts, pos) or (contexts,): which of the model's outputs."""
+    documents: Int[Tensor, " predictions"]
+    targets: Int[Tensor, " predictions"] | None
+    """What is right; None where nothing says it."""
+
+
+class DownstreamLoss(ABC):
+    """The loss of a model (nats), clean and with each of several replacements at one hook point.
+
+        loss recovered = (loss_ablated - loss_replaced) / (loss_ablated - loss_clean)
+
+    The loss is the cross-entropy of what is right; where nothing says what is, it is KL(clean || replaced).
+    """
+
+    what: str
+    """The loss in words."""
+
+    def __init__(self, model: SubjectModel, hook: str, replacements: Mapping[str, RowFunction]) -> None:
+        """Begin; `replacements` must have "zero" and "mean", the ablations that loss is recovered against."""
+        self.model, self.hook, self.replacements = model, hook, replacements
+        self.sums = DocumentSums()
+        self.n_predictions = self.n_replaced = 0
+        self.has_targets = True
+
+    @abstractmethod
+    def counted(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Counted:
+        """The predictions that count where the chosen positions are replaced."""
+
+    @torch.no_grad()
+    def add(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> None:
+        """Take in one batch of contexts; `chosen` are the positions to replace."""
+        where, documents, targets = self.counted(batch, chosen)
+        self.has_targets, self._documents = targets is not None, documents.numpy()
+        self.n_predictions += len(documents)
+        self.n_replaced += int((chosen & where.reshape(len(batch), -1)).sum())
+        device = self.model.device
+        where, targets = where.to(device), None if targets is None else targets.to(device)
+        clean = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
+        self._add("predictions", torch.ones(len(documents)))
+        self._add_losses("clean", clean, clean, targets)
+        for name, function in self.replacements.items():
+            with self.model.edit([Replace(self.hook, function, where=chosen)]):
+                replaced = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
+            self._add_losses(name, clean, replaced, targets)
+
+    def _add_losses(self, name: str, clean: Tensor, replaced: Tensor, targets: Tensor | None) -> None:
+        kl = (clean.exp() * (clean - replaced)).sum(-1)
+        self._add(name, kl if targets is None else F.nll_loss(replaced, targets, reduction="none"))
+        self._add(f"kl {name}", kl)
+        right = (clean.argmax(-1) if targets is None else targets) == replaced.argmax(-1)
+        self._add(f"right {name}", right.double())
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self.sums.add(name, self._documents, values.cpu().numpy())
+
+    def clean(self) -> Interval:
+        return self._mean("clean")
+
+    def _mean(self, name: str) -> Interval:
+        return self.sums.interval(lambda s: s[name] / s["predictions"])
+
+    def metrics(self, name: str) -> dict[str, Interval]:
+        """Loss, loss recovered against both ablations, and KL(clean || replaced) of one replacement."""
+        found = {"ce": self._mean(name)} if self.has_targets else {}
+        for ablation in ("mean", "zero"):
+            found[f"loss_recovered_{ablation}"] = self.sums.interval(
+                lambda s, lost=ablation: (s[lost] - s[name]) / (s[lost] - s["clean"])
+            )
+        return found | {"kl": self._mean(f"kl {name}")}
+
+    def facts(self) -> dict[str, str | int | float]:
+        """What was measured, and the ends of the scale."""
+        facts: dict[str, str | int | float] = {"loss": self.what, "predictions": self.n_predictions}
+        for name in ("clean", "zero", "mean") if self.has_targets else ():
+            facts[f"ce_{name}"] = self._mean(name).value
+        return facts
+
+
+class OutputLoss(DownstreamLoss):
+    """One prediction a context (a class, a score of several parts), or one a position where the model gives these.
+
+    What is right are the labels of images, if they are those of the model; else KL from the model's own output counts.
+    """
+
+    def __init__(
+        self, model: SubjectModel, hook: str, replacements: Mapping[str, RowFunction], *, each: bool, labels: bool
+    ) -> None:
+        super().__init__(model, hook, replacements)
+        self.each, self.labels = each, labels
+        self.what = "cross-entropy of the labels" if labels else "KL from the model's own output"
+
+    def counted(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Counted:
+        where = chosen if self.each else chosen.any(1)
+        documents = batch.document[where] if self.each else batch.document.amax(1)[where]
+        targets = None
+        if self.labels and isinstance(batch, ImageBatch) and batch.labels is not None:
+            targets = torch.as_tensor(batch.labels.astype("int64"))[where]
+        return Counted(where, documents, targets)
+
+    def metrics(self, name: str) -> dict[str, Interval]:
+        return super().metrics(name) | {"accuracy" if self.labels else "agreement": self._mean(f"right {name}")}
+
+    def facts(self) -> dict[str, str | int | float]:
+        return super().facts() | ({"accuracy_clean": self._mean("right clean").value} if self.labels else {})
+
+
+@torch.no_grad()
+def downstream_loss(
+    model: SubjectModel, hook: str, replacements: Mapping[str, RowFunction], contexts: BatchReader
+) -> DownstreamLoss | None:
+    """The loss that fits what a model predicts; None for one that predicts nothing, such as an encoder.
+
+    Raises:
+        DataError: the labels of the images go beyond the model's classes.
+    """
+    from monosem.evaluation.language import LanguageLoss
+
+    example = contexts.read(0, 1)
+    logits = model(example.inputs)
+    if not isinstance(logits, Tensor) or logits.shape[-1] < 2 or logits.ndim not in (2, 3):
+        return None
+    writes = getattr(model.module, "can_generate", lambda: model.family is None)()
+    each = logits.ndim == 3
+    if each and writes and not isinstance(example, ImageBatch):
+        return LanguageLoss(model, hook, replacements)
+    labels = not each and isinstance(contexts, Images) and _labels_fit(model, contexts, logits.shape[-1])
+    return OutputLoss(model, hook, replacements, each=each, labels=labels)
+
+
+def _labels_fit(model: SubjectModel, images: Images, n_classes: int) -> bool:
+    """Whether the labels of images are the model's own: equal names where both have names."""
+    if images.labels is None:
+        return False
+    names = getattr(getattr(model.module, "config", None), "id2label", None) or {}
+    own = [str(names.get(i, "")).lower() for i in range(n_classes)]
+    named = not all(name in ("", f"label_{i}", str(i)) for i, name in enumerate(own))
+    if named and images.classes is not None:
+        return [name.lower() for name in images.classes] == own
+    if int(images.labels.max()) >= n_classes:
+        raise DataError(f"{images.name}: labels go up to {images.labels.max()}, {model.name} has {n_classes} classes")
+    return True
