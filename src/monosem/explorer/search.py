@@ -49,6 +49,8 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
                 hits += ways[way]()
             except ConfigError as error:  # no such token, no such class of images: the other may find something
                 words = str(error).partition(":")[0]
+        if hits and dictionary.store.pictures is not None:
+            words = None
     elif kind in ways:
         hits = ways[kind]()
     else:
