@@ -28,7 +28,7 @@ def changed(change: Callable[[Tensor], object]) -> Tensor:
         (lambda x: x[7:9].fill_(float("nan")), r"2 of 3,000 rows are not finite \(the first: row 7\).*drop"),
         (lambda x: x.add_(50), r"the mean is \d+\.\d times as large.*centre_scale"),
         (lambda x: x[::500].mul_(200), r"6 of 3,000 rows have more than 10 times.*max_norm_ratio=10"),
-        (lambda x: x[1000:1100].copy_(x[:100]), r"100 of 3,000 rows occur again \(3%\).*skip_first"),
+        (lambda x: x[1000:2000].copy_(x[:1000]), r"1,000 of 3,000 rows occur again \(33%\).*skip_first"),
         (lambda x: x[:, 2:4].fill_(0.1), r"2 of 16 dimensions never change \(as 2, 3\)"),
     ],
     ids=["not finite", "mean", "sinks", "duplicates", "constant"],

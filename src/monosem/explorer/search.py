@@ -51,6 +51,8 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
                 found += ways[way]()
             except ConfigError as error:  # no such token, no such class of images: the other may find something
                 words = str(error).partition(":")[0]
+        if found and dictionary.store.pictures is not None:
+            words = None
         hits = _a_part_of_each(hits + found, max(1, limit // 4))
     elif kind in ways:
         hits = ways[kind]()
