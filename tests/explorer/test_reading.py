@@ -50,7 +50,12 @@ def test_openapi_names_every_endpoint_that_is_documented(client: Any) -> None:
     described = client.get("/api/openapi.json")["paths"]
     documented = (Path(__file__).parents[2] / "docs/explorer_api.md").read_text()
     for path in described:
-        short = path.replace("{name}", "NAME").replace("{number}", "NUMBER").replace("/f/{latent}", "/f/N").replace("/notes/{latent}", "/notes/N")
+        short = (
+            path.replace("{name}", "NAME")
+            .replace("{number}", "NUMBER")
+            .replace("/f/{latent}", "/f/N")
+            .replace("/notes/{latent}", "/notes/N")
+        )
         assert f"`{short}" in documented, short
     assert len(described) >= 15
 
