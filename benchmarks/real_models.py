@@ -50,7 +50,7 @@ def main() -> None:
 
     model = ms.load_model(model_folder(options.model), name=options.model)
     source = ms.activations(model, options.hook, options.text, context_length=options.context)
-    sae = ms.BatchTopKSAE(source.d_in, options.n, k=options.k, seed=0)
+    sae = ms.TopKSAE(source.d_in, options.n, k=options.k, seed=0)
     began = time.monotonic()
     ms.train(sae, source, tokens=options.tokens)
     seconds = time.monotonic() - began
