@@ -1,10 +1,13 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [stacked] [quality] [architectures] [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [harvest] [explorer] [quality]
+        [architectures] [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
 stacked   eight SAEs trained together on one stream of the bundled model, and one after the other
+harvest   a pass that harvests every latent; what a store weighs; SAEDashboard on the same model, SAE and text
+explorer  what the explorer's server answers in, on runs/demo (`make demo SERVE=0`) and on a million features
 quality   FVU at everyone's defaults on the same activations, five seeds each
 architectures   the same for each architecture at L0 = 32, beside SAELens's of that name
 Without names: all but the last, which takes an hour or more. Peers are installed into environments of their own on
@@ -31,7 +34,7 @@ console = Console(highlight=False, width=110)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["demo", "engine", "stacked", "quality"])
+    parser.add_argument("parts", nargs="*", default=["demo", "engine", "stacked", "harvest", "explorer", "quality"])
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     options = parser.parse_args()
     for part in options.parts:
@@ -188,6 +191,17 @@ def stacked(_: bool) -> None:
         ("weights", "the same bits" if done["same_bits"] else "differ", "the same bits", done["same_bits"]),
     ]
     show("Eight SAEs of 4,096 latents, 1,000,000 tokens of the bundled model", rows)
+
+
+def harvest(with_peers: bool) -> None:
+    """The harvest's figures, and SAEDashboard's."""
+    for options in ([], ["--dashboard"]) if with_peers else ([],):
+        subprocess.run([sys.executable, str(HERE / "harvest.py"), *options], check=True)
+
+
+def explorer(_: bool) -> None:
+    """The figures of the explorer's server."""
+    subprocess.run([sys.executable, str(HERE / "explorer.py")], check=True)
 
 
 def quality(with_peers: bool) -> None:

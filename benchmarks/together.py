@@ -1,4 +1,4 @@
-"""Four dictionaries (two hooks, two k) from one pass of the bundled model, against that pass and their steps by themselves.
+"""Four dictionaries (two hooks, two k) from one pass of the bundled model, against that pass and their steps alone.
 
     python benchmarks/together.py [--tokens 262144] [--n 4096] [--rounds 3]
 

@@ -21,7 +21,7 @@ from shared_fixtures import run_command
 import monosem as ms
 from monosem.errors import ConfigError, FileError, HookError, MonosemError
 from monosem.runs import Run, RunConfig, describe_each, feature_folders, run_evaluations
-from monosem.sae import CrossLayerTranscoder, Transcoder
+from monosem.sae import SAEMetadata, Transcoder
 
 POINTS = ["embed", *(f"{kind}.{layer}" for layer in range(3) for kind in ("attn_out", "mlp_in", "mlp_out"))]
 EXECUTABLE = Path(sys.executable).parent / "monosem"
@@ -230,7 +230,7 @@ def test_the_commands_work_on_all_and_on_each(folder: Path, monosem: Callable[..
     assert feature_folders(folder / "mlp") == [folder / "mlp"]
     crossed = monosem("harvest", folder / "across", "--tokens", 500)
     assert crossed.code == 2
-    assert "features are harvested where one model reads text" in crossed.err
+    assert "features are harvested at one hook point of one model" in crossed.err
     assert monosem("harvest", folder / "mlp", "--tokens", 500).code == 0
 
 
@@ -351,25 +351,33 @@ def test_ready_vectors_are_trained_on_and_measured_without_a_model(monosem: Call
 # Measuring what predicts other hook points ---------------------------------------------------------------------------
 
 
+TEXT = ["Once upon a time, there was a little dog who lived in a house.", "A cat sat."]
+
+
+def read_by_hand(model: ms.SubjectModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """The one context of the text, and where its special tokens are."""
+    bos, eos = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
+    stream = [bos]
+    for text in TEXT:
+        stream += [eos, *model.tokens(text, prepend_bos=False)[0].tolist()]
+    tokens = torch.tensor([stream])
+    return tokens, (tokens == bos) | (tokens == eos)
+
+
+def unexplained(target: torch.Tensor, rebuilt: torch.Tensor) -> float:
+    return ((target - rebuilt).pow(2).sum() / (target - target.mean(0)).pow(2).sum()).item()
+
+
 def test_a_transcoder_is_measured_by_what_it_predicts(folder: Path, bundled: ms.SubjectModel) -> None:
     sae = Run(folder / "mlp").sae()
     assert isinstance(sae, Transcoder)
-    text = ["Once upon a time, there was a little dog who lived in a house.", "A cat sat."]
-    report = ms.evaluate(sae, bundled, text=text, tokens=64, loss_tokens=64, progress=False)
-    tokens = torch.tensor(
-        [[bundled.tokenizer.eos_token_id, *bundled.tokens(t, prepend_bos=False)[0]] for t in text[:1]]
-    )
-    stream = [bundled.tokenizer.bos_token_id]
-    for t in text:
-        stream += [bundled.tokenizer.eos_token_id, *bundled.tokens(t, prepend_bos=False)[0].tolist()]
-    tokens = torch.tensor([stream])
+    report = ms.evaluate(sae, bundled, text=TEXT, tokens=64, loss_tokens=64, progress=False)
+    tokens, special = read_by_hand(bundled)
     captured = bundled.capture(tokens, ["mlp_in.2", "mlp_out.2"])
-    special = (tokens == bundled.tokenizer.bos_token_id) | (tokens == bundled.tokenizer.eos_token_id)
     x, target = (captured[hook][~special] for hook in ("mlp_in.2", "mlp_out.2"))
     rebuilt = sae(x).reconstruction
-    fvu = (target - rebuilt).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
     assert report.facts["rows"] == len(x)
-    assert report["fvu"].value == pytest.approx(fvu.item(), rel=1e-3)
+    assert report["fvu"].value == pytest.approx(unexplained(target, rebuilt), rel=1e-3)
 
     def predict(module_output: torch.Tensor, _: Any) -> torch.Tensor:
         out = module_output.clone()
@@ -383,10 +391,16 @@ def test_a_transcoder_is_measured_by_what_it_predicts(folder: Path, bundled: ms.
     assert report["ce"].value == pytest.approx(by_hand.item(), rel=1e-3)
 
 
-def test_a_cross_layer_transcoder_is_measured_on_all_layers_together(folder: Path, bundled: ms.SubjectModel) -> None:
-    sae = Run(folder / "clt").sae()
-    assert isinstance(sae, CrossLayerTranscoder)
-    report = ms.evaluate(sae, bundled, tokens=300, progress=False)
+def test_what_reads_and_predicts_several_layers_is_measured_on_all_together(bundled: ms.SubjectModel) -> None:
+    hooks, targets = ([f"{kind}.{layer}" for layer in range(4)] for kind in ("mlp_in", "mlp_out"))
+    tokens, special = read_by_hand(bundled)
+    captured = bundled.capture(tokens, [*hooks, *targets])
+    x, target = (torch.stack([captured[name][~special] for name in names], 1) for names in (hooks, targets))
+    sae = ms.CrossLayerTranscoder(256, 64, n_layers=4, k=8)
+    sae.initialise(x, target)
+    sae.metadata = SAEMetadata(hooks=hooks, target_hooks=targets, context_length=64, prepend_bos=True)
+    report = ms.evaluate(sae, bundled, text=TEXT, tokens=64, progress=False)
     assert "ce" not in report.metrics
-    assert report["fvu"].value < report.columns["mean"]["fvu"].value + 0.2
-    assert report.facts["hook"].startswith("mlp_in.0 + mlp_in.1")  # pyright: ignore[reportAttributeAccessIssue]
+    assert report.facts["hook"] == f"{' + '.join(hooks)} -> {' + '.join(targets)}"
+    rebuilt = sae(x).reconstruction
+    assert report["fvu"].value == pytest.approx(unexplained(target.flatten(1), rebuilt.flatten(1)), rel=1e-3)

@@ -91,7 +91,7 @@ def open_images(
 
 def reopened(
     known: SAEMetadata,
-    model: SubjectModel,
+    model: SubjectModel | ModelSet,
     hook: str,
     *,
     text: Text | None = None,
@@ -110,7 +110,7 @@ def reopened(
     if isinstance(images, Images):
         return images, images.name
     if images is not None:
-        own = known.pixels if known.pixels != pixel_format(model) else None
+        own = known.pixels if isinstance(model, ModelSet) or known.pixels != pixel_format(model) else None
         reader, facts = open_images(model, images, hook, labels=labels, pixels=own)
         return reader, facts["images"]
     length, longest = known.context_length, model.context_length

@@ -64,8 +64,8 @@ def train(
     run, model = run_training(config)
     if evaluation:
         out.print((run_evaluations if config.several else run_evaluation)(run, model).table())
-    look = f"monosem explore {run.path}" if config.several else f"monosem top {run.path}"
-    out.print(f"Run folder: {run.path}. To look at features: {look}")
+    look = f"monosem {'explore' if config.several else 'top'} {run.path}"
+    out.print(f"Run folder: {run.path}." + ("" if model is None else f" To look at features: {look}"))
 
 
 def _list(console: Console) -> None:

@@ -91,7 +91,7 @@ def evaluate(
             raise ConfigError("what reads several hook points, or predicts another, is measured on text")
         sums, facts = measure_mapping(
             Mapping(sae, model, given),
-            text,
+            {"text": text, "images": images, "labels": labels},
             tokens=tokens,
             loss_tokens=loss_tokens,
             controls=controls,

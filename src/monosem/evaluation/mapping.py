@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from monosem.data import ContextBatch, PackedText, first_token, kept_positions, read_documents
-from monosem.data.documents import Text
+from monosem.activations import reopened
+from monosem.data import Batch, BatchReader, kept_positions
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.language import LanguageLoss
+from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
@@ -47,17 +47,7 @@ class Mapping:
         self.sae, self.model = sae, model
         self.hooks, self.targets = ([model.hook_point(name).name for name in names] for names in (hooks, targets))
 
-    def contexts(self, text: Text) -> PackedText:
-        """A text, once, cut as in training."""
-        known, tokenizer = self.sae.metadata, self.model.tokenizer
-        if tokenizer is None:
-            raise DataError(f"{self.model.name} has no tokenizer to read text with")
-        length = known.context_length or min(self.model.context_length or 1024, 1024)
-        bos = known.prepend_bos if known.prepend_bos is not None else first_token(tokenizer) is not None
-        documents = read_documents(text)
-        return PackedText(documents, tokenizer, length, prepend_bos=bos, packing=known.packing is not False)
-
-    def read(self, batch: ContextBatch) -> Rows:
+    def read(self, batch: Batch) -> Rows:
         """What the dictionary reads and predicts of some contexts, and at which positions.
 
         Raises:
@@ -98,8 +88,9 @@ class MappingSums:
         k: int,
         controls: bool,
         observers: Sequence[Callable[..., None]],
+        contexts: BatchReader | None,
     ) -> None:
-        """Begin with a sample of what is to be predicted, on which the controls are fitted."""
+        """Begin with a sample of what is to be predicted, to which controls are fitted; losses need the contexts."""
         self.mapping, self.observers, flat = mapping, observers, sample.flatten(1)
         mean = flat.mean(0)
         self.controls: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda x: mean.to(x).expand_as(x)}
@@ -107,16 +98,16 @@ class MappingSums:
             self.controls["PCA"] = PCA(flat, k)
         self.parts = {name: Reconstruction(mean) for name in ("SAE", *self.controls)}
         self._rebuilt = flat
-        self.loss: LanguageLoss | None = None
-        if isinstance(mapping.model, SubjectModel) and len(mapping.sae.out_shape) == 1:
+        self.loss: DownstreamLoss | None = None
+        if contexts is not None and isinstance(mapping.model, SubjectModel) and len(mapping.sae.out_shape) == 1:
             replaced = {"SAE": lambda _: self._rebuilt, "zero": torch.zeros_like, **self.controls}
-            self.loss = LanguageLoss(mapping.model, mapping.targets[0], replaced)
+            self.loss = downstream_loss(mapping.model, mapping.targets[0], replaced, contexts)
 
     @property
     def n_predictions(self) -> int:
         return 0 if self.loss is None else self.loss.n_predictions
 
-    def add(self, batch: ContextBatch, loss: bool) -> None:
+    def add(self, batch: Batch, loss: bool) -> None:
         """Take in some contexts; the losses too, if wanted."""
         x, target, kept = self.mapping.read(batch)
         codes, target = self.mapping.sae.encode(x), target.flatten(1)
@@ -134,7 +125,7 @@ class MappingSums:
 @torch.no_grad()
 def measure_mapping(
     mapping: Mapping,
-    text: Text,
+    data: dict[str, Any],
     *,
     tokens: int,
     loss_tokens: int,
@@ -142,19 +133,19 @@ def measure_mapping(
     observers: Sequence[Callable[..., None]],
     progress: bool,
 ) -> tuple[MappingSums, dict[str, str | int | float]]:
-    """Go once through a text; also returns the facts of the report.
+    """Go once through `data`, the `text`, or `images` and `labels`, of `reopened`; also returns the report's facts.
 
     Raises:
-        DataError: the text has nothing that the dictionary reads.
+        DataError: there is nothing that the dictionary reads.
     """
-    contexts = mapping.contexts(text)
+    contexts, name = reopened(mapping.sae.metadata, mapping.model, mapping.hooks[0], **data)
     n_contexts = -(-tokens // contexts.context_length)
     first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
     x, sample, _ = mapping.read(first)
     if not len(x):
-        raise DataError("the text has no positions that the SAE reads")
+        raise DataError(f"{name} has no positions that the SAE reads")
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
-    sums = MappingSums(mapping, sample, k, controls, observers)
+    sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
     bar = Console(stderr=True)
     steps = range(0, n_contexts, CONTEXTS_A_PASS)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
@@ -165,5 +156,9 @@ def measure_mapping(
     where = " + ".join(mapping.hooks)
     if mapping.targets != mapping.hooks:
         where += f" -> {' + '.join(mapping.targets)}"
-    name = str(text) if isinstance(text, str | Path) else f"{len(text)} texts"
-    return sums, {"model": mapping.model.name, "hook": where, "data": name}
+    return sums, {
+        "model": mapping.model.name,
+        "hook": where,
+        "data": name,
+        "things": "tokens" if data.get("images") is None else "patches",
+    }

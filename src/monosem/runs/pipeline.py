@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,12 @@ def require_held_out(config: RunConfig) -> None:
         ConfigError: the run trains on data of its own and names none to evaluate on.
         FileError: the data to evaluate on are missing or cannot be read.
     """
-    readers: dict[str, Any] = {"vectors": lambda name: read_vectors(Path(name)), "images": images_of}
-    for name in ("vectors", "images", "text"):
+    look: dict[str, Callable[[str], object]] = {
+        "vectors": lambda name: read_vectors(Path(name)),
+        "images": images_of,
+        "text": read_documents,
+    }
+    for name, open_ in look.items():
         own, held_out = getattr(config, name), getattr(config.evaluation, name)
         if own is None:
             continue
@@ -123,7 +127,7 @@ def require_held_out(config: RunConfig) -> None:
                 f"(--set evaluation.{name}=...), or leave the evaluation out (--no-evaluation)"
             )
         if held_out is not None:
-            readers.get(name, read_documents)(held_out)
+            open_(held_out)
         return
 
 
@@ -146,10 +150,10 @@ def run_evaluation(
         report = evaluate(sae, model, **data, **counts)
     else:
         hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
-        images = _opened(sae, model, hook, config.images if described.images is not None else None)
-        data |= {"images": images}
+        images = _opened(sae, model, hook, config.images) if described.images is not None else None
         features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
         observers = [HarvestObserver(features, sae)]
+        data = data if images is None else {"images": images}
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
         write_store(features, run.path / "features", sae, model, images)
     report.save(run.path / "evaluation.json")
@@ -184,8 +188,7 @@ def run_harvest(
     """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given.
 
     Raises:
-        ConfigError: the dictionary reads ready vectors, or several hook points or models; or images, of which none are
-            given.
+        ConfigError: there are no images to read, or the dictionary reads several hook points or models, or vectors.
     """
     described, own = run.config, run.config.evaluation
     images = images or (own.images if text is None else None)
@@ -194,7 +197,7 @@ def run_harvest(
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
     sae, path, model = run.sae(), run.path / "features", open_model(described)
     if not isinstance(model, SubjectModel) or isinstance(described.hook, list):
-        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested where one model reads text")
+        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested at one hook point of one model")
     hook = sae.metadata.hook or str(described.hook)
     return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
 

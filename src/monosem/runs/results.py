@@ -65,12 +65,15 @@ class Results:
         table.title_justify = "left"
         table.add_column("")
         table.add_column("hook")
-        for column in ("L0", "FVU", "loss recovered", "95 % interval", "alive"):
+        losses = (
+            ("loss recovered", "95 % interval") if any("loss_recovered_mean" in r for r in self.rows.values()) else ()
+        )
+        for column in ("L0", "FVU", *losses, "alive"):
             table.add_column(column, justify="right", no_wrap=True)
         for name, row in self.rows.items():
-            recovered = row.get("loss_recovered_mean", [None, None, None])
-            span = "" if recovered[1] is None else f"{recovered[1]:.3f} - {recovered[2]:.3f}"
-            numbers = (f"{row['l0'][0]:.1f}", f"{row['fvu'][0]:.4f}", _or_dash(recovered[0]), span)
+            value, low, high = row.get("loss_recovered_mean", [None, None, None])
+            recovered = ("-" if value is None else f"{value:.3f}", "" if low is None else f"{low:.3f} - {high:.3f}")
+            numbers = (f"{row['l0'][0]:.1f}", f"{row['fvu'][0]:.4f}", *(recovered if losses else ()))
             table.add_row(name, row["hook"], *numbers, f"{1 - row['dead_share'][0]:.1%}")
         return table
 
@@ -106,10 +109,6 @@ class Results:
         figure.axes[0].legend(frameon=False, fontsize=8)
         with rc_context({"svg.hashsalt": "monosem"}):
             figure.savefig(path, metadata={"Date": None})
-
-
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _kind(row: Row) -> str:
