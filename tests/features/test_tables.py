@@ -33,3 +33,17 @@ def test_passages_are_the_union_of_windows_that_overlap_or_touch(seed: int) -> N
         assert passages["offset"][number[i]] + starts[i] == begin[i]
     users = [latents[number == p].min() for p in range(len(passages["context"]))]
     assert users == sorted(users), "in the order of the first latent that uses them"
+
+
+def test_words_of_a_word_piece_tokenizer_stand_apart() -> None:
+    """[CLS] and [SEP] as they are; "##" goes on with what stands before."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    from monosem.features import Vocabulary
+
+    words = {"[UNK]": 0, "[CLS]": 1, "the": 2, "pond": 3, "##s": 4}
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]")
+    assert "".join(Vocabulary.of(fast).texts([1, 2, 3, 4])) == "[CLS] the ponds"

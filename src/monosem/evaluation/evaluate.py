@@ -87,8 +87,6 @@ def evaluate(
         return _evaluate_vectors(sae, model, tokens, controls)
     given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
     if isinstance(model, ModelSet) or is_mapping(sae):
-        if text is None:
-            raise ConfigError("what reads several hook points, or predicts another, is measured on text")
         sums, facts = measure_mapping(
             Mapping(sae, model, given),
             {"text": text, "images": images, "labels": labels},

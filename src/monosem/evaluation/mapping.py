@@ -90,7 +90,7 @@ class MappingSums:
         observers: Sequence[Callable[..., None]],
         contexts: BatchReader | None,
     ) -> None:
-        """Begin with a sample of what is to be predicted, to fit the controls to; losses need the contexts."""
+        """Begin with a sample of what is to be predicted, to which controls are fitted; losses need the contexts."""
         self.mapping, self.observers, flat = mapping, observers, sample.flatten(1)
         mean = flat.mean(0)
         self.controls: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda x: mean.to(x).expand_as(x)}

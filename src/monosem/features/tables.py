@@ -52,10 +52,8 @@ class Sources:
 def _commonest_peaks(harvest: Harvest) -> np.ndarray:
     """Of the strongest examples of every latent; of several equally common tokens the one with the strongest place."""
     place = harvest.slots.place[:, : harvest.layout.n_top]
-    peak = np.minimum(place & 0xFFFF, harvest.layout.before)
-    windows = harvest.slots.tokens[:, : harvest.layout.n_top]
-    peak = np.where(place == EMPTY, 0, peak)
-    tokens = np.take_along_axis(windows, peak[..., None], 2)[..., 0].astype(int)
+    peak = np.minimum(place & 0xFFFF, min(harvest.layout.before, harvest.slots.tokens.shape[2] - 1))
+    tokens = np.take_along_axis(harvest.slots.tokens[:, : harvest.layout.n_top], peak[..., None], 2)[..., 0].astype(int)
     tokens[place == EMPTY] = -1
     same = (tokens[:, :, None] == tokens[:, None, :]) & (tokens >= 0)[:, :, None]
     strength = harvest.slots.activation[:, : harvest.layout.n_top] / np.maximum(harvest.totals.max, 1e-30)[:, None]

@@ -24,13 +24,16 @@ class Vocabulary:
         """All tokens of a tokenizer (transformers)."""
         names: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         special = set(tokenizer.all_special_ids)
-        characters = _byte_level() if _is_byte_level(tokenizer) else None
+        characters = _byte_level() if _decodes(tokenizer, "ByteLevel") else None
+        word_pieces = _decodes(tokenizer, "WordPiece")
         pieces: list[bytes] = []
         for token, name in enumerate(names):
             if characters and token not in special and all(c in characters for c in name):
                 pieces.append(bytes(characters[c] for c in name))
             elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
                 pieces.append(bytes([int(name[3:5], 16)]))
+            elif word_pieces and token not in special:  # whole words stand alone, "##" goes on with the one before
+                pieces.append((name[2:] if name.startswith("##") else f" {name}").encode())
             elif name.startswith("▁"):
                 pieces.append(name.replace("▁", " ").encode())
             else:
@@ -64,9 +67,9 @@ class Vocabulary:
         return [text.strip().lower() or text for text in texts]
 
 
-def _is_byte_level(tokenizer: Any) -> bool:
+def _decodes(tokenizer: Any, kind: str) -> bool:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend is not None and "ByteLevel" in repr(backend.decoder)
+    return backend is not None and kind in repr(backend.decoder)
 
 
 def _byte_level() -> dict[str, int]:
