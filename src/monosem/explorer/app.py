@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -25,6 +26,8 @@ from monosem.explorer.site import Site
 from monosem.explorer.table import Filters, histogram_of, page_of
 
 MOST_PREVIEWS = 100
+AT_ONCE = 8
+"""Requests worked on at a time; more wait: each takes memory of its own while it is worked on."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Problem} for status in (400, 403, 404, 409, 422, 500)
 }
@@ -58,6 +61,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: tuple[str, ...] = (), p
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
         yield
         site.close()
 
