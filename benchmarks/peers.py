@@ -21,6 +21,8 @@ INSTALLS: dict[str, list[list[str]]] = {
     ],
     "sae_dashboard": [[TORCH], ["sae-dashboard==0.8.0", "pyarrow<22"]],
 }
+TRAINERS = ("saelens", "sparsify", "dictionary_learning")
+"""Those that train."""
 UNWANTED = {"sae_dashboard": "torchaudio"}
 """What a peer brings and then fails on: built for another torch."""
 

@@ -45,7 +45,7 @@ def write_activations(folder: Path) -> None:
 def run(console: Console, with_peers: bool, seeds: int = 5) -> None:
     """Print mean FVU with its 95 % interval over seeds, and latents alive."""
     libraries: dict[str, str | Path] = {"monosem": sys.executable}
-    for peer in peers.INSTALLS if with_peers else ():
+    for peer in peers.TRAINERS if with_peers else ():
         if peers.set_up(peer):
             libraries[peer] = peers.python_of(peer) or ""
     table = new_table("TopK at defaults: 1,000,000 tokens of resid_post.2, n=4096, k=32", "")

@@ -114,7 +114,7 @@ def engine(with_peers: bool) -> None:
         measured = step(name)
         if measured:
             found[name] = measured
-    for peer in peers.INSTALLS if with_peers else ():
+    for peer in peers.TRAINERS if with_peers else ():
         if peers.set_up(peer):
             for name in [peer, "saelens_relu"] if peer == "saelens" else [peer]:
                 measured = step(name, peers.python_of(peer) or "", steps=3)
