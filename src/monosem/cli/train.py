@@ -110,5 +110,5 @@ def _attribute_docs(model: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            docs[field.target.id] = str(ast.literal_eval(below.value)).strip()
+            docs[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
     return docs
