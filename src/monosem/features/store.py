@@ -32,6 +32,25 @@ Row = dict[str, Any]
 BY_LATENT = ("features", "details", "examples", "passages")
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
+PARTS_KEPT = 8
+"""Parts whose passages stay in memory: a few MB each."""
+
+
+class _Passages:
+    """The passages of a part, in which the examples of its latents stand."""
+
+    def __init__(self, table: pa.Table) -> None:
+        tokens = table.column("tokens").combine_chunks()
+        self.first = table.column("passage")[0].as_py() if len(table) else 0
+        self.ends, self.tokens = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+        self.facts = table.select(["text", "context", "offset"]).to_pylist()
+
+    def around(self, passage: int, start: int, length: int) -> Row:
+        """Of a window: where its passage is from, and its tokens with ROOM before and after."""
+        i = passage - self.first
+        first, stop = int(self.ends[i]), int(self.ends[i + 1])
+        tokens = self.tokens[first + max(0, start - ROOM) : min(stop, first + start + length + ROOM)]
+        return {**self.facts[i], "tokens": tokens.tolist()}
 
 
 class FeatureStore:
@@ -56,6 +75,7 @@ class FeatureStore:
         self.n_tokens: int = self.index["tokens"]
         self._connection = duckdb.connect(":memory:")
         self._threads = threading.local()
+        self._passages = functools.lru_cache(PARTS_KEPT)(self._read_passages)
         run = self._connection.execute
         run("set enable_progress_bar = false")
         run("set preserve_insertion_order = true")
@@ -98,14 +118,18 @@ class FeatureStore:
             f"join (select * from {files['details']} where {among}) using (latent)"
         ).to_pylist()
         examples = self._run(
-            f"select * exclude (tokens), tokens[greatest(1, start + 1 - {ROOM}) : start + length + {ROOM}] as tokens "
-            f"from (select * from {files['examples']} where {among}) join {files['passages']} using (passage) "
-            "order by latent, activation desc, passage, start"
+            f"select * from {files['examples']} where {among} order by latent, activation desc, passage, start"
         ).to_pylist()
         of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
+        passages = self._passages(part)
         for row in examples:
-            of_latent[row["latent"]].append(row)
+            of_latent[row["latent"]].append(row | passages.around(row["passage"], row["start"], row["length"]))
         return {row["latent"]: self._feature(row, of_latent[row["latent"]]) for row in rows}
+
+    def _read_passages(self, part: int) -> _Passages:
+        return _Passages(
+            self._run(f"select * from read_parquet({self._file('passages', part * PART)}) order by passage")
+        )
 
     def _file(self, table: str, latent: int) -> str:
         about = self.index["tables"][table]

@@ -49,8 +49,11 @@ class Vocabulary:
 
     def texts(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
         """The text of each token; a character that spans several tokens stands at the last of them."""
+        numbers, whole = np.asarray(tokens).tolist(), self._whole
+        if all(whole[token] is not None for token in numbers):
+            return [whole[token] or "" for token in numbers]
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        texts = [decoder.decode(self.pieces[token]) for token in np.asarray(tokens).tolist()]
+        texts = [decoder.decode(self.pieces[token]) for token in numbers]
         rest = decoder.decode(b"", final=True)
         if texts and rest:
             texts[-1] += rest
@@ -60,6 +63,17 @@ class Vocabulary:
         """Tokens whose text is this, with or without a space before it, in any case."""
         wanted = text.strip().lower() or text
         return [i for i in range(len(self)) if self._plain[i] == wanted]
+
+    @functools.cached_property
+    def _whole(self) -> list[str | None]:
+        """The text of each token that is whole characters; None for the others."""
+        texts: list[str | None] = []
+        for piece in self.pieces:
+            try:
+                texts.append(piece.decode())
+            except UnicodeDecodeError:
+                texts.append(None)
+        return texts
 
     @functools.cached_property
     def _plain(self) -> list[str]:
