@@ -117,9 +117,8 @@ class FeatureStore:
             f"select * from (select * from {files['features']} where {among}) "
             f"join (select * from {files['details']} where {among}) using (latent)"
         ).to_pylist()
-        examples = self._run(
-            f"select * from {files['examples']} where {among} order by latent, activation desc, passage, start"
-        ).to_pylist()
+        examples = self._run(f"select * from {files['examples']} where {among}").to_pylist()
+        examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
         of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
         passages = self._passages(part)
         for row in examples:
