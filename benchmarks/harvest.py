@@ -170,6 +170,8 @@ def dashboard(model: ms.SubjectModel, prompts: int) -> None:
         module: Any = model.module
         module.save_pretrained(Path(folder) / "model")
         model.tokenizer.save_pretrained(Path(folder) / "model")
+        about = Path(folder) / "model" / "tokenizer_config.json"  # its transformers is older and knows not the class
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
         command = [str(peers.python_of("sae_dashboard")), str(HERE / "dashboard.py"), folder, str(DASHBOARD_FEATURES)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
