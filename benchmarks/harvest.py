@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import peers
-import pyarrow as pa
 import torch
+from explorer import widen
 
 import monosem as ms
 from monosem.data import PackedText, read_documents
 from monosem.features import FeatureStore, Harvest, HarvestObserver, HarvestSettings, new_harvest, write_store
-from monosem.features.files import _Writer
 
 HERE = Path(__file__).parent
 HOOK, CONTEXTS, DASHBOARD_FEATURES = "resid_post.2", 16, 128
@@ -124,18 +123,7 @@ def reading(store: FeatureStore) -> None:
 
 def wide(folder: Path, like: FeatureStore, n: int) -> None:
     """A page of the feature table of a wide dictionary: the rows of a real one, many times over, with noise."""
-    real = like.table(limit=None)
-    rng = np.random.default_rng(0)
-    writer = _Writer(folder, "00000000")
-    for first in range(0, n, 65_536):
-        rows = real.take(pa.array(rng.integers(0, len(real), min(65_536, n - first))))
-        latents = pa.array(np.arange(first, first + len(rows)), pa.int32())
-        noisy = rows.column("max").to_numpy() * rng.uniform(0.9, 1.1, len(rows)).astype(np.float32)
-        rows = rows.set_column(0, "latent", latents)
-        rows = rows.set_column(rows.schema.get_field_index("max"), "max", pa.array(noisy))
-        writer.write("features", rows, first)
-    index = like.index | {"n_latents": n, "tables": writer.tables}
-    (folder / "index.json").write_text(json.dumps(index))
+    widen(like, folder, n)
     store = FeatureStore(folder)
     spent: list[float] = []
     for i in range(12):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.activations import ActivationSource, LiveActivations, activations, read_vectors, reopened
-from monosem.data import Images, read_documents
+from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EvaluationReport, evaluate
@@ -150,10 +150,11 @@ def run_evaluation(
         report = evaluate(sae, model, **data, **counts)
     else:
         hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
-        images = _opened(sae, model, hook, config.images) if described.images is not None else None
+        if described.images is not None:  # opened once, for the evaluation and the store
+            data["images"], _ = reopened(sae.metadata, model, hook, images=_held_out_images(run, config.images))
+        images = data.get("images")
         features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
         observers = [HarvestObserver(features, sae)]
-        data = data if images is None else {"images": images}
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
         write_store(features, run.path / "features", sae, model, images)
     report.save(run.path / "evaluation.json")
@@ -192,8 +193,8 @@ def run_harvest(
     """
     described, own = run.config, run.config.evaluation
     images = images or (own.images if text is None else None)
-    if described.images is not None and images is None:
-        raise ConfigError(f"{run.path} has been trained on images and names none to evaluate on: give --images")
+    if described.images is not None:
+        images = _held_out_images(run, images)
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
     sae, path, model = run.sae(), run.path / "features", open_model(described)
     if not isinstance(model, SubjectModel) or isinstance(described.hook, list):
@@ -202,11 +203,10 @@ def run_harvest(
     return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
 
 
-def _opened(sae: SAE, model: SubjectModel, hook: str, images: str | None) -> Images | None:
+def _held_out_images(run: Run, images: str | None) -> str:
     if images is None:
-        return None
-    reader, _ = reopened(sae.metadata, model, hook, images=images)
-    return reader if isinstance(reader, Images) else None
+        raise ConfigError(f"{run.path} has been trained on images and names none to evaluate on: give --images")
+    return images
 
 
 def _refuse_another(folder: Path, config: RunConfig) -> None:
