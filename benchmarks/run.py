@@ -1,7 +1,6 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [stacked] [harvest] [explorer] [quality]
-        [architectures] [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [harvest] [explorer] [quality] [architectures] [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
@@ -29,18 +28,22 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
+LONG = "architectures"
+"""Done only when asked for."""
 console = Console(highlight=False, width=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["demo", "engine", "stacked", "harvest", "explorer", "quality"])
+    parts = {part.__name__: part for part in (demo, engine, stacked, harvest, explorer, quality, architectures)}
+    parser.add_argument("parts", nargs="*", default=[name for name in parts if name != LONG])
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     options = parser.parse_args()
-    for part in options.parts:
-        {"demo": demo, "engine": engine, "stacked": stacked, "quality": quality, "architectures": architectures}[part](
-            not options.no_peers
-        )
+    unknown = [name for name in options.parts if name not in parts]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: choose from {', '.join(parts)}")
+    for name in options.parts:
+        parts[name](not options.no_peers)
 
 
 def show(title: str, rows: list[tuple[str, str, str, bool | None]]) -> None:
