@@ -299,3 +299,24 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.splitlines()) == 4
     assert "False" not in ran.stdout, ran.stdout
+
+
+ONE_THREAD = """
+import torch, numba
+from monosem import kernels
+
+torch.set_num_threads(1)
+with kernels.use_backend("cpu"):
+    for _ in range(2):
+        kernels.top_k(torch.randn(40, 8), torch.randn(30, 8), torch.zeros(30), 3)
+        print(torch.get_num_threads(), numba.get_num_threads())
+"""
+
+
+def test_the_kernels_use_as_many_threads_as_torch_and_leave_torch_its_number() -> None:
+    """numba's first call sets OpenMP's number, which is torch's too: on a busy machine that made steps ten times slower."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", ONE_THREAD]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == ["1 1", "1 1"]

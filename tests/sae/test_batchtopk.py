@@ -134,6 +134,16 @@ def test_after_training_held_out_l0_is_near_k_and_the_threshold_is_saved(tmp_pat
         assert torch.equal(loaded.encode(x[25_000:]).to_dense(), codes.to_dense())
 
 
+@pytest.mark.parametrize("kind", [BatchTopKSAE, MatryoshkaSAE])
+def test_the_threshold_keeps_up_with_a_short_run(kind: type[BatchTopKSAE]) -> None:
+    """In a short run pre-activations drift all the time: a long memory of the threshold left L0 at half of k."""
+    planted = ms.PlantedDictionary(64, 32, l0=5)
+    sae = kind(32, 128, k=8)
+    ms.fit(sae, planted.sample(40_000).x, tokens=40_000, config=ms.TrainingConfig(batch_size=1024), progress=False)
+    held_out = planted.sample(10_000, seed=1).x
+    assert sae.encode(held_out).l0().double().mean().item() == pytest.approx(8, rel=0.06)
+
+
 @pytest.mark.parametrize("widths", [[], [10], [20, 10, 64], [0, 64], [32, 32, 64], [32, 65]])
 def test_widths_that_do_not_increase_to_n_latents_are_refused(widths: list[int]) -> None:
     with pytest.raises(ConfigError, match="widths must increase"):

@@ -194,9 +194,12 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _match_threads() -> int:
-    """Let numba use as many threads as torch does."""
-    threads = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    """Let numba use as many threads as torch does; its first call would give torch as many as there are cores."""
+    wanted = torch.get_num_threads()
+    threads = min(wanted, config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
     return threads
 
 

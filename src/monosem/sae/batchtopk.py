@@ -18,14 +18,14 @@ class BatchTopKSAE(TopKSAE):
     """In training, codes = ReLU of the k * rows largest pre-activations of the whole batch; k is a mean.
 
     In use, codes = pre-activations above `threshold`, so that a token's codes do not depend on its batch: JumpReLU with
-    one threshold, the bias-corrected running mean of the smallest pre-activation kept in training.
+    one threshold, the bias-corrected running mean of the smallest pre-activation kept in the last ten steps or so.
 
     Source: Bussmann et al., BatchTopK Sparse Autoencoders, 2024.
     """
 
     architecture: ClassVar[str] = "batchtopk"
     good_for: ClassVar[str] = "k latents per token on average, more for hard tokens: better reconstruction than topk"
-    threshold_decay: ClassVar[float] = 0.99
+    threshold_decay: ClassVar[float] = 0.9
 
     running_threshold: Float[Tensor, ""]
     threshold_weight: Float[Tensor, ""]
