@@ -20,7 +20,7 @@ def list_architectures(console: Console) -> None:
     """Of each: when to use it, its equations, its parameters with their defaults, its source."""
     console.print(Text("Architectures (sae.architecture; more in docs/architectures.md)", style="bold"))
     console.print(
-        "t: the input's transform, u: the target's, d: the width of activations; W_enc and W_dec have a row per latent.\n"
+        "t: the input's transform, u: the target's, d: the activations' width; W_enc and W_dec: a row per latent.\n"
     )
     for name, kind in sorted(SAE.registry.items()):
         equations, source = _equations_and_source(kind)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context, HelpFormatter
 from typer.core import TyperCommand
 
 from monosem.cli.console import console
@@ -15,7 +14,7 @@ from monosem.cli.console import console
 class TrainCommand(TyperCommand):
     """Its help ends in the architectures; only then are they, and torch, imported."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         from monosem.cli.listing import list_architectures
 
         super().format_help(ctx, formatter)
