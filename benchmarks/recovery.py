@@ -17,7 +17,7 @@ from rich.table import Table
 
 from monosem.errors import MonosemError
 from monosem.evaluation import Interval, random_recovery, recovery
-from monosem.sae import SAE
+from monosem.sae import SAE, CrossLayerTranscoder
 from monosem.synthetic import PlantedDictionary
 from monosem.training import Trainer, TrainingConfig
 
@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relu": {"coefficient": 0.025},
     "transcoder": {"d_out": D},
     "skip_transcoder": {"d_out": D},
+    "cross_layer_transcoder": {"n_layers": 1},
 }
 """Given to these beside the wishes, where they have such a parameter."""
 COLUMNS = ("", "features found", "latents true", "matched at 0.9", "L0", "FVU", "seconds")
@@ -38,7 +39,7 @@ COLUMNS = ("", "features found", "latents true", "matched at 0.9", "L0", "FVU", 
 def settings_of(kind: type[SAE]) -> dict[str, Any]:
     """What this architecture is made with, beside its size."""
     wanted = {**WISHES, **SETTINGS.get(kind.architecture, {})}
-    return {name: value for name, value in wanted.items() if name in (*kind.parameters_of(), "d_out")}
+    return {name: value for name, value in wanted.items() if name in {*kind.parameters_of(), "d_out"}}
 
 
 def shaped(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -65,7 +66,8 @@ def measure(kind: type[SAE], planted: PlantedDictionary, tokens: int, seed: int)
         out = sae(shaped(held_out, sae.in_shape))
     target = shaped(held_out, sae.out_shape)
     fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
-    found = recovery(sae.W_dec[:, :D], planted.features)  # of several sources the first
+    decoder = sae.decoder_of(0) if isinstance(sae, CrossLayerTranscoder) else sae.W_dec
+    found = recovery(decoder.flatten(1)[:, :D], planted.features)  # of several sources the first
     figures = [spelled(i) for i in (found.features, found.latents, found.matched)]
     return [*figures, f"{out.codes.l0().double().mean().item():.1f}", f"{fvu.item():.3f}", f"{seconds:.0f}"]
 
