@@ -1,9 +1,11 @@
-"""SAEDashboard's runner, as its own environment runs it: `harvest.py --dashboard` calls this.
+"""SAEDashboard as its own script runs it (`neuronpedia_runner.py`): `harvest.py --dashboard` calls this.
 
-    python dashboard.py FOLDER FEATURES
+    python dashboard.py FOLDER BATCHES
 
 FOLDER holds `model/` (GPT-2 of transformers) and `task.npz`: tokens and the weights of a ReLU SAE on raw activations.
-Prints JSON: the seconds of the run alone, with its activations cached on disk as its own scripts do.
+Features are worked on 128 at a time, the model's activations cached on disk by the first batch, every batch written as
+JSON. The loop, the layout and all settings are those of the script at its defaults; it is not called whole because it
+reads its model and text from the Hugging Face hub. Prints JSON: the seconds of every batch, and the bytes written.
 """
 
 import json
@@ -14,6 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sae_dashboard.components_config import (
+    ActsHistogramConfig,
+    Column,
+    FeatureTablesConfig,
+    LogitsHistogramConfig,
+    LogitsTableConfig,
+    SequencesConfig,
+)
+from sae_dashboard.layout import SaeVisLayoutConfig
+from sae_dashboard.neuronpedia.neuronpedia_converter import NeuronpediaConverter
+from sae_dashboard.neuronpedia.neuronpedia_runner_config import NeuronpediaRunnerConfig
 from sae_dashboard.sae_vis_data import SaeVisConfig
 from sae_dashboard.sae_vis_runner import SaeVisRunner
 from sae_lens import StandardSAE, StandardSAEConfig
@@ -51,8 +64,22 @@ def load(folder: Path) -> HookedTransformer:
     return model
 
 
+def layout(settings: NeuronpediaRunnerConfig) -> SaeVisLayoutConfig:
+    """What is on a feature's page."""
+    sequences = SequencesConfig(
+        stack_mode="stack-all",
+        buffer=None,
+        compute_buffer=True,
+        n_quantiles=settings.n_quantiles,
+        top_acts_group_size=settings.top_acts_group_size,
+        quantile_group_size=settings.quantile_group_size,
+    )
+    parts = [ActsHistogramConfig(), LogitsHistogramConfig(), LogitsTableConfig(), FeatureTablesConfig(n_rows=3)]
+    return SaeVisLayoutConfig(columns=[Column(sequences, *parts)])
+
+
 def main() -> None:
-    folder, n_features = Path(sys.argv[1]), int(sys.argv[2])
+    folder, n_batches = Path(sys.argv[1]), int(sys.argv[2])
     task = {name: torch.from_numpy(value) for name, value in np.load(folder / "task.npz").items()}
     model = load(folder / "model")
     n_latents, d = task["W_enc"].shape
@@ -61,20 +88,37 @@ def main() -> None:
     sae.load_state_dict(
         {"W_enc": task["W_enc"].T.contiguous(), "b_enc": task["b_enc"], "W_dec": task["W_dec"], "b_dec": task["b_dec"]}
     )
-    with tempfile.TemporaryDirectory() as cache:
-        config = SaeVisConfig(
-            hook_point=HOOK,
-            features=list(range(n_features)),
-            minibatch_size_features=n_features,
-            minibatch_size_tokens=32,
-            device="cpu",
-            cache_dir=Path(cache),
-        )
-        begun = time.perf_counter()
-        data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=task["tokens"])
-        seconds = time.perf_counter() - begun
-    alive = sum(bool(f.feature_tables_data) for f in data.feature_data_dict.values())
-    print(json.dumps({"seconds": seconds, "features": len(data.feature_data_dict), "shown": alive}))
+    settings = NeuronpediaRunnerConfig(
+        sae_set="relu", sae_path="", outputs_dir=str(folder), model_id="bundled", layer=2
+    )
+    settings.n_prompts_total, settings.n_tokens_in_prompt = task["tokens"].shape
+    tokenizer = model.tokenizer
+    vocabulary = {token: text.replace("Ġ", " ") for text, token in tokenizer.vocab.items()}
+    size = settings.n_features_at_a_time
+    seconds, written = [], 0
+    with tempfile.TemporaryDirectory() as cache, torch.no_grad():
+        for number in range(n_batches):
+            begun = time.perf_counter()
+            config = SaeVisConfig(
+                hook_point=HOOK,
+                features=list(range(number * size, (number + 1) * size)),
+                minibatch_size_features=size,
+                minibatch_size_tokens=settings.n_prompts_in_forward_pass,
+                quantile_feature_batch_size=settings.quantile_feature_batch_size,
+                device="cpu",
+                feature_centric_layout=layout(settings),
+                cache_dir=Path(cache),
+                ignore_tokens={tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None},
+            )
+            data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=task["tokens"])
+            page = NeuronpediaConverter.convert_to_np_json(model, data, settings, vocabulary)
+            (folder / f"batch-{number}.json").write_text(page)
+            seconds.append(time.perf_counter() - begun)
+            written += len(page.encode())
+            shown = sum(bool(each.feature_tables_data) for each in data.feature_data_dict.values())
+            assert shown == size, f"{shown} of {size} features were shown"
+            del data
+    print(json.dumps({"seconds": seconds, "features_a_batch": size, "bytes": written}))
 
 
 if __name__ == "__main__":

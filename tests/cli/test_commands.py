@@ -188,15 +188,23 @@ def test_training_a_finished_run_again_changes_nothing(monosem: Command, copied_
     assert (copied_run / "metrics.jsonl").read_text() == metrics
 
 
-def test_list_names_every_architecture_and_every_key(monosem: Command) -> None:
+def test_list_names_every_key(monosem: Command) -> None:
     outcome = monosem("train", "--list")
     assert outcome.code == 0
-    for architecture, kind in SAE.registry.items():
-        assert architecture in outcome.out
-        for parameter in kind.parameters_of():
-            assert parameter in outcome.out
     for key in ("training.lr", "activations.buffer_tokens", "evaluation.loss_tokens", "sae.n_latents", "output"):
         assert key in outcome.out
+
+
+def test_the_manual_of_train_has_every_architecture_with_equation_use_parameters_and_source(monosem: Command) -> None:
+    outcome = monosem("train", "--help")
+    assert outcome.code == 0
+    architectures = outcome.out.partition("Architectures")[2]
+    assert architectures.count("Source: ") == len(SAE.registry)
+    for name, kind in SAE.registry.items():
+        assert f"\n{name}  {kind.good_for}\n" in architectures
+        part = architectures.partition(f"\n{name}  ")[2].partition("Source: ")[0]
+        assert " = " in part
+        assert [parameter for parameter in kind.parameters_of() if f"sae.{parameter}" not in part] == []
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "eval", "harvest", "top", "info"])

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
@@ -213,18 +212,12 @@ def test_a_histogram_keeps_to_the_filters(client: Any) -> None:
 # Map, search ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_map_is_the_principal_components_of_the_decoder(client: Any, run_folder: Path) -> None:
-    from monosem.sae import load_sae
-
+def test_the_map_holds_the_features_that_fire_and_is_always_the_same(client: Any, store: FeatureStore) -> None:
     found = client.get("/api/d/small/map")
-    rows = load_sae(run_folder).W_dec.detach().numpy()[found["latents"]]
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows - rows.mean(0)
-    _, singular, axes = np.linalg.svd(rows.astype(float), full_matrices=False)
-    for name, axis in (("x", axes[0]), ("y", axes[1])):
-        assert abs(np.corrcoef(found[name], rows @ axis)[0, 1]) == pytest.approx(1, abs=1e-4)
-    assert found["variance"] == pytest.approx((singular[:2] ** 2 / (singular**2).sum()).tolist(), rel=1e-3)
+    assert found["latents"] == store.table("count > 0", limit=None).column("latent").to_pylist()
+    assert len(found["x"]) == len(found["names"]) == found["points"] == found["total"]
     assert max(map(abs, found["x"] + found["y"])) == pytest.approx(1)
+    assert found == client.get("/api/d/small/map")
 
 
 def test_search_finds_tokens_numbers_and_words(client: Any, store: FeatureStore) -> None:

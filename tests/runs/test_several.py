@@ -100,7 +100,7 @@ def test_the_star_in_a_target_is_the_layer_of_the_hook_or_a_pattern_of_its_own()
     assert [(one.hook, one.target) for one in layers.values()] == [(f"mlp_in.{i}", f"mlp_out.{i}") for i in range(3)]
     whole = described(hook="mlp_in.*", target="mlp_out.*")[""]
     assert (whole.hook, whole.target) == ([f"mlp_in.{i}" for i in range(3)], [f"mlp_out.{i}" for i in range(3)])
-    assert whole.reads == "mlp_in.0 + mlp_in.1 + mlp_in.2 -> mlp_out.0 + mlp_out.1 + mlp_out.2"
+    assert whole.reads == "mlp_in.0-2 -> mlp_out.0-2"
 
 
 @pytest.mark.parametrize(

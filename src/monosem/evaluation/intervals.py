@@ -51,11 +51,11 @@ class DocumentSums:
         return self._sums[name].sum(0)
 
     def totals(self) -> dict[str, np.ndarray]:
-        return {name: sums.sum(0) for name, sums in self._sums.items()}
+        return _WhenAsked(self.total)
 
     def drawn(self, weights: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
         """The sums of documents drawn anew: how often (draws, groups) each of the groups is drawn."""
-        return {name: weights @ sums[groups] for name, sums in self._sums.items()}
+        return _WhenAsked(lambda name: weights @ self._sums[name][groups])
 
     def sizes(self) -> np.ndarray:
         """Of each group, what was added first of all: 0 for those without documents."""
@@ -64,6 +64,17 @@ class DocumentSums:
     def interval(self, metric: Metric, seed: int = 0) -> Interval:
         """A metric and its 95 % percentile bootstrap interval over documents; the seed is that of the resampling."""
         return mean_interval([(self, metric)], seed)
+
+
+class _WhenAsked(dict[str, np.ndarray]):
+    """Sums that are made when a metric asks for them: few ask for the wide ones, which take long."""
+
+    def __init__(self, make: Callable[[str], np.ndarray]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return self.setdefault(name, self._make(name))
 
 
 def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -> Interval:

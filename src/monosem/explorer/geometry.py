@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.layout import Layout, neighbourhoods
 from monosem.explorer.shapes import Comparison, Histogram, Kind, Map, Match, Side
 from monosem.explorer.subject import Subjects
 
@@ -23,8 +25,8 @@ CORRELATED_TOKENS, CORRELATED_CONTEXTS = 4_096, 8
 WIDEST_CORRELATION = 2**25
 """Entries of the table of correlations: 128 MiB."""
 MAP_METHOD = (
-    "Principal components of the decoder's directions (unit length, mean removed): the two along which they differ "
-    "most. Points that are close may still differ in all other directions."
+    "Features whose decoder rows point the same way are drawn together (as UMAP does, on the 5 nearest of each by "
+    "cosine). Only what lies close means something: where a group stands, and what lies far off, does not."
 )
 
 
@@ -41,10 +43,10 @@ class Geometry:
     def __init__(self, dictionaries: dict[str, Dictionary], subjects: Subjects) -> None:
         self.dictionaries, self.subjects = dictionaries, subjects
         self._known: dict[tuple[Any, ...], Any] = {}
-        self._lock = threading.Lock()
+        self._locks: defaultdict[tuple[Any, ...], threading.Lock] = defaultdict(threading.Lock)
 
     def _once(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        with self._lock:
+        with self._locks[key]:
             if key not in self._known:
                 self._known[key] = compute()
             return self._known[key]
@@ -53,15 +55,15 @@ class Geometry:
 
     def map(self, dictionary: Dictionary) -> Map:
         """The features that fire as points; of more than 20,000 a random sample, always the same."""
-        latents, places, variance, total = self._once(("map", dictionary.name), lambda: _project(dictionary))
+        latents, layout, total = self._once(("map", dictionary.name), lambda: _lay_out(dictionary))
         return Map(
             method=MAP_METHOD,
-            variance=(float(variance[0]), float(variance[1])),
+            kept=layout.kept,
             points=len(latents),
             total=total,
             latents=latents.tolist(),
-            x=places[:, 0].tolist(),
-            y=places[:, 1].tolist(),
+            x=layout.places[:, 0].tolist(),
+            y=layout.places[:, 1].tolist(),
             rates=dictionary.rates[latents].tolist(),
             names=dictionary.short_names(latents),
         )
@@ -156,24 +158,13 @@ def _same_width(a: Dictionary, b: Dictionary) -> bool:
     return a.index["d_out"] == b.index["d_out"] and not a.can["map"] and not b.can["map"]
 
 
-@torch.no_grad()
-def _project(dictionary: Dictionary) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Latents, their places within -1 to 1, shares of variance, and how many latents fire."""
+def _lay_out(dictionary: Dictionary) -> tuple[np.ndarray, Layout, int]:
+    """Latents, their places, and how many latents fire."""
     alive = np.flatnonzero(dictionary.rates > 0)
     latents = alive
     if len(alive) > MOST_POINTS:
         latents = np.sort(np.random.default_rng(0).choice(alive, MOST_POINTS, replace=False))
-    if len(latents) < 2:
-        return latents, np.zeros((len(latents), 2)), np.zeros(2), len(alive)
-    rows = dictionary.directions()[torch.from_numpy(latents)]
-    rows = rows - rows.mean(0)
-    values, vectors = torch.linalg.eigh((rows.T @ rows).double() / len(rows))
-    axes = vectors[:, [-1, -2 if len(values) > 1 else -1]]
-    axes = axes * torch.sign(axes.gather(0, axes.abs().argmax(0, keepdim=True)))  # an axis has no sign of its own
-    places = rows.double() @ axes
-    places = places / places.abs().max().clamp_min(1e-12)
-    shares = values.flip(0)[:2] / values.sum().clamp_min(1e-12)
-    return latents, places.numpy(), shares.numpy(), len(alive)
+    return latents, neighbourhoods(dictionary.directions()[torch.from_numpy(latents)]), len(alive)
 
 
 @torch.no_grad()

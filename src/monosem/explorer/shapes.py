@@ -344,7 +344,7 @@ class Map(TypedDict):
     """Features as points."""
 
     method: str
-    variance: tuple[float, float]
+    kept: float
     points: int
     total: int
     latents: list[int]

@@ -222,7 +222,8 @@ export interface Context {
 
 export interface FeatureMap {
   method: string
-  variance: [number, number]
+  /** Share of the features' 5 nearest that are among their 50 nearest on the map. */
+  kept: number
   points: number
   total: number
   latents: number[]
