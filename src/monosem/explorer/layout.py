@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numba import njit
 from scipy import sparse
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 NEIGHBOURS = 5
@@ -55,7 +55,7 @@ def neighbourhoods(rows: Tensor) -> Layout:
 def share_kept(places: np.ndarray, nearest: np.ndarray) -> float:
     """Share of (n, m) neighbours that are among the 50 nearest places; of many points, of a random 1,000."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(places))[:CHECKED])
-    _, seen = cKDTree(places).query(places[chosen], SEEN + 1)
+    _, seen = KDTree(places).query(places[chosen], SEEN + 1)
     return float((nearest[chosen][:, :, None] == seen[:, None, :]).any(2).mean())
 
 
