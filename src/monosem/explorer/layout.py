@@ -55,7 +55,7 @@ def neighbourhoods(rows: Tensor) -> Layout:
 def share_kept(places: np.ndarray, nearest: np.ndarray) -> float:
     """Share of (n, m) neighbours that are among the 50 nearest places; of many points, of a random 1,000."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(places))[:CHECKED])
-    _, seen = KDTree(places).query(places[chosen], SEEN + 1)
+    seen = np.asarray(KDTree(places).query(places[chosen], SEEN + 1)[1])
     return float((nearest[chosen][:, :, None] == seen[:, None, :]).any(2).mean())
 
 
