@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class FeatureStore:
         self.n_tokens: int = self.index["tokens"]
         self._connection = duckdb.connect(":memory:")
         self._threads = threading.local()
-        self._passages = functools.lru_cache(PARTS_KEPT)(self._read_passages)
+        own = weakref.ref(self)  # a store that nobody holds any more is closed at once
+        self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         run = self._connection.execute
         run("set enable_progress_bar = false")
         run("set preserve_insertion_order = true")
@@ -323,6 +325,12 @@ class FeatureStore:
             f"FeatureStore({str(self.path)!r}: {self.n_latents:,} latents of a {about['architecture']} SAE at "
             f"{about.get('hook')} of {about.get('model')}, {self.n_tokens:,} tokens)"
         )
+
+
+def _alive(store: weakref.ref[FeatureStore]) -> FeatureStore:
+    found = store()
+    assert found is not None, "it is asked for by itself"
+    return found
 
 
 def _quoted(path: Path) -> str:
