@@ -248,18 +248,43 @@ def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
         (["model=TMP/folder"], "cannot load the model"),
         (["activations.context_length=999"], "context_length 999 is longer than the model's own 256"),
         (["hook=transformer"], "transformer gives a"),
+        (["images=TMP/pictures", "evaluation.images=TMP/pictures"], "bundled reads text, not images: give text="),
+        (["text=TMP/labels.jsonl", "evaluation.text=bundled"], "it has labels without text: label"),
+        (["text=TMP/talk.jsonl", "evaluation.text=bundled"], "has no chat template"),
+        (["model=TMP/bare", "hook=resid_post.0"], "bare has no tokenizer to read text with: put its files"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_before_work_starts(
-    monosem: Command, tmp_path: Path, settings: list[str], says: str
+    monosem: Command, tmp_path: Path, make_gpt2: Callable[..., Any], settings: list[str], says: str
 ) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    (tmp_path / "labels.jsonl").write_text('{"label": 1}\n')
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "Who?"}]}\n')
+    if any("bare" in setting for setting in settings):
+        make_gpt2().save_pretrained(tmp_path / "bare")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "own.txt").write_text("Some words.")
     given = [f"--set={setting.replace('TMP', str(tmp_path))}" for setting in settings]
     outcome = monosem("train", *given, f"--set=output={tmp_path / 'run'}")
     assert says in one_line(outcome)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_documents_that_cannot_be_read_are_skipped_counted_and_named(monosem: Command, tmp_path: Path) -> None:
+    texts = [" ".join(str((i + 7) * j * j) for j in range(40)) for i in range(60)]
+    rows = ["no JSON", '{"text": 5}', *(json.dumps({"text": text}) for text in texts)]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows))
+    small = ["tokens=256", "sae.n_latents=32", "sae.k=4", "training.batch_size=64", "activations.buffer_tokens=512"]
+    settings = [*small, f"text={tmp_path}/own.jsonl", f"output={tmp_path}/run", "activations.context_length=32"]
+    outcome = monosem("train", *(f"--set={setting}" for setting in settings), "--no-evaluation")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.startswith("warning: text ")
+    assert "skipped (2); the first: " in outcome.err
+    assert "own.jsonl cannot be read as text: line 1 is no JSON object" in outcome.err
+    assert ms.load_sae(tmp_path / "run").metadata.documents_skipped == 2
 
 
 def test_a_missing_run_yaml_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:

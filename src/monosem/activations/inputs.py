@@ -37,7 +37,10 @@ def open_text(
     if tokenizer is None:
         if isinstance(model, SubjectModel) and pixel_format(model) is not None:
             raise DataError(f"{model.name} reads images: activations(model, hook, images=...)")
-        raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
+        raise DataError(
+            f"{model.name} has no tokenizer to read text with: put its files (tokenizer.json, ...) into the model's "
+            "folder, or load_model(module, tokenizer=...)"
+        )
     longest = model.context_length
     length = context_length or min(longest or 1024, 1024)
     if longest is not None and length > longest:

@@ -112,6 +112,7 @@ class LiveActivations(ActivationSource):
 
     @property
     def metadata(self) -> SAEMetadata:
+        self._ahead.settle()
         skipped, limits = len(getattr(self.contexts, "skipped", ())), self._norm_limits()
         models = models_of(self.model)
         alone = self.model.name if len(models) == 1 else None
@@ -256,6 +257,12 @@ class LiveActivations(ActivationSource):
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             z = z ^ (z >> np.uint64(31))
         return torch.from_numpy((z >> np.uint64(63)).astype(np.bool_)).reshape(shape)
+
+    def state(self) -> dict[str, Any]:
+        return self.contexts.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.contexts.load_state(state)
 
     def probe(self) -> dict[str, Tensor]:
         if not isinstance(self.contexts, PackedText):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -66,6 +66,13 @@ class ActivationSource(ABC):
             self._last = None
             self._last = (number, self.make_pool(number))
         return self._last[1]
+
+    def state(self) -> dict[str, Any]:
+        """Numbers and words with which a new source of the same data need not read again what comes before a pool."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Begin with what another source of the same data has left; pools are the same without."""
 
     def probe(self) -> dict[str, Tensor]:
         """A small batch to store with an SAE: `activations`, or `tokens` and `kept` from which to get them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -93,6 +93,12 @@ class HookView(ActivationSource):
     def pool(self, number: int) -> Float[Tensor, "rows own_columns"]:
         """As `make_pool`; the whole source remembers its last one."""
         return self.make_pool(number)
+
+    def state(self) -> dict[str, Any]:
+        return self.source.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.source.load_state(state)
 
     def probe(self) -> dict[str, Tensor]:
         probe = self.source.probe()

@@ -157,7 +157,7 @@ class _Member:
         """Go on from a checkpoint, or from the beginning."""
         sae, place = self.sae, Place()
         if checkpoint:
-            place = read_checkpoint(checkpoint, sae, self.trainer)
+            place = read_checkpoint(checkpoint, sae, self.trainer, self.source)
             sae.metadata = load_sae(checkpoint).metadata
         else:
             trained_before = sae.metadata.tokens_trained
@@ -202,7 +202,9 @@ class _Member:
     def finish(self) -> TrainingResult:
         """Complete what the SAE remembers, and save it."""
         sae = self.sae
-        sae.metadata = sae.metadata.model_copy(update={"tokens_trained": self.trainer.tokens})
+        skipped = self.source.metadata.documents_skipped
+        known = {"tokens_trained": self.trainer.tokens, "documents_skipped": skipped}
+        sae.metadata = sae.metadata.model_copy(update=known)
         _store_fingerprint(sae, self.source)
         if self.folder:
             sae.save(self.folder / "sae")
@@ -238,7 +240,7 @@ def _train(
 
 def _write_checkpoints(members: Sequence[_Member], place: Place) -> None:
     """First all new ones, then away with the old: at any moment there is one that all have."""
-    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place)) for m in members if m.folder]
+    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place, m.source.state())) for m in members if m.folder]
     for folder, checkpoint in written:
         drop_others(folder, checkpoint)
 
