@@ -75,6 +75,7 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         n_latents=dictionary.n_latents,
         n_tokens=feature.n_tokens,
         name=feature.name,
+        clarity=feature.clarity,
         note=dictionary.notes[feature.latent],
         count=feature.count,
         rate=feature.rate,

@@ -32,6 +32,8 @@ Row = dict[str, Any]
 BY_LATENT = ("features", "details", "examples", "passages")
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
+NEVER = "never fired"
+"""Name of a latent that has none."""
 PARTS_KEPT = 8
 """Parts whose passages stay in memory: a few MB each."""
 
@@ -152,7 +154,8 @@ class FeatureStore:
         moments = tuple(row[f"logit_{name}"] for name in LogitStatistics._fields)
         counts = np.array(row["histogram"], np.int64)
         return Feature(
-            **{name: row[name] for name in ("latent", "count", "rate", "mean", "deviation", "max")},
+            **{name: row[name] for name in ("latent", "clarity", "count", "rate", "mean", "deviation", "max")},
+            name=row["name"] or NEVER,
             n_tokens=self.n_tokens,
             histogram=Histogram(histogram_edges(row["histogram_first"], len(counts)), counts),
             promoted=[TokenWeight(t, text(t), w) for t, w in pairs("promoted_tokens", "promoted_weights")],
@@ -166,7 +169,6 @@ class FeatureStore:
             cofiring=[Cofiring(*t) for t in pairs("cofiring_latents", "cofiring_shares", "cofiring_lifts")],
             decoder_norm=row["decoder_norm"],
             encoder_cosine=row["encoder_cosine"],
-            peak_text=row["peak_token_text"],
             top=kinds["top"],
             samples=kinds["sample"],
             near_misses=kinds["near_miss"],
@@ -263,11 +265,11 @@ class FeatureStore:
             limit: rows, at most.
 
         Returns:
-            latent, score (higher is better), how ("fires on", "promotes", "suppresses", "passages", "images"), best
-            first.
+            latent, score (higher is better), how ("named", "fires on", "promotes", "suppresses", "passages",
+            "images"), best first.
 
         Raises:
-            ConfigError: neither or both were given, or no token of the vocabulary is the text.
+            ConfigError: neither or both were given, or the text is neither a token of the vocabulary nor a name.
         """
         if (token is None) == (words is None):
             raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
@@ -295,14 +297,14 @@ class FeatureStore:
         return self._run(query, values, asked=True)
 
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
-        """Latents worth looking at first: sparse, and about as strong on their eighth passage as on their first.
+        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on one word.
 
-        Every latent has a commonest peak token; of those that share it, the best is taken. Of images: sparse, as strong
-        on the eighth image as on the first, and true to one class.
+        They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
+        fire on few patches, by clarity.
 
         Args:
             n: how many.
-            whole_words: only latents that peak on whole words of at least three letters, in six passages of eight.
+            whole_words: only latents that are named by at least three letters.
         """
         from monosem.features import search_images
         from monosem.features.search import notable
