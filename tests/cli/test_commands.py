@@ -281,6 +281,7 @@ def test_documents_that_cannot_be_read_are_skipped_counted_and_named(monosem: Co
     settings = [*small, f"text={tmp_path}/own.jsonl", f"output={tmp_path}/run", "activations.context_length=32"]
     outcome = monosem("train", *(f"--set={setting}" for setting in settings), "--no-evaluation")
     assert outcome.code == 0, outcome.err
+    assert "To look at features" not in outcome.out, "there are none without an evaluation"
     assert outcome.err.startswith("warning: text ")
     assert "skipped (2); the first: " in outcome.err
     assert "own.jsonl cannot be read as text: line 1 is no JSON object" in outcome.err

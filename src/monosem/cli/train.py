@@ -73,5 +73,6 @@ def train(
     run, model = run_training(config)
     if evaluation:
         out.print((run_evaluations if config.several else run_evaluation)(run, model).table())
-    look = f"monosem {'explore' if config.several else 'top'} {run.path}"
-    out.print(f"Run folder: {run.path}." + ("" if model is None else f" To look at features: {look}"))
+    harvested = any((member.path / "features").is_dir() for member in run.members.values())
+    look = f" To look at features: monosem {'explore' if config.several else 'top'} {run.path}"
+    out.print(f"Run folder: {run.path}." + (look if harvested else ""))
