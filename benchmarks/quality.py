@@ -75,16 +75,19 @@ def architectures(console: Console, with_peers: bool, seeds: int = 5) -> None:
 
 
 def coefficient_for(l0: float, library: str, python: str | Path, console: Console, size: list[str]) -> float:
-    """The coefficient with which a peer without a target comes within 5 % of that L0; the nearest of 8 tries."""
+    """The coefficient with which a peer without a target comes within 5 % of that L0; the nearest of 10 tries."""
     tried: list[tuple[float, float]] = []
-    coefficient = 1.0
-    for _ in range(8):
+    coefficient, too_low, too_high = 1.0, 0.0, math.inf
+    for _ in range(10):
         found = fit(library, python, 0, console, [*size, f"--coefficient={coefficient}"])
         reached = max(found["l0"], 0.1) if found else 0.1
         tried.append((abs(math.log(reached / l0)), coefficient))
         if tried[-1][0] < 0.05:
             break
-        coefficient = float(f"{coefficient * (reached / l0) ** 0.7:.4g}")
+        too_low, too_high = (coefficient, too_high) if reached > l0 else (too_low, coefficient)
+        between = too_low > 0 and too_high < math.inf
+        following = math.sqrt(too_low * too_high) if between else coefficient * (reached / l0) ** 0.7
+        coefficient = float(f"{following:.4g}")
     return min(tried)[1]
 
 

@@ -7,6 +7,7 @@ New architectures appear by themselves. Prints a table and writes it as a page.
 
 import argparse
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from rich.table import Table
 
 from monosem.errors import MonosemError
 from monosem.evaluation import Interval, random_recovery, recovery
-from monosem.sae import SAE
-from monosem.synthetic import PlantedDictionary
+from monosem.sae import SAE, CrossLayerTranscoder, SkipTranscoder, Transcoder
+from monosem.synthetic import PlantedBatch, PlantedDictionary
 from monosem.training import Trainer, TrainingConfig
 
 N_FEATURES, D, L0 = 256, 64, 5
@@ -30,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relu": {"coefficient": 0.025},
     "transcoder": {"d_out": D},
     "skip_transcoder": {"d_out": D},
+    "cross_layer_transcoder": {"n_layers": 1},
 }
 """Given to these beside the wishes, where they have such a parameter."""
 COLUMNS = ("", "features found", "latents true", "matched at 0.9", "L0", "FVU", "seconds")
@@ -38,7 +40,7 @@ COLUMNS = ("", "features found", "latents true", "matched at 0.9", "L0", "FVU", 
 def settings_of(kind: type[SAE]) -> dict[str, Any]:
     """What this architecture is made with, beside its size."""
     wanted = {**WISHES, **SETTINGS.get(kind.architecture, {})}
-    return {name: value for name, value in wanted.items() if name in (*kind.parameters_of(), "d_out")}
+    return {name: value for name, value in wanted.items() if name in {*kind.parameters_of(), "d_out"}}
 
 
 def shaped(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -50,24 +52,40 @@ def measure(kind: type[SAE], planted: PlantedDictionary, tokens: int, seed: int)
     """Train one architecture; its row of the table."""
     start = time.perf_counter()
     sae = kind(D, N_FEATURES, seed=seed, **settings_of(kind))
-    predicts = not sae.subtract_b_dec or sae.in_shape != sae.out_shape
+    transcoder = isinstance(sae, Transcoder)
+    written = PlantedDictionary(N_FEATURES, D, seed=seed + 1).features if transcoder else planted.features
+
+    def sides(batch: PlantedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        target = batch.codes.to_dense() @ written if transcoder else batch.x
+        return shaped(batch.x, sae.in_shape), shaped(target, sae.out_shape)
+
+    predicts = not sae.subtract_b_dec
     trainer = Trainer(sae, TrainingConfig(batch_size=BATCH), tokens)
-    data = planted.batches(BATCH, seed=seed)
-    sample = planted.sample(16_384, seed=seed).x
-    goal = shaped(sample, sae.out_shape) if predicts else None
-    sae.initialise(shaped(sample, sae.in_shape), goal)
-    for _ in range(tokens // BATCH):
-        x = next(data).x
-        trainer.step(shaped(x, sae.in_shape), shaped(x, sae.out_shape) if predicts else None)
+    x, target = sides(planted.sample(16_384, seed=seed))
+    sae.initialise(x, target if predicts else None)
+    for batch in islice(planted.batches(BATCH, seed=seed), tokens // BATCH):
+        x, target = sides(batch)
+        trainer.step(x, target if predicts else None)
     seconds = time.perf_counter() - start
-    held_out = planted.sample(HELD_OUT, seed=seed + 1_000_000).x
+    x, target = sides(planted.sample(HELD_OUT, seed=seed + 1_000_000))
     with torch.no_grad():
-        out = sae(shaped(held_out, sae.in_shape))
-    target = shaped(held_out, sae.out_shape)
-    fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
-    found = recovery(sae.W_dec[:, :D], planted.features)  # of several sources the first
+        out = sae(x)
+        fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
+        truth = written - skipped(sae, planted.features)
+    decoder = sae.decoder_of(0) if isinstance(sae, CrossLayerTranscoder) else sae.W_dec
+    found = recovery(decoder.flatten(1)[:, :D], truth)  # of several sources the first
     figures = [spelled(i) for i in (found.features, found.latents, found.matched)]
     return [*figures, f"{out.codes.l0().double().mean().item():.1f}", f"{fvu.item():.3f}", f"{seconds:.0f}"]
+
+
+def skipped(sae: SAE, x: torch.Tensor) -> torch.Tensor:
+    """What a skip transcoder's linear path writes for these directions of its input; of others nothing."""
+    if not isinstance(sae, SkipTranscoder):
+        return torch.zeros(())
+    rows = torch.cat([torch.zeros_like(x[:1]), x])
+    codes = sae.encode(rows)
+    path = sae.decode(codes, rows) - sae.decode(codes)
+    return path[1:] - path[:1]
 
 
 def spelled(interval: Interval) -> str:
@@ -105,10 +123,14 @@ def page(rows: dict[str, list[str]], tokens: int) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in PLANTED.items())
     return f"""# Recovery of planted dictionaries
 
-{N_FEATURES} features in {D} dimensions ({facts}; `monosem.PlantedDictionary`); every architecture with
-{N_FEATURES} latents, trained on the same {tokens:,} rows at default settings, with k or target L0 = {L0} where it has
-one.
+{N_FEATURES} features in {D} dimensions ({facts}; `monosem.PlantedDictionary`);
+every architecture with {N_FEATURES} latents, trained on the same {tokens:,} rows at default settings, with k or target
+L0 = {L0} where it has one.
 Written by `python benchmarks/recovery.py`.
+
+Transcoders read the same rows and predict others: each feature writes another direction, which is what their decoder
+must find; the skip transcoder's, less what its linear path already writes of it. A cross-layer transcoder of one layer
+and a crosscoder of two equal sources are asked for the features themselves.
 
 - *features found*: mean over true features of the largest cosine with any decoder row.
 - *latents true*: mean over latents of the largest cosine with any true feature.

@@ -1,10 +1,12 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [stacked] [harvest] [explorer] [quality] [architectures] [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [streaming] [harvest] [explorer] [quality] [architectures]
+        [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
 stacked   eight SAEs trained together on one stream of the bundled model, and one after the other
+streaming the stream against the bare forward; what it waits for; four SAEs of two hook points from one pass
 harvest   a pass that harvests every latent; what a store weighs; SAEDashboard on the same model, SAE and text
 explorer  what the explorer's server answers in, on runs/demo (`make demo SERVE=0`) and on a million features
 quality   FVU at everyone's defaults on the same activations, five seeds each
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import peers
 from rich import box
@@ -35,7 +38,8 @@ console = Console(highlight=False, width=110)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {part.__name__: part for part in (demo, engine, stacked, harvest, explorer, quality, architectures)}
+    order = (demo, engine, stacked, streaming, harvest, explorer, quality, architectures)
+    parts = {part.__name__: part for part in order}
     parser.add_argument("parts", nargs="*", default=[name for name in parts if name != LONG])
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     options = parser.parse_args()
@@ -182,10 +186,15 @@ def engine(with_peers: bool) -> None:
     show("Ratios", rows)
 
 
+def measured_by(script: str) -> dict[str, Any]:
+    """The JSON that a benchmark of its own prints last."""
+    done = subprocess.run([sys.executable, str(HERE / script)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def stacked(_: bool) -> None:
     """Eight SAEs together and alone, the model's forward included."""
-    command = [sys.executable, str(HERE / "stacked.py")]
-    done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    done = measured_by("stacked.py")
     ratio = done["together"] / done["alone"]
     rows: list[tuple[str, str, str, bool | None]] = [
         ("together", f"{done['together']:.0f} s", "", None),
@@ -194,6 +203,22 @@ def stacked(_: bool) -> None:
         ("weights", "the same bits" if done["same_bits"] else "differ", "the same bits", done["same_bits"]),
     ]
     show("Eight SAEs of 4,096 latents, 1,000,000 tokens of the bundled model", rows)
+
+
+def streaming(_: bool) -> None:
+    """Capture, shuffle and reader against the bare forward; several dictionaries against one pass and their steps."""
+    done, four = measured_by("streaming.py"), measured_by("together.py")
+    rows: list[tuple[str, str, str, bool | None]] = [
+        ("bare forward to resid_post.2", f"{done['bare']:,.0f} tokens/s", "", None),
+        ("captured, shuffled, in batches", f"{done['stream']:,.0f} tokens/s", "", None),
+        ("ratio", f"{done['ratio']:.1%}", ">= 85 %", done["ratio"] >= 0.85),
+        ("model waits for its text", f"{done['idle']:.2%}", "<= 5 %", done["idle"] <= 0.05),
+        ("the pass alone, two hook points", f"{four['one_pass']:.0f} s", "", None),
+        ("the steps alone, four SAEs", f"{four['steps']:.0f} s", "", None),
+        ("together", f"{four['together']:.0f} s", "", None),
+        ("together over pass + 1.1 steps", f"{four['ratio']:.2f}x", "<= 1.00x", four["ratio"] <= 1),
+    ]
+    show("One pass of the bundled model", rows)
 
 
 def harvest(with_peers: bool) -> None:

@@ -188,15 +188,23 @@ def test_training_a_finished_run_again_changes_nothing(monosem: Command, copied_
     assert (copied_run / "metrics.jsonl").read_text() == metrics
 
 
-def test_list_names_every_architecture_and_every_key(monosem: Command) -> None:
+def test_list_names_every_key(monosem: Command) -> None:
     outcome = monosem("train", "--list")
     assert outcome.code == 0
-    for architecture, kind in SAE.registry.items():
-        assert architecture in outcome.out
-        for parameter in kind.parameters_of():
-            assert parameter in outcome.out
     for key in ("training.lr", "activations.buffer_tokens", "evaluation.loss_tokens", "sae.n_latents", "output"):
         assert key in outcome.out
+
+
+def test_the_manual_of_train_has_every_architecture_with_equation_use_parameters_and_source(monosem: Command) -> None:
+    outcome = monosem("train", "--help")
+    assert outcome.code == 0
+    architectures = outcome.out.partition("Architectures")[2]
+    assert architectures.count("Source: ") == len(SAE.registry)
+    for name, kind in SAE.registry.items():
+        assert f"\n{name}  {kind.good_for}\n" in architectures
+        part = architectures.partition(f"\n{name}  ")[2].partition("Source: ")[0]
+        assert " = " in part
+        assert [parameter for parameter in kind.parameters_of() if f"sae.{parameter}" not in part] == []
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "eval", "harvest", "top", "info"])
@@ -240,18 +248,44 @@ def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
         (["model=TMP/folder"], "cannot load the model"),
         (["activations.context_length=999"], "context_length 999 is longer than the model's own 256"),
         (["hook=transformer"], "transformer gives a"),
+        (["images=TMP/pictures", "evaluation.images=TMP/pictures"], "bundled reads text, not images: give text="),
+        (["text=TMP/labels.jsonl", "evaluation.text=bundled"], "it has labels without text: label"),
+        (["text=TMP/talk.jsonl", "evaluation.text=bundled"], "has no chat template"),
+        (["model=TMP/bare", "hook=resid_post.0"], "bare has no tokenizer to read text with: put its files"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_before_work_starts(
-    monosem: Command, tmp_path: Path, settings: list[str], says: str
+    monosem: Command, tmp_path: Path, make_gpt2: Callable[..., Any], settings: list[str], says: str
 ) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    (tmp_path / "labels.jsonl").write_text('{"label": 1}\n')
+    (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "Who?"}]}\n')
+    if any("bare" in setting for setting in settings):
+        make_gpt2().save_pretrained(tmp_path / "bare")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "own.txt").write_text("Some words.")
     given = [f"--set={setting.replace('TMP', str(tmp_path))}" for setting in settings]
     outcome = monosem("train", *given, f"--set=output={tmp_path / 'run'}")
     assert says in one_line(outcome)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_documents_that_cannot_be_read_are_skipped_counted_and_named(monosem: Command, tmp_path: Path) -> None:
+    texts = [" ".join(str((i + 7) * j * j) for j in range(40)) for i in range(60)]
+    rows = ["no JSON", '{"text": 5}', *(json.dumps({"text": text}) for text in texts)]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows))
+    small = ["tokens=256", "sae.n_latents=32", "sae.k=4", "training.batch_size=64", "activations.buffer_tokens=512"]
+    settings = [*small, f"text={tmp_path}/own.jsonl", f"output={tmp_path}/run", "activations.context_length=32"]
+    outcome = monosem("train", *(f"--set={setting}" for setting in settings), "--no-evaluation")
+    assert outcome.code == 0, outcome.err
+    assert "To look at features" not in outcome.out, "there are none without an evaluation"
+    assert outcome.err.startswith("warning: text ")
+    assert "skipped (2); the first: " in outcome.err
+    assert "own.jsonl cannot be read as text: line 1 is no JSON object" in outcome.err
+    assert ms.load_sae(tmp_path / "run").metadata.documents_skipped == 2
 
 
 def test_a_missing_run_yaml_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:

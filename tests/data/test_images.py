@@ -141,7 +141,7 @@ def test_an_image_that_cannot_be_read_is_marked_counted_and_named(tmp_path: Path
     (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:80])
     images = Images(source, WANTED)
-    with pytest.warns(UserWarning, match=r"the first: .*2\.png cannot be read") as caught:
+    with pytest.warns(UserWarning, match=r"^images .* skipped; the first: .*2\.png cannot be read") as caught:
         batch = images.read(0, N)
     images.read(0, N)
     assert len(caught) == 1

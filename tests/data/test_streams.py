@@ -104,6 +104,41 @@ def test_going_on_tokenises_each_document_once_and_going_back_only_what_is_neede
     assert len(counted) <= 2
 
 
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("seed", [None, 4])
+@pytest.mark.parametrize("kind", ["list", "stream"])
+def test_a_reader_with_the_state_of_another_goes_on_where_that_one_was(
+    letter_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int | None
+) -> None:
+    monkeypatch.setattr("monosem.data.packing.CHUNK", 3)
+    texts, counted = [chr(ord("a") + n % 26) * (n % 40 + 1) for n in range(200)], list[int]()
+
+    class Counting(letter_tokenizer):
+        def __call__(self, text: Any, **options: Any) -> Any:
+            counted.append(len(text))
+            return super().__call__(text, **options)
+
+    def opened() -> PackedText:
+        documents = stream_of(texts) if kind == "stream" else [Document(t) for t in texts]
+        return PackedText(documents, Counting(), 8, seed=seed)
+
+    first = opened()
+    first.skipped.add("one that is no text", warn=False)
+    first.read(0, 300)
+    state = json.loads(json.dumps(first.state()))
+    expected, after, beginning = first.read(300, 340), first.read(400, 500), first.read(0, 3)
+    other = opened()
+    other.load_state(state)
+    counted.clear()
+    assert same(other.read(300, 340), expected)
+    assert sum(counted) < 30
+    assert same(other.read(400, 500), after)
+    assert same(other.read(0, 3), beginning)
+    assert len(other.skipped) == 1
+    other.load_state(opened().state())  # of one that has read less
+    assert other.state()["starts"] == first.state()["starts"]
+
+
 def test_long_files_are_read_as_a_stream_and_short_ones_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +220,10 @@ def test_a_stream_counts_what_it_skips_once_however_often_it_is_read(
 
 def test_labels_without_text_are_said_to_be_so(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": [1, 0]}), tmp_path / "a.parquet")
-    with pytest.raises(FileError, match="labels without text"):
+    with pytest.raises(FileError, match=r"\(it has labels without text: label\)"):
+        read_documents(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"sentence": ["Words."], "label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(FileError, match=r"\(it has labels without text: sentence, label\): call the column"):
         read_documents(tmp_path / "a.parquet")
 
 

@@ -314,7 +314,7 @@ with kernels.use_backend("cpu"):
 
 
 def test_the_kernels_use_as_many_threads_as_torch_and_leave_torch_its_number() -> None:
-    """Numba's first call sets OpenMP's number, which is torch's too: on a busy machine that made steps ten times slower."""
+    """The first call of numba sets OpenMP's number, which is torch's too: ten times slower on a busy machine."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
     command = [sys.executable, "-c", ONE_THREAD]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

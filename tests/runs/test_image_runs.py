@@ -1,9 +1,13 @@
 """A run on images, from run.yaml to its features, through the real commands."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from small_vit import CLASSES, HOOK
 
+import monosem as ms
 from monosem.errors import ConfigError
 from monosem.features import FeatureStore
 from monosem.models import SubjectModel
@@ -47,3 +51,17 @@ def test_a_run_on_images_is_measured_and_leaves_features_that_show_images(run: R
     again = run_harvest(run, tokens=160, images=run.config.images, progress=False)
     assert again.pictures is not None
     assert again.n_tokens == 160
+
+
+def test_images_that_cannot_be_read_are_counted_by_the_end_of_training(
+    vit: SubjectModel, photos: np.ndarray, tmp_path: Path
+) -> None:
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / f"{number:02}.png")
+    for number in (7, 11):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no image")
+    source = ms.activations(vit, HOOK, images=tmp_path, buffer_tokens=68)
+    sae = ms.TopKSAE(source.d_in, 24, k=4)
+    with pytest.warns(UserWarning, match=r"^images that cannot be read are skipped; the first: .*png"):
+        ms.train(sae, source, tokens=640, config=ms.TrainingConfig(batch_size=64), progress=False)
+    assert sae.metadata.documents_skipped == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,31 @@ def test_tensorboard_shows_every_step_once_though_the_run_was_stopped(tmp_path: 
         assert shown == pytest.approx({row["step"]: row[name] for row in written}, rel=1e-5)
 
 
-def test_wandb_offline_keeps_a_run_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline_keeps_every_figure_in_the_folder_and_one_id_though_the_run_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    ms.train(sae(), ms.activations(rows()), tokens=128, config=settings("wandb"), path=tmp_path / "run", progress=False)
-    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    assert [path.suffix for path in kept.iterdir() if path.suffix == ".wandb"]
+    folder = tmp_path / "run"
+    options: dict[str, Any] = {"tokens": TOKENS, "config": settings("wandb"), "path": folder, "progress": False}
+
+    def stop(trainer: ms.Trainer, _: object) -> None:
+        if trainer.steps == 9:
+            raise TrainingInterrupted
+
+    with pytest.raises(TrainingInterrupted):
+        ms.train(sae(), ms.activations(rows()), callbacks=[stop], **options)
+    time.sleep(1.1)  # parts are named by the second in which they begin
+    ms.train(sae(), ms.activations(rows()), **options)
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len({part.name.rpartition("-")[2] for part in parts}) == 1
+    assert len(parts) == 2
+    kept = b"".join(file.read_bytes() for part in parts for file in part.glob("*.wandb"))
+    for row in lines(folder):
+        for name in ("fvu", "l0", "tokens"):
+            assert name.encode() in kept
+            assert json.dumps(row[name]).encode() in kept
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

@@ -19,9 +19,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.activations import VectorActivations, vectors
+from monosem.activations import LiveActivations, VectorActivations, vectors
 from monosem.errors import ConfigError, FileError
 from monosem.kernels import sparse
+from monosem.models import SubjectModel
 from monosem.sae import (
     SAE,
     BatchTopKSAE,
@@ -129,6 +130,52 @@ def test_a_run_stopped_at_any_step_ends_in_the_same_bits(
         with pytest.raises(Killed):
             small_run(path, cls, options, kill_at=step)
         assert_same_run(small_run(path, cls, options), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*rows occur again")  # a model of one layer knows few contexts
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_run_on_text_goes_on_without_tokenising_again_what_comes_before(
+    tmp_path: Path,
+    make_gpt2: Callable[..., Any],
+    letter_tokenizer: type,
+    monkeypatch: pytest.MonkeyPatch,
+    with_state: bool,
+) -> None:
+    """The bits are the same without the reader's state, as in the checkpoints of earlier versions."""
+    monkeypatch.setattr("monosem.data.packing.CHUNK_CHARACTERS", 1024)
+    tokenised: list[int] = []
+
+    class Counting(letter_tokenizer):
+        def __call__(self, text: Any, **options: Any) -> Any:
+            tokenised.append(len(text))
+            return super().__call__(text, **options)
+
+    model = SubjectModel(make_gpt2(vocabulary=128, width=16, layers=1), Counting(), "letters")
+    texts = [chr(97 + i % 26) + str(i * i * i) * 30 for i in range(1500)]
+
+    def run(path: Path, kill_at: int | None = None) -> TrainingResult:
+        def callback(running: Any, _: Any) -> None:
+            if running.steps == kill_at:
+                raise Killed
+
+        source = LiveActivations(model, "mlp_in.0", texts, context_length=32, buffer_tokens=1024)
+        config = TrainingConfig(batch_size=1024, log_every=2, checkpoint_minutes=0)
+        sae = TopKSAE(source.d_in, 24, k=3)
+        options: dict[str, Any] = {"tokens": 1024 * 40, "config": config, "path": path, "callbacks": [callback]}
+        tokenised.clear()
+        return train(sae, source, progress=False, **options)
+
+    expected = run(tmp_path / "whole")
+    all_chunks = sum(tokenised)
+    with pytest.raises(Killed):
+        run(tmp_path / "stopped", kill_at=30)
+    if not with_state:
+        (file,) = (tmp_path / "stopped" / "checkpoints").glob("step_*/trainer.json")
+        content = json.loads(file.read_text())
+        del content["source"]
+        file.write_text(json.dumps(content))
+    assert_same_tensors(run(tmp_path / "stopped").sae, expected.sae)
+    assert (sum(tokenised) < 0.6 * all_chunks) == with_state
 
 
 def test_a_run_stopped_around_a_resampling_ends_in_the_same_bits(tmp_path: Path) -> None:

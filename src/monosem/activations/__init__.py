@@ -1,7 +1,7 @@
 """Activations to train on: live from a model, or ready in memory or a file."""
 
 from monosem.activations.health import inspect_rows
-from monosem.activations.inputs import reopened, rows_read
+from monosem.activations.inputs import positions_read, reopened, rows_read
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource, Place, batches
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
@@ -17,6 +17,7 @@ __all__ = [
     "activations",
     "batches",
     "inspect_rows",
+    "positions_read",
     "read_vectors",
     "reopened",
     "rows_read",

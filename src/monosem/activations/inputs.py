@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ def open_text(
     if tokenizer is None:
         if isinstance(model, SubjectModel) and pixel_format(model) is not None:
             raise DataError(f"{model.name} reads images: activations(model, hook, images=...)")
-        raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
+        raise DataError(
+            f"{model.name} has no tokenizer to read text with: put its files (tokenizer.json, ...) into the model's "
+            "folder, or load_model(module, tokenizer=...)"
+        )
     longest = model.context_length
     length = context_length or min(longest or 1024, 1024)
     if longest is not None and length > longest:
@@ -125,18 +128,29 @@ def rows_read(
     known: SAEMetadata, hook: str, batch: Batch, x: Float[Tensor, "contexts pos d"]
 ) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "contexts pos"]]:
     """Of the activations at a hook point, the rows that an SAE reads, and at which positions these stand."""
-    if x.shape[:2] != batch.special.shape:
-        raise DataError(f"{hook} gives {tuple(x.shape)} for {len(batch)} contexts of {batch.special.shape[1]}")
+    kept = positions_read(known, batch, {hook: x})
+    return x[kept.to(x.device)].to(torch.float32), kept
+
+
+def positions_read(
+    known: SAEMetadata, batch: Batch, captured: Mapping[str, Float[Tensor, "contexts pos *source d"]]
+) -> Bool[Tensor, "contexts pos"]:
+    """The positions of contexts that an SAE reads, by its rules and by the norms at all the hook points captured."""
     kept = kept_positions(
         batch,
         exclude_special=known.exclude_special is not False,
         skip_first=known.skip_first or 0,
         last_only=bool(known.last_only),
     )
-    x, limit = x.to(torch.float32), (known.max_norm or {}).get(hook)
-    if limit is not None:  # rows of a norm that was left out of training
-        kept = kept & (x.norm(dim=-1) <= limit).cpu()
-    return x[kept.to(x.device)], kept
+    for hook, x in captured.items():
+        if x.shape[:2] != batch.special.shape:
+            raise DataError(f"{hook} gives {tuple(x.shape)} for {len(batch)} contexts of {batch.special.shape[1]}")
+        names = [hook] if x.ndim == 3 else [f"{hook} of {model}" for model in known.models or []]
+        limits = [(known.max_norm or {}).get(name, math.inf) for name in names]
+        if min(limits, default=math.inf) < math.inf:  # rows of a norm that was left out of training
+            norms = x.to(torch.float32).norm(dim=-1).reshape(*kept.shape, -1)
+            kept = kept & (norms <= norms.new_tensor(limits)).all(-1).cpu()
+    return kept
 
 
 def _grid(n_positions: int) -> tuple[int, int]:

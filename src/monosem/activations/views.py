@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -21,8 +21,8 @@ class HookView(ActivationSource):
     """Some of the columns of a source of several hook points, in the same order of rows.
 
     `split(rows)` gives (x, target): x (rows, d), or (rows, source, d) where several hook points are stacked, and target
-    alike, or None where x itself is to be predicted. Several views of one source share its pools, and so its forward
-    passes, while they go through them in step.
+    alike, or None where x itself is to be predicted. Views of one source share its forward passes: `train_together`
+    reads batches of the whole, of which each takes its columns.
     """
 
     def __init__(
@@ -73,8 +73,11 @@ class HookView(ActivationSource):
         }
         return self.source.metadata.model_copy(update=changes)
 
+    @property
+    def whole(self) -> ActivationSource:
+        return self.source
+
     def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
-        """The columns of this view, of rows of the whole source."""
         parts = [rows[:, columns] for columns in self._columns]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -90,6 +93,12 @@ class HookView(ActivationSource):
     def pool(self, number: int) -> Float[Tensor, "rows own_columns"]:
         """As `make_pool`; the whole source remembers its last one."""
         return self.make_pool(number)
+
+    def state(self) -> dict[str, Any]:
+        return self.source.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.source.load_state(state)
 
     def probe(self) -> dict[str, Tensor]:
         probe = self.source.probe()

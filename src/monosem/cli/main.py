@@ -16,7 +16,7 @@ from monosem.cli.explore import explore
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.top import top
-from monosem.cli.train import train
+from monosem.cli.train import TrainCommand, train
 from monosem.errors import MonosemError
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 
 
 app.command()(demo)
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
 app.command()(harvest)
 app.command()(explore)

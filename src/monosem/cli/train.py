@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from monosem.cli.console import console
+
+
+class TrainCommand(TyperCommand):
+    """Its help ends in the architectures; only then are they, and torch, imported."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from monosem.cli.listing import list_architectures
+
+        super().format_help(ctx, formatter)
+        list_architectures(console())
 
 
 def train(
@@ -20,9 +30,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as sae.k=32. May be repeated."),
     ] = None,
     evaluation: Annotated[bool, typer.Option(help="Evaluate on held-out text afterwards.")] = True,
-    architectures: Annotated[
-        bool, typer.Option("--list", help="List the architectures and the keys, and stop.")
-    ] = False,
+    keys: Annotated[bool, typer.Option("--list", help="List every key of a run.yaml, and stop.")] = False,
 ) -> None:
     """Train SAEs as a YAML file describes, into a run folder; the same command goes on where a run has stopped.
 
@@ -49,14 +57,15 @@ def train(
           wide: {sae: {n_latents: 8192}}
           mlp: {hook: mlp_in.2, target: mlp_out.2, sae: {architecture: transcoder}}
 
-    `monosem train --list` prints every key and every architecture.
+    `monosem train --list` prints every key; the architectures are below.
     """
-    from monosem.cli.console import console
     from monosem.runs import RunConfig, require_held_out, run_evaluation, run_evaluations, run_training
 
     out = console()
-    if architectures:
-        _list(out)
+    if keys:
+        from monosem.cli.listing import list_keys
+
+        list_keys(out)
         return
     config = RunConfig.read(run_yaml, settings)
     if evaluation:
@@ -64,51 +73,6 @@ def train(
     run, model = run_training(config)
     if evaluation:
         out.print((run_evaluations if config.several else run_evaluation)(run, model).table())
-    look = f"monosem {'explore' if config.several else 'top'} {run.path}"
-    out.print(f"Run folder: {run.path}." + ("" if model is None else f" To look at features: {look}"))
-
-
-def _list(console: Console) -> None:
-    from pydantic import BaseModel
-    from rich.table import Table
-
-    from monosem.runs import RunConfig
-    from monosem.sae import SAE
-
-    table = Table(title="Architectures", title_justify="left", box=None)
-    for column in ("sae.architecture", "good for", "its own parameters"):
-        table.add_column(column)
-    for name, kind in sorted(SAE.registry.items()):
-        table.add_row(name, kind.good_for, ", ".join(kind.parameters_of()))
-    console.print(table, "")
-    keys = Table(title="Keys", title_justify="left", box=None)
-    for column in ("key", "default", "meaning"):
-        keys.add_column(column)
-
-    def add(model: type[BaseModel], prefix: str) -> None:
-        documented = _attribute_docs(model)
-        for name, info in model.model_fields.items():
-            if isinstance(info.default, BaseModel):
-                add(type(info.default), f"{prefix}{name}.")
-            else:
-                keys.add_row(
-                    f"{prefix}{name}", "" if info.default is None else str(info.default), documented.get(name, "")
-                )
-
-    add(RunConfig, "")
-    console.print(keys)
-
-
-def _attribute_docs(model: type) -> dict[str, str]:
-    """The docstrings under the fields of a class."""
-    import ast
-    import inspect
-    import textwrap
-
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs: dict[str, str] = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            docs[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return docs
+    harvested = any((member.path / "features").is_dir() for member in run.members.values())
+    look = f" To look at features: monosem {'explore' if config.several else 'top'} {run.path}"
+    out.print(f"Run folder: {run.path}." + (look if harvested else ""))

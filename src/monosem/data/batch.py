@@ -69,6 +69,14 @@ class BatchReader(Protocol):
         """Contexts start to stop; fewer where the data end."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """What a new reader of the same data can begin with: it then need not read again what comes before."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Begin with what a reader of the same data has left."""
+        ...
+
 
 def kept_positions(
     batch: Batch, *, exclude_special: bool = True, skip_first: int = 0, last_only: bool = False
@@ -121,6 +129,11 @@ class ReadAhead(Generic[Read]):
         self._ahead = (following, thread, box)
         thread.start()
         return result
+
+    def settle(self) -> None:
+        """Wait until nothing is being read."""
+        if self._ahead is not None:
+            self._ahead[1].join()
 
     def _take(self, span: Span) -> Read | BaseException | None:
         """What the thread has read, if it was this."""

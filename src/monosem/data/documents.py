@@ -36,9 +36,10 @@ class Document:
 
 
 class Skipped:
-    """The documents that could not be read: counted, and named in one warning."""
+    """The documents (or images) that could not be read: counted, and named in one warning."""
 
-    def __init__(self) -> None:
+    def __init__(self, things: str = "documents") -> None:
+        self.things = things
         self.reasons: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -47,8 +48,15 @@ class Skipped:
     def add(self, reason: str, warn: bool = True) -> None:
         """Count a document, once however often it is read."""
         if warn and not self.reasons:
-            warnings.warn(f"documents that cannot be read are skipped; the first: {reason}", stacklevel=2)
+            warnings.warn(f"{self.things} that cannot be read are skipped; the first: {reason}", stacklevel=2)
         self.reasons[reason] = None
+
+    def state(self) -> dict[str, list[str]]:
+        return {"skipped": list(self.reasons)}
+
+    def load_state(self, state: Mapping[str, list[str]]) -> None:
+        """Count what another reader of the same data has skipped."""
+        self.reasons |= dict.fromkeys(state.get("skipped", ()))
 
     @property
     def first(self) -> str | None:
@@ -222,8 +230,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lacking(where: str, names: Sequence[str]) -> str:
-    what = "labels without text" if any("label" in name for name in names) else ", ".join(names)
-    return f"{where} has no 'text' and no 'messages' (it has {what})"
+    what = ("labels without text: " if any("label" in name for name in names) else "") + ", ".join(names)
+    return f"{where} has no 'text' and no 'messages' (it has {what}): call the column of the text 'text'"
 
 
 def document_of(row: Any, where: str, source: str) -> Document:

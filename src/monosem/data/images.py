@@ -102,7 +102,7 @@ class Images:
             DataError: there are no images, or not as many labels as images.
         """
         self.wanted, self.processor, self.seed = wanted, processor, seed
-        self.skipped = Skipped()
+        self.skipped = Skipped("images")
         self.n_positions, self.n_special = 1, 0
         self.grid: tuple[int, int] = (1, 1)
         """Rows and columns of patches of the model that reads them."""
@@ -170,6 +170,12 @@ class Images:
         stacked = torch.cat([self.blank()[:0], *(self.blank() if p is None else p[None] for p in pixels)])
         labels = None if self.labels is None else self.labels[chosen]
         return ImageBatch(stacked, chosen, labels, unreadable, self.n_positions, self.n_special)
+
+    def state(self) -> dict[str, Any]:
+        return self.skipped.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.skipped.load_state(state)
 
     def in_batches(self, n_images: int) -> Iterator[ImageBatch]:
         """All images from the first on, a few at a time."""

@@ -77,8 +77,9 @@ class PackedText:
     Without packing, every document begins a context of its own, and the rest of its last context is padding; in the
     place of separators, documents end with the closing token of encoders, if the tokenizer has one.
 
-    Memory holds the tokens read last, and three numbers for every chunk of about 16,000 tokens met so far, so that
-    reading there again begins there. To read far ahead, all that comes before is tokenised once.
+    Memory holds the tokens read last, and four numbers for every chunk of about 16,000 tokens met so far, so that
+    reading there again begins there. To read far ahead, all that comes before is tokenised once; a reader that is given
+    the `state` of another goes on where that one was.
     """
 
     def __init__(
@@ -216,6 +217,17 @@ class PackedText:
             contexts = np.concatenate([before, contexts], axis=2)
         tokens, document, position, marks = torch.from_numpy(contexts)
         return ContextBatch(tokens, document, position, marks == PADDING, marks == END, self.packing)
+
+    def state(self) -> dict[str, Any]:
+        """Where chunks begin, as far as they are known, and what was skipped."""
+        with self._lock:
+            return {"starts": list(self._starts), "marks": list(self._marks), **self.skipped.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        with self._lock:
+            self.skipped.load_state(state)
+            if len(state.get("starts", ())) > len(self._starts):
+                self._starts, self._marks = array("q", state["starts"]), array("q", state["marks"])
 
     def in_batches(self, n_contexts: int) -> Iterator[ContextBatch]:
         """All contexts from the first on, a few at a time."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
-from monosem.evaluation.intervals import DocumentSums, Interval
+from monosem.evaluation.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import SubjectModel
 
@@ -80,26 +80,30 @@ class DownstreamLoss(ABC):
         self.sums.add(name, self._documents, values.cpu().numpy())
 
     def clean(self) -> Interval:
-        return self._mean("clean")
-
-    def _mean(self, name: str) -> Interval:
-        return self.sums.interval(lambda s: s[name] / s["predictions"])
+        return self.sums.interval(_mean_of("clean"))
 
     def metrics(self, name: str) -> dict[str, Interval]:
-        """Loss, loss recovered against both ablations, and KL(clean || replaced) of one replacement."""
-        found = {"ce": self._mean(name)} if self.has_targets else {}
+        """What `ratios` names, each with its interval."""
+        return {metric: self.sums.interval(ratio) for metric, ratio in self.ratios(name).items()}
+
+    def ratios(self, name: str) -> dict[str, Metric]:
+        """Loss, loss recovered against both ablations, and KL(clean || replaced) of one replacement, of the sums."""
+        found: dict[str, Metric] = {"ce": _mean_of(name)} if self.has_targets else {}
         for ablation in ("mean", "zero"):
-            found[f"loss_recovered_{ablation}"] = self.sums.interval(
-                lambda s, lost=ablation: (s[lost] - s[name]) / (s[lost] - s["clean"])
-            )
-        return found | {"kl": self._mean(f"kl {name}")}
+            found[f"loss_recovered_{ablation}"] = lambda s, lost=ablation: (s[lost] - s[name]) / (s[lost] - s["clean"])
+        return found | {"kl": _mean_of(f"kl {name}")}
 
     def facts(self) -> dict[str, str | int | float]:
         """What was measured, and the ends of the scale."""
         facts: dict[str, str | int | float] = {"loss": self.what, "predictions": self.n_predictions}
         for name in ("clean", "zero", "mean") if self.has_targets else ():
-            facts[f"ce_{name}"] = self._mean(name).value
+            facts[f"ce_{name}"] = self.sums.interval(_mean_of(name)).value
         return facts
+
+
+def _mean_of(name: str) -> Metric:
+    """A sum over the number of predictions."""
+    return lambda sums: sums[name] / sums["predictions"]
 
 
 class OutputLoss(DownstreamLoss):
@@ -123,11 +127,12 @@ class OutputLoss(DownstreamLoss):
             targets = torch.as_tensor(batch.labels.astype("int64"))[where]
         return Counted(where, documents, targets)
 
-    def metrics(self, name: str) -> dict[str, Interval]:
-        return super().metrics(name) | {"accuracy" if self.labels else "agreement": self._mean(f"right {name}")}
+    def ratios(self, name: str) -> dict[str, Metric]:
+        return super().ratios(name) | {"accuracy" if self.labels else "agreement": _mean_of(f"right {name}")}
 
     def facts(self) -> dict[str, str | int | float]:
-        return super().facts() | ({"accuracy_clean": self._mean("right clean").value} if self.labels else {})
+        right = self.sums.interval(_mean_of("right clean")).value
+        return super().facts() | ({"accuracy_clean": right} if self.labels else {})
 
 
 @torch.no_grad()

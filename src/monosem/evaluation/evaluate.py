@@ -23,6 +23,7 @@ from monosem.evaluation.intervals import Interval
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
+from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 
@@ -57,8 +58,9 @@ def evaluate(
     95 % bootstrap intervals over documents or images. Controls: predicting the mean, PCA with k = mean L0
     components, and a frozen random SAE.
 
-    A transcoder is measured by what it predicts; what reads several hook points or models side by side, by all of them
-    together and without losses.
+    A transcoder is measured by what it predicts; what predicts several hook points or models side by side, by all of
+    them together. Its losses are means over them: each is replaced in its own model by its part of the reconstruction,
+    one at a time.
 
     Args:
         sae: the SAE.
@@ -186,7 +188,7 @@ def _report(
     parts: dict[str, Reconstruction],
     functions: dict[str, Callable[[Tensor], Tensor]],
     facts: dict[str, str | int | float],
-    loss: DownstreamLoss | None,
+    loss: DownstreamLoss | SourceLosses | None,
 ) -> EvaluationReport:
     columns: dict[str, dict[str, Interval]] = {}
     for name, part in parts.items():

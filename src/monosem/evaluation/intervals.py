@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +11,10 @@ import numpy as np
 N_RESAMPLES = 1000
 MAX_GROUPS = 2048
 """More documents than these are put together in groups, which are then drawn."""
+
+
+Metric = Callable[[dict[str, np.ndarray]], np.ndarray]
+"""From sums, each (...) or (..., width), to a value (...)."""
 
 
 class Interval(NamedTuple):
@@ -46,24 +50,45 @@ class DocumentSums:
     def total(self, name: str) -> np.ndarray:
         return self._sums[name].sum(0)
 
-    def interval(self, metric: Callable[[dict[str, np.ndarray]], np.ndarray], seed: int = 0) -> Interval:
-        """A metric and its 95 % percentile bootstrap interval over documents.
+    def totals(self) -> dict[str, np.ndarray]:
+        return _WhenAsked(self.total)
 
-        Args:
-            metric: from sums, each (..., or ..., width), to the metric (...).
-            seed: of the resampling.
-        """
-        names = list(self._sums)
-        used = np.flatnonzero(self._sums[names[0]])
-        weights = _draws(len(used), seed)
-        with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
-            value = float(metric({name: self._sums[name].sum(0) for name in names}))
-            resampled = metric({name: weights @ self._sums[name][used] for name in names})
-        resampled = resampled[np.isfinite(resampled)]
-        if len(used) < 2 or not len(resampled):
-            return Interval(value)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return Interval(value, float(low), float(high))
+    def drawn(self, weights: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+        """The sums of documents drawn anew: how often (draws, groups) each of the groups is drawn."""
+        return _WhenAsked(lambda name: weights @ self._sums[name][groups])
+
+    def sizes(self) -> np.ndarray:
+        """Of each group, what was added first of all: 0 for those without documents."""
+        return next(iter(self._sums.values()))
+
+    def interval(self, metric: Metric, seed: int = 0) -> Interval:
+        """A metric and its 95 % percentile bootstrap interval over documents; the seed is that of the resampling."""
+        return mean_interval([(self, metric)], seed)
+
+
+class _WhenAsked(dict[str, np.ndarray]):
+    """Sums that are made when a metric asks for them: few ask for the wide ones, which take long."""
+
+    def __init__(self, make: Callable[[str], np.ndarray]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return self.setdefault(name, self._make(name))
+
+
+def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -> Interval:
+    """The mean of several metrics of the same documents, as `DocumentSums.interval` gives one; all drawn together."""
+    used = np.flatnonzero(np.sum([sums.sizes() for sums, _ in parts], axis=0))
+    weights = _draws(len(used), seed)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
+        value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))
+        resampled = np.mean([metric(sums.drawn(weights, used)) for sums, metric in parts], axis=0)
+    resampled = resampled[np.isfinite(resampled)]
+    if len(used) < 2 or not len(resampled):
+        return Interval(value)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
 
 
 @lru_cache(maxsize=2)  # all metrics of a pass are of the same documents

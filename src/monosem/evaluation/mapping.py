@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from monosem.activations import reopened
-from monosem.data import Batch, BatchReader, kept_positions
+from monosem.activations import positions_read, reopened
+from monosem.data import Batch, BatchReader
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
+from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 
@@ -53,20 +54,22 @@ class Mapping:
         Raises:
             MismatchError: the activations are not of the dictionary's shape.
         """
-        known = self.sae.metadata
         captured = self.model.capture(batch.inputs, list(dict.fromkeys([*self.hooks, *self.targets])))
-        kept = kept_positions(
-            batch,
-            exclude_special=known.exclude_special is not False,
-            skip_first=known.skip_first or 0,
-            last_only=bool(known.last_only),
-        )
-        for hook, limit in (known.max_norm or {}).items():
-            if hook in captured:
-                kept = kept & (captured[hook].norm(dim=-1) <= limit).cpu()
+        kept = positions_read(self.sae.metadata, batch, captured)
         rows = {hook: x[kept.to(x.device)].to(self.sae.W_enc) for hook, x in captured.items()}
         x = self._side([rows[hook] for hook in self.hooks], self.sae.in_shape, self.hooks)
         return x, self._side([rows[hook] for hook in self.targets], self.sae.out_shape, self.targets), kept
+
+    @property
+    def predicted(self) -> dict[str, tuple[SubjectModel, str]]:
+        """The model and hook point of each source that is predicted, by name, in their order."""
+        if isinstance(self.model, SubjectModel):
+            return {hook: (self.model, hook) for hook in self.targets}
+        models = list(enumerate(self.model.models))
+        names = [model.name for _, model in models]
+        twice = len(set(names)) < len(names)
+        own = [f"{name} ({number})" if twice else name for number, name in enumerate(names, 1)]
+        return {f"{hook} of {own[number]}": (model, hook) for hook in self.targets for number, model in models}
 
     def _side(self, parts: list[Tensor], shape: tuple[int, ...], hooks: list[str]) -> Float[Tensor, "rows ..."]:
         if len(shape) > 1:  # hook points, or models at each, side by side
@@ -79,7 +82,7 @@ class Mapping:
 
 
 class MappingSums:
-    """The metrics of a mapping, its controls and, where it predicts one hook point of one model, the model's losses."""
+    """The metrics of a mapping and its controls, and the losses of its models with what is predicted put in."""
 
     def __init__(
         self,
@@ -97,11 +100,25 @@ class MappingSums:
         if controls:
             self.controls["PCA"] = PCA(flat, k)
         self.parts = {name: Reconstruction(mean) for name in ("SAE", *self.controls)}
-        self._rebuilt = flat
-        self.loss: DownstreamLoss | None = None
-        if contexts is not None and isinstance(mapping.model, SubjectModel) and len(mapping.sae.out_shape) == 1:
-            replaced = {"SAE": lambda _: self._rebuilt, "zero": torch.zeros_like, **self.controls}
-            self.loss = downstream_loss(mapping.model, mapping.targets[0], replaced, contexts)
+        self._rebuilt: dict[str, Tensor] = {}
+        self.loss = None if contexts is None else self._losses(contexts)
+
+    def _losses(self, contexts: BatchReader) -> DownstreamLoss | SourceLosses | None:
+        """The losses of every source; None where no model predicts anything."""
+        found: dict[str, DownstreamLoss] = {}
+        for number, (source, (model, hook)) in enumerate(self.mapping.predicted.items()):
+            replaced = {name: self._part(name, number) for name in self.parts}
+            loss = downstream_loss(model, hook, {"zero": torch.zeros_like, **replaced}, contexts)
+            if loss is not None:
+                found[source] = loss
+        if len(self.mapping.predicted) == 1:
+            return next(iter(found.values()), None)
+        return SourceLosses(found) if found else None
+
+    def _part(self, name: str, source: int) -> Callable[[Tensor], Tensor]:
+        """What stands for one source in the reconstruction of the batch at hand."""
+        n_sources = len(self.mapping.predicted)
+        return lambda x: self._rebuilt[name].unflatten(1, (n_sources, -1))[:, source].to(x.device)
 
     @property
     def n_predictions(self) -> int:
@@ -111,11 +128,10 @@ class MappingSums:
         """Take in some contexts; the losses too, if wanted."""
         x, target, kept = self.mapping.read(batch)
         codes, target = self.mapping.sae.encode(x), target.flatten(1)
-        self._rebuilt = self.mapping.sae.decode(codes, x).flatten(1)
+        self._rebuilt = {"SAE": self.mapping.sae.decode(codes, x).flatten(1)}
+        self._rebuilt |= {name: control(target) for name, control in self.controls.items()}
         for name, part in self.parts.items():
-            own = name == "SAE"
-            rebuilt = self._rebuilt if own else self.controls[name](target)
-            part.add(target, rebuilt, batch.document[kept], codes if own else None)
+            part.add(target, self._rebuilt[name], batch.document[kept], codes if name == "SAE" else None)
         for observer in self.observers:
             observer(batch, kept, codes, x)
         if loss and self.loss is not None:

@@ -36,7 +36,7 @@ class EvaluationReport:
     """Metrics of an SAE and of its controls, on text (or rows) that it was not trained on."""
 
     columns: dict[str, dict[str, Interval]]
-    """By name of the column: "SAE" first, then the controls."""
+    """By name of the column: "SAE" first, then the controls. What is of one source alone is "METRIC at SOURCE"."""
     facts: dict[str, str | int | float]
     """What was measured: model, hook, text, tokens, clean cross-entropy, ..."""
     firing_rates: np.ndarray = field(repr=False)
@@ -60,10 +60,12 @@ class EvaluationReport:
             table.add_column(name, justify="right", no_wrap=True)
             if name == "SAE":
                 table.add_column("95 % interval", justify="right", no_wrap=True, style="dim")
-        for metric, label in LABELS.items():
-            if any(metric in column for column in self.columns.values()):
+        known = dict.fromkeys(metric for column in self.columns.values() for metric in column)
+        for name, label in LABELS.items():
+            for metric in (metric for metric in known if metric.partition(" at ")[0] == name):
+                shown = label if metric == name else f"  {metric.removeprefix(name).strip()}"
                 cells = [_number(c[metric].value) if metric in c else "-" for c in self.columns.values()]
-                table.add_row(label, cells[0], _span(self.metrics.get(metric)), *cells[1:])
+                table.add_row(shown, cells[0], _span(self.metrics.get(metric)), *cells[1:])
         return table
 
     def _title(self) -> str:
@@ -80,6 +82,8 @@ class EvaluationReport:
                 lines.append(f"Accuracy without the SAE: {self.facts['accuracy_clean']:.1%}.")
         elif "predictions" in self.facts:
             lines.append(f"Losses on {self.facts['predictions']:,} predictions: {self.facts['loss']}.")
+        if "sources" in self.facts:
+            lines.append(f"They are means over {self.facts['sources']} sources, replaced one at a time.")
         alive = self.firing_rates[self.firing_rates > 0]
         if len(alive):
             lines.append(f"Median firing rate of the {len(alive):,} latents alive: {np.median(alive):.3%}.")

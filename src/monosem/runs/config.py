@@ -196,7 +196,7 @@ class RunConfig(BaseModel):
             return self.vectors
         places = self.hook if self.hook is not None else self.hooks
         hooks, targets = ([x] if isinstance(x, str) else x or [] for x in (places, self.target))
-        return " + ".join(hooks) + (" -> " + " + ".join(targets) if targets else "")
+        return _in_short(hooks) + (f" -> {_in_short(targets)}" if targets else "")
 
     @property
     def several(self) -> bool:
@@ -289,3 +289,13 @@ def _in_words(error: ValidationError, path: str | Path | None) -> str:
             )
         return f"{source}unknown key {where!r}; known here: {', '.join(section)}"
     return f"{source}{where}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+def _in_short(hooks: list[str]) -> str:
+    """Hook points as `attn_out.0 + mlp_out.0`, or `mlp_in.0-3` where one kind goes through the layers."""
+    kinds, layers = {hook.rpartition(".")[0] for hook in hooks}, [hook.rpartition(".")[2] for hook in hooks]
+    if len(hooks) > 2 and len(kinds) == 1 and all(layer.isdigit() for layer in layers):
+        first, last = int(layers[0]), int(layers[-1])
+        if layers == [str(layer) for layer in range(first, last + 1)]:
+            return f"{kinds.pop()}.{first}-{last}"
+    return " + ".join(hooks)

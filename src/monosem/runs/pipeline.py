@@ -136,7 +136,7 @@ def run_evaluation(
 ) -> EvaluationReport:
     """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/`, and `features/` where there is text.
 
-    What reads several hook points or models, or ready vectors, is measured by its reconstructions alone.
+    What reads several hook points or models has no features to harvest, ready vectors have no losses either.
     """
     described = run.config
     config = config or described.evaluation
@@ -147,7 +147,7 @@ def run_evaluation(
     if model is None:
         report = evaluate(sae, read_vectors(Path(config.vectors or "")), **counts)
     elif isinstance(model, ModelSet) or isinstance(described.hook, list):
-        report = evaluate(sae, model, **data, **counts)
+        report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, **counts)
     else:
         hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
         if described.images is not None:  # opened once, for the evaluation and the store

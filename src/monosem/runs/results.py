@@ -82,37 +82,42 @@ class Results:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        kinds = self._kinds()
         shown = [metric for metric in PANELS if any(metric in row for row in self.rows.values())]
-        kinds = list(dict.fromkeys(_kind(row) for row in self.rows.values()))
+        figure = Figure(figsize=(11, 4.4 + 0.22 * -(-len(kinds) // 3)), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             axes.spines[["top", "right"]].set_visible(False)
-            for number, kind in enumerate(kinds):
-                own = [row for row in self.rows.values() if _kind(row) == kind and metric in row]
-                own = sorted(own, key=lambda row: row["l0"][0])
-                if own:
-                    spans = [_span(row, key, end) for key in ("l0", metric) for end in (1, 2) for row in own]
-                    x_low, x_high, y_low, y_high = (spans[i : i + len(own)] for i in range(0, len(spans), len(own)))
-                    axes.errorbar(
-                        [row["l0"][0] for row in own],
-                        [row[metric][0] for row in own],
-                        xerr=[x_low, x_high],
-                        yerr=[y_low, y_high],
-                        marker="o",
-                        markersize=4,
-                        linewidth=1.2,
-                        capsize=2,
-                        color=COLOURS[number % len(COLOURS)],
-                        label=kind,
-                    )
+            for number, (label, rows) in enumerate(kinds.items()):
+                own = sorted((row for row in rows if metric in row), key=lambda row: row["l0"][0])
+                spans = [[[_span(row, key, end) for row in own] for end in (1, 2)] for key in ("l0", metric)]
+                axes.errorbar(
+                    [row["l0"][0] for row in own],
+                    [row[metric][0] for row in own],
+                    xerr=spans[0],
+                    yerr=spans[1],
+                    marker="os^D"[number // len(COLOURS) % 4],
+                    markersize=4,
+                    linewidth=1.2,
+                    linestyle=("-", "--", ":", "-.")[number // len(COLOURS) % 4],
+                    capsize=2,
+                    color=COLOURS[number % len(COLOURS)],
+                    label=label,
+                )
             axes.set(xlabel="L0, latents on per token", ylabel=PANELS[metric])
-        figure.axes[0].legend(frameon=False, fontsize=8)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
         with rc_context({"svg.hashsalt": "monosem"}):
             figure.savefig(path, metadata={"Date": None})
 
-
-def _kind(row: Row) -> str:
-    return f"{row['architecture']} at {row['hook']}, {row['n_latents']:,}"
+    def _kinds(self) -> dict[str, list[Row]]:
+        """Dictionaries of one architecture, place and width, under the words that tell them from the others."""
+        places, widths = ({row[key] for row in self.rows.values()} for key in ("hook", "n_latents"))
+        kinds: dict[str, list[Row]] = {}
+        for row in self.rows.values():
+            place = f" at {row['hook']}" if len(places) > 1 else ""
+            width = f", {row['n_latents']:,}" if len(widths) > 1 else ""
+            kinds.setdefault(f"{row['architecture']}{place}{width}", []).append(row)
+        return kinds
 
 
 def _span(row: Row, metric: str, end: int) -> float:

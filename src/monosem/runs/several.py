@@ -146,6 +146,7 @@ def _expand(names: str | list[str], hook_points: Sequence[str]) -> list[str]:
 def _named(name: str, chosen: Values) -> str:
     parts = [name] if name else []
     for key, value in chosen.items():
-        number = isinstance(value, int | float)
-        parts.append(f"{key.rpartition('.')[2]}{value}" if number else str(value))
+        short = key.rpartition(".")[2]
+        equals = "=" if short[-1].isdigit() else ""
+        parts.append(f"{short}{equals}{value}" if isinstance(value, int | float) else str(value))
     return re.sub(r"[^\w.+=-]", "_", "-".join(parts))

@@ -137,14 +137,19 @@ class SAE(nn.Module, ABC):
         """A small batch of inputs, stored with the SAE, on which `metadata.fingerprint` was measured."""
 
     @classmethod
-    def parameters_of(cls) -> list[str]:
-        """The names of the constructor's own parameters, those of its base classes included."""
-        names: list[str] = []
+    def parameters_of(cls) -> dict[str, Any]:
+        """The constructor's own parameters, those of its base classes included, with their defaults.
+
+        Of one that must be given the default is `inspect.Parameter.empty`.
+        """
+        found: dict[str, Any] = {}
         for kind in cls.__mro__:
             if issubclass(kind, SAE) and kind is not SAE and "__init__" in vars(kind):
                 parameters = inspect.signature(kind.__init__).parameters.values()
-                names += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in names]
-        return names
+                for parameter in parameters:
+                    if parameter.kind is parameter.KEYWORD_ONLY:
+                        found.setdefault(parameter.name, parameter.default)
+        return found
 
     @property
     def in_shape(self) -> tuple[int, ...]:

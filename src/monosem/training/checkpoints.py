@@ -6,18 +6,19 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
-from monosem.activations import Place
+from monosem.activations import ActivationSource, Place
 from monosem.errors import FileError
 from monosem.sae import SAE, load_sae, save_sae
 from monosem.sae.files import read_safetensors
 from monosem.training.trainer import Trainer
 
 
-def write_checkpoint(folder: Path, trainer: Trainer, place: Place) -> Path:
-    """Write `checkpoints/step_N` into a run folder, beside what is there."""
+def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[str, Any]) -> Path:
+    """Write `checkpoints/step_N` into a run folder, beside what is there; `source` is the state of what it reads."""
     checkpoints = folder / "checkpoints"
     new, final = checkpoints / ".new", checkpoints / _name(trainer.steps)
     if final.exists():  # the run went on from it, and has made no step since
@@ -26,7 +27,7 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place) -> Path:
     save_sae(trainer.sae, new)
     tensors, numbers = trainer.state()
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, new / "trainer.safetensors")
-    (new / "trainer.json").write_text(json.dumps({**numbers, "place": place}))
+    (new / "trainer.json").write_text(json.dumps({**numbers, "place": place, "source": source}))
     new.replace(final)
     return final
 
@@ -53,8 +54,8 @@ def _name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer) -> Place:
-    """Put SAE and trainer back where they were; returns the place in the source.
+def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: ActivationSource) -> Place:
+    """Put SAE, trainer and source back where they were; returns the place in the source.
 
     Raises:
         FileError: the checkpoint is damaged or of another SAE.
@@ -69,6 +70,7 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer) -> Place:
     try:
         numbers = json.loads((checkpoint / "trainer.json").read_text())
         place = Place(*numbers.pop("place"))
+        source.load_state(numbers.pop("source", {}))
         trainer.load_state(tensors, numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise FileError(f"{checkpoint} is damaged ({error!r}): delete it to begin the run again") from error

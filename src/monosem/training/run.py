@@ -33,7 +33,7 @@ from monosem.training.loggers import Logger, MetricsFile, open_loggers, require_
 from monosem.training.progress import TrainingProgress
 from monosem.training.trainer import Step, Trainer
 
-LOOKED_AT = 4096  # rows
+LOOKED_AT, INITIALISED_ON = 4096, 65_536  # rows
 
 Callback = Callable[[Trainer, Step], None]
 
@@ -157,22 +157,27 @@ class _Member:
         """Go on from a checkpoint, or from the beginning."""
         sae, place = self.sae, Place()
         if checkpoint:
-            place = read_checkpoint(checkpoint, sae, self.trainer)
+            place = read_checkpoint(checkpoint, sae, self.trainer, self.source)
             sae.metadata = load_sae(checkpoint).metadata
         else:
             trained_before = sae.metadata.tokens_trained
             version = importlib.metadata.version("monosem")
             sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
             if not trained_before:
-                sae.initialise(*self.source.split(_sample(self.source, self.config.batch_size, sae)))
+                sample = self.rows(max(self.config.batch_size, INITIALISED_ON)).to(sae.W_enc.device)
+                sae.initialise(*self.source.split(sample))
         steps = self.trainer.steps
         self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, steps)
         self.loggers = [self.metrics, *open_loggers(self.config.loggers, self.folder, steps)]
         return place
 
+    def rows(self, n: int) -> Tensor:
+        """The first n rows, which the run trains on too."""
+        return self.source.take(self.source.whole.pool(0)[:n])
+
     def remarks(self) -> list[str]:
         """What is wrong with the activations, in words."""
-        sides = self.source.split(self.source.pool(0)[:LOOKED_AT])
+        sides = self.source.split(self.rows(LOOKED_AT))
         known, found = self.source.metadata, list[str]()
         names = (known.hooks or [known.hook], known.target_hooks or [known.target_hook])
         centres = self.sae.transform.kind.startswith(("centre", "whiten"))
@@ -197,7 +202,9 @@ class _Member:
     def finish(self) -> TrainingResult:
         """Complete what the SAE remembers, and save it."""
         sae = self.sae
-        sae.metadata = sae.metadata.model_copy(update={"tokens_trained": self.trainer.tokens})
+        skipped = self.source.metadata.documents_skipped
+        known = {"tokens_trained": self.trainer.tokens, "documents_skipped": skipped}
+        sae.metadata = sae.metadata.model_copy(update=known)
         _store_fingerprint(sae, self.source)
         if self.folder:
             sae.save(self.folder / "sae")
@@ -233,7 +240,7 @@ def _train(
 
 def _write_checkpoints(members: Sequence[_Member], place: Place) -> None:
     """First all new ones, then away with the old: at any moment there is one that all have."""
-    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place)) for m in members if m.folder]
+    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place, m.source.state())) for m in members if m.folder]
     for folder, checkpoint in written:
         drop_others(folder, checkpoint)
 
@@ -298,12 +305,14 @@ def _loop(
     last_checkpoint = time.monotonic()
     if first.steps >= n_steps:
         return place
-    streams = [batches(member.source, member.config.batch_size, place) for member in members]
+    wholes = list(dict.fromkeys(member.source.whole for member in members))
+    streams = [batches(whole, first.config.batch_size, place) for whole in wholes]
     for parts in zip(*streams, strict=True):
         place, shown = parts[0][1], list[dict[str, float]]()
-        for member, (x, _) in zip(members, parts, strict=True):
-            trainer = member.trainer
-            step = trainer.step(*member.source.split(x))
+        rows = {whole: part for whole, (part, _) in zip(wholes, parts, strict=True)}
+        for member in members:
+            trainer, source = member.trainer, member.source
+            step = trainer.step(*source.split(source.take(rows[source.whole])))
             for callback in callbacks:
                 callback(trainer, step)
             if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
@@ -317,11 +326,6 @@ def _loop(
             _write_checkpoints(members, place)
             last_checkpoint = time.monotonic()
     return place
-
-
-def _sample(source: ActivationSource, batch_size: int, sae: SAE) -> Tensor:
-    """Rows on which to fit the transform; the run trains on them too."""
-    return source.pool(0)[: max(batch_size, 65_536)].to(sae.W_enc.device)
 
 
 @torch.no_grad()
