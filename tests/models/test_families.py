@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -240,3 +242,12 @@ def base_of(module: nn.Module) -> nn.Module:
 def load_base(to: nn.Module, from_: nn.Module) -> None:
     missing = to.load_state_dict(from_.state_dict(), strict=False).missing_keys
     assert all(key.startswith("pooler") for key in missing)
+
+
+def test_the_tables_of_families_import_no_library() -> None:
+    """What a model is built of is there when its table is asked for: nothing of transformers is loaded for it."""
+    code = (
+        "import sys; from monosem.models.families import FAMILIES; print(len(FAMILIES), 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(FAMILIES)), "False"]
