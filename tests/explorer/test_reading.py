@@ -256,6 +256,16 @@ def test_previews_come_in_the_order_asked_for(client: Any) -> None:
     assert all(len(one["passages"]) <= 3 for one in found)
 
 
+def test_previews_show_the_passages_that_hold_the_words(client: Any) -> None:
+    """Those that a search for words has found, where they are not among the strongest three."""
+    rows = client.get("/api/d/small/search", q="water", kind="words")["results"]
+    assert rows
+    latents = ",".join(str(row["latent"]) for row in rows[:20])
+    shown = client.get("/api/d/small/previews", latents=latents, words="Water")
+    assert all("water" in "".join(one["passages"][0]["texts"]).lower() for one in shown)
+    assert shown != client.get("/api/d/small/previews", latents=latents)
+
+
 # Many readers, damaged stores -----------------------------------------------------------------------------------------
 
 

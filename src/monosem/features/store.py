@@ -78,7 +78,7 @@ class FeatureStore:
         self.n_tokens: int = self.index["tokens"]
         self._connection = duckdb.connect(":memory:")
         self._threads = threading.local()
-        own = weakref.ref(self)  # a store that nobody holds any more is closed at once
+        own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
         self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         run = self._connection.execute
         run("set enable_progress_bar = false")

@@ -45,8 +45,9 @@ export class ServerSource implements Source {
     return (await json<{ code: string }>(`${this.base(name)}/f/${latent}/python`)).code
   }
 
-  previews(name: string, latents: number[]): Promise<t.Preview[]> {
-    return this.hovers(`${name}/${latents}`, () => json(`${this.base(name)}/previews?latents=${latents}`))
+  previews(name: string, latents: number[], words = ''): Promise<t.Preview[]> {
+    const query = `latents=${latents}${words ? `&words=${encodeURIComponent(words)}` : ''}`
+    return this.hovers(`${name}/${query}`, () => json(`${this.base(name)}/previews?${query}`))
   }
 
   context(name: string, example: t.Example, latent: number): Promise<t.Context> {

@@ -12,7 +12,8 @@ export interface Source {
   feature(name: string, latent: number): Promise<t.Feature>
   matches(name: string, latent: number): Promise<t.Match[]>
   python(name: string, latent: number): Promise<string>
-  previews(name: string, latents: number[]): Promise<t.Preview[]>
+  /** With words: their passages before others; a static export has the strongest alone. */
+  previews(name: string, latents: number[], words?: string): Promise<t.Preview[]>
   context(name: string, example: t.Example, latent: number): Promise<t.Context>
   /** Address of an image. */
   image(name: string, number: number): string
