@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from monosem.features import FeatureStore
-from monosem.features.files import _Writer
+from monosem.features.files import StoreWriter
 
 PROMPT = {"text": "The old king went down to the river, and when he had come to the water he said", "top": 32}
 LOAD_ONLY = "import monosem as ms; m = ms.load_model('bundled'); m('warm'); print(open('/proc/self/status').read())"
@@ -55,7 +55,7 @@ def main() -> None:
 def widen(like: FeatureStore, folder: Path, n: int) -> None:
     """The rows of a real table of features many times over, with noise; the other tables of its first latents."""
     real, rng = like.table(limit=None), np.random.default_rng(0)
-    writer = _Writer(folder, "00000000")
+    writer = StoreWriter(folder, "00000000")
     for first in range(0, n, 65_536):
         rows = real.take(pa.array(rng.integers(0, len(real), min(65_536, n - first))))
         noisy = rows.column("max").to_numpy() * rng.uniform(0.9, 1.1, len(rows)).astype(np.float32)

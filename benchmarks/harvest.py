@@ -140,10 +140,12 @@ def show(what: str, measured: str, value: float, bar: float) -> None:
 
 
 def dashboard(model: ms.SubjectModel, prompts: int) -> None:
-    """SAEDashboard and a harvest, each of the whole dictionary, on the same ReLU SAE and tokens, files written.
+    """SAEDashboard beside a harvest on the same ReLU SAE and tokens, both with the model's forward and with writing.
 
-    Both include the model's forward. SAEDashboard's first batch runs the model and caches its activations, later ones
-    read them from disk; the time of the whole is the first and as many of the second as there are others.
+    SAEDashboard works on 128 features a call. The first call runs the model and caches its activations on disk; later
+    ones read them from there. So there are two figures: features per minute of one call (what the bar is about), and
+    of the whole dictionary, which takes the first call and as many like the second as there are others. A harvest has
+    all features at once; more than half of its time is the model's forward, which no store can be without.
     """
     if not peers.set_up("sae_dashboard"):
         raise SystemExit("SAEDashboard cannot be installed here")
@@ -170,12 +172,13 @@ def dashboard(model: ms.SubjectModel, prompts: int) -> None:
             raise SystemExit(done.stderr[-3000:])
         said = json.loads(done.stdout.splitlines()[-1])
     (first, later), size = said["seconds"], said["features_a_batch"]
-    theirs = first + later * (sae.n_latents / size - 1)
     l0 = sae.encode(model.capture(tokens[:16], [HOOK])[HOOK]).l0().double().mean().item()
     print(f"ReLU SAE of {sae.n_latents:,} latents, L0 {l0:.0f}, {tokens.numel():,} tokens")
     print(f"SAEDashboard: {first:.0f} s for {size} features, {later:.0f} s for the next; ours: {ours:.0f} s for all")
-    rates = " / ".join(f"{60 * sae.n_latents / seconds:,.0f}" for seconds in (ours, theirs))
-    show("features/min over SAEDashboard's", f"{rates} = {theirs / ours:.0f}x", theirs / ours, 50)
+    rate = 60 * sae.n_latents / ours
+    one, whole = 60 * size / first, 60 * sae.n_latents / (first + later * (sae.n_latents / size - 1))
+    show("features/min over SAEDashboard's first call", f"{rate:,.0f} / {one:,.0f} = {rate / one:.0f}x", rate / one, 50)
+    print(f"    over its whole dictionary, activations cached: {rate:,.0f} / {whole:,.0f} = {rate / whole:.0f}x")
 
 
 def raw_weights(sae: ms.SAE) -> dict[str, Any]:

@@ -68,23 +68,35 @@ def architectures(console: Console, with_peers: bool, seeds: int = 5) -> None:
         add_row(table, [architecture, "monosem"], ours)
         if python is not None:
             if architecture in PENALISED:
-                size.append(f"--coefficient={coefficient_for(32, 'saelens', python, console, size)}")
+                coefficient = coefficient_for(32, "saelens", python, console, size)
+                if coefficient is None:
+                    continue
+                size.append(f"--coefficient={coefficient}")
             theirs = [fit("saelens", python, seed, console, size) for seed in range(seeds)]
             add_row(table, [architecture, "saelens"], theirs)
     console.print(table)
 
 
-def coefficient_for(l0: float, library: str, python: str | Path, console: Console, size: list[str]) -> float:
-    """The coefficient with which a peer without a target comes within 5 % of that L0; the nearest of 8 tries."""
+def coefficient_for(l0: float, library: str, python: str | Path, console: Console, size: list[str]) -> float | None:
+    """The coefficient with which a peer without a target comes within 5 % of that L0; the nearest of 10 tries.
+
+    None where a coefficient many times larger leaves L0 as it was.
+    """
     tried: list[tuple[float, float]] = []
-    coefficient = 1.0
-    for _ in range(8):
+    coefficient, too_low, too_high, before = 1.0, 0.0, math.inf, math.inf
+    for _ in range(10):
         found = fit(library, python, 0, console, [*size, f"--coefficient={coefficient}"])
         reached = max(found["l0"], 0.1) if found else 0.1
         tried.append((abs(math.log(reached / l0)), coefficient))
         if tried[-1][0] < 0.05:
             break
-        coefficient = float(f"{coefficient * (reached / l0) ** 0.7:.4g}")
+        too_low, too_high = (coefficient, too_high) if reached > l0 else (too_low, coefficient)
+        if too_high == math.inf and abs(reached / before - 1) < 0.01:
+            console.print(f"{library} {size[0]}: L0 is {reached:,.0f} at coefficients up to {coefficient:g}")
+            return None
+        before, between = reached, too_low > 0 and too_high < math.inf
+        following = math.sqrt(too_low * too_high) if between else coefficient * (reached / l0) ** 0.7
+        coefficient = float(f"{following:.4g}")
     return min(tried)[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,34 @@ def test_views_in_step_share_one_pass(model: SubjectModel, monkeypatch: pytest.M
     for _ in zip(range(12), batches(alone, 50), strict=False):
         pass
     assert shared == len(passes) - begun
+
+
+def test_dictionaries_trained_together_hold_one_pool_in_memory(
+    model: SubjectModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    make, source = LiveActivations.make_pool, LiveActivations(model, HOOKS, TEXTS, **SMALL)
+
+    def remembered(self: LiveActivations, number: int) -> Tensor:
+        alive.append(sum(pool() is not None for pool in pools))
+        pool = make(self, number)
+        pools.append(weakref.ref(pool))
+        return pool
+
+    def refuse(self: HookView, number: int) -> Tensor:
+        raise AssertionError("a view made a pool of its own")
+
+    monkeypatch.setattr(LiveActivations, "make_pool", remembered)
+    monkeypatch.setattr(HookView, "make_pool", refuse)
+    views = {"sae": source.select("resid_post.1"), "pair": source.pair("resid_pre.1", "resid_post.1")}
+    saes: dict[str, ms.SAE] = {"sae": ms.TopKSAE(32, 40, k=2), "pair": ms.Transcoder(32, 40, d_out=32, k=2)}
+    config = ms.TrainingConfig(batch_size=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these texts are much alike
+        ms.train_together(saes, views, tokens=1500, config=config, progress=False)
+    assert len(alive) >= 4
+    assert alive == [0] * len(alive)
 
 
 def test_pair_and_stack_are_the_same_rows_side_by_side(model: SubjectModel) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 import shutil
 import threading
 import time
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 import torch
@@ -30,6 +32,10 @@ INDEX = (
     '<!doctype html><html><head><base href="/"><meta name="monosem" content="server"></head>'
     '<body><script type="module" src="./assets/page-1.js"></script></body></html>'
 )
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SHOTS = os.environ.get("MONOSEM_SCREENSHOTS")
+WAIT = 60_000
+"""Milliseconds; on a busy machine everything takes long."""
 REPLACED = 16
 """Latents of the second dictionary that are not of the first."""
 
@@ -66,6 +72,11 @@ class Client:
         finally:
             connection.close()
 
+    @property
+    def base(self) -> str:
+        """The address of the page."""
+        return f"http://{self.host}:{self.port}"
+
     def get(self, path: str, **query: Any) -> Any:
         reply = self.ask(path, **query)
         assert reply.status == 200, reply
@@ -75,6 +86,64 @@ class Client:
         reply = self.ask(path, method, body)
         assert reply.status == 200, reply
         return reply.json
+
+
+class Visit:
+    """A browser window on a server: every error that the browser reports, every address that it asks."""
+
+    def __init__(self, browser: Any, base: str, folder: Path, **settings: Any) -> None:
+        from playwright.sync_api import expect
+
+        self.expect = expect
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+        self.context.set_default_timeout(WAIT)
+        self.page = self.context.new_page()
+        self.base, self.folder = base, folder
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, path: str) -> None:
+        """Go to an address of the server."""
+        self.page.goto(self.base + path)
+
+    def sees(self, selector: str, text: str | re.Pattern[str] | None = None) -> Any:
+        """Wait until it is there, and shows a text."""
+        found = self.page.locator(selector).filter(has_text=text) if text is not None else self.page.locator(selector)
+        found.first.wait_for()
+        return found
+
+    def sees_total(self, n: int) -> None:
+        """Wait until the overview's table counts so many features."""
+        self.expect(self.page.locator(".total")).to_have_text(f"{n:,} feature{'s' * (n != 1)}", timeout=WAIT)
+        self.expect(self.page.locator("main .stale")).to_have_count(0, timeout=WAIT)
+
+    def stands_at(self, pattern: str) -> None:
+        """Wait until the address matches."""
+        self.expect(self.page).to_have_url(re.compile(pattern), timeout=WAIT)
+
+    @property
+    def query(self) -> str:
+        """What follows the question mark in the address."""
+        return urlsplit(self.page.url).query
+
+    def drag(self, label: str, start: float, end: float) -> None:
+        """Brush a histogram between two shares of its width."""
+        box = self.page.get_by_label(label).bounding_box()
+        assert box is not None
+        self.page.mouse.move(box["x"] + box["width"] * start, box["y"] + 60)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + box["width"] * end, box["y"] + 60, steps=4)
+        self.page.mouse.up()
+
+    def shoot(self, name: str) -> None:
+        """Keep what is in sight."""
+        self.page.mouse.move(0, 0)
+        path = self.folder / f"{name}.png"
+        self.page.screenshot(path=path)
+        assert path.stat().st_size > 10_000, f"{name}: an empty page"
 
 
 @contextmanager
@@ -157,3 +226,35 @@ def client(run_folder: Path, second: Second, page: Page) -> Iterator[Client]:
 def serve(page: Page) -> Callable[..., Any]:
     """Other servers, started by a with statement."""
     return lambda *paths, page=page: running(paths, page)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, where the page can be tested."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: the page is not tested")
+    if not Page().built:
+        pytest.skip("the page is not built (`make page`): it is not tested")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def look(browser: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Opens a window on an address; it fails at its end if the browser met an error."""
+    folder = Path(SHOTS) if SHOTS else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def opened(base: str, **settings: Any) -> Iterator[Visit]:
+        visit = Visit(browser, base, folder, **settings)
+        try:
+            yield visit
+            assert visit.errors == []
+        finally:
+            visit.context.close()
+
+    return opened

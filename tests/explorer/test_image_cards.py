@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from small_vit import CLASSES
-from test_page import CHROMIUM, Look, base_of, browser, look
 
 from monosem.explorer import export_feature, export_site, open_dictionaries
 from monosem.explorer.page import Page
@@ -17,7 +16,6 @@ from monosem.features import FeatureStore, harvest
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
-__all__ = ["browser", "look"]
 LATENTS = 24
 
 
@@ -102,13 +100,11 @@ def test_an_export_holds_its_images(vit_run: Path, page: Page, tmp_path: Path) -
     assert "img-src data:" in one
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page is not tested")
-@pytest.mark.skipif(not Page().built, reason="the page is not built (`make page`): it is not tested")
-def test_the_card_shades_the_patches_of_images(vit_run: Path, look: Look, serve: Any) -> None:
+def test_the_card_shades_the_patches_of_images(vit_run: Path, look: Any, serve: Any) -> None:
     store = FeatureStore(vit_run)
     latent = strongest(store)
     feature = store[latent]
-    with serve(vit_run, page=Page()) as client, look(base_of(client)) as visit:
+    with serve(vit_run, page=Page()) as client, look(client.base) as visit:
         visit.open(f"/d/vit/f/{latent}")
         first = visit.page.locator("figure").first
         first.locator("img").wait_for()

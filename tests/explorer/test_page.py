@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,18 +23,12 @@ from monosem.explorer import export_feature, export_site, open_dictionaries
 from monosem.explorer.page import Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SHOTS = os.environ.get("MONOSEM_SCREENSHOTS")
 RUNS = os.environ.get("MONOSEM_RUNS")
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the page is not tested"),
-    pytest.mark.skipif(not Page().built, reason="the page is not built (`make page`): it is not tested"),
-]
 WAIT = 60_000
 """Milliseconds; on a busy machine everything takes long."""
 FIRST_VIEW = 1000
 """Milliseconds from asking for the page until its histogram, its figures and its table are shown."""
+Look = Callable[..., Any]
 TEXTS = "She looked at the river and said nothing.", "She looked at the clock and said nothing."
 
 # Notes the time at which the first view is whole.
@@ -49,94 +42,10 @@ seen.observe(document, { childList: true, subtree: true })
 """
 
 
-class Visit:
-    """A browser window on a server: every error that the browser reports, every address that it asks."""
-
-    def __init__(self, browser: Any, base: str, folder: Path, **settings: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
-        self.context.set_default_timeout(WAIT)
-        self.page = self.context.new_page()
-        self.base, self.folder = base, folder
-        self.errors: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-
-    def open(self, path: str) -> None:
-        """Go to an address of the server."""
-        self.page.goto(self.base + path)
-
-    def sees(self, selector: str, text: str | re.Pattern[str] | None = None) -> Any:
-        """Wait until it is there, and shows a text."""
-        found = self.page.locator(selector).filter(has_text=text) if text is not None else self.page.locator(selector)
-        found.first.wait_for()
-        return found
-
-    def sees_total(self, n: int) -> None:
-        """Wait until the overview's table counts so many features."""
-        sync_api.expect(self.page.locator(".total")).to_have_text(f"{n:,} feature{'s' * (n != 1)}", timeout=WAIT)
-        sync_api.expect(self.page.locator("main .stale")).to_have_count(0, timeout=WAIT)
-
-    def stands_at(self, pattern: str) -> None:
-        """Wait until the address matches."""
-        sync_api.expect(self.page).to_have_url(re.compile(pattern), timeout=WAIT)
-
-    @property
-    def query(self) -> str:
-        """What follows the question mark in the address."""
-        return urlsplit(self.page.url).query
-
-    def drag(self, label: str, start: float, end: float) -> None:
-        """Brush a histogram between two shares of its width."""
-        box = self.page.get_by_label(label).bounding_box()
-        assert box is not None
-        self.page.mouse.move(box["x"] + box["width"] * start, box["y"] + 60)
-        self.page.mouse.down()
-        self.page.mouse.move(box["x"] + box["width"] * end, box["y"] + 60, steps=4)
-        self.page.mouse.up()
-
-    def shoot(self, name: str) -> None:
-        """Keep what is in sight."""
-        self.page.mouse.move(0, 0)
-        path = self.folder / f"{name}.png"
-        self.page.screenshot(path=path)
-        assert path.stat().st_size > 10_000, f"{name}: an empty page"
-
-
-Look = Callable[..., Any]
-
-
 @pytest.fixture(scope="session")
 def page() -> Page:
     """The built page, which `serve` of conftest.py then serves."""
     return Page()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def look(browser: Any, tmp_path: Path) -> Look:
-    """Opens a window on an address; it fails at its end if the browser met an error."""
-    folder = Path(SHOTS) if SHOTS else tmp_path
-    folder.mkdir(parents=True, exist_ok=True)
-
-    @contextmanager
-    def opened(base: str, **settings: Any) -> Iterator[Visit]:
-        visit = Visit(browser, base, folder, **settings)
-        try:
-            yield visit
-            assert visit.errors == []
-        finally:
-            visit.context.close()
-
-    return opened
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +70,8 @@ def telling(client: Any, name: str) -> int:
     return (client.get(f"/api/d/{name}")["notable"] or [rows[0]["latent"]])[0]
 
 
-def base_of(client: Any) -> str:
-    return f"http://{client.host}:{client.port}"
-
-
 def test_the_first_view_is_there_within_a_second(look: Look, serve: Any, run: Path) -> None:
-    with serve(run) as client, look(base_of(client)) as visit:
+    with serve(run) as client, look(client.base) as visit:
         visit.page.add_init_script(WATCH)
         times: list[float] = []
         while len(times) < 6 and min(times, default=FIRST_VIEW) >= FIRST_VIEW:  # the best: the machine may be busy
@@ -178,7 +83,7 @@ def test_the_first_view_is_there_within_a_second(look: Look, serve: Any, run: Pa
 
 def test_overview_loads_brushes_and_opens_a_feature(look: Look, serve: Any, run: Path) -> None:
     api = f"/api/d/{run.name}"
-    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(run) as client, look(client.base, color_scheme="light") as visit:
         page, n_latents = visit.page, client.get(api)["n_latents"]
         visit.open("/")
         visit.sees_total(n_latents)
@@ -217,7 +122,7 @@ def test_overview_loads_brushes_and_opens_a_feature(look: Look, serve: Any, run:
 
 def test_lasso_on_the_map_filters_the_table(look: Look, serve: Any, run: Path) -> None:
     api = f"/api/d/{run.name}"
-    with serve(run) as client, look(base_of(client)) as visit:
+    with serve(run) as client, look(client.base) as visit:
         visit.open("/")
         visit.sees("canvas")
         visit.page.get_by_role("button", name="lasso").click()
@@ -236,7 +141,7 @@ def test_lasso_on_the_map_filters_the_table(look: Look, serve: Any, run: Path) -
 
 def test_feature_shows_its_evidence_and_numbers_on_hover(look: Look, serve: Any, run: Path) -> None:
     api = f"/api/d/{run.name}"
-    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(run) as client, look(client.base, color_scheme="light") as visit:
         page = visit.page
         latent = telling(client, run.name)
         feature = client.get(f"{api}/f/{latent}")
@@ -272,7 +177,7 @@ def test_feature_shows_its_evidence_and_numbers_on_hover(look: Look, serve: Any,
 
 
 def test_every_view_fits_a_narrow_dark_window(look: Look, serve: Any, runs: list[Path]) -> None:
-    with serve(*runs) as client, look(base_of(client), color_scheme="dark") as visit:
+    with serve(*runs) as client, look(client.base, color_scheme="dark") as visit:
         a, b = (each["name"] for each in client.get("/api/dictionaries")["dictionaries"])
         latent = telling(client, a)
         views = {
@@ -297,7 +202,7 @@ def test_every_view_fits_a_narrow_dark_window(look: Look, serve: Any, runs: list
 
 def test_search_finds_by_token_words_and_similarity(look: Look, serve: Any, run: Path) -> None:
     api = f"/api/d/{run.name}"
-    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(run) as client, look(client.base, color_scheme="light") as visit:
         page = visit.page
         visit.open("/")
         visit.sees("tr[data-index]")
@@ -328,7 +233,7 @@ def test_search_finds_by_token_words_and_similarity(look: Look, serve: Any, run:
 
 
 def test_prompt_shows_features_and_compares_two(look: Look, serve: Any, run: Path) -> None:
-    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(run) as client, look(client.base, color_scheme="light") as visit:
         page = visit.page
         visit.open("/")
         visit.sees("tr[data-index]")
@@ -366,7 +271,7 @@ def test_prompt_shows_features_and_compares_two(look: Look, serve: Any, run: Pat
 
 
 def test_two_dictionaries_are_compared(look: Look, serve: Any, runs: list[Path]) -> None:
-    with serve(*runs) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(*runs) as client, look(client.base, color_scheme="light") as visit:
         page = visit.page
         a, b = (each["name"] for each in client.get("/api/dictionaries")["dictionaries"])
         visit.open("/")
@@ -389,7 +294,7 @@ def test_a_note_is_there_after_a_restart_and_in_an_export(
     look: Look, serve: Any, runs: list[Path], tmp_path: Path
 ) -> None:
     run, label = runs[0], "marks <i>the</i> end"
-    with serve(run) as client, look(base_of(client)) as visit:
+    with serve(run) as client, look(client.base) as visit:
         page = visit.page
         visit.open(f"/d/{run.name}/f/5")
         visit.sees("h1 .number")
@@ -406,7 +311,7 @@ def test_a_note_is_there_after_a_restart_and_in_an_export(
         note = client.get(f"/api/d/{run.name}/notes/5")
         assert (note["label"], note["starred"], note["lists"]) == (label, True, ["ends", "to check"])
 
-    with serve(run) as client, look(base_of(client), color_scheme="light") as visit:
+    with serve(run) as client, look(client.base, color_scheme="light") as visit:
         page = visit.page
         visit.open(f"/d/{run.name}/notes")
         visit.sees("td", label)

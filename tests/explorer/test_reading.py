@@ -177,10 +177,10 @@ def test_filters_leave_exactly_the_rows_that_hold(
     assert found["total"] == len(wanted)
 
 
-WORDS = ("peak_token_text", "top_token_text", "promoted_text")
+WORDS = ("name", "top_token_text", "promoted_text")
 
 
-@pytest.mark.parametrize("sort", ["-max", "rate", "nearest_cosine", "-latent", "name"])
+@pytest.mark.parametrize("sort", ["-max", "rate", "nearest_cosine", "-clarity", "-latent", "name"])
 def test_pages_of_a_sorted_table_are_the_whole_in_order(client: Any, rows: list[dict[str, Any]], sort: str) -> None:
     pages = [client.get("/api/d/small/features", limit=100, offset=offset, sort=sort) for offset in (0, 100, 200)]
     found = [row for one in pages for row in one["rows"]]
@@ -256,6 +256,16 @@ def test_previews_come_in_the_order_asked_for(client: Any) -> None:
     assert all(len(one["passages"]) <= 3 for one in found)
 
 
+def test_previews_show_the_passages_that_hold_the_words(client: Any) -> None:
+    """Those that a search for words has found, where they are not among the strongest three."""
+    rows = client.get("/api/d/small/search", q="water", kind="words")["results"]
+    assert rows
+    latents = ",".join(str(row["latent"]) for row in rows[:20])
+    shown = client.get("/api/d/small/previews", latents=latents, words="Water")
+    assert all("water" in "".join(one["passages"][0]["texts"]).lower() for one in shown)
+    assert shown != client.get("/api/d/small/previews", latents=latents)
+
+
 # Many readers, damaged stores -----------------------------------------------------------------------------------------
 
 
@@ -303,7 +313,7 @@ def test_a_store_that_cannot_be_read_is_named_before_the_server_starts(
     elif damage == "missing":
         part.unlink()
     elif damage == "version":
-        index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 99'))
+        index.write_text(index.read_text().replace('"format_version": 2', '"format_version": 99'))
         says = "version 99"
     else:
         index.write_text(index.read_text()[:200])

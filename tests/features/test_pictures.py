@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,24 @@ def test_features_are_found_by_the_class_of_their_images(store: FeatureStore) ->
     with pytest.raises(ConfigError, match=r"none is called 'green'.*bright, dark, red"):
         store.search(words="green")
     assert store.notable(5) == [] or set(store.notable(5)) <= set(range(24))
+
+
+def test_features_are_named_by_the_class_of_their_images(store: FeatureStore) -> None:
+    """`red` is every third image; a latent that is true to no class is named by its place."""
+    by_class = 0
+    for feature in store.features(range(24)):
+        if not feature.count:
+            continue
+        classes = Counter(CLASSES[e.document % 3] for e in feature.top)
+        ((_, most),) = classes.most_common(1)
+        steady = feature.top[-1].activation / feature.top[0].activation
+        assert feature.clarity == pytest.approx(most / store.index["settings"]["top"] * steady, rel=1e-5)
+        if 2 * most >= len(feature.top):
+            by_class += 1
+            assert feature.name in [name for name, n in classes.items() if n == most]
+        else:
+            assert feature.name.startswith(("row", "class token"))
+    assert by_class > 0
 
 
 def test_a_feature_shows_itself_with_its_images(store: FeatureStore) -> None:

@@ -159,6 +159,8 @@ def test_notable_latents_are_sparse_strong_and_of_different_words(small_model: S
     assert words.notable(10, whole_words=False) == [1, 0]
     assert [words[i].name for i in (0, 1)] == [tokenizer.decode([t]).strip() for t in word[:2]]
     fragment = tokenizer("ing")["input_ids"][0]
-    tokens.view(-1)[places + 2] = fragment  # " people" goes on as " peopleing": no whole word
-    assert store("fragments", batch).notable(10) == [0]
-    assert store("fragments", batch).notable(10, whole_words=False) == [1, 0]
+    tokens.view(-1)[places + 2] = fragment  # " people" goes on as " peopleing": its name is the whole of it
+    assert [store("words", batch)[i].name for i in (0, 1)] == ["river", "peopleing"]
+    tokens.view(-1)[places + 1] = tokenizer(",")["input_ids"][0]
+    assert store("marks", batch).notable(10) == [0], "a comma is no word"
+    assert store("marks", batch).notable(10, whole_words=False) == [1, 0]

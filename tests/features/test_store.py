@@ -369,7 +369,7 @@ def test_a_card_escapes_text_and_runs_nothing(made: Made) -> None:
     evil = "<script>alert(1)</script>&\x07"
     example = dataclasses.replace(feature.top[0], texts=[evil] * len(feature.top[0].texts))
     promoted = [feature.promoted[0]._replace(text=evil)]
-    card = dataclasses.replace(feature, top=[example], promoted=promoted, peak_text=evil)._repr_html_()
+    card = dataclasses.replace(feature, top=[example], promoted=promoted, name=evil)._repr_html_()
     assert "<script" not in card
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;&lt;07&gt;" in card
     assert "http" not in card

@@ -106,7 +106,7 @@ class LiveActivations(ActivationSource):
         unit = READ_TOKENS // self.context_length // CONTEXTS_A_FORWARD if images is None else 1
         self._contexts_at_once = max(1, unit) * CONTEXTS_A_FORWARD
         self._ahead = ReadAhead(self.contexts.read)
-        self._carried: tuple[int, Tensor] | None = None
+        self._carried: tuple[int, list[Tensor]] | None = None
         self._limits: Tensor | None = None
         self._seconds = 0.0
 
@@ -163,14 +163,16 @@ class LiveActivations(ActivationSource):
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
         began = perf_counter()
         if self._carried is None or self._carried[0] != number:
-            self._carried = (
-                (number, self._run_block(number - 1)[1]) if number else (0, torch.zeros(0, sum(self.widths.values())))
-            )
+            self._carried = (number, self._run_block(number - 1)[1] if number else [])
         stays, goes = self._run_block(number)
-        rows = torch.cat([self._carried[1].to(stays.device), stays])
-        self._carried = (number + 1, goes)
+        parts, self._carried = [*self._carried[1], *stays], (number + 1, goes)
+        del stays
         generator = torch.Generator().manual_seed(hash((self.seed, number)) & (2**63 - 1))
-        rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+        order = torch.randperm(sum(map(len, parts)), generator=generator)
+        rows = parts[0].new_empty(len(order), parts[0].shape[1])
+        for places in order.argsort().split([len(part) for part in parts]):
+            part = parts.pop(0)  # let go of when it is copied: a pool may be as large as memory allows
+            rows[places.to(rows.device)] = part
         self._seconds += perf_counter() - began
         return rows
 
@@ -182,7 +184,7 @@ class LiveActivations(ActivationSource):
         after = (first + size, first + size + min(self._contexts_at_once, size))
         return zip(spans, [*spans[1:], after], strict=True)
 
-    def _run_block(self, number: int) -> tuple[Tensor, Tensor]:
+    def _run_block(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
         """The rows of a block that stay in its own pool, and those that go to the next."""
         stays: list[Tensor] = []
         goes: list[Tensor] = []
@@ -194,7 +196,7 @@ class LiveActivations(ActivationSource):
                 to_next = self._goes_to_next(span[0] + start, kept.shape).to(x.device)
                 goes.append(x[kept & to_next])
                 stays.append(x[kept & ~to_next])
-        return torch.cat(stays), torch.cat(goes)
+        return stays, goes
 
     def _activations(
         self, batch: Batch, start: int

@@ -43,6 +43,15 @@ class ActivationSource(ABC):
         """Width of what is to be predicted."""
         return self.d_in
 
+    @property
+    def whole(self) -> ActivationSource:
+        """The source of which this is a part, and whose batches it shares with the other parts."""
+        return self
+
+    def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
+        """This part's columns of rows of the whole source."""
+        return rows
+
     def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, Tensor | None]:
         """Rows of a pool as what a dictionary reads, and what it must predict if that is something else."""
         return rows, None
@@ -79,6 +88,8 @@ def batches(
 ) -> Iterator[tuple[Float[Tensor, "batch d_in"], Place]]:
     """Batches from a place on, each with the place after it. Batches may span pools; an incomplete last one is dropped.
 
+    A batch is a copy: the pool that it is from can be let go before the next one is made.
+
     Raises:
         DataError: the source has no rows at all.
     """
@@ -91,11 +102,12 @@ def batches(
         part = pool[row : row + need]
         row += len(part)
         if len(part) < need:
-            rest = part if rest is None else torch.cat([rest, part])
+            rest = part.clone() if rest is None else torch.cat([rest, part])
             number, row = number + 1, 0
+            del pool, part
             pool = source.pool(number)
             if not len(pool):
                 return
             continue
-        yield (part if rest is None else torch.cat([rest, part])), Place(number, row)
+        yield (part.clone() if rest is None else torch.cat([rest, part])), Place(number, row)
         rest = None

@@ -21,8 +21,8 @@ class HookView(ActivationSource):
     """Some of the columns of a source of several hook points, in the same order of rows.
 
     `split(rows)` gives (x, target): x (rows, d), or (rows, source, d) where several hook points are stacked, and target
-    alike, or None where x itself is to be predicted. Several views of one source share its pools, and so its forward
-    passes, while they go through them in step.
+    alike, or None where x itself is to be predicted. Views of one source share its forward passes: `train_together`
+    reads batches of the whole, of which each takes its columns.
     """
 
     def __init__(
@@ -73,8 +73,11 @@ class HookView(ActivationSource):
         }
         return self.source.metadata.model_copy(update=changes)
 
+    @property
+    def whole(self) -> ActivationSource:
+        return self.source
+
     def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
-        """The columns of this view, of rows of the whole source."""
         parts = [rows[:, columns] for columns in self._columns]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 

@@ -151,10 +151,10 @@ def _read_routes(app: FastAPI, site: Site) -> None:
         )
 
     @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
-    def hovers(name: str, latents: str) -> Response:
-        """Names and three passages of up to 100 features."""
+    def hovers(name: str, latents: str, words: str = "") -> Response:
+        """Names and three passages of up to 100 features, the strongest or those that hold some words."""
         numbers = [int(n) for n in latents.split(",")[:MOST_PREVIEWS] if n.strip().isascii() and n.strip().isdigit()]
-        return answer(previews(site[name], numbers))
+        return answer(previews(site[name], numbers, words))
 
     @get("/api/compare", response_model=shapes.Comparison)
     def compare(

@@ -26,15 +26,21 @@ def features_json(dictionary: Dictionary, latents: Sequence[int]) -> list[shapes
     return [_feature(dictionary, feature) for feature in dictionary.store.features(latents)]
 
 
-def previews(dictionary: Dictionary, latents: Sequence[int]) -> list[Preview]:
-    """Names and three passages each."""
+def previews(dictionary: Dictionary, latents: Sequence[int], words: str = "") -> list[Preview]:
+    """Names and three passages each, those that hold all the words before others."""
     for latent in latents:
         dictionary.check(latent)
+    wanted = words.lower().split()
+
+    def lacking(example: Example) -> int:
+        text = "".join(example.texts).lower()
+        return sum(word not in text for word in wanted)
+
     return [
         Preview(
             **dictionary.named(feature.latent),
             max=feature.max,
-            passages=[_example(example, feature) for example in feature.top[:A_PREVIEW]],
+            passages=[_example(example, feature) for example in sorted(feature.top, key=lacking)[:A_PREVIEW]],
         )
         for feature in dictionary.store.features(latents)
     ]
@@ -75,6 +81,7 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         n_latents=dictionary.n_latents,
         n_tokens=feature.n_tokens,
         name=feature.name,
+        clarity=feature.clarity,
         note=dictionary.notes[feature.latent],
         count=feature.count,
         rate=feature.rate,

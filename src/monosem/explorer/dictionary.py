@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from monosem.explorer.shapes import Abilities, Evaluation, Images, MeasuredColum
 from monosem.features import FeatureStore
 from monosem.features.files import dictionary_hash
 from monosem.features.folder import readable
+from monosem.features.store import NEVER
 from monosem.sae import SAE, load_sae
 
 
@@ -122,13 +124,12 @@ class Dictionary:
     # Names -------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Peak token (-1: none), firing rate and maximum of every latent: 16 bytes each."""
-        table = self.store.sql(
-            "select coalesce(peak_token, -1) as peak, rate::float as rate, max from features order by latent"
-        )
-        peak, rate, most = (table.column(name).to_numpy() for name in ("peak", "rate", "max"))
-        return peak.astype(np.int32), rate.astype(np.float32), most.astype(np.float32)
+    def _columns(self) -> tuple[pa.DictionaryArray, np.ndarray, np.ndarray]:
+        """Name, firing rate and maximum of every latent: 16 bytes each, and every name once."""
+        table = self.store.sql("select name, rate::float as rate, max from features order by latent")
+        names = table.column("name").combine_chunks().dictionary_encode()
+        rate, most = (table.column(name).to_numpy() for name in ("rate", "max"))
+        return names, rate.astype(np.float32), most.astype(np.float32)
 
     @property
     def rates(self) -> np.ndarray:
@@ -140,20 +141,19 @@ class Dictionary:
         """(n_latents,) largest activations; NaN where it never fired."""
         return self._columns[2]
 
-    def token_name(self, latent: int) -> str:
-        """The latent's peak token without spaces around it."""
-        peak = int(self._columns[0][latent])
-        return shown_name(self.store.vocabulary.text(peak) if peak >= 0 else None)
+    def own_name(self, latent: int) -> str:
+        """The latent's name in the store, as `Feature.name`."""
+        return self._columns[0][latent].as_py() or NEVER
 
     def named(self, latent: int) -> Named:
         """How to call a latent."""
         label = self.notes[latent]["label"]
-        return Named(latent=latent, name=self.token_name(latent), label=label, rate=float(self.rates[latent]))
+        return Named(latent=latent, name=self.own_name(latent), label=label, rate=float(self.rates[latent]))
 
     def short_names(self, latents: Sequence[int] | np.ndarray) -> list[str]:
-        """Label, or else peak token, of each."""
+        """Label, or else name, of each."""
         labels = self.notes.labels()
-        return [labels.get(latent) or self.token_name(latent) for latent in np.asarray(latents).tolist()]
+        return [labels.get(latent) or self.own_name(latent) for latent in np.asarray(latents).tolist()]
 
     def check(self, latent: int) -> int:
         """The latent, if there is such a one.
@@ -210,11 +210,6 @@ class Dictionary:
             return dict(json.loads(((self._sae_folder or Path()) / "cfg.json").read_text())["settings"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
-
-
-def shown_name(text: str | None) -> str:
-    """A token as a name, as `Feature.name`."""
-    return "never fired" if text is None else text.strip() or repr(text)
 
 
 def open_dictionaries(paths: Sequence[str | Path]) -> dict[str, Dictionary]:

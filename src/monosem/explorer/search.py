@@ -14,7 +14,7 @@ from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
 
 KINDS = ("all", "token", "words", "notes", "text", "similar")
-FIRST = ("number", "label", "list", "comment", "fires on", "images", "passages", "promotes", "suppresses")
+FIRST = ("number", "label", "list", "comment", "named", "fires on", "images", "passages", "promotes", "suppresses")
 MOST = 200
 READ_AT_EACH_TOKEN = 128
 

@@ -142,6 +142,7 @@ class Named(TypedDict):
 class Row(Named):
     """A row of the table."""
 
+    clarity: float | None
     count: int
     mean: float | None
     deviation: float | None
@@ -295,6 +296,7 @@ class Feature(TypedDict):
     n_latents: int
     n_tokens: int
     name: str
+    clarity: float | None
     note: Note
     count: int
     rate: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +24,7 @@ class Site:
         self.subjects = Subjects()
         self.geometry = Geometry(dictionaries, self.subjects)
         self._lock = threading.Lock()
+        self._of_stores: dict[str, dict[str, Any]] = {}
 
     def close(self) -> None:
         """End what runs in the background."""
@@ -61,10 +61,13 @@ class Site:
             lists=dictionary.notes.lists(),
         )
 
-    @functools.cache  # noqa: B019 - a site lives as long as its server
     def _of_store(self, name: str) -> dict[str, Any]:
         """What is read of the whole store, once."""
-        dictionary = self[name]
+        if name not in self._of_stores:
+            self._of_stores[name] = self._read_store(self[name])
+        return self._of_stores[name]
+
+    def _read_store(self, dictionary: Dictionary) -> dict[str, Any]:
         vocabulary = dictionary.store.vocabulary
         return {
             "special_texts": [vocabulary.text(token) for token in sorted(vocabulary.special)],

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from monosem.errors import ConfigError
-from monosem.explorer.dictionary import Dictionary, shown_name
+from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Column, ColumnHistogram, Page, Row
+from monosem.features.store import NEVER
 
 MOST_ROWS, MOST_BINS = 500, 400
-WORD_COLUMNS = ("peak_token_text", "top_token_text", "promoted_text")
+WORD_COLUMNS = ("name", "top_token_text", "promoted_text")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
 
 def _row(dictionary: Dictionary, row: dict[str, Any]) -> Row:
     note = dictionary.notes[row["latent"]]
-    more = {"name": shown_name(row["peak_token_text"]), "label": note["label"], "starred": note["starred"]}
+    more = {"name": row["name"] or NEVER, "label": note["label"], "starred": note["starred"]}
     return {**row, **more}  # pyright: ignore[reportReturnType]
 
 
@@ -166,10 +167,10 @@ def _order(dictionary: Dictionary, sort: str) -> str:
     if column == "starred":
         starred = _among(latent for latent, note in dictionary.notes.all().items() if note["starred"])
         return f"{starred} {way}, latent"
-    if column in ("label", "name"):
-        labels = dictionary.notes.labels() if column == "label" else {}
-        if column == "name":
-            return f"lower(trim(peak_token_text)) {way} nulls last, latent"
+    if column == "name":
+        return f"lower(name) {way} nulls last, latent"
+    if column == "label":
+        labels = dictionary.notes.labels()
         ranked = sorted(labels, key=lambda latent: labels[latent].lower(), reverse=down)
         places = " ".join(f"when {latent} then {i}" for i, latent in enumerate(ranked))
         return f"case latent {places} end nulls last, latent" if ranked else "latent"

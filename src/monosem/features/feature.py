@@ -115,6 +115,12 @@ class Feature:
     """What one latent does on the text that was read."""
 
     latent: int
+    name: str
+    """A short name: the commonest word at the peaks of its strongest examples if it stands at half of them, else the
+    commonest token; of images the commonest class."""
+    clarity: float | None
+    """How far its strongest examples agree: the share of them that are of that word (or class), times the activation
+    of the weakest over that of the strongest. None if it never fired."""
     n_tokens: int
     """Tokens that were read."""
     count: int
@@ -133,8 +139,6 @@ class Feature:
     cofiring: list[Cofiring]
     decoder_norm: float
     encoder_cosine: float | None
-    peak_text: str | None
-    """The commonest token at the peaks of its strongest examples."""
     top: list[Example]
     """Strongest places, one per document."""
     samples: list[Example]
@@ -143,11 +147,6 @@ class Feature:
     silent: list[Example]
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
     """The images that the examples are of, each by its `document`; None for text."""
-
-    @property
-    def name(self) -> str:
-        """A short name: the commonest token at its strongest peaks."""
-        return self.peak_text.strip() or repr(self.peak_text) if self.peak_text is not None else "never fired"
 
     def intervals(self, n: int = 5, examples: int = 5) -> list[Interval]:
         """Equal ranges of activation from 0 to the maximum, strongest first, each with a random sample by weight."""
@@ -189,7 +188,7 @@ class Feature:
         """Everything as plain JSON values."""
         plain = dataclasses.asdict(dataclasses.replace(self, pictures=None))
         del plain["pictures"]
-        return _plain(plain) | {"name": self.name}
+        return _plain(plain)
 
     def __repr__(self) -> str:
         from monosem.features.show import feature_text

@@ -28,7 +28,7 @@ from monosem.features.vocabulary import Vocabulary
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
-FORMAT, FORMAT_VERSION = "monosem features", 1
+FORMAT, FORMAT_VERSION = "monosem features", 2
 LIGHT_PART, PART = 65_536, 4_096
 """Latents in one file of `features`, and of the other tables."""
 ROW_GROUPS = {
@@ -59,7 +59,7 @@ def write_store(
     """
     folder = Path(path)
     names = Vocabulary.of(model.tokenizer) if images is None else place_names(image_facts(images))
-    sources = Sources.of(harvest, sae, model, names)
+    sources = Sources.of(harvest, sae, model, names, images)
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -81,7 +81,7 @@ def write_store(
         },
     }
     generation = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
-    writer = _Writer(folder, generation)
+    writer = StoreWriter(folder, generation)
     n, passages, shown = sae.n_latents, 0, set[int]()
     for first in range(0, n, LIGHT_PART):
         writer.write("features", features_table(sources, first, min(n, first + LIGHT_PART)), first)
@@ -104,8 +104,8 @@ def write_store(
     return folder
 
 
-class _Writer:
-    """Writes the parts of a store's tables."""
+class StoreWriter:
+    """Writes the parts of a store's tables; `tables` is then what its index says of them."""
 
     def __init__(self, folder: Path, generation: str) -> None:
         self.folder, self.generation = folder, generation

@@ -72,13 +72,16 @@ class Pictures:
     def label(self, number: int) -> str | None:
         """The class of an image; None if it has none."""
         label = self._table.get(number)
-        if label is None:
-            return None
-        return self.classes[label] if self.classes is not None and label < len(self.classes) else str(label)
+        return None if label is None else class_name(label, self.classes)
 
     def patches(self, activations: np.ndarray) -> np.ndarray:
         """(rows, columns): the activations of an example's patches where they lie."""
         return activations[self.n_special :].reshape(self.rows, self.columns)
+
+
+def class_name(label: int, classes: Sequence[str] | None) -> str:
+    """The name of a class, or else its number."""
+    return classes[label] if classes is not None and label < len(classes) else str(label)
 
 
 def image_facts(images: Images) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from monosem.errors import ConfigError
@@ -14,28 +13,34 @@ if TYPE_CHECKING:
 
 
 def by_token(store: FeatureStore, token: str, limit: int) -> pa.Table:
-    """Features whose lists have a token, by its share of firings, or by its weight in tens of deviations."""
-    tokens = store.vocabulary.find(token)
-    if not tokens:
-        raise ConfigError(f"no token of the vocabulary is {token!r}: search(words={token!r}) looks in passages")
-    among = f"({', '.join(map(str, tokens))})"
+    """Features that are named so, by clarity; whose lists have the token, by its share of firings or its weight."""
+    tokens, wanted = store.vocabulary.find(token), token.strip().lower()
+    among = ", ".join(map(str, tokens)) or "-1"
 
     def lists(how: str, names: str, values: str, score: str) -> str:
         return (
             f"select latent, {score} as score, '{how}' as how from (select latent, unnest({names}) as token, "
-            f"unnest({values}) as value from details where list_has_any({names}, [{among[1:-1]}]))"
-            f" join features using (latent) where token in {among}"
+            f"unnest({values}) as value from details where list_has_any({names}, [{among}]))"
+            f" join features using (latent) where token in ({among})"
         )
 
     parts = [
+        "select latent, clarity as score, 'named' as how from features where lower(name) = ?",
         lists("fires on", "firing_tokens", "firing_shares", "value"),
         lists("promotes", "promoted_tokens", "promoted_weights", "value / greatest(logit_deviation, 1e-9) / 10"),
         lists("suppresses", "suppressed_tokens", "suppressed_weights", "-value / greatest(logit_deviation, 1e-9) / 10"),
     ]
-    return store.sql(
+    found = store.sql(
         f"select latent, sum(score)::float as score, how from ({' union all '.join(parts)}) group by latent, how "
-        f"order by how = 'fires on' desc, score desc, latent limit {int(limit)}"
+        f"order by how = 'named' desc, how = 'fires on' desc, score desc, latent limit {int(limit)}",
+        [wanted],
     )
+    if not tokens and not len(found):
+        raise ConfigError(
+            f"no token of the vocabulary is {token!r}, and no feature is named so: "
+            f"search(words={token!r}) looks in passages"
+        )
+    return found
 
 
 def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
@@ -76,38 +81,15 @@ def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
     )
 
 
-PASSAGES, TELLING = 8, 6
-RARE_ENOUGH, OFTEN_ENOUGH = 0.01, 30
-CANDIDATES = 20_000
+RARE_ENOUGH, OFTEN_ENOUGH, CLEAR_ENOUGH = 0.01, 30, 0.5
 
 
 def notable(store: FeatureStore, n: int, whole_words: bool) -> list[int]:
-    """As `FeatureStore.notable`; of a very wide dictionary, among the first 20,000 that are sparse enough."""
+    """As `FeatureStore.notable`."""
+    word = " and regexp_full_match(name, '\\p{L}{3,}')" if whole_words else ""
     rows = store.sql(
-        "select e.latent, e.activation, p.tokens[e.start + e.peak + 1] as peak, "
-        "case when e.peak + 1 < e.length then p.tokens[e.start + e.peak + 2] else -1 end as after "
-        "from (select * from examples where kind = 'top') e join passages p using (passage) where e.latent in "
-        f"(select latent from features where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} order by latent "
-        f"limit {CANDIDATES}) order by e.latent, e.activation desc, p.context"
+        "select arg_max(latent, clarity * max) as best, max(clarity * max) as score from features "
+        f"where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} and clarity >= {CLEAR_ENOUGH}{word} "
+        f"group by lower(name) order by score desc, best limit {int(n)}"
     )
-    latent, activation, peak, after = (column.to_numpy() for column in rows.columns)
-    starts = np.flatnonzero(np.r_[True, latent[1:] != latent[:-1]]) if len(latent) else np.zeros(0, int)
-    starts = starts[np.diff(np.r_[starts, len(latent)]) >= PASSAGES]
-    first = starts[:, None] + np.arange(PASSAGES)
-    telling = _whole_words(store, peak, after)[first].sum(1) >= (TELLING if whole_words else 0)
-    strength, peaks = activation[first].astype(float), peak[first]
-    score = strength[:, -1] / strength[:, 0] * strength.mean(1)
-    best: dict[int, int] = {}
-    for i in np.argsort(-score, kind="stable"):
-        if telling[i]:
-            seen = peaks[i].tolist()
-            best.setdefault(max(seen, key=seen.count), int(latent[starts[i]]))
-    return list(best.values())[:n]
-
-
-def _whole_words(store: FeatureStore, peak: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Whether a token is a word of at least three letters, and what comes after does not go on with it."""
-    texts = [store.vocabulary.text(token) for token in range(len(store.vocabulary))]
-    word = np.array([text.startswith(" ") and len(text) > 3 and text[1:].isalpha() for text in texts])
-    goes_on = np.array([text[:1].isalpha() for text in texts])
-    return word[peak] & ~(goes_on[after] & (after >= 0))
+    return rows.column("best").to_pylist()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from monosem.errors import ConfigError
+from monosem.features.pictures import class_name
 
 if TYPE_CHECKING:
     from monosem.features.store import FeatureStore
 
 IMAGES = 8
 RARE_ENOUGH, OFTEN_ENOUGH = 0.05, 30
-CANDIDATES = 20_000
 
 
 def by_class(store: FeatureStore, words: str, limit: int) -> pa.Table:
@@ -33,24 +32,15 @@ def by_class(store: FeatureStore, words: str, limit: int) -> pa.Table:
 
 
 def notable(store: FeatureStore, n: int) -> list[int]:
-    """Latents that are sparse, about as strong on their eighth image as on their first, and true to one class."""
+    """Latents that are sparse and clear: about as strong on all their strongest images, and true to one class."""
     rows = store.sql(
-        "select e.latent, e.activation, coalesce(i.label, 0) as label "
-        "from (select * from examples where kind = 'top') e join images i on e.document = i.image where e.latent in "
-        f"(select latent from features where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} order by latent "
-        f"limit {CANDIDATES}) order by e.latent, e.activation desc, e.document"
+        f"select latent from features where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} "
+        f"order by clarity desc, latent limit {int(n)}"
     )
-    latent, activation, label = (column.to_numpy() for column in rows.columns)
-    starts = np.flatnonzero(np.r_[True, latent[1:] != latent[:-1]]) if len(latent) else np.zeros(0, int)
-    starts = starts[np.diff(np.r_[starts, len(latent)]) >= IMAGES]
-    first = starts[:, None] + np.arange(IMAGES)
-    strength, labels = activation[first].astype(float), label[first]
-    purity = (labels[:, :, None] == labels[:, None, :]).sum(2).max(1, initial=0) / IMAGES
-    score = strength[:, -1] / strength[:, 0] * purity
-    return latent[starts[np.argsort(-score, kind="stable")[:n]]].tolist()
+    return rows.column("latent").to_pylist()
 
 
 def _classes(store: FeatureStore) -> dict[int, str]:
     labels = store.sql("select distinct label from images where label is not null order by label")
-    known = store.index["images"]["classes"] or []
-    return {i: known[i] if i < len(known) else str(i) for i in labels.column("label").to_pylist()}
+    known = store.index["images"]["classes"]
+    return {i: class_name(i, known) for i in labels.column("label").to_pylist()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ Row = dict[str, Any]
 BY_LATENT = ("features", "details", "examples", "passages")
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
+NEVER = "never fired"
+"""Name of a latent that has none."""
 PARTS_KEPT = 8
 """Parts whose passages stay in memory: a few MB each."""
 
@@ -75,7 +78,8 @@ class FeatureStore:
         self.n_tokens: int = self.index["tokens"]
         self._connection = duckdb.connect(":memory:")
         self._threads = threading.local()
-        self._passages = functools.lru_cache(PARTS_KEPT)(self._read_passages)
+        own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
+        self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         run = self._connection.execute
         run("set enable_progress_bar = false")
         run("set preserve_insertion_order = true")
@@ -152,7 +156,8 @@ class FeatureStore:
         moments = tuple(row[f"logit_{name}"] for name in LogitStatistics._fields)
         counts = np.array(row["histogram"], np.int64)
         return Feature(
-            **{name: row[name] for name in ("latent", "count", "rate", "mean", "deviation", "max")},
+            **{name: row[name] for name in ("latent", "clarity", "count", "rate", "mean", "deviation", "max")},
+            name=row["name"] or NEVER,
             n_tokens=self.n_tokens,
             histogram=Histogram(histogram_edges(row["histogram_first"], len(counts)), counts),
             promoted=[TokenWeight(t, text(t), w) for t, w in pairs("promoted_tokens", "promoted_weights")],
@@ -166,7 +171,6 @@ class FeatureStore:
             cofiring=[Cofiring(*t) for t in pairs("cofiring_latents", "cofiring_shares", "cofiring_lifts")],
             decoder_norm=row["decoder_norm"],
             encoder_cosine=row["encoder_cosine"],
-            peak_text=row["peak_token_text"],
             top=kinds["top"],
             samples=kinds["sample"],
             near_misses=kinds["near_miss"],
@@ -263,11 +267,11 @@ class FeatureStore:
             limit: rows, at most.
 
         Returns:
-            latent, score (higher is better), how ("fires on", "promotes", "suppresses", "passages", "images"), best
-            first.
+            latent, score (higher is better), how ("named", "fires on", "promotes", "suppresses", "passages",
+            "images"), best first.
 
         Raises:
-            ConfigError: neither or both were given, or no token of the vocabulary is the text.
+            ConfigError: neither or both were given, or the text is neither a token of the vocabulary nor a name.
         """
         if (token is None) == (words is None):
             raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
@@ -295,14 +299,14 @@ class FeatureStore:
         return self._run(query, values, asked=True)
 
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
-        """Latents worth looking at first: sparse, and about as strong on their eighth passage as on their first.
+        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on one word.
 
-        Every latent has a commonest peak token; of those that share it, the best is taken. Of images: sparse, as strong
-        on the eighth image as on the first, and true to one class.
+        They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
+        fire on few patches, by clarity.
 
         Args:
             n: how many.
-            whole_words: only latents that peak on whole words of at least three letters, in six passages of eight.
+            whole_words: only latents that are named by at least three letters.
         """
         from monosem.features import search_images
         from monosem.features.search import notable
@@ -321,6 +325,12 @@ class FeatureStore:
             f"FeatureStore({str(self.path)!r}: {self.n_latents:,} latents of a {about['architecture']} SAE at "
             f"{about.get('hook')} of {about.get('model')}, {self.n_tokens:,} tokens)"
         )
+
+
+def _alive(store: weakref.ref[FeatureStore]) -> FeatureStore:
+    found = store()
+    assert found is not None, "it is asked for by itself"
+    return found
 
 
 def _quoted(path: Path) -> str:

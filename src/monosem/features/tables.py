@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monosem.data import Images
 from monosem.errors import ConfigError
 from monosem.features import statistics, streaming
+from monosem.features.names import Named, names_of
 from monosem.features.state import Harvest, text_number
 from monosem.features.statistics import Ranked
 from monosem.features.streaming import BINS_AN_OCTAVE, COARSE, EMPTY, N_BINS, SAMPLE_BINS
@@ -36,9 +38,12 @@ class Sources:
     logits: statistics.LogitEffects | None
     peaks: np.ndarray
     """(n_latents,) the commonest token at the peaks of the strongest examples; -1 if there are none."""
+    named: Named
 
     @staticmethod
-    def of(harvest: Harvest, sae: SAE, model: SubjectModel, vocabulary: Vocabulary) -> Sources:
+    def of(
+        harvest: Harvest, sae: SAE, model: SubjectModel, vocabulary: Vocabulary, images: Images | None = None
+    ) -> Sources:
         m = harvest.settings.listed
         try:
             logits = statistics.logit_effects(sae, model, m, harvest.vocabulary_size)
@@ -46,7 +51,9 @@ class Sources:
             logits = None
         firing, cofiring = statistics.firing_tokens(harvest, m), statistics.cofiring(harvest, m)
         neighbours = statistics.decoder_neighbours(sae, m)
-        return Sources(harvest, sae, vocabulary, *firing, *cofiring, neighbours, logits, _commonest_peaks(harvest))
+        peaks = _commonest_peaks(harvest)
+        named = names_of(harvest, vocabulary, peaks, images)
+        return Sources(harvest, sae, vocabulary, *firing, *cofiring, neighbours, logits, peaks, named)
 
 
 def _commonest_peaks(harvest: Harvest) -> np.ndarray:
@@ -83,6 +90,8 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
     encoder = statistics.encoder_cosines(sources.sae)
     columns: dict[str, Any] = {
         "latent": pa.array(np.arange(first, stop), pa.int32()),
+        "name": pa.array(sources.named.names[part], pa.string()),
+        "clarity": number(sources.named.clarity[part], n),
         "count": count,
         "rate": count / max(1, h.n_tokens),
         "mean": number(mean, n),

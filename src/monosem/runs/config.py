@@ -125,6 +125,8 @@ class EvaluationConfig(BaseModel):
     """Tokens for reconstruction, firing rates and features."""
     loss_tokens: int = Field(default=65_536, ge=0)
     """Tokens for the losses of the model."""
+    controls: bool = True
+    """Measure PCA and an untrained SAE beside it."""
 
 
 class RunConfig(BaseModel):

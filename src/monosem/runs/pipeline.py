@@ -142,7 +142,7 @@ def run_evaluation(
     config = config or described.evaluation
     sae = run.sae()
     model = model or open_model(described)
-    counts: dict[str, Any] = {"tokens": config.tokens, "progress": progress}
+    counts: dict[str, Any] = {"tokens": config.tokens, "controls": config.controls, "progress": progress}
     data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
     if model is None:
         report = evaluate(sae, read_vectors(Path(config.vectors or "")), **counts)

@@ -19,17 +19,20 @@ class GatedSAE(ThresholdSAE):
 
         gate      = m + b_enc
         magnitude = exp(r_mag) m + b_mag
-        loss = ||target - reconstruction||^2 / d  +  coefficient * sum_i ReLU(gate_i) ||W_dec_i||
+        loss = ||target - reconstruction||^2 / d  +  coefficient * sum_i ReLU(gate_i)
                + ||target - (ReLU(gate) W_dec* + b_dec*)||^2 / d
 
     The penalty acts on gates alone and so does not shrink magnitudes; the last term teaches gates, which have no other
-    gradient, with a decoder (*) that does not learn from it. Where a gate is shut, all gradients are 0.
+    gradient, with a decoder (*) that does not learn from it. Where a gate is shut, all gradients are 0. Decoder rows
+    are kept at norm 1: were they free, they would shrink under the penalty, and magnitudes, which it does not see, make
+    up for it. Magnitudes start with the bias of the gates, as ReLU.
 
     Source: Rajamanoharan et al., Improving Dictionary Learning with Gated Sparse Autoencoders, 2024.
     """
 
     architecture: ClassVar[str] = "gated"
     good_for: ClassVar[str] = "an L1 penalty without its shrinkage: better reconstruction than relu at the same L0"
+    unit_norm_decoder = True
 
     def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
         super().__init__(d_in, n_latents, **settings)
@@ -54,8 +57,13 @@ class GatedSAE(ThresholdSAE):
         return self.activation(Entries(pre, selection, len(x))), selection
 
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
-        return (entries.sums(entries.pre.relu()) * self.decoder_norms).sum() / entries.rows
+        return entries.sums(entries.pre.relu()).sum() / entries.rows
 
     def more_terms(self, entries: Entries, target: Float[Tensor, "rows d_out"]) -> dict[str, Tensor]:
         W_dec, b_dec = self.W_dec.detach(), self.b_dec.detach()
         return {"gate_mse": entries.squared_error(entries.pre.relu(), W_dec, b_dec, target)[0]}
+
+    @torch.no_grad()
+    def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:
+        super().initialise(x, target)
+        self.b_mag.copy_(self.b_enc)

@@ -33,7 +33,7 @@ from monosem.training.loggers import Logger, MetricsFile, open_loggers, require_
 from monosem.training.progress import TrainingProgress
 from monosem.training.trainer import Step, Trainer
 
-LOOKED_AT = 4096  # rows
+LOOKED_AT, INITIALISED_ON = 4096, 65_536  # rows
 
 Callback = Callable[[Trainer, Step], None]
 
@@ -164,15 +164,20 @@ class _Member:
             version = importlib.metadata.version("monosem")
             sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
             if not trained_before:
-                sae.initialise(*self.source.split(_sample(self.source, self.config.batch_size, sae)))
+                sample = self.rows(max(self.config.batch_size, INITIALISED_ON)).to(sae.W_enc.device)
+                sae.initialise(*self.source.split(sample))
         steps = self.trainer.steps
         self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, steps)
         self.loggers = [self.metrics, *open_loggers(self.config.loggers, self.folder, steps)]
         return place
 
+    def rows(self, n: int) -> Tensor:
+        """The first n rows, which the run trains on too."""
+        return self.source.take(self.source.whole.pool(0)[:n])
+
     def remarks(self) -> list[str]:
         """What is wrong with the activations, in words."""
-        sides = self.source.split(self.source.pool(0)[:LOOKED_AT])
+        sides = self.source.split(self.rows(LOOKED_AT))
         known, found = self.source.metadata, list[str]()
         names = (known.hooks or [known.hook], known.target_hooks or [known.target_hook])
         centres = self.sae.transform.kind.startswith(("centre", "whiten"))
@@ -300,12 +305,14 @@ def _loop(
     last_checkpoint = time.monotonic()
     if first.steps >= n_steps:
         return place
-    streams = [batches(member.source, member.config.batch_size, place) for member in members]
+    wholes = list(dict.fromkeys(member.source.whole for member in members))
+    streams = [batches(whole, first.config.batch_size, place) for whole in wholes]
     for parts in zip(*streams, strict=True):
         place, shown = parts[0][1], list[dict[str, float]]()
-        for member, (x, _) in zip(members, parts, strict=True):
-            trainer = member.trainer
-            step = trainer.step(*member.source.split(x))
+        rows = {whole: part for whole, (part, _) in zip(wholes, parts, strict=True)}
+        for member in members:
+            trainer, source = member.trainer, member.source
+            step = trainer.step(*source.split(source.take(rows[source.whole])))
             for callback in callbacks:
                 callback(trainer, step)
             if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
@@ -319,11 +326,6 @@ def _loop(
             _write_checkpoints(members, place)
             last_checkpoint = time.monotonic()
     return place
-
-
-def _sample(source: ActivationSource, batch_size: int, sae: SAE) -> Tensor:
-    """Rows on which to fit the transform; the run trains on them too."""
-    return source.pool(0)[: max(batch_size, 65_536)].to(sae.W_enc.device)
 
 
 @torch.no_grad()

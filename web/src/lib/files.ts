@@ -1,32 +1,14 @@
 /** A static export as a source: the table is loaded once, then filtered, sorted and searched in the page. */
 
-import { json, remember, type Source } from './api'
-import type {
-  ColumnHistogram,
-  Comparison,
-  Context,
-  Dictionary,
-  Feature,
-  FeatureMap,
-  Found,
-  Match,
-  ModelState,
-  Note,
-  Notes,
-  Page,
-  Preview,
-  Prompt,
-  Result,
-  Row,
-  Site,
-} from './types'
+import { json, remember, type Source } from './source'
+import type * as t from './types'
 
 const ROWS_PER_FILE = 1024
 const FEATURES_PER_FILE = 32
 
 export class FileSource implements Source {
   private readonly files = remember<unknown>(120)
-  private readonly tables = remember<Row[]>(2)
+  private readonly tables = remember<t.Row[]>(2)
 
   private read<T>(file: string): Promise<T> {
     return this.files(file, () => json(`data/${file}`)) as Promise<T>
@@ -40,26 +22,26 @@ export class FileSource implements Source {
     return new Error(`${what} needs a running server: \`monosem explore\`. This is a static export.`)
   }
 
-  site(): Promise<Site> {
+  site(): Promise<t.Site> {
     return this.read('dictionaries.json')
   }
 
-  dictionary(name: string): Promise<Dictionary> {
+  dictionary(name: string): Promise<t.Dictionary> {
     return this.read(`${this.folder(name)}/index.json`)
   }
 
-  private rows(name: string): Promise<Row[]> {
+  private rows(name: string): Promise<t.Row[]> {
     return this.tables(name, async () => {
       const { n_latents } = await this.dictionary(name)
       const parts = Array.from({ length: Math.ceil(n_latents / ROWS_PER_FILE) }, (_, part) => part)
       const files = await Promise.all(
-        parts.map((part) => json<{ first: number; rows: Row[] }>(`data/${this.folder(name)}/table/${part}.json`)),
+        parts.map((part) => json<{ first: number; rows: t.Row[] }>(`data/${this.folder(name)}/table/${part}.json`)),
       )
       return files.flatMap((file) => file.rows)
     })
   }
 
-  private async filtered(name: string, query: URLSearchParams): Promise<Row[]> {
+  private async filtered(name: string, query: URLSearchParams): Promise<t.Row[]> {
     if (query.get('where')) throw this.absent('A condition in SQL')
     let rows = await this.rows(name)
     for (const range of query.getAll('range')) {
@@ -67,14 +49,14 @@ export class FileSource implements Source {
       const least = low === '' ? -Infinity : Number(low)
       const most = high === '' ? Infinity : Number(high)
       rows = rows.filter((row) => {
-        const value = row[column as keyof Row]
+        const value = row[column as keyof t.Row]
         return typeof value === 'number' && value >= least && value <= most
       })
     }
     const contains = query.get('contains')?.toLowerCase()
     if (contains)
       rows = rows.filter((row) =>
-        [row.label, row.peak_token_text, row.top_token_text, row.promoted_text].some((text) => text?.toLowerCase().includes(contains)),
+        [row.label, row.name, row.top_token_text, row.promoted_text].some((text) => text?.toLowerCase().includes(contains)),
       )
     const latents = query.get('latents')
     if (latents) {
@@ -93,23 +75,23 @@ export class FileSource implements Source {
     return rows
   }
 
-  async table(name: string, query: URLSearchParams): Promise<Page> {
+  async table(name: string, query: URLSearchParams): Promise<t.Page> {
     const rows = await this.filtered(name, query)
     const sort = query.get('sort') ?? 'latent'
     const down = sort.startsWith('-')
-    const column = (down ? sort.slice(1) : sort) as keyof Row
+    const column = (down ? sort.slice(1) : sort) as keyof t.Row
     const sorted = column === 'latent' && !down ? rows : [...rows].sort((a, b) => order(a[column], b[column], down))
     const offset = Number(query.get('offset') ?? 0)
     return { total: rows.length, offset, rows: sorted.slice(offset, offset + Number(query.get('limit') ?? 50)) }
   }
 
-  async histogram(name: string, query: URLSearchParams): Promise<ColumnHistogram> {
+  async histogram(name: string, query: URLSearchParams): Promise<t.ColumnHistogram> {
     const column = query.get('column') ?? 'rate'
     const log = query.get('log') === 'true'
     const bins = Number(query.get('bins') ?? 40)
     const rows = await this.filtered(name, query)
     const values = rows
-      .map((row) => row[column as keyof Row])
+      .map((row) => row[column as keyof t.Row])
       .filter((value): value is number => typeof value === 'number' && (!log || value > 0))
       .map((value) => (log ? Math.log(value) : value))
     let low = Infinity
@@ -128,19 +110,19 @@ export class FileSource implements Source {
     return { column, log, edges, counts, total: rows.length, left_out }
   }
 
-  map(name: string): Promise<FeatureMap> {
+  map(name: string): Promise<t.FeatureMap> {
     return this.read(`${this.folder(name)}/map.json`)
   }
 
-  async feature(name: string, latent: number): Promise<Feature> {
+  async feature(name: string, latent: number): Promise<t.Feature> {
     const part = Math.floor(latent / FEATURES_PER_FILE)
-    const file = await this.read<{ first: number; features: Feature[] }>(`${this.folder(name)}/f/${part}.json`)
+    const file = await this.read<{ first: number; features: t.Feature[] }>(`${this.folder(name)}/f/${part}.json`)
     const feature = file.features.find((each) => each.latent === latent)
     if (!feature) throw new Error(`Feature ${latent} is not in this export of ${name}.`)
     return feature
   }
 
-  async matches(name: string, latent: number): Promise<Match[]> {
+  async matches(name: string, latent: number): Promise<t.Match[]> {
     return (await this.feature(name, latent)).matches ?? []
   }
 
@@ -149,7 +131,7 @@ export class FileSource implements Source {
     return `import monosem as ms\n\nstore = ms.FeatureStore(${JSON.stringify(path)})\nfeature = store[${latent}]`
   }
 
-  previews(name: string, latents: number[]): Promise<Preview[]> {
+  previews(name: string, latents: number[]): Promise<t.Preview[]> {
     return Promise.all(
       latents.map(async (latent) => {
         const { name: word, note, rate, max, top } = await this.feature(name, latent)
@@ -158,7 +140,7 @@ export class FileSource implements Source {
     )
   }
 
-  context(): Promise<Context> {
+  context(): Promise<t.Context> {
     return Promise.reject(this.absent('The whole context'))
   }
 
@@ -166,7 +148,7 @@ export class FileSource implements Source {
     return `data/${this.folder(name)}/image/${number}.png`
   }
 
-  async search(name: string, query: string, kind: string): Promise<Found> {
+  async search(name: string, query: string, kind: string): Promise<t.Found> {
     const wanted = query.trim().toLowerCase()
     const rows = await this.rows(name)
     if (kind === 'text') return { query, kind, results: [], words: this.absent('Search by activating text').message }
@@ -176,44 +158,47 @@ export class FileSource implements Source {
       return { query, kind, results, words: null }
     }
     const same = (text: string | null) => text?.trim().toLowerCase() === wanted
-    const found = new Map<number, Result>()
-    const add = (row: Row | undefined, score: number, how: string) => {
+    const found = new Map<number, t.Result>()
+    const add = (row: t.Row | undefined, score: number, how: string) => {
       if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how })
     }
     if (kind === 'all' && /^\d+$/.test(wanted)) add(rows[Number(wanted)], 1, 'number')
     if (kind === 'all' || kind === 'notes' || kind === 'words')
       for (const row of rows) if (row.label?.toLowerCase().includes(wanted)) add(row, 1, 'label')
     if (kind === 'all' || kind === 'token') {
+      const named = rows.filter((row) => same(row.name))
+      named.sort((a, b) => (b.clarity ?? 0) - (a.clarity ?? 0))
+      for (const row of named) add(row, row.clarity ?? 0, 'named')
       const firing = rows.filter((row) => same(row.top_token_text) || same(row.peak_token_text))
       firing.sort((a, b) => (b.top_token_share ?? 0) - (a.top_token_share ?? 0))
       for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on')
       for (const row of rows) if (same(row.promoted_text)) add(row, 0, 'promotes')
       for (const row of rows) if (same(row.suppressed_text)) add(row, 0, 'suppresses')
     }
-    const words = kind === 'token' || kind === 'notes' ? null : 'In a static export, search looks at labels and at top, peak, promoted and suppressed tokens.'
+    const words = kind === 'token' || kind === 'notes' ? null : 'In a static export, search looks at labels, names, and top, peak, promoted and suppressed tokens.'
     return { query, kind, results: wanted ? [...found.values()].slice(0, 50) : [], words }
   }
 
-  prompt(): Promise<Prompt> {
+  prompt(): Promise<t.Prompt> {
     return Promise.reject(this.absent('A prompt'))
   }
 
-  model(): Promise<ModelState> {
+  model(): Promise<t.ModelState> {
     return Promise.resolve({ state: 'none', words: this.absent('The model').message })
   }
 
-  async compare(a: string, b: string): Promise<Comparison> {
+  async compare(a: string, b: string): Promise<t.Comparison> {
     const names = (await this.site()).dictionaries.map((each) => each.name)
     if (names.indexOf(a) <= names.indexOf(b)) return this.read(`compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}.json`)
-    const other = await this.read<Comparison>(`compare/${encodeURIComponent(b)}/${encodeURIComponent(a)}.json`)
+    const other = await this.read<t.Comparison>(`compare/${encodeURIComponent(b)}/${encodeURIComponent(a)}.json`)
     return { ...other, a, b, sides: [other.sides[1], other.sides[0]] }
   }
 
-  notes(name: string): Promise<Notes> {
+  notes(name: string): Promise<t.Notes> {
     return this.read(`${this.folder(name)}/notes.json`)
   }
 
-  putNote(): Promise<Note> {
+  putNote(): Promise<t.Note> {
     return Promise.reject(this.absent('A note'))
   }
 
@@ -223,7 +208,7 @@ export class FileSource implements Source {
 }
 
 /** Order of two values of a column; nothing comes last either way. */
-function order(a: Row[keyof Row], b: Row[keyof Row], down: boolean): number {
+function order(a: t.Row[keyof t.Row], b: t.Row[keyof t.Row], down: boolean): number {
   if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1
   const less = typeof a === 'string' && typeof b === 'string' ? a.localeCompare(b) : Number(a) - Number(b)
   return down ? -less : less

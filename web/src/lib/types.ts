@@ -84,6 +84,8 @@ export interface Dictionary extends Summary {
 
 export interface Row {
   latent: number
+  /** How far its strongest passages agree, 0 to 1. */
+  clarity: number | null
   count: number
   rate: number
   mean: number | null
@@ -181,6 +183,7 @@ export interface Feature {
   n_latents: number
   n_tokens: number
   name: string
+  clarity: number | null
   note: Note
   count: number
   rate: number

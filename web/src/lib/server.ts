@@ -1,0 +1,94 @@
+/** The server's API as a source. */
+
+import { json, remember, send, type Source } from './source'
+import type * as t from './types'
+
+export class ServerSource implements Source {
+  private readonly features = remember<t.Feature>(200)
+  private readonly maps = remember<t.FeatureMap>(4)
+  private readonly hovers = remember<t.Preview[]>(400)
+  private readonly sites = remember<t.Site>(1)
+
+  private base(name: string): string {
+    return `api/d/${encodeURIComponent(name)}`
+  }
+
+  site(): Promise<t.Site> {
+    return this.sites('', () => json('api/dictionaries'))
+  }
+
+  dictionary(name: string): Promise<t.Dictionary> {
+    return json(this.base(name))
+  }
+
+  table(name: string, query: URLSearchParams): Promise<t.Page> {
+    return json(`${this.base(name)}/features?${query}`)
+  }
+
+  histogram(name: string, query: URLSearchParams): Promise<t.ColumnHistogram> {
+    return json(`${this.base(name)}/histogram?${query}`)
+  }
+
+  map(name: string): Promise<t.FeatureMap> {
+    return this.maps(name, () => json(`${this.base(name)}/map`))
+  }
+
+  feature(name: string, latent: number): Promise<t.Feature> {
+    return this.features(`${name}/${latent}`, () => json(`${this.base(name)}/f/${latent}`))
+  }
+
+  matches(name: string, latent: number): Promise<t.Match[]> {
+    return json(`${this.base(name)}/f/${latent}/matches`)
+  }
+
+  async python(name: string, latent: number): Promise<string> {
+    return (await json<{ code: string }>(`${this.base(name)}/f/${latent}/python`)).code
+  }
+
+  previews(name: string, latents: number[], words = ''): Promise<t.Preview[]> {
+    const query = `latents=${latents}${words ? `&words=${encodeURIComponent(words)}` : ''}`
+    return this.hovers(`${name}/${query}`, () => json(`${this.base(name)}/previews?${query}`))
+  }
+
+  context(name: string, example: t.Example, latent: number): Promise<t.Context> {
+    const query = new URLSearchParams({ text: example.text, context: String(example.context), latent: String(latent) })
+    return json(`${this.base(name)}/context?${query}`)
+  }
+
+  image(name: string, number: number): string {
+    return `${this.base(name)}/image/${number}`
+  }
+
+  search(name: string, query: string, kind: string): Promise<t.Found> {
+    return json(`${this.base(name)}/search?${new URLSearchParams({ q: query, kind })}`)
+  }
+
+  prompt(name: string, text: string, target: string): Promise<t.Prompt> {
+    return send(`${this.base(name)}/prompt`, 'POST', target ? { text, target } : { text })
+  }
+
+  model(name: string, load: boolean): Promise<t.ModelState> {
+    return load ? send(`${this.base(name)}/model`, 'POST', {}) : json(`${this.base(name)}/model`)
+  }
+
+  compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison> {
+    const query = new URLSearchParams({ a, b, threshold: String(threshold) })
+    if (by) query.set('by', by)
+    return json(`api/compare?${query}`)
+  }
+
+  notes(name: string): Promise<t.Notes> {
+    return json(`${this.base(name)}/notes`)
+  }
+
+  async putNote(name: string, latent: number, change: Partial<t.Note>): Promise<t.Note> {
+    const note = await send<t.Note>(`${this.base(name)}/notes/${latent}`, 'PUT', change)
+    const feature = await this.feature(name, latent).catch(() => null)
+    if (feature) feature.note = note
+    return note
+  }
+
+  async importNotes(name: string, notes: unknown): Promise<number> {
+    return (await send<{ imported: number }>(`${this.base(name)}/notes`, 'POST', notes)).imported
+  }
+}

@@ -1,0 +1,57 @@
+/** Where the page's data comes from, as the server's API or the files of a static export give it. */
+
+import type * as t from './types'
+
+export interface Source {
+  site(): Promise<t.Site>
+  dictionary(name: string): Promise<t.Dictionary>
+  /** Parameters are those of the table in docs/explorer_api.md; the page's own address carries the same. */
+  table(name: string, query: URLSearchParams): Promise<t.Page>
+  histogram(name: string, query: URLSearchParams): Promise<t.ColumnHistogram>
+  map(name: string): Promise<t.FeatureMap>
+  feature(name: string, latent: number): Promise<t.Feature>
+  matches(name: string, latent: number): Promise<t.Match[]>
+  python(name: string, latent: number): Promise<string>
+  /** With words: their passages before others; a static export has the strongest alone. */
+  previews(name: string, latents: number[], words?: string): Promise<t.Preview[]>
+  context(name: string, example: t.Example, latent: number): Promise<t.Context>
+  /** Address of an image. */
+  image(name: string, number: number): string
+  search(name: string, query: string, kind: string): Promise<t.Found>
+  prompt(name: string, text: string, target: string): Promise<t.Prompt>
+  model(name: string, load: boolean): Promise<t.ModelState>
+  compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison>
+  notes(name: string): Promise<t.Notes>
+  putNote(name: string, latent: number, change: Partial<t.Note>): Promise<t.Note>
+  importNotes(name: string, notes: unknown): Promise<number>
+}
+
+/** Fetches JSON; a failure becomes an Error with the server's own words. */
+export async function json<T>(address: string, init?: RequestInit): Promise<T> {
+  let response: Response
+  try {
+    response = await fetch(address, init)
+  } catch {
+    throw new Error('The server does not answer. Is `monosem explore` still running?')
+  }
+  if (response.ok && (response.headers.get('content-type') ?? 'application/json').includes('json')) return await response.json()
+  const body = await response.json().catch(() => null)
+  throw new Error(body?.error ?? `${address}: ${response.status} ${response.statusText}`)
+}
+
+export function send<T>(address: string, method: string, body: unknown): Promise<T> {
+  return json(address, { method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) })
+}
+
+/** Keeps the latest answers of a function by their key, and shares those under way. */
+export function remember<T>(size: number): (key: string, ask: () => Promise<T>) => Promise<T> {
+  const kept = new Map<string, Promise<T>>()
+  return (key, ask) => {
+    const answer = kept.get(key) ?? ask()
+    kept.delete(key)
+    kept.set(key, answer)
+    answer.catch(() => kept.delete(key))
+    if (kept.size > size) kept.delete(kept.keys().next().value as string)
+    return answer
+  }
+}
