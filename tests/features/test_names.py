@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tests.features.small_store import Made
+from small_store import Made
 
 from monosem.codes import SparseCodes
 from monosem.data import ContextBatch
