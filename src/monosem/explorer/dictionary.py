@@ -127,7 +127,7 @@ class Dictionary:
     def _columns(self) -> tuple[pa.DictionaryArray, np.ndarray, np.ndarray]:
         """Name, firing rate and maximum of every latent: 16 bytes each, and every name once."""
         table = self.store.sql("select name, rate::float as rate, max from features order by latent")
-        names = table.column("name").combine_chunks().dictionary_encode()
+        names = table.column("name").dictionary_encode().combine_chunks()
         rate, most = (table.column(name).to_numpy() for name in ("rate", "max"))
         return names, rate.astype(np.float32), most.astype(np.float32)
 
