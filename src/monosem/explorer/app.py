@@ -26,7 +26,7 @@ from monosem.explorer.site import Site
 from monosem.explorer.table import Filters, histogram_of, page_of
 
 MOST_PREVIEWS = 100
-AT_ONCE = 8
+AT_ONCE = 4
 """Requests worked on at a time; more wait: each takes memory of its own while it is worked on."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Problem} for status in (400, 403, 404, 409, 422, 500)

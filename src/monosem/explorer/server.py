@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow
 import uvicorn
 
 from monosem.errors import ConfigError
@@ -39,6 +40,7 @@ def serve(
         FileError: a store is missing, damaged or of another version.
         ConfigError: the port is taken or the host is not one of this machine.
     """
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what it no longer needs
     app = make_app(open_dictionaries(paths), own_names(host), Page())
     with listen(host, port) as listening:
         found = listening.getsockname()[1]

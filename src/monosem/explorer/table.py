@@ -11,6 +11,7 @@ import numpy as np
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Column, ColumnHistogram, Page, Row
+from monosem.features.rows import numbers
 from monosem.features.store import NEVER
 
 MOST_ROWS, MOST_BINS = 500, 400
@@ -128,7 +129,7 @@ def histogram_of(
         values,
     )
     counts = np.zeros(bins, np.int64)
-    counts[found.column("bin").to_numpy()] = found.column("n").to_numpy()
+    counts[numbers(found.column("bin"))] = numbers(found.column("n"))
     edges = np.linspace(low, high, bins + 1)
     edges = 10**edges if log else edges
     return ColumnHistogram(

@@ -32,9 +32,9 @@ FORMAT, FORMAT_VERSION = "monosem features", 2
 LIGHT_PART, PART = 65_536, 4_096
 """Latents in one file of `features`, and of the other tables."""
 ROW_GROUPS = {
-    "features": 16_384,
-    "details": 512,
-    "examples": 8_192,
+    "features": 4_096,
+    "details": 128,
+    "examples": 2_048,
     "passages": 512,
     "vocabulary": 65_536,
     "images": ROWS_A_GROUP,

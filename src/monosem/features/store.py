@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from monosem.errors import ConfigError
 from monosem.features.feature import (
@@ -26,17 +27,18 @@ from monosem.features.feature import (
 from monosem.features.files import PART, read_index
 from monosem.features.folder import readable
 from monosem.features.pictures import Pictures
+from monosem.features.rows import LatentFile, Row, columns_of, numbers
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
 
-Row = dict[str, Any]
-BY_LATENT = ("features", "details", "examples", "passages")
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
 NEVER = "never fired"
 """Name of a latent that has none."""
 PARTS_KEPT = 8
 """Parts whose passages stay in memory: a few MB each."""
+FILES_KEPT = 3 * PARTS_KEPT
+"""Files whose footers do: some 0.2 MB each."""
 
 
 class _Passages:
@@ -45,7 +47,7 @@ class _Passages:
     def __init__(self, table: pa.Table) -> None:
         tokens = table.column("tokens").combine_chunks()
         self.first = table.column("passage")[0].as_py() if len(table) else 0
-        self.ends, self.tokens = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+        self.ends, self.tokens = numbers(tokens.offsets), numbers(tokens.values)
         self.facts = table.select(["text", "context", "offset"]).to_pylist()
 
     def around(self, passage: int, start: int, length: int) -> Row:
@@ -80,6 +82,7 @@ class FeatureStore:
         self._threads = threading.local()
         own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
         self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
+        self._files = functools.lru_cache(FILES_KEPT)(LatentFile.open)
         run = self._connection.execute
         run("set enable_progress_bar = false")
         run("set preserve_insertion_order = true")
@@ -115,28 +118,30 @@ class FeatureStore:
         return [found[latent] for latent in latents]
 
     def _read_part(self, part: int, latents: list[int]) -> dict[int, Feature]:
-        among = f"latent in ({', '.join(map(str, latents))})"
-        files = {name: f"read_parquet({self._file(name, latents[0])})" for name in BY_LATENT}
-        rows = self._run(
-            f"select * from (select * from {files['features']} where {among}) "
-            f"join (select * from {files['details']} where {among}) using (latent)"
-        ).to_pylist()
-        examples = self._run(f"select * from {files['examples']} where {among}").to_pylist()
+        with readable(self.path):
+            features, details, examples = (
+                self._files(self._path(name, latents[0])).rows(latents) for name in ("features", "details", "examples")
+            )
+            passages = self._passages(part)
         examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
         of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
-        passages = self._passages(part)
         for row in examples:
             of_latent[row["latent"]].append(row | passages.around(row["passage"], row["start"], row["length"]))
-        return {row["latent"]: self._feature(row, of_latent[row["latent"]]) for row in rows}
+        both = zip(features, details, strict=True)
+        return {row["latent"]: self._feature(row | more, of_latent[row["latent"]]) for row, more in both}
 
     def _read_passages(self, part: int) -> _Passages:
-        return _Passages(
-            self._run(f"select * from read_parquet({self._file('passages', part * PART)}) order by passage")
-        )
+        with pq.ParquetFile(self._path("passages", part * PART), memory_map=True) as file:
+            return _Passages(file.read(use_threads=False))
 
-    def _file(self, table: str, latent: int) -> str:
+    def _path(self, table: str, latent: int) -> Path:
         about = self.index["tables"][table]
-        return _quoted(self.path / about["parts"][latent // about["latents_per_part"]]["file"])
+        return self.path / about["parts"][latent // about["latents_per_part"]]["file"]
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the table `features`, of every latent in order; words as dictionaries."""
+        with readable(self.path):
+            return columns_of([self.path / part["file"] for part in self.index["tables"]["features"]["parts"]], names)
 
     def _run(self, query: str, values: Sequence[Any] = (), asked: bool = False) -> pa.Table:
         if not hasattr(self._threads, "cursor"):
@@ -202,8 +207,8 @@ class FeatureStore:
     def vocabulary(self) -> Vocabulary:
         """The tokens that the text is made of."""
         table = self._run("select bytes, special from vocabulary order by token")
-        special = np.flatnonzero(table.column("special").to_numpy())
-        return Vocabulary(table.column("bytes").to_pylist(), special.tolist())
+        special = [token for token, special in enumerate(table.column("special").to_pylist()) if special]
+        return Vocabulary(table.column("bytes").to_pylist(), special)
 
     @functools.cached_property
     def pictures(self) -> Pictures | None:
