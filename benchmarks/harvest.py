@@ -25,7 +25,7 @@ from monosem.data import PackedText, read_documents
 from monosem.features import FeatureStore, HarvestObserver, HarvestSettings, new_harvest, write_store
 
 HERE = Path(__file__).parent
-HOOK, CONTEXTS = "resid_post.2", 16
+HOOK = "resid_post.2"
 
 
 def main() -> None:
@@ -65,8 +65,9 @@ def passing(sae: ms.SAE, model: ms.SubjectModel, tokens: int, folder: Path) -> F
     harvest = new_harvest(sae, model, HOOK, "bundled")
     observer = HarvestObserver(harvest, sae)
     seconds = {"forward": 0.0, "encode": 0.0, "harvest": 0.0}
-    for start in range(0, -(-tokens // 256), CONTEXTS):
-        batch = contexts.read(start, start + CONTEXTS)
+    at_once = model.contexts_at_once(256)
+    for start in range(0, -(-tokens // 256), at_once):
+        batch = contexts.read(start, start + at_once)
         kept = ~(batch.special | batch.padding)
         clock = [time.perf_counter()]
         x = model.capture(batch.tokens, [HOOK])[HOOK][kept]

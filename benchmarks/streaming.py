@@ -19,7 +19,6 @@ import torch
 
 import monosem as ms
 from monosem.activations import LiveActivations, batches
-from monosem.activations.live import CONTEXTS_A_FORWARD
 
 BATCH, BUFFER = 4096, 131_072
 
@@ -37,7 +36,7 @@ def bare_forward(model: ms.SubjectModel, hook: str, contexts: torch.Tensor) -> f
     handle = model.module.get_submodule(model.hook_point(hook).path).register_forward_hook(stop)
     began = time.perf_counter()
     with torch.no_grad():
-        for batch in contexts.split(CONTEXTS_A_FORWARD):
+        for batch in contexts.split(model.contexts_at_once(contexts.shape[1])):
             try:
                 model.module(input_ids=batch, use_cache=False)
             except Stop:
@@ -71,7 +70,7 @@ def main() -> None:
 
     source = opened()
     contexts = source.contexts.read(0, options.blocks * BUFFER // source.context_length).tokens
-    bare_forward(model, options.hook, contexts[:CONTEXTS_A_FORWARD])
+    bare_forward(model, options.hook, contexts[:32])
     rounds = [(bare_forward(model, options.hook, contexts), *stream()) for _ in range(options.rounds)]
     figures = {
         "bare": median(contexts.numel() / bare for bare, _, _ in rounds),

@@ -22,9 +22,9 @@ from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 from monosem.sae.metadata import PixelFormat
 
-CONTEXTS_A_FORWARD = 32
 READ_TOKENS = 32_768  # read ahead at a time
 PROBE_ROWS = 8  # at least
+PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
 
 
 class LiveActivations(ActivationSource):
@@ -103,8 +103,9 @@ class LiveActivations(ActivationSource):
         self.n_sources = self.n_models if len(self.hooks) == 1 else 1
         self.d_in = sum(self.widths.values()) // self.n_sources
         self._block_contexts = max(1, buffer_tokens // self.context_length)
-        unit = READ_TOKENS // self.context_length // CONTEXTS_A_FORWARD if images is None else 1
-        self._contexts_at_once = max(1, unit) * CONTEXTS_A_FORWARD
+        self._at_once = model.contexts_at_once(self.context_length)
+        blocks = READ_TOKENS // self.context_length // self._at_once if images is None else 1
+        self._read_at_once = max(1, blocks) * self._at_once
         self._ahead = ReadAhead(self.contexts.read)
         self._carried: tuple[int, list[Tensor]] | None = None
         self._limits: Tensor | None = None
@@ -179,9 +180,9 @@ class LiveActivations(ActivationSource):
     def _spans(self, block: int) -> Iterator[tuple[Span, Span]]:
         """What to read at a time for a block, and what comes after it."""
         first, size = block * self._block_contexts, self._block_contexts
-        starts = range(first, first + size, self._contexts_at_once)
-        spans = [(start, min(start + self._contexts_at_once, first + size)) for start in starts]
-        after = (first + size, first + size + min(self._contexts_at_once, size))
+        starts = range(first, first + size, self._read_at_once)
+        spans = [(start, min(start + self._read_at_once, first + size)) for start in starts]
+        after = (first + size, first + size + min(self._read_at_once, size))
         return zip(spans, [*spans[1:], after], strict=True)
 
     def _run_block(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -190,8 +191,8 @@ class LiveActivations(ActivationSource):
         goes: list[Tensor] = []
         for span, following in self._spans(number):
             part = self._ahead.read(span, following)
-            for start in range(0, len(part), CONTEXTS_A_FORWARD):
-                batch = part[start : start + CONTEXTS_A_FORWARD]
+            for start in range(0, len(part), self._at_once):
+                batch = part[start : start + self._at_once]
                 x, kept = self._activations(batch, span[0] + start)
                 to_next = self._goes_to_next(span[0] + start, kept.shape).to(x.device)
                 goes.append(x[kept & to_next])
@@ -234,7 +235,7 @@ class LiveActivations(ActivationSource):
         if self.max_norm_ratio is None:
             return None
         if self._limits is None:
-            x, kept = self._capture(self.contexts.read(0, CONTEXTS_A_FORWARD), 0)
+            x, kept = self._capture(self.contexts.read(0, PROBE_CONTEXTS), 0)
             self._limits = self.max_norm_ratio * self._norms(x[kept]).median(0).values.cpu()
         return self._limits
 
@@ -268,7 +269,7 @@ class LiveActivations(ActivationSource):
         if not isinstance(self.contexts, PackedText):
             return super().probe()
         batch, kept = self.contexts.read(0, 2), torch.zeros(0)
-        for n_contexts in (2, CONTEXTS_A_FORWARD):  # the second where almost nothing is kept of a context
+        for n_contexts in (2, PROBE_CONTEXTS):  # the second where almost nothing is kept of a context
             batch = self.contexts.read(0, n_contexts)
             kept = self._activations(batch, 0)[1].cpu()
             if kept.sum() >= PROBE_ROWS:

@@ -18,7 +18,7 @@ from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
+from monosem.evaluation.downstream import LOSS_POSITIONS, DownstreamLoss, downstream_loss
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
@@ -30,7 +30,6 @@ from monosem.sae import SAE
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
 
-CONTEXTS_A_PASS, POSITIONS_A_PASS = 16, 4096  # at least
 FIT_TOKENS = 32_768
 VECTOR_ROWS = 8192
 
@@ -112,7 +111,8 @@ def evaluate(
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
     replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
     loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
-    at_once = CONTEXTS_A_PASS if images is None else max(CONTEXTS_A_PASS, POSITIONS_A_PASS // contexts.context_length)
+    at_once = model.contexts_at_once(contexts.context_length)
+    loss_at_once = min(at_once, max(1, LOSS_POSITIONS // contexts.context_length))
     steps = range(0, n_contexts, at_once)
     bar = Console(stderr=True)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
@@ -127,9 +127,12 @@ def evaluate(
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
             observer(batch, kept, codes, x)
-        for part in (slice(i, i + CONTEXTS_A_PASS) for i in range(0, len(batch), CONTEXTS_A_PASS)):
-            if loss is not None and loss.n_replaced < loss_tokens:
-                loss.add(batch[part], kept[part])
+        replaced = 0
+        while loss is not None and replaced < len(batch) and loss.n_replaced < loss_tokens:
+            missing = -(-(loss_tokens - loss.n_replaced) // contexts.context_length)
+            some = slice(replaced, replaced + min(loss_at_once, missing))
+            loss.add(batch[some], kept[some])
+            replaced = some.stop
     things = "patches" if images is not None else "tokens"
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
     return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)

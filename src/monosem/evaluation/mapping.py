@@ -15,13 +15,12 @@ from monosem.activations import positions_read, reopened
 from monosem.data import Batch, BatchReader
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import DownstreamLoss, downstream_loss
+from monosem.evaluation.downstream import LOSS_POSITIONS, DownstreamLoss, downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 
-CONTEXTS_A_PASS = 16
 FIT_TOKENS = 32_768
 
 Rows = tuple[Tensor, Tensor, Bool[Tensor, "contexts pos"]]
@@ -163,9 +162,11 @@ def measure_mapping(
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
     sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
     bar = Console(stderr=True)
-    steps = range(0, n_contexts, CONTEXTS_A_PASS)
+    length = contexts.context_length
+    at_once = min(mapping.model.contexts_at_once(length), max(1, LOSS_POSITIONS // length))
+    steps = range(0, n_contexts, at_once)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
-        batch = contexts.read(start, min(start + CONTEXTS_A_PASS, n_contexts))
+        batch = contexts.read(start, min(start + at_once, n_contexts))
         if not len(batch):
             break
         sums.add(batch, loss=sums.n_predictions < loss_tokens)

@@ -25,7 +25,6 @@ from monosem.features.store import FeatureStore
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 
-CONTEXTS_A_PASS, POSITIONS_A_PASS = 16, 4096  # at least
 HELD_OUT = "bundled:held_out"
 
 
@@ -189,7 +188,7 @@ def harvest(
 
     bar = HarvestProgress(stop * contexts.context_length, first * contexts.context_length, enabled=progress)
     with bar:
-        for start, batch in _batches(contexts, first, stop):
+        for start, batch in _batches(contexts, first, stop, model.contexts_at_once(contexts.context_length)):
             _pass(model, saes, hooks, observers, batch, start)
             bar.update((start + len(batch)) * contexts.context_length)
             if time.monotonic() - saved > 60 * minutes:
@@ -228,9 +227,7 @@ def _pass(
         observer(batch, kept, sae.encode(x), x)
 
 
-def _batches(contexts: BatchReader, first: int, stop: int) -> Iterator[tuple[int, Batch]]:
-    many = isinstance(contexts, Images)
-    at_once = max(CONTEXTS_A_PASS, POSITIONS_A_PASS // contexts.context_length) if many else CONTEXTS_A_PASS
+def _batches(contexts: BatchReader, first: int, stop: int, at_once: int) -> Iterator[tuple[int, Batch]]:
     for start in range(first, stop, at_once):
         batch = contexts.read(start, min(start + at_once, stop))
         if not len(batch):

@@ -63,6 +63,10 @@ class ModelSet:
         """As `SubjectModel.tokenizer_fingerprint`; one for all."""
         return self.models[0].tokenizer_fingerprint()
 
+    def contexts_at_once(self, length: int) -> int:
+        """As `SubjectModel.contexts_at_once`."""
+        return self.models[0].contexts_at_once(length)
+
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
         """Text to token ids, as `SubjectModel.tokens`."""
         return self.models[0].tokens(text, prepend_bos)

@@ -44,6 +44,9 @@ class Edit(Protocol):
 
 
 NAMES = ("input_ids", "attention_mask")
+POSITIONS_AT_ONCE = {"cpu": 2_048}
+"""What goes through a model fastest: on a CPU as much as its caches hold (benchmarks/forward.py)."""
+POSITIONS_ELSEWHERE = 16_384
 
 
 class _Captured(Exception):
@@ -104,6 +107,10 @@ class SubjectModel:
     def width(self, hook: str, inputs: Any = None) -> int:
         """Width of the activations at a hook point, found by running one token or image (or the given inputs)."""
         return self.capture(self.inputs.least() if inputs is None else inputs, [hook])[hook].shape[-1]
+
+    def contexts_at_once(self, length: int) -> int:
+        """How many contexts of that many positions go through the model at a time in long work."""
+        return max(1, POSITIONS_AT_ONCE.get(self.device.type, POSITIONS_ELSEWHERE) // length)
 
     def fingerprint(self) -> str:
         """A short hash of every parameter's name, shape and 64 of its values: equal for equal weights in any precision.
