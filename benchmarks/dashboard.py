@@ -1,11 +1,17 @@
-"""SAEDashboard as its own script runs it (`neuronpedia_runner.py`): `harvest.py --dashboard` calls this.
+"""SAEDashboard in its two documented ways: `harvest.py --dashboard` calls this.
 
     python dashboard.py FOLDER BATCHES
 
 FOLDER holds `model/` (GPT-2 of transformers) and `task.npz`: tokens and the weights of a ReLU SAE on raw activations.
-Features are worked on 128 at a time, the model's activations cached on disk by the first batch, every batch written as
-JSON. The loop, the layout and all settings are those of the script at its defaults; it is not called whole because it
-reads its model and text from the Hugging Face hub. Prints JSON: the seconds of every batch, and the bytes written.
+
+readme  Its README's quick start: `SaeVisRunner` on 64 features at a time, the page of all saved as HTML. Two such
+        batches, in float32 (the README has a GPU and bfloat16).
+script  What it runs for Neuronpedia (`neuronpedia_runner.py`, "for internal use"): 128 features at a time, the model's
+        activations cached on disk by the first batch, every batch written as JSON. The loop, the layout and all
+        settings are those of the script at its defaults; it is not called whole because it reads its model and text
+        from the Hugging Face hub.
+
+Prints JSON: the seconds of either and of every batch of the script, and features worked on at a time.
 """
 
 import json
@@ -13,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +31,7 @@ from sae_dashboard.components_config import (
     LogitsTableConfig,
     SequencesConfig,
 )
+from sae_dashboard.data_writing_fns import save_feature_centric_vis
 from sae_dashboard.layout import SaeVisLayoutConfig
 from sae_dashboard.neuronpedia.neuronpedia_converter import NeuronpediaConverter
 from sae_dashboard.neuronpedia.neuronpedia_runner_config import NeuronpediaRunnerConfig
@@ -78,26 +86,32 @@ def layout(settings: NeuronpediaRunnerConfig) -> SaeVisLayoutConfig:
     return SaeVisLayoutConfig(columns=[Column(sequences, *parts)])
 
 
-def main() -> None:
-    folder, n_batches = Path(sys.argv[1]), int(sys.argv[2])
-    task = {name: torch.from_numpy(value) for name, value in np.load(folder / "task.npz").items()}
-    model = load(folder / "model")
-    n_latents, d = task["W_enc"].shape
-    sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=n_latents, device="cpu", apply_b_dec_to_input=False))
-    sae.cfg.metadata.hook_name = HOOK
-    sae.load_state_dict(
-        {"W_enc": task["W_enc"].T.contiguous(), "b_enc": task["b_enc"], "W_dec": task["W_dec"], "b_dec": task["b_dec"]}
+def readme(folder: Path, model: HookedTransformer, sae: StandardSAE, tokens: torch.Tensor) -> dict[str, float]:
+    size, n_features = 64, 128
+    begun = time.perf_counter()
+    config = SaeVisConfig(
+        hook_point=HOOK,
+        features=list(range(n_features)),
+        minibatch_size_features=size,
+        minibatch_size_tokens=256,
+        device="cpu",
     )
+    data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
+    save_feature_centric_vis(sae_vis_data=data, filename=folder / "page.html")
+    return {"seconds": time.perf_counter() - begun, "features": n_features}
+
+
+def script(folder: Path, model: HookedTransformer, sae: StandardSAE, tokens: torch.Tensor, n: int) -> dict[str, Any]:
     settings = NeuronpediaRunnerConfig(
         sae_set="relu", sae_path="", outputs_dir=str(folder), model_id="bundled", layer=2
     )
-    settings.n_prompts_total, settings.n_tokens_in_prompt = task["tokens"].shape
+    settings.n_prompts_total, settings.n_tokens_in_prompt = tokens.shape
     tokenizer = model.tokenizer
     vocabulary = {token: text.replace("Ġ", " ") for text, token in tokenizer.vocab.items()}
     size = settings.n_features_at_a_time
-    seconds, written = [], 0
-    with tempfile.TemporaryDirectory() as cache, torch.no_grad():
-        for number in range(n_batches):
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as cache:
+        for number in range(n):
             begun = time.perf_counter()
             config = SaeVisConfig(
                 hook_point=HOOK,
@@ -110,15 +124,29 @@ def main() -> None:
                 cache_dir=Path(cache),
                 ignore_tokens={tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None},
             )
-            data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=task["tokens"])
+            data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
             page = NeuronpediaConverter.convert_to_np_json(model, data, settings, vocabulary)
             (folder / f"batch-{number}.json").write_text(page)
             seconds.append(time.perf_counter() - begun)
-            written += len(page.encode())
             shown = sum(bool(each.feature_tables_data) for each in data.feature_data_dict.values())
             assert shown == size, f"{shown} of {size} features were shown"
             del data
-    print(json.dumps({"seconds": seconds, "features_a_batch": size, "bytes": written}))
+    return {"seconds": seconds, "features": size}
+
+
+@torch.no_grad()
+def main() -> None:
+    folder, n_batches = Path(sys.argv[1]), int(sys.argv[2])
+    task = {name: torch.from_numpy(value) for name, value in np.load(folder / "task.npz").items()}
+    model = load(folder / "model")
+    n_latents, d = task["W_enc"].shape
+    sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=n_latents, device="cpu", apply_b_dec_to_input=False))
+    sae.cfg.metadata.hook_name = HOOK
+    sae.load_state_dict(
+        {"W_enc": task["W_enc"].T.contiguous(), "b_enc": task["b_enc"], "W_dec": task["W_dec"], "b_dec": task["b_dec"]}
+    )
+    run = script(folder, model, sae, task["tokens"], n_batches)
+    print(json.dumps({"script": run, "readme": readme(folder, model, sae, task["tokens"])}))
 
 
 if __name__ == "__main__":

@@ -143,10 +143,10 @@ def show(what: str, measured: str, value: float, bar: float) -> None:
 def dashboard(model: ms.SubjectModel, prompts: int) -> None:
     """SAEDashboard beside a harvest on the same ReLU SAE and tokens, both with the model's forward and with writing.
 
-    SAEDashboard works on 128 features a call. The first call runs the model and caches its activations on disk; later
-    ones read them from there. So there are two figures: features per minute of one call (what the bar is about), and
-    of the whole dictionary, which takes the first call and as many like the second as there are others. A harvest has
-    all features at once; more than half of its time is the model's forward, which no store can be without.
+    Features per minute of SAEDashboard as its README uses it, which runs the model anew for every 64 features; and as
+    its script for Neuronpedia does, 128 at a time: of the script's first batch, which runs the model and caches its
+    activations, and of a whole dictionary, which takes that and as many like the second as there are others. A harvest
+    has all features at once; more than half of its time is the model's forward, which no store can be without.
     """
     if not peers.set_up("sae_dashboard"):
         raise SystemExit("SAEDashboard cannot be installed here")
@@ -172,14 +172,18 @@ def dashboard(model: ms.SubjectModel, prompts: int) -> None:
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
         said = json.loads(done.stdout.splitlines()[-1])
-    (first, later), size = said["seconds"], said["features_a_batch"]
+    (first, later), size = said["script"]["seconds"], said["script"]["features"]
     l0 = sae.encode(model.capture(tokens[:16], [HOOK])[HOOK]).l0().double().mean().item()
-    print(f"ReLU SAE of {sae.n_latents:,} latents, L0 {l0:.0f}, {tokens.numel():,} tokens")
-    print(f"SAEDashboard: {first:.0f} s for {size} features, {later:.0f} s for the next; ours: {ours:.0f} s for all")
-    rate = 60 * sae.n_latents / ours
-    one, whole = 60 * size / first, 60 * sae.n_latents / (first + later * (sae.n_latents / size - 1))
-    show("features/min over SAEDashboard's first call", f"{rate:,.0f} / {one:,.0f} = {rate / one:.0f}x", rate / one, 50)
-    print(f"    over its whole dictionary, activations cached: {rate:,.0f} / {whole:,.0f} = {rate / whole:.0f}x")
+    print(f"ReLU SAE of {sae.n_latents:,} latents, L0 {l0:.0f}, {tokens.numel():,} tokens; ours: {ours:.1f} s for all")
+    quick, n = said["readme"]["seconds"], said["readme"]["features"]
+    print(f"SAEDashboard's README: {quick:.0f} s for {n} features")
+    print(f"    its script: {first:.0f} s for the first {size}, {later:.0f} s for the next {size}")
+    rate, quick_rate, one = (60 * count / spent for count, spent in ((sae.n_latents, ours), (n, quick), (size, first)))
+    whole = 60 * sae.n_latents / (first + later * (sae.n_latents / size - 1))
+    ratio = rate / quick_rate
+    show("features/min over SAEDashboard's", f"{rate:,.0f} / {quick_rate:,.0f} = {ratio:.0f}x", ratio, 50)
+    print(f"    over its script's first batch: {rate:,.0f} / {one:,.0f} = {rate / one:.0f}x")
+    print(f"    over its script's whole dictionary: {rate:,.0f} / {whole:,.0f} = {rate / whole:.0f}x")
 
 
 def raw_weights(sae: ms.SAE) -> dict[str, Any]:

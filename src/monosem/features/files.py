@@ -124,7 +124,7 @@ class StoreWriter:
             table,
             new,
             compression="zstd",
-            compression_level=9,
+            compression_level=1,
             row_group_size=ROW_GROUPS[name],
             use_dictionary=strings,  # pyright: ignore[reportArgumentType]
         )
