@@ -38,6 +38,16 @@ def test_the_import_is_light() -> None:
     assert min(times) <= 0.3
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["harvest", "--help"], ["--version"]])
+def test_the_command_line_explains_itself_without_torch(arguments: list[str]) -> None:
+    code = "import sys; from monosem.cli.main import app; app(sys.argv[1:], standalone_mode=False)"
+    code += "; print(*(name for name in ('torch', 'numpy') if name in sys.modules), 'end')"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "end", done.stdout + done.stderr
+    if arguments == ["--version"]:
+        assert done.stdout.splitlines()[0] == f"monosem {ms.__version__}"
+
+
 @pytest.mark.parametrize("name", ms.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     value = getattr(ms, name)

@@ -21,5 +21,9 @@ class FileError(MonosemError):
     """A file is missing, damaged, or of another format."""
 
 
+class TrainingInterrupted(MonosemError):
+    """The run was stopped by the user; its checkpoint is written."""
+
+
 class MismatchError(MonosemError):
     """An SAE and a model (or activations) do not belong together."""

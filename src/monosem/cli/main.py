@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
-from monosem.errors import MonosemError
+from monosem.errors import MonosemError, TrainingInterrupted
 
 app = typer.Typer(
     name="monosem",
@@ -30,8 +31,19 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"monosem {metadata.version('monosem')}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """Options of every command."""
     if debug:
         os.environ["MONOSEM_DEBUG"] = "1"
@@ -48,8 +60,6 @@ app.command()(info)
 
 def run() -> None:
     """Run the command line: expected errors end in one line and exit code 2, a stopped run in 130."""
-    from monosem.training import TrainingInterrupted
-
     if "--debug" in sys.argv:
         os.environ["MONOSEM_DEBUG"] = "1"
         sys.argv.remove("--debug")

@@ -8,6 +8,7 @@ from typing import Any
 
 from monosem.data.documents import Document, DocumentStream, Skipped, document_of, has_words
 from monosem.errors import ConfigError, FileError
+from monosem.hub import reachable
 
 
 def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
@@ -25,6 +26,8 @@ def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
     if not name or "".join(more):
         raise ConfigError(f"{spec!r}: write hub:owner/name, hub:owner/name:split or hub:owner/name:split:column")
     parts = [name] if Path(name).is_dir() else ["/".join(name.split("/")[:2]), *name.split("/")[2:]]
+    if streaming and not Path(name).is_dir() and not reachable(parts[0], "dataset"):
+        raise FileError(f"cannot load the data set {spec!r}: the Hugging Face hub cannot be reached from here")
     try:
         options: dict[str, Any] = {"split": split or "train", "streaming": streaming}
         data: Any = datasets.load_dataset(*parts, **options)

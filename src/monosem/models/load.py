@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from monosem.errors import ConfigError, FileError
+from monosem.hub import reachable
 from monosem.models.subject import SubjectModel
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -31,7 +32,8 @@ def load_model(
 
     Args:
         model: "bundled", a folder or hub id that transformers can load, or any nn.Module. What class it becomes (causal
-            language model, reward model, encoder, image model) its config says; of a CLIP, the image half is taken.
+            language model, reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of
+            a hub id, the files of an earlier download serve where the hub cannot be reached.
         tokenizer: for a module: its tokenizer. For the others it is found beside the model, as is the image processor.
         device: where to put it; CUDA where there is one if not given (a module stays where it is). "auto" spreads a
             model over all there is (needs the package accelerate).
@@ -47,18 +49,19 @@ def load_model(
         return SubjectModel(model if device is None else model.to(device), tokenizer, name)
     source = _source(model)
     local = Path(source).is_dir()
+    where: dict[str, Any] = {} if local or reachable(source) else {"local_files_only": True}
     with _readable_errors(str(model)):
-        module = _pretrained(source, dtype, "auto" if device == "auto" else None)
+        module = _pretrained(source, where, dtype, "auto" if device == "auto" else None)
         reads_images = getattr(module, "main_input_name", "") == "pixel_values"
         processor = None
         if reads_images and (not local or _has(source, PROCESSOR_FILES)):
             from transformers import AutoImageProcessor
 
-            processor = AutoImageProcessor.from_pretrained(source)
+            processor = AutoImageProcessor.from_pretrained(source, **where)
         if tokenizer is None and not reads_images and (not local or _has(source, TOKENIZER_FILES)):
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if device != "auto":
         nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return SubjectModel(module, tokenizer, name or str(model), processor)
@@ -82,18 +85,18 @@ def _has(folder: str, patterns: tuple[str, ...]) -> bool:
     return any(next(Path(folder).glob(pattern), None) is not None for pattern in patterns)
 
 
-def _pretrained(source: str, dtype: torch.dtype, device_map: str | None) -> nn.Module:
+def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_map: str | None) -> nn.Module:
     """The class that the config names; an AutoModel where it names none that transformers has."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source, **where)
     if config.model_type == "clip":
         config = config.vision_config
         cls: Any = transformers.CLIPVisionModel
     else:
         cls = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
     module, loaded = cls.from_pretrained(
-        source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True
+        source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **where
     )
     missing = [key for key in loaded["missing_keys"] if "pooler" not in key]  # a pooler reads, no hook point follows it
     if missing:

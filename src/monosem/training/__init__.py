@@ -1,8 +1,9 @@
 """Training: one trainer for every architecture."""
 
+from monosem.errors import TrainingInterrupted
 from monosem.training.config import TrainingConfig
 from monosem.training.loggers import LOGGERS, Logger
-from monosem.training.run import TrainingInterrupted, TrainingResult, fit, train, train_together
+from monosem.training.run import TrainingResult, fit, train, train_together
 from monosem.training.trainer import Step, Trainer
 
 __all__ = [

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from monosem.activations import ActivationSource, Place, VectorActivations, activations, batches, inspect_rows
-from monosem.errors import ConfigError, MismatchError, MonosemError
+from monosem.errors import ConfigError, MismatchError, TrainingInterrupted
 from monosem.sae import SAE, InputFingerprint, load_sae
 from monosem.training.checkpoints import (
     checkpoint_of,
@@ -36,10 +36,6 @@ from monosem.training.trainer import Step, Trainer
 LOOKED_AT, INITIALISED_ON = 4096, 65_536  # rows
 
 Callback = Callable[[Trainer, Step], None]
-
-
-class TrainingInterrupted(MonosemError):
-    """The run was stopped by the user; its checkpoint is written."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""`python -m monosem`: the command line."""
+
+from monosem.cli.main import run
+
+run()

@@ -1,0 +1,19 @@
+"""Whether the Hugging Face hub can be reached: asked once, where its libraries try again and again for every file."""
+
+from __future__ import annotations
+
+SECONDS = 10.0
+
+
+def reachable(name: str, kind: str = "model") -> bool:
+    """Whether the hub answers when asked for a model or a "dataset", be it with "there is none"."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # whatever its HTTP client raises: no such host, refused, too slow; or HF_HUB_OFFLINE is set
+        return False
+    return True
