@@ -15,7 +15,7 @@ from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
 from monosem.evaluation.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
-from monosem.models import SubjectModel
+from monosem.models import Replay, SubjectModel
 
 LOSS_POSITIONS = 4_096
 """Logits are computed of no more at a time: a vocabulary may be large."""
@@ -49,6 +49,7 @@ class DownstreamLoss(ABC):
         self.sums = DocumentSums()
         self.n_predictions = self.n_replaced = 0
         self.has_targets = True
+        self._replay: Replay | None = None
 
     @abstractmethod
     def counted(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Counted:
@@ -63,13 +64,15 @@ class DownstreamLoss(ABC):
         self.n_replaced += int((chosen & where.reshape(len(batch), -1)).sum())
         device = self.model.device
         where, targets = where.to(device), None if targets is None else targets.to(device)
-        clean = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
         self._add("predictions", torch.ones(len(documents)))
-        self._add_losses("clean", clean, clean, targets)
-        for name, function in self.replacements.items():
-            with self.model.edit([Replace(self.hook, function, where=chosen)]):
-                replaced = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
-            self._add_losses(name, clean, replaced, targets)
+        self._replay = self._replay or Replay(self.model, [self.hook], batch[:1].inputs)
+        with self._replay.of(batch.inputs) as logits:
+            clean = F.log_softmax(logits[where].float(), dim=-1)
+            self._add_losses("clean", clean, clean, targets)
+            for name, function in self.replacements.items():
+                with self.model.edit([Replace(self.hook, function, where=chosen)]):
+                    replaced = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
+                self._add_losses(name, clean, replaced, targets)
 
     def _add_losses(self, name: str, clean: Tensor, replaced: Tensor, targets: Tensor | None) -> None:
         kl = (clean.exp() * (clean - replaced)).sum(-1)
