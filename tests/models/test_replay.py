@@ -102,3 +102,15 @@ def test_a_block_that_fails_leaves_the_model_as_it_was() -> None:
         raise ZeroDivisionError
     assert torch.equal(model(2 * x), SubjectModel(model.module)(2 * x))
     assert torch.equal(model(x), clean)
+
+
+def test_a_module_with_a_forward_of_its_own_keeps_it() -> None:
+    model, x = SubjectModel(Odd()), torch.randn(5, 4)
+    own = model.module.get_submodule("first")
+    plain = own.forward
+    own.forward = lambda x: 2 * plain(x)  # as accelerate does
+    clean = model(x)
+    with Replay(model, ["last"], x).of(x):
+        assert torch.equal(model(x), clean)
+    assert torch.equal(model(x), clean)
+    assert "forward" in own.__dict__

@@ -68,18 +68,18 @@ class DownstreamLoss(ABC):
         self._replay = self._replay or Replay(self.model, [self.hook], batch[:1].inputs)
         with self._replay.of(batch.inputs) as logits:
             clean = F.log_softmax(logits[where].float(), dim=-1)
-            self._add_losses("clean", clean, clean, targets)
+            chances, right = clean.exp(), clean.argmax(-1) if targets is None else targets
+            self._add_losses("clean", clean, torch.zeros(len(clean)), targets, right)
             for name, function in self.replacements.items():
                 with self.model.edit([Replace(self.hook, function, where=chosen)]):
                     replaced = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
-                self._add_losses(name, clean, replaced, targets)
+                kl = (clean - replaced).mul_(chances).sum(-1)
+                self._add_losses(name, replaced, kl, targets, right)
 
-    def _add_losses(self, name: str, clean: Tensor, replaced: Tensor, targets: Tensor | None) -> None:
-        kl = (clean.exp() * (clean - replaced)).sum(-1)
-        self._add(name, kl if targets is None else F.nll_loss(replaced, targets, reduction="none"))
+    def _add_losses(self, name: str, found: Tensor, kl: Tensor, targets: Tensor | None, right: Tensor) -> None:
+        self._add(name, kl if targets is None else F.nll_loss(found, targets, reduction="none"))
         self._add(f"kl {name}", kl)
-        right = (clean.argmax(-1) if targets is None else targets) == replaced.argmax(-1)
-        self._add(f"right {name}", right.double())
+        self._add(f"right {name}", (found.argmax(-1) == right).double())
 
     def _add(self, name: str, values: Tensor) -> None:
         self.sums.add(name, self._documents, values.cpu().numpy())

@@ -44,17 +44,15 @@ class Replay:
             for path, module in modules.items():
                 recording.callback(module.register_forward_hook(_keep(given, path)).remove)
             output = self.model(inputs)
-        own = {path: module.__dict__.get("forward") for path, module in modules.items()}
+        own = {path: {k: v for k, v in module.__dict__.items() if k == "forward"} for path, module in modules.items()}
         try:
             for path in given:
                 modules[path].forward = _giving(given[path])
             yield output
         finally:
             for path in given:
-                if own[path] is None:
-                    del modules[path].forward
-                else:
-                    modules[path].forward = own[path]
+                del modules[path].forward
+                modules[path].__dict__.update(own[path])
 
 
 def _keep(given: dict[str, Any], path: str) -> Callable[..., None]:
