@@ -1,4 +1,4 @@
-"""Replay: a pass of a model, and passes with activations edited that do not compute anew what comes before the edits."""
+"""Replay: a pass of a model, and passes with edits that do not compute anew what comes before the edits."""
 
 from __future__ import annotations
 
