@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from monosem.errors import MismatchError
@@ -44,6 +43,8 @@ def recovery(
     Raises:
         MismatchError: other widths.
     """
+    from scipy.optimize import linear_sum_assignment
+
     rows = _unit(sae.W_dec if isinstance(sae, SAE) else sae)
     truth = _unit(features)
     if rows.ndim != 2 or rows.shape[1] != truth.shape[1]:
