@@ -39,7 +39,7 @@ class LatentFile:
         groups = np.flatnonzero(np.searchsorted(latents, self.first) < stop)
         if not len(groups):
             return []
-        with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=True) as file:
+        with pq.ParquetFile(self.path, metadata=self.metadata) as file:
             table = file.read_row_groups(groups.tolist(), use_threads=False)
         there = numbers(table.column("latent"))
         spans = zip(np.searchsorted(there, latents), np.searchsorted(there, latents, side="right"), strict=True)
@@ -50,8 +50,12 @@ def columns_of(paths: Sequence[Path], names: Sequence[str]) -> pa.Table:
     """Some columns of the files of a table, whole; strings as dictionaries."""
     schema = pq.read_schema(paths[0])
     words = [name for name in names if pa.types.is_string(schema.field(name).type)]
-    files = (pq.ParquetFile(path, read_dictionary=words, memory_map=True) for path in paths)
-    return pa.concat_tables([file.read(list(names), use_threads=False) for file in files])
+
+    def read(path: Path) -> pa.Table:
+        with pq.ParquetFile(path, read_dictionary=words) as file:
+            return file.read(list(names), use_threads=False)
+
+    return pa.concat_tables(map(read, paths))
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -131,7 +131,7 @@ class FeatureStore:
         return {row["latent"]: self._feature(row | more, of_latent[row["latent"]]) for row, more in both}
 
     def _read_passages(self, part: int) -> _Passages:
-        with pq.ParquetFile(self._path("passages", part * PART), memory_map=True) as file:
+        with pq.ParquetFile(self._path("passages", part * PART)) as file:
             return _Passages(file.read(use_threads=False))
 
     def _path(self, table: str, latent: int) -> Path:
