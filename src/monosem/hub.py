@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 SECONDS = 10.0
 
 
@@ -17,3 +19,8 @@ def reachable(name: str, kind: str = "model") -> bool:
     except Exception:  # whatever its HTTP client raises: no such host, refused, too slow; or HF_HUB_OFFLINE is set
         return False
     return True
+
+
+def offline() -> str:
+    """Words for an error, where the user has forbidden to ask the hub."""
+    return " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""

@@ -104,8 +104,8 @@ class LiveActivations(ActivationSource):
         self.d_in = sum(self.widths.values()) // self.n_sources
         self._block_contexts = max(1, buffer_tokens // self.context_length)
         self._at_once = model.contexts_at_once(self.context_length)
-        blocks = READ_TOKENS // self.context_length // self._at_once if images is None else 1
-        self._read_at_once = max(1, blocks) * self._at_once
+        passes = READ_TOKENS // self.context_length // self._at_once if images is None else 1
+        self._read_at_once = max(1, passes) * self._at_once
         self._ahead = ReadAhead(self.contexts.read)
         self._carried: tuple[int, list[Tensor]] | None = None
         self._limits: Tensor | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from monosem.data.documents import Document, DocumentStream, Skipped, document_of, has_words
 from monosem.errors import ConfigError, FileError
-from monosem.hub import reachable
+from monosem.hub import offline, reachable
 
 
 def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
@@ -27,7 +27,10 @@ def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
         raise ConfigError(f"{spec!r}: write hub:owner/name, hub:owner/name:split or hub:owner/name:split:column")
     parts = [name] if Path(name).is_dir() else ["/".join(name.split("/")[:2]), *name.split("/")[2:]]
     if streaming and not Path(name).is_dir() and not reachable(parts[0], "dataset"):
-        raise FileError(f"cannot load the data set {spec!r}: the Hugging Face hub cannot be reached from here")
+        raise FileError(
+            f"cannot load the data set {spec!r}: the Hugging Face hub cannot be reached{offline()}. "
+            "Give a file or a folder, or go online."
+        )
     try:
         options: dict[str, Any] = {"split": split or "train", "streaming": streaming}
         data: Any = datasets.load_dataset(*parts, **options)

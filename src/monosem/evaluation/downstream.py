@@ -15,7 +15,7 @@ from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
 from monosem.evaluation.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
-from monosem.models import Replay, SubjectModel
+from monosem.models import ModelSet, Replay, SubjectModel
 
 LOSS_POSITIONS = 4_096
 """Logits are computed of no more at a time: a vocabulary may be large."""
@@ -109,6 +109,11 @@ class DownstreamLoss(ABC):
 def _mean_of(name: str) -> Metric:
     """A sum over the number of predictions."""
     return lambda sums: sums[name] / sums["predictions"]
+
+
+def loss_contexts(model: SubjectModel | ModelSet, length: int) -> int:
+    """How many contexts of that many positions to compute losses of at a time."""
+    return min(model.contexts_at_once(length), max(1, LOSS_POSITIONS // length))
 
 
 class OutputLoss(DownstreamLoss):

@@ -18,7 +18,7 @@ from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.downstream import LOSS_POSITIONS, DownstreamLoss, downstream_loss
+from monosem.evaluation.downstream import DownstreamLoss, downstream_loss, loss_contexts
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
@@ -112,7 +112,7 @@ def evaluate(
     replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
     loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
     at_once = model.contexts_at_once(contexts.context_length)
-    loss_at_once = min(at_once, max(1, LOSS_POSITIONS // contexts.context_length))
+    loss_at_once = loss_contexts(model, contexts.context_length)
     steps = range(0, n_contexts, at_once)
     bar = Console(stderr=True)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):

@@ -15,7 +15,7 @@ from monosem.activations import positions_read, reopened
 from monosem.data import Batch, BatchReader
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import LOSS_POSITIONS, DownstreamLoss, downstream_loss
+from monosem.evaluation.downstream import DownstreamLoss, downstream_loss, loss_contexts
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel
@@ -162,8 +162,7 @@ def measure_mapping(
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
     sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
     bar = Console(stderr=True)
-    length = contexts.context_length
-    at_once = min(mapping.model.contexts_at_once(length), max(1, LOSS_POSITIONS // length))
+    at_once = loss_contexts(mapping.model, contexts.context_length)
     steps = range(0, n_contexts, at_once)
     for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
         batch = contexts.read(start, min(start + at_once, n_contexts))

@@ -235,7 +235,7 @@ class FeatureStore:
         Raises:
             ConfigError: a column is unknown or the condition is none.
         """
-        known = self._columns
+        known = self._names
         for name in [*(columns or []), *([sort.removeprefix("-")] if sort else [])]:
             if name not in known:
                 raise ConfigError(f"features have no column {name!r}; there are {', '.join(known)}")
@@ -255,7 +255,7 @@ class FeatureStore:
         )
 
     @functools.cached_property
-    def _columns(self) -> list[str]:
+    def _names(self) -> list[str]:
         return self._run("select * from features limit 0").column_names
 
     def count(self, where: str | None = None) -> int:

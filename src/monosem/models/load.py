@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from monosem.errors import ConfigError, FileError
-from monosem.hub import reachable
+from monosem.hub import offline, reachable
 from monosem.models.subject import SubjectModel
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -116,9 +115,8 @@ def _readable_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise FileError(
-            f"cannot load the model {name!r}: {reason}{offline}. "
+            f"cannot load the model {name!r}: {reason}{offline()}. "
             "Give 'bundled', a folder with config.json and weights, or a Hugging Face id that can be reached."
         ) from error
     finally:

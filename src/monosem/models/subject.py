@@ -44,9 +44,8 @@ class Edit(Protocol):
 
 
 NAMES = ("input_ids", "attention_mask")
-POSITIONS_AT_ONCE = {"cpu": 2_048}
-"""What goes through a model fastest: on a CPU as much as its caches hold (benchmarks/forward.py)."""
-POSITIONS_ELSEWHERE = 16_384
+CPU_POSITIONS, GPU_POSITIONS = 2_048, 16_384
+"""At a time: on a CPU measured (benchmarks/forward.py), as its caches hold no more; on a GPU not yet."""
 
 
 class _Captured(Exception):
@@ -110,7 +109,7 @@ class SubjectModel:
 
     def contexts_at_once(self, length: int) -> int:
         """How many contexts of that many positions go through the model at a time in long work."""
-        return max(1, POSITIONS_AT_ONCE.get(self.device.type, POSITIONS_ELSEWHERE) // length)
+        return max(1, (CPU_POSITIONS if self.device.type == "cpu" else GPU_POSITIONS) // length)
 
     def fingerprint(self) -> str:
         """A short hash of every parameter's name, shape and 64 of its values: equal for equal weights in any precision.
