@@ -1,6 +1,10 @@
 """Train the bundled language model. Can be killed at any moment: the same command goes on from the last checkpoint.
 
     python recipes/bundled_model/train.py [--tokens N] [--minutes M] [--work FOLDER]
+    python recipes/bundled_model/train.py --start FOLDER --repeats SHARE [...]
+
+The second form trains an exported model on, with contexts among the others in which something is said again and again:
+in them induction is worth learning. Its checkpoint is a file of its own, continued.pt.
 
 Muon for the matrices of the blocks, Adam for embeddings, norms and biases; the learning rate is constant and falls
 linearly to zero over the last `--cooldown` of `--tokens`, so a later call with fewer tokens ends the run early.
@@ -18,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 CONTEXT = 256
 BATCH = 32  # contexts a step
+PERIOD = (20, 127)  # tokens of what is said again; the longest is said twice
 
 
 def build_model() -> GPT2LMHeadModel:
@@ -52,6 +57,7 @@ def build_optimizers(model: GPT2LMHeadModel, device: str) -> list[torch.optim.Op
 
 
 def lr_factor(step: int, n_steps: int, cooldown: float, warmup: int = 100) -> float:
+    """On the learning rate, at a step of this run's `n_steps`."""
     to_go = (n_steps - step) / max(1, round(cooldown * n_steps))
     return max(0.0, min(1.0, (step + 1) / warmup, to_go))
 
@@ -61,6 +67,24 @@ def contexts(tokens: np.ndarray, step: int, order: np.ndarray) -> torch.Tensor:
     windows = order[np.arange(step * BATCH, (step + 1) * BATCH) % len(order)]
     body = np.stack([tokens[w * CONTEXT : (w + 1) * CONTEXT] for w in windows]).astype(np.int64)
     return torch.from_numpy(np.concatenate([np.zeros((BATCH, 1), np.int64), body], axis=1))
+
+
+def say_again(batch: torch.Tensor, step: int, share: float, common: np.ndarray) -> torch.Tensor:
+    """The contexts, a share of them with a passage repeated to their end; the same for the same step.
+
+    The passage is text or evenly drawn common tokens, of `PERIOD` tokens. Half the time text stands before it; else the
+    context begins anywhere in it.
+    """
+    rng, batch = np.random.default_rng([1, step]), batch.numpy().copy()
+    for context in (batch[row] for row in np.flatnonzero(rng.random(len(batch)) < share)):
+        period = int(rng.integers(PERIOD[0], PERIOD[1] + 1))
+        passage = rng.choice(common, period) if rng.random() < 0.5 else context[-period:].copy()
+        if rng.random() < 0.5:
+            first, phase = int(rng.integers(1, CONTEXT + 2 - 2 * period)), 0
+        else:
+            first, phase = 1, int(rng.integers(period))
+        context[first:] = passage[(np.arange(CONTEXT + 1 - first) + phase) % period]
+    return torch.from_numpy(batch)
 
 
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
@@ -83,6 +107,8 @@ def main() -> None:
         "--cooldown", type=float, default=0.3, help="share of the run over which the rate falls to zero"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, with a checkpoint, after this long")
+    parser.add_argument("--start", type=Path, help="a folder that evaluate.py has written, to train on from its weights")
+    parser.add_argument("--repeats", type=float, default=0.0, help="share of contexts that repeat themselves")
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps")
     options = parser.parse_args()
 
@@ -92,23 +118,35 @@ def main() -> None:
     model = build_model()
     torch.nn.Module.to(model, device)
     optimizers = build_optimizers(model, device)
-    checkpoint, step, seconds_before = options.work / "checkpoint.pt", 0, 0.0
+    checkpoint = options.work / ("continued.pt" if options.start else "checkpoint.pt")
+    common = np.flatnonzero(np.bincount(tokens, minlength=model.config.vocab_size) >= 100)
+    common = common[common != 0]
+    first_step, seconds_before = 0, 0.0
+    if options.start:
+        before = json.loads((options.start / "evaluation.json").read_text())
+        first_step, seconds_before = before["steps"], before["seconds"]
+    step = first_step
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, seconds_before = state["step"], state["seconds"]
+        step, first_step, seconds_before = state["step"], state["first_step"], state["seconds"]
         print(f"going on from step {step:,}", flush=True)
+    elif options.start:
+        weights = GPT2LMHeadModel.from_pretrained(options.start, dtype=torch.float32).state_dict()
+        model.load_state_dict(weights)
+        print(f"training {options.start} on from step {step:,}", flush=True)
 
     n_steps = int(options.tokens / (BATCH * CONTEXT))
     start, running = time.monotonic(), None
     while step < n_steps:
-        factor = lr_factor(step, n_steps, options.cooldown)
+        factor = lr_factor(step - first_step, n_steps - first_step, options.cooldown)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-        loss = loss_of(model, contexts(tokens, step, order).to(device))
+        batch = say_again(contexts(tokens, step, order), step, options.repeats, common)
+        loss = loss_of(model, batch.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -134,7 +172,13 @@ def main() -> None:
             optimizer_states = [optimizer.state_dict() for optimizer in optimizers]
             save(
                 checkpoint,
-                {"model": model.state_dict(), "optimizers": optimizer_states, "step": step, "seconds": seconds},
+                {
+                    "model": model.state_dict(),
+                    "optimizers": optimizer_states,
+                    "step": step,
+                    "first_step": first_step,
+                    "seconds": seconds,
+                },
             )
         if stop:
             print(f"stopped at step {step:,} of {n_steps:,}; the same command goes on", flush=True)
