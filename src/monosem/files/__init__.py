@@ -1,0 +1,50 @@
+"""The one layer through which files are read and written. Whatever a file holds, what goes wrong is one `FileError`.
+
+Reading: only regular files, limits on size, depth and declared shape before memory is taken, types by name of the
+field. Writing: whole or not at all, and JSON that every reader takes.
+"""
+
+from monosem.files.archives import decompressed, opened
+from monosem.files.arrays import read_array, read_arrays, read_idx, read_safetensors, safetensors_shapes
+from monosem.files.checked import fits, one_line, reading, regular_file
+from monosem.files.plain import parse_json, read_bytes, read_json, read_json_lines, read_text
+from monosem.files.tables import open_parquet
+from monosem.files.writing import (
+    append_json_line,
+    as_json,
+    replacing,
+    write_bytes,
+    write_json,
+    write_safetensors,
+    write_text,
+)
+from monosem.files.yaml_files import parse_yaml, read_yaml
+
+__all__ = [
+    "append_json_line",
+    "as_json",
+    "decompressed",
+    "fits",
+    "one_line",
+    "open_parquet",
+    "opened",
+    "parse_json",
+    "parse_yaml",
+    "read_array",
+    "read_arrays",
+    "read_bytes",
+    "read_idx",
+    "read_json",
+    "read_json_lines",
+    "read_safetensors",
+    "read_text",
+    "read_yaml",
+    "reading",
+    "regular_file",
+    "replacing",
+    "safetensors_shapes",
+    "write_bytes",
+    "write_json",
+    "write_safetensors",
+    "write_text",
+]

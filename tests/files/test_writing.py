@@ -1,0 +1,66 @@
+"""A file appears whole or not at all, and a full disk is said with how much it lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monosem import files
+from monosem.errors import FileError
+
+SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from monosem import files
+from monosem.errors import FileError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (
+    lambda: files.write_safetensors(folder / "x", {"a": np.zeros(10_000)}),
+    lambda: files.write_json(folder / "x", list(range(1_000))),
+):
+    try:
+        write()
+    except FileError as error:
+        print(error)
+try:
+    for _ in range(1_000):
+        files.append_json_line(folder / "lines", [1])
+except FileError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_the_old_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    done = subprocess.run([sys.executable, "-c", SMALL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert len(said) == 3, done
+    assert all("the disk is full" in line and "make room" in line for line in said)
+    assert (tmp_path / "x").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "lines"}
+
+
+def test_what_is_lacking_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileError, match=r"to be written.*are free.*are missing"),
+        files.replacing(tmp_path / "x", 2**60),
+    ):
+        pytest.fail("it began")
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        files.write_text(tmp_path / "x" / "y", "words")
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError), files.replacing(tmp_path / "x") as new:
+        new.write_text("half, then \ud83d" * 10_000, encoding="utf-8")
+    assert not list(tmp_path.iterdir())
