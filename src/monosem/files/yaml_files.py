@@ -12,8 +12,8 @@ from monosem.files.plain import read_text
 
 Value = TypeVar("Value")
 
-MOST = 256 * 2**10  # bytes: the reader is slow
-DEEPEST, MOST_VALUES = 50, 50_000
+MOST = 128 * 2**10  # bytes: the reader is slow
+DEEPEST, MOST_VALUES = 50, 20_000
 
 
 def read_yaml(path: str | Path, kind: type[Value] = object, remedy: str = RESTORE) -> Value:
