@@ -107,7 +107,7 @@ def main() -> None:
         "--cooldown", type=float, default=0.3, help="share of the run over which the rate falls to zero"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, with a checkpoint, after this long")
-    parser.add_argument("--start", type=Path, help="a folder that evaluate.py has written, to train on from its weights")
+    parser.add_argument("--start", type=Path, help="a folder of evaluate.py, whose weights to train on")
     parser.add_argument("--repeats", type=float, default=0.0, help="share of contexts that repeat themselves")
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps")
     options = parser.parse_args()
