@@ -75,8 +75,8 @@ def say_again(batch: torch.Tensor, step: int, share: float, common: np.ndarray) 
     The passage is text or evenly drawn common tokens, of `PERIOD` tokens. Half the time text stands before it; else the
     context begins anywhere in it.
     """
-    rng, batch = np.random.default_rng([1, step]), batch.numpy().copy()
-    for context in (batch[row] for row in np.flatnonzero(rng.random(len(batch)) < share)):
+    rng, contexts = np.random.default_rng([1, step]), batch.numpy().copy()
+    for context in (contexts[row] for row in np.flatnonzero(rng.random(len(contexts)) < share)):
         period = int(rng.integers(PERIOD[0], PERIOD[1] + 1))
         passage = rng.choice(common, period) if rng.random() < 0.5 else context[-period:].copy()
         if rng.random() < 0.5:
@@ -84,7 +84,7 @@ def say_again(batch: torch.Tensor, step: int, share: float, common: np.ndarray) 
         else:
             first, phase = 1, int(rng.integers(period))
         context[first:] = passage[(np.arange(CONTEXT + 1 - first) + phase) % period]
-    return torch.from_numpy(batch)
+    return torch.from_numpy(contexts)
 
 
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
