@@ -1,6 +1,6 @@
 """Export the trained model, measure it on the held-out text beside n-gram models, and write its card.
 
-    python recipes/bundled_model/evaluate.py [--order N ...] [--work FOLDER] [--out FOLDER]
+    python recipes/bundled_model/evaluate.py [--checkpoint NAME] [--order N ...] [--work FOLDER] [--out FOLDER]
 
 Reads from the work folder what `prepare.py` and `train.py` left there. Written to the out folder: a Hugging Face model
 (weights in float16, read back as float32) with its tokenizer, `evaluation.json`, and README.md, the model card.
@@ -20,6 +20,7 @@ import shutil
 import zlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ LICENCES = {
 }
 PROMPTS = ["Once upon a time, there was", "The city of", "The president said on Tuesday that", '"My dear sir,"']
 MODEL = "this model"
+SAID_TWICE = (20, 60, (CONTEXT - 1) // 2)  # tokens; the last fills a context
 
 
 # The model, as exported
@@ -97,22 +99,36 @@ def by_position(losses: list[np.ndarray]) -> dict[str, float]:
     return buckets
 
 
-def induction(model: GPT2LMHeadModel, train: np.ndarray, n: int = 128) -> dict[str, float]:
-    """Say n sequences of random tokens twice: what is the second time worth?
+def induction(model: GPT2LMHeadModel, train: np.ndarray, n: int = 128) -> dict[str, dict[str, float]]:
+    """Say n sequences of random tokens twice: what is the second time worth? By the number of tokens said.
 
     Tokens are drawn evenly from those seen 100 times or more in training; the first of each half is not scored.
     """
-    length = (CONTEXT - 1) // 2
     common = np.flatnonzero(np.bincount(train, minlength=model.config.vocab_size) >= 100)
-    half = np.random.default_rng(0).choice(common[common != 0], size=(n, length))
-    sequences = np.concatenate([np.zeros((n, 1), np.int64), half, half], axis=1)
-    losses, hits = score(model, torch.from_numpy(sequences))
-    first, second = slice(1, length), slice(length + 1, 2 * length)
-    return {
-        "first_loss": losses[:, first].mean().item(),
-        "second_loss": losses[:, second].mean().item(),
-        "second_accuracy": hits[:, second].float().mean().item(),
-    }
+    rng, found = np.random.default_rng(0), {}
+    for length in SAID_TWICE:
+        half = rng.choice(common[common != 0], size=(n, length))
+        sequences = torch.from_numpy(np.concatenate([np.zeros((n, 1), np.int64), half, half], axis=1))
+        losses, hits = score(model, sequences)
+        first, second = slice(1, length), slice(length + 1, 2 * length)
+        found[str(length)] = {
+            "first_loss": losses[:, first].mean().item(),
+            "second_loss": losses[:, second].mean().item(),
+            "second_accuracy": hits[:, second].float().mean().item(),
+            **strongest_head(model, sequences[:16], length),
+        }
+    return found
+
+
+@torch.inference_mode()
+def strongest_head(model: GPT2LMHeadModel, sequences: torch.Tensor, length: int) -> dict[str, Any]:
+    """The head that looks most at the token behind the one before it said, and its mean attention to that."""
+    model.set_attn_implementation("eager")
+    patterns = model(sequences[:, :-1].to(model.device), use_cache=False, output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    looks = torch.stack([pattern.diagonal(1 - length, -2, -1)[..., 2:].mean((0, -1)) for pattern in patterns])
+    layer, head = divmod(int(looks.argmax()), looks.shape[1])
+    return {"head": f"{layer}.{head}", "attention": looks.max().item()}
 
 
 def sample(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
@@ -267,18 +283,25 @@ def tables_of(report: dict) -> dict[str, str]:
     for rival in rivals:
         header += [f"{rival}: nats/token", "bits/byte", "this model has fewer by"]
     positions = report["loss_by_position"]
-    twice = report["induction"]
-    cells = [f"{twice['first_loss']:.3f}", f"{twice['second_loss']:.3f}", f"{twice['second_accuracy']:.1%}"]
+    twice = []
+    for length, of in report["induction"].items():
+        losses = [f"{of[name]:.3f}" for name in ("first_loss", "second_loss")]
+        twice.append([length, *losses, f"{of['second_accuracy']:.1%}", of["head"], f"{of['attention']:.2f}"])
     data = [[source, LICENCES[source], f"{n:,}"] for source, n in report["train_tokens"].items()]
     data.append(["all", "", f"{sum(report['train_tokens'].values()):,}"])
     return {
         "data": table(["source", "what, and its licence", "tokens"], data),
         "held_out": table(header, rows),
         "position": table(["tokens before", *positions], [["nats/token", *(f"{x:.3f}" for x in positions.values())]]),
-        "induction": table(["loss, first time", "loss, second time", "right, second time"], [cells]),
+        "induction": table(
+            ["tokens", "loss, first time", "loss, second time", "right, second time", "head", "its attention"], twice
+        ),
     }
 
 
+TRAINED_ON = """\
+| repetition | from step {first_step:,} on, in a share of the contexts a passage is said again and again |
+"""
 CARD = """---
 language: en
 license: cc-by-sa-3.0
@@ -298,7 +321,7 @@ is a subject to study: real text, real features, small enough for a laptop. It i
 | tokenizer | byte-level BPE, {vocab_size:,} tokens, trained on the same text; {bytes_per_token:.2f} bytes a token |
 | tokens seen | {tokens_seen:,}, {epochs:.2f} times the training text |
 | training | Muon and Adam, {batch} contexts of {context} tokens a step, {steps:,} steps, {hours:.1f} hours |
-| licence | CC BY-SA 3.0 |
+{trained_on}| licence | CC BY-SA 3.0 |
 
     from transformers import AutoTokenizer, GPT2LMHeadModel
     model, tokenizer = GPT2LMHeadModel.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
@@ -326,7 +349,8 @@ By the number of tokens before the one predicted:
 
 {position}
 
-Random tokens said twice in a context, the test of induction (chance is {chance:.2f} nats):
+Random tokens said twice in a context, the test of induction (chance is {chance:.2f} nats). Beside it the head, as
+layer.head, that looks most at the token which followed the same token the first time, and its mean attention to that:
 
 {induction}
 
@@ -344,8 +368,10 @@ old books and news brought in the views and the words of their time. A context o
 ## How to make it again
 
     python recipes/bundled_model/prepare.py TEXT_FOLDER
-    python recipes/bundled_model/train.py
-    python recipes/bundled_model/evaluate.py
+    python recipes/bundled_model/train.py --tokens 25e6
+    python recipes/bundled_model/evaluate.py --out FOLDER
+    python recipes/bundled_model/train.py --start FOLDER --repeats 0.3 --tokens 36e6 --cooldown 0.5
+    python recipes/bundled_model/evaluate.py --checkpoint continued.pt
 """
 
 
@@ -364,6 +390,7 @@ def card(report: dict) -> str:
         context=CONTEXT,
         steps=report["steps"],
         hours=report["seconds"] / 3600,
+        trained_on=TRAINED_ON.format(**report) if report["first_step"] else "",
         rivals=" and ".join(f"a {name}" for name in rivals),
         chance=math.log(report["architecture"]["vocab_size"]),
         samples="\n\n".join(quoted),
@@ -375,11 +402,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(__file__).resolve().parent / "work")
     default = Path(__file__).resolve().parents[2] / "src/monosem/models/bundled"
     parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--checkpoint", default="checkpoint.pt", help="continued.pt, where training was gone on with")
     parser.add_argument("--order", type=int, nargs="+", default=[3], help="of the n-gram models, 1 to 5")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    state = torch.load(options.work / "checkpoint.pt", map_location="cpu", weights_only=True)
+    state = torch.load(options.work / options.checkpoint, map_location="cpu", weights_only=True)
     export(state["model"], options.work / "tokenizer.json", options.out)
     model = GPT2LMHeadModel.from_pretrained(options.out, dtype=torch.float32).eval()
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # pyright: ignore[reportArgumentType]
@@ -403,6 +431,7 @@ def main() -> None:
     report = {
         "architecture": architecture,
         "steps": state["step"],
+        "first_step": state["first_step"],
         "tokens_seen": state["step"] * BATCH * CONTEXT,
         "seconds": round(state["seconds"]),
         "train_tokens": train_tokens(train),
