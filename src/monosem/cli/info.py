@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 
 def info(
-    what: Annotated[str, typer.Argument(help="A run folder, an SAE folder, or a model (bundled, a folder, a hub id).")],
+    what: Annotated[
+        str,
+        typer.Argument(help="A run folder, an SAE folder, or a model (bundled, a folder, a GGUF file, a hub id)."),
+    ],
 ) -> None:
     """Say what a run, an SAE or a model is."""
     from monosem.cli.console import console
     from monosem.errors import FileError
+    from monosem.models.gguf import gguf_file
     from monosem.sae.files import find_sae
 
     path, out = Path(what), console()
@@ -26,8 +30,10 @@ def info(
     try:
         find_sae(path)
     except FileError:
-        if path.exists() and not (path / "config.json").is_file():
-            raise FileError(f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json)") from None
+        if path.exists() and not (path / "config.json").is_file() and gguf_file(path) is None:
+            raise FileError(
+                f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json, or a GGUF file)"
+            ) from None
         _show(out, _model(what))
         return
     _show(out, _sae(path))

@@ -39,7 +39,7 @@ def train(
     A run.yaml holds any of these keys:
 
         output: runs/run          # the run folder
-        model: bundled            # or a folder, or a Hugging Face id
+        model: bundled            # or a folder, a GGUF file, a Hugging Face id
         hook: resid_post.2        # monosem info MODEL lists them
         text: bundled             # or a file (.txt .jsonl .parquet), a folder, hub:owner/name
         images: photos            # in place of text, for a model of images: a folder, an IDX or .npz file

@@ -1,4 +1,4 @@
-"""load_model: the bundled model, a local folder, a Hugging Face id, or any module."""
+"""load_model: the bundled model, a local folder or GGUF file, a Hugging Face id, or any module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from monosem.errors import ConfigError, FileError
 from monosem.hub import offline, reachable
+from monosem.models.gguf import check_gguf, gguf_file
 from monosem.models.subject import SubjectModel
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -30,25 +31,31 @@ def load_model(
     """A model to study.
 
     Args:
-        model: "bundled", a folder or hub id that transformers can load, or any nn.Module. What class it becomes (causal
-            language model, reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of
-            a hub id, the files of an earlier download serve where the hub cannot be reached.
+        model: "bundled", a folder or hub id that transformers can load, a GGUF file (here, or of the hub: a hub id and
+            the file's name, `owner/name/file.gguf`), or any nn.Module. What class it becomes (causal language model,
+            reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of a hub id, the
+            files of an earlier download serve where the hub cannot be reached.
         tokenizer: for a module: its tokenizer. For the others it is found beside the model, as is the image processor.
         device: where to put it; CUDA where there is one if not given (a module stays where it is). "auto" spreads a
             model over all there is (needs the package accelerate).
-        dtype: precision of the weights as loaded (a module keeps its own).
+        dtype: precision of the weights as loaded (a module keeps its own; a GGUF file's blocks are unpacked to it).
         name: what SAEs trained on it remember as `metadata.model`; the given name or path if not given.
 
     Raises:
         FileError: there is no such model, or it cannot be read.
+        ConfigError: a GGUF file without the extra `gguf`.
     """
     if isinstance(model, nn.Module):
         if device is not None and hasattr(model, "hf_device_map"):
             raise ConfigError("the module is spread over devices already (hf_device_map): leave device out")
         return SubjectModel(model if device is None else model.to(device), tokenizer, name)
-    source = _source(model)
+    file = gguf_file(model)
+    source = _source(model) if file is None else str(file.parent)
     local = Path(source).is_dir()
     where: dict[str, Any] = {} if local or reachable(source) else {"local_files_only": True}
+    has_tokenizer = not local or _has(source, TOKENIZER_FILES)
+    if file is not None:
+        where["gguf_file"], has_tokenizer = file.name, check_gguf(file)
     with _readable_errors(str(model)):
         module = _pretrained(source, where, dtype, "auto" if device == "auto" else None)
         reads_images = getattr(module, "main_input_name", "") == "pixel_values"
@@ -57,7 +64,7 @@ def load_model(
             from transformers import AutoImageProcessor
 
             processor = AutoImageProcessor.from_pretrained(source, **where)
-        if tokenizer is None and not reads_images and (not local or _has(source, TOKENIZER_FILES)):
+        if tokenizer is None and not reads_images and has_tokenizer:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
@@ -76,7 +83,7 @@ def _source(model: str | Path) -> str:
     text = str(model)
     beside = path.parent != Path() and path.parent.is_dir()
     if isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or beside or path.exists():
-        raise FileError(f"{text} is not a folder: give a model folder, a Hugging Face id, or 'bundled'")
+        raise FileError(f"{text} is not a folder: give a model folder, a GGUF file, a Hugging Face id, or 'bundled'")
     return text
 
 
@@ -89,13 +96,17 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, **where)
+    default, unpacked = transformers.AutoModel, {}
+    if "gguf_file" in where:  # which names no class, and whose blocks would stay packed where kernels for them are
+        default = transformers.AutoModelForCausalLM
+        unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
     if config.model_type == "clip":
         config = config.vision_config
         cls: Any = transformers.CLIPVisionModel
     else:
-        cls = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModel)
+        cls = getattr(transformers, (config.architectures or [""])[0], default)
     module, loaded = cls.from_pretrained(
-        source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **where
+        source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **where, **unpacked
     )
     missing = [key for key in loaded["missing_keys"] if "pooler" not in key]  # a pooler reads, no hook point follows it
     if missing:
@@ -117,7 +128,8 @@ def _readable_errors(name: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise FileError(
             f"cannot load the model {name!r}: {reason}{offline()}. "
-            "Give 'bundled', a folder with config.json and weights, or a Hugging Face id that can be reached."
+            "Give 'bundled', a folder with config.json and weights, a GGUF file, or a Hugging Face id that can be "
+            "reached."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
