@@ -20,6 +20,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from monosem import kernels
+
 CONTEXT = 256
 BATCH = 32  # contexts a step
 PERIOD = (20, 127)  # tokens of what is said again; the longest is said twice
@@ -88,7 +90,7 @@ def say_again(batch: torch.Tensor, step: int, share: float, common: np.ndarray) 
 
 
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(batch.device.type, dtype=torch.bfloat16):
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=kernels.fast_bfloat16(batch.device)):
         hidden = model.transformer(batch[:, :-1], use_cache=False).last_hidden_state
         logits = model.lm_head(hidden)
     return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())

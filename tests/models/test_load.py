@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from family_models import FAMILY_MODELS, IMAGE, PIXELS, TEXT, randomise
 from torch import nn
 
+from monosem import kernels
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.models import SubjectModel, load_model
 
@@ -25,6 +27,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("socket.socket.connect", fail)
     monkeypatch.setattr("socket.getaddrinfo", fail)
+
+
+def slow_in(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A warning is wanted where this processor is slow in that precision."""
+    slow = kernels.speed(dtype, torch.device("cpu")) < kernels.SLOW
+    return pytest.warns(UserWarning, match="times slower") if slow else nullcontext()
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -44,8 +52,16 @@ def test_every_family_loads_as_what_was_saved(name: str, tmp_path: Path) -> None
     for (name, ours), theirs in zip(loaded.module.named_parameters(), saved.module.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert loaded.hook_points == saved.hook_points
-    in_half = load_model(tmp_path / "m", device="cpu", dtype=torch.bfloat16)
+    with slow_in(torch.bfloat16):
+        in_half = load_model(tmp_path / "m", device="cpu", dtype=torch.bfloat16)
     assert in_half.fingerprint() == load_model(tmp_path / "m", device="cpu").fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_in_half_precision_says_so_where_that_is_slow(dtype: torch.dtype) -> None:
+    with slow_in(dtype):
+        load_model(nn.Sequential(nn.Linear(3, 4)).to(dtype))
+    load_model(nn.Sequential(nn.Linear(3, 4)))
 
 
 @pytest.mark.parametrize(

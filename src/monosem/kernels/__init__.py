@@ -4,6 +4,7 @@
     cpu.py         numba
     cuda.py        Triton
     plain.py       plain torch: any device, no compiler
+    matmul.py      the matmul of selections, and which precisions are fast: asked by trying
     buffers.py     memory that is used again
     sparse.py      the two differentiable operations that architectures are made of, on any of the above
 
@@ -12,6 +13,7 @@ forward and backward, at O(rows x active) instead of O(rows x n_latents).
 """
 
 from monosem.kernels.buffers import Buffers, done_with
+from monosem.kernels.matmul import SLOW, fast_bfloat16, speed
 from monosem.kernels.sparse import (
     Selection,
     above,
@@ -21,7 +23,6 @@ from monosem.kernels.sparse import (
     decode,
     dense_is_faster,
     encode,
-    fast_bfloat16,
     largest,
     squared_error,
     top_k,
@@ -29,6 +30,7 @@ from monosem.kernels.sparse import (
 )
 
 __all__ = [
+    "SLOW",
     "Buffers",
     "Selection",
     "above",
@@ -41,6 +43,7 @@ __all__ = [
     "encode",
     "fast_bfloat16",
     "largest",
+    "speed",
     "squared_error",
     "top_k",
     "use_backend",

@@ -13,6 +13,7 @@ from numba.core import config
 from torch import Tensor
 
 from monosem.kernels.buffers import done_with, empty
+from monosem.kernels.matmul import linear
 from monosem.kernels.plain import only_above
 
 config.THREADING_LAYER = "omp"
@@ -44,13 +45,6 @@ def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
         _top_k_rows_by_bits(pre.numpy(), bits.numpy(), values.numpy(), indices.numpy())
     else:
         _top_k_rows(pre.numpy(), values.numpy(), indices.numpy())
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """X @ weight.T + bias. oneDNN is well ahead of MKL here on other makers' processors, and level on Intel's."""
-    if x.dtype != torch.float64 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.addmm(bias, x, weight.T)
 
 
 def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates: int) -> tuple[Tensor, Tensor]:

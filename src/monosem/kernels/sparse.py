@@ -24,6 +24,8 @@ from torch.autograd.function import once_differentiable
 DENSE_ABOVE = 0.3
 """Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
 
+SUMMED_ROWS = 256
+
 _forced: str | None = None
 
 
@@ -43,13 +45,6 @@ def _backend(x: Tensor) -> ModuleType:
     fastest = "cuda" if x.device.type == "cuda" and importlib.util.find_spec("triton") else "plain"
     name = _forced or ("cpu" if x.device.type == "cpu" and not half else fastest)
     return importlib.import_module(f"monosem.kernels.{name}")
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether matmuls are faster in bfloat16 there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # pyright: ignore
 
 
 def dense_is_faster(share_on: float) -> bool:
@@ -289,7 +284,7 @@ class _Encode(torch.autograd.Function):
         grad_b = None
         if need_b or need_b_dec:
             grad_b = grad.new_zeros(selection.n_latents).index_add_(0, selection.indices, grad)
-        grad_b_dec = -(grad_b @ W) if need_b_dec and grad_b is not None else None
+        grad_b_dec = -_sum_of_rows(grad_b, W) if need_b_dec and grad_b is not None else None
         return grad_x, grad_W, grad_b if need_b else None, grad_b_dec, None, None
 
 
@@ -359,6 +354,14 @@ def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
     if selection.dense:
         return _to_dense(values, selection) @ W
     return _backend(W).weighted_sum(values, selection.indices, selection.offsets, W)
+
+
+def _sum_of_rows(weights: Tensor, W: Tensor) -> Tensor:
+    """`weights @ W`, in parts of fixed size: a library's product of vector and matrix depends on the threads."""
+    starts = torch.arange(0, len(W), SUMMED_ROWS, device=W.device)
+    offsets = torch.cat([starts, starts.new_tensor([len(W)])])
+    everything = torch.arange(len(W), dtype=torch.int32, device=W.device)
+    return _backend(W).weighted_sum(weights, everything, offsets, W).sum(0)
 
 
 def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:

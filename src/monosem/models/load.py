@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from monosem import kernels
 from monosem.errors import ConfigError, FileError
 from monosem.hub import offline, reachable
 from monosem.models.gguf import check_gguf, gguf_file
@@ -48,7 +50,7 @@ def load_model(
     if isinstance(model, nn.Module):
         if device is not None and hasattr(model, "hf_device_map"):
             raise ConfigError("the module is spread over devices already (hf_device_map): leave device out")
-        return SubjectModel(model if device is None else model.to(device), tokenizer, name)
+        return _quick(SubjectModel(model if device is None else model.to(device), tokenizer, name))
     file = gguf_file(model)
     source = _source(model) if file is None else str(file.parent)
     local = Path(source).is_dir()
@@ -70,7 +72,22 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if device != "auto":
         nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return SubjectModel(module, tokenizer, name or str(model), processor)
+    return _quick(SubjectModel(module, tokenizer, name or str(model), processor))
+
+
+def _quick(model: SubjectModel) -> SubjectModel:
+    """The model; a warning where this processor is slow in the precision of its weights."""
+    weight = next((p for p in model.module.parameters() if p.is_floating_point()), None)
+    if weight is not None and weight.dtype in (torch.float16, torch.bfloat16):
+        speed = kernels.speed(weight.dtype, weight.device)
+        if speed < kernels.SLOW:
+            how = f"{1 / speed:.0f} times slower than float32" if speed else "not able to multiply"
+            warnings.warn(
+                f"{model.name} is in {str(weight.dtype).removeprefix('torch.')}, in which this processor is {how}: "
+                "load it with dtype=torch.float32 (of a module, give module.float()), or use a GPU",
+                stacklevel=3,
+            )
+    return model
 
 
 def _source(model: str | Path) -> str:

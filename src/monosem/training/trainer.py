@@ -150,10 +150,13 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that is needed, beside the SAE, to go on: tensors and plain numbers."""
         tensors = {"tokens_since_fired": self.tokens_since_fired, **self.optimizer.state()}
-        return tensors, {"steps": self.steps, "tokens": self.tokens}
+        return tensors, {"steps": self.steps, "tokens": self.tokens, "screen": self.screen}
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self.steps, self.tokens = numbers["steps"], numbers["tokens"]
+        self.screen &= numbers.get(
+            "screen", True
+        )  # on another processor bits may change, but not because of a close call
         self.optimizer.load_state(tensors, self.steps)
         self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)
