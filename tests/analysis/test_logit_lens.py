@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from monosem.analysis import logit_lens
 from monosem.analysis.logit_lens import logit_weights, norm_of
+from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
-from monosem.sae import TopKSAE
+from monosem.sae import TopKSAE, fold
+from monosem.sae.transform import TransformKind
 
 LANGUAGE_MODELS = sorted(f for f, model in FAMILY_MODELS.items() if "CausalLM" in model.head or "LMHead" in model.head)
 CENTRING = ("gpt2", "gpt_neox", "phi")
@@ -48,6 +50,29 @@ def test_weights_are_the_change_of_the_logits_per_length_of_the_direction(exact:
         for found, top in ((effects.promoted, weights.topk(5)), (effects.suppressed, weights.topk(5, largest=False))):
             assert [token for token, _ in found] == [exact.tokenizer.decode([i]) for i in top.indices.tolist()]
             torch.testing.assert_close(torch.tensor([w for _, w in found]).double(), top.values, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["whiten", "whiten_pca", "layer_norm", "centre_scale"])
+def test_behind_a_transform_they_are_those_of_what_a_code_adds_to_the_stream(
+    exact: SubjectModel, kind: TransformKind
+) -> None:
+    """So strong a code that nothing else counts has the logits of its direction: cosine 1, whatever the transform."""
+    sae = TopKSAE(32, 40, k=4, seed=2, transform=kind, dtype=torch.float64)
+    stream = exact.capture(torch.arange(400).reshape(8, 50), ["resid_post.2"])["resid_post.2"].flatten(0, 1)
+    mixed = stream @ torch.diag(1.2 ** torch.arange(32)).double()
+    sae.transform.fit(mixed)
+    weights = relative(logit_weights(sae, exact, range(40)))
+    like = mixed[:1].expand(40, 32)
+    added = sae.decode(SparseCodes.from_dense(1e8 * torch.eye(40).double()), like)
+    for direction, found in zip(added, weights, strict=True):
+        with exact.edit({"resid_post.2": lambda x, _, d=direction: d.expand_as(x)}):
+            with_it = exact(torch.tensor([[5]]))[0, 0]
+        with exact.edit({"resid_post.2": lambda x, _: torch.zeros_like(x)}):
+            without = exact(torch.tensor([[5]]))[0, 0]
+        assert torch.cosine_similarity(relative(with_it - without), found, dim=0) > 1 - 1e-6
+    if kind != "layer_norm":
+        torch.testing.assert_close(relative(logit_weights(fold(sae, norms=False), exact, range(40))), weights)
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)

@@ -14,10 +14,17 @@ from monosem.errors import ConfigError
 from monosem.sae import (
     SAE,
     BatchTopKSAE,
+    Crosscoder,
+    GatedSAE,
     InputTransform,
+    JumpReLUSAE,
     MatryoshkaSAE,
+    ProLUSAE,
     ReLUSAE,
+    SkipTranscoder,
+    SwitchSAE,
     TopKSAE,
+    convert,
     fold,
     load_sae,
     prune,
@@ -34,6 +41,22 @@ CASES = [
     pytest.param(ReLUSAE, {}, id="relu"),
     pytest.param(ReLUSAE, {"d_out": 5}, id="relu transcoder"),
     pytest.param(ReLUSAE, {"transform": "none"}, id="relu without transform"),
+    pytest.param(GatedSAE, {"d_out": 5}, id="gated transcoder"),
+    pytest.param(SwitchSAE, {"k": 2, "n_experts": 4, "d_out": 5}, id="switch transcoder"),
+    pytest.param(SkipTranscoder, {"k": 4, "d_out": 5}, id="skip transcoder"),
+]
+WHITENED = [
+    pytest.param(cls, options, kind, id=f"{cls.architecture} {' '.join(options)} {kind}")
+    for kind in ("whiten", "whiten_pca")
+    for cls, options in [
+        (TopKSAE, {"k": 4}),
+        (BatchTopKSAE, {"k": 4}),
+        (SwitchSAE, {"k": 2, "n_experts": 4}),
+        (JumpReLUSAE, {}),
+        (GatedSAE, {}),
+        (ProLUSAE, {}),
+        (SkipTranscoder, {"k": 4, "d_out": 5}),
+    ]
 ]
 
 
@@ -70,6 +93,54 @@ def test_a_folded_sae_reads_and_writes_raw_activations_as_before(
         assert_near(folded.W_dec.norm(dim=1).detach(), torch.ones(sae.n_latents, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("cls", "options", "kind"), WHITENED)
+def test_whitening_folds_exactly_and_changes_no_selection(
+    cls: type[SAE], options: dict[str, Any], kind: Any, x: Tensor, make_sae: MakeSAE, assert_near: Near
+) -> None:
+    sae = make(make_sae, cls, {**options, "transform": kind})
+    mixed = x @ torch.randn(7, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sae.fit_transforms(mixed, None if sae.subtract_b_dec else mixed[:, :5] ** 2)
+    folded = fold(sae)
+    before, after = sae(mixed), folded(mixed)
+    assert_near(after.reconstruction.detach(), before.reconstruction.detach())
+    assert torch.equal(after.codes.to_dense() > 0, before.codes.to_dense() > 0)
+    assert_near(fold(sae, norms=False).encode(mixed).to_dense().detach(), before.codes.to_dense().detach())
+    if not sae.latents_compete:
+        assert_near(folded.W_dec.norm(dim=1).detach(), torch.ones(20, dtype=torch.float64))
+    again = unfold(folded, sae.transform, sae.target_transform)
+    assert_near(again(mixed).reconstruction.detach(), before.reconstruction.detach(), 1e-9)
+    assert torch.equal(again.encode(mixed).to_dense() > 0, before.codes.to_dense() > 0)
+
+
+def test_a_map_that_is_another_for_every_row_is_refused(make_sae: MakeSAE) -> None:
+    with pytest.raises(ConfigError, match="layer_norm"):
+        fold(make_sae(ReLUSAE, transform="layer_norm"))
+    with pytest.raises(ConfigError, match="layer_norm"):
+        unfold(make_sae(ReLUSAE, transform="none"), InputTransform(7, "layer_norm"))
+
+
+def test_what_has_no_such_sae_is_refused_with_what_serves_instead(x: Tensor, make_sae: MakeSAE) -> None:
+    with pytest.raises(ConfigError, match="convert"):
+        fold(make_sae(ReLUSAE, tied=True))
+    with pytest.raises(ConfigError, match="convert"):
+        fold(make_sae(ProLUSAE, d_out=5))
+    crosscoder = make_sae(Crosscoder, k=4)
+    crosscoder.transform.scale[0] = 2
+    with pytest.raises(ConfigError, match="decoder_directions"):
+        fold(crosscoder)
+    with pytest.raises(ConfigError, match="width 5"):
+        unfold(make_sae(ReLUSAE, transform="none"), fitted(5))
+    for exact in (convert(make_sae(ReLUSAE, tied=True), "jumprelu"), convert(make_sae(ProLUSAE, d_out=5), "jumprelu")):
+        difference = fold(exact)(x).reconstruction - exact(x).reconstruction
+        assert difference.abs().max() < 1e-9
+
+
+def fitted(width: int) -> InputTransform:
+    transform = InputTransform(width, dtype=torch.float64)
+    transform.fit(torch.randn(50, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    return transform
+
+
 @pytest.mark.parametrize(("cls", "options"), CASES)
 def test_unfold_is_the_reverse_of_fold(
     cls: type[SAE], options: dict[str, Any], x: Tensor, make_sae: MakeSAE, assert_near: Near
@@ -99,8 +170,9 @@ def test_norms_of_latents_that_compete_are_not_folded(make_sae: MakeSAE) -> None
     with torch.no_grad():
         sae.W_dec[0] *= 2
     with pytest.raises(ConfigError, match="norms=False"):
-        fold(sae)
-    fold(sae, norms=False)
+        fold(sae, norms=True)
+    for folded in (fold(sae), fold(sae, norms=False)):
+        assert folded.W_dec[0].norm() > 1.9 * folded.W_dec[1].norm()
 
 
 def test_a_folded_sae_is_saved_and_loaded(x: Tensor, make_sae: MakeSAE, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ class TokenEffects(NamedTuple):
 def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: int = 8) -> list[TokenEffects]:
     """For each latent, the tokens with the highest and lowest logit weights.
 
-    A latent's decoder row is multiplied by the gain of the final norm (and centred before, if the norm is one that
-    centres) and by the unembedding; weights are given relative to their mean over the vocabulary. The norm's division
-    by the residual's own size is left out, and so is a soft cap of the logits.
+    A latent's decoder row in raw units (`sae.decoder_directions`) is multiplied by the gain of the final norm (and
+    centred before, if the norm is one that centres) and by the unembedding; weights are given relative to their mean
+    over the vocabulary. The norm's division by the residual's own size is left out, and so is a soft cap of the logits.
 
     Source: nostalgebraist, Interpreting GPT: the logit lens, 2020; Bloom & Lin, 2024, for decoder rows.
 
@@ -62,7 +62,7 @@ def logit_weights(sae: SAE, model: SubjectModel, latents: Sequence[int]) -> Floa
     W_U: Tensor = unembedding.weight
     if W_U.shape[1] != sae.d_out:
         raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
-    rows = sae.W_dec[list(latents)].to(W_U)
+    rows = sae.decoder_directions(list(latents)).to(W_U)
     norm = _final_norm(model)
     if norm is not None:
         gain, centres = norm_of(norm, rows.shape[1])

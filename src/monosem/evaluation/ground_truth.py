@@ -30,7 +30,7 @@ class Recovery:
 def recovery(
     sae: SAE | Float[Tensor, "n_latents d"], features: Float[Tensor, "n_features d"], threshold: float = 0.9
 ) -> Recovery:
-    """Compare decoder rows with true features.
+    """Compare decoder rows, in raw units, with true features.
 
     For `matched`, latents and features are paired one to one so that their cosines have the largest sum (the Hungarian
     method). Compare with `random_recovery`: in few dimensions, with many latents, chance alone comes near.
@@ -45,7 +45,7 @@ def recovery(
     """
     from scipy.optimize import linear_sum_assignment
 
-    rows = _unit(sae.W_dec if isinstance(sae, SAE) else sae)
+    rows = _unit(sae.decoder_directions() if isinstance(sae, SAE) else sae)
     truth = _unit(features)
     if rows.ndim != 2 or rows.shape[1] != truth.shape[1]:
         raise MismatchError(

@@ -58,7 +58,7 @@ def python_code(dictionary: Dictionary, latent: int) -> Code:
     ]
     if dictionary.can["map"] is None:
         run = dictionary.path.parent if dictionary.path.resolve().name == "features" else dictionary.path
-        lines += ["", f"sae = ms.load_sae({str(run)!r})", f"direction = sae.W_dec[{latent}]"]
+        lines += ["", f"sae = ms.load_sae({str(run)!r})", f"direction = sae.decoder_directions([{latent}])[0]"]
     return Code(code="\n".join(lines) + "\n")
 
 

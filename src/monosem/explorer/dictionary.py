@@ -86,11 +86,11 @@ class Dictionary:
 
     @functools.cached_property
     def _directions(self) -> Tensor:
-        rows = self._sae.W_dec.detach().float().reshape(self.n_latents, -1)
+        rows = self._sae.decoder_directions().float().reshape(self.n_latents, -1)
         return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
     def directions(self) -> Tensor:
-        """(n_latents, d) decoder rows of unit length; raises as `sae`."""
+        """(n_latents, d) decoder rows in raw units, at unit length; raises as `sae`."""
         with self._lock:
             return self._directions
 

@@ -155,7 +155,10 @@ class Geometry:
 
 
 def _same_width(a: Dictionary, b: Dictionary) -> bool:
-    return a.index["d_out"] == b.index["d_out"] and not a.can["map"] and not b.can["map"]
+    """Whether the decoder rows of two dictionaries, those of several sources as one, can be compared."""
+    if a.can["map"] or b.can["map"] or a.index["d_out"] != b.index["d_out"]:
+        return False
+    return a.directions().shape[1] == b.directions().shape[1]
 
 
 def _lay_out(dictionary: Dictionary) -> tuple[np.ndarray, Layout, int]:

@@ -99,8 +99,8 @@ def _together(starts, rows, latents, no_latent, counts, m, at_least):
 
 @torch.no_grad()
 def decoder_neighbours(sae: SAE, m: int) -> Ranked:
-    """The decoder rows closest to each by cosine."""
-    rows = sae.W_dec.detach().float()
+    """The decoder rows closest to each by cosine, in raw units."""
+    rows = sae.decoder_directions().float().flatten(1)
     rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     n, m = len(rows), min(m, len(rows) - 1)
     found: list[Tensor] = []
@@ -116,10 +116,11 @@ def decoder_neighbours(sae: SAE, m: int) -> Ranked:
 
 @torch.no_grad()
 def encoder_cosines(sae: SAE) -> np.ndarray | None:
-    """Cosine between every latent's encoder and decoder rows; None where they live in different spaces."""
-    if sae.W_enc.shape != sae.W_dec.shape:
+    """Cosine between every latent's encoder and decoder rows in raw units; None where they live in different spaces."""
+    if sae.in_shape != sae.out_shape:
         return None
-    return torch.cosine_similarity(sae.W_enc.float(), sae.W_dec.float(), dim=-1).cpu().numpy()
+    encoder, decoder = (rows.float().flatten(1) for rows in (sae.encoder_directions(), sae.decoder_directions()))
+    return torch.cosine_similarity(encoder, decoder, dim=-1).cpu().numpy()
 
 
 class LogitEffects(NamedTuple):

@@ -88,6 +88,7 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
     closest = nearest.indices[part, 0] if nearest.indices.shape[1] else none - 1
     cosine = nearest.values[part, 0] if nearest.indices.shape[1] else none + 0.0
     encoder = statistics.encoder_cosines(sources.sae)
+    lengths = sources.sae.decoder_directions(range(first, stop)).float().flatten(1).norm(dim=-1).cpu().numpy()
     columns: dict[str, Any] = {
         "latent": pa.array(np.arange(first, stop), pa.int32()),
         "name": pa.array(sources.named.names[part], pa.string()),
@@ -102,7 +103,7 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
         "top_token_share": number(sources.firing.values[part, 0], top >= 0),
         "peak_token": number(peak, peak >= 0, pa.int32()),
         "peak_token_text": text(peak),
-        "decoder_norm": number(sources.sae.W_dec[part].detach().float().norm(dim=-1).cpu().numpy(), everywhere),
+        "decoder_norm": number(lengths, everywhere),
         "nearest": number(closest, closest >= 0, pa.int32()),
         "nearest_cosine": number(cosine, closest >= 0),
         "encoder_cosine": number(none + 0.0 if encoder is None else encoder[part], none if encoder is None else ~none),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -91,6 +92,10 @@ class SAE(nn.Module, ABC):
     registry: ClassVar[dict[str, type[SAE]]] = {}
     unit_norm_decoder: bool = True
     """Whether training keeps decoder rows at norm 1."""
+    latents_compete: ClassVar[bool] = False
+    """Whether latents are on by the size of their codes beside those of others, in one unit."""
+    in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc", "threshold", "b_mag", "running_threshold")
+    """Parameters and buffers that grow with a latent's codes."""
 
     W_enc: nn.Parameter
     b_enc: nn.Parameter
@@ -165,6 +170,11 @@ class SAE(nn.Module, ABC):
     def target_transform(self) -> InputTransform:
         """The transform of what is to be predicted: the input's own, but for transcoders."""
         return self.transform if self.subtract_b_dec else self.own_target_transform
+
+    @property
+    def one_matrix(self) -> bool:
+        """Whether encoder and decoder are one parameter."""
+        return getattr(self, "W_dec", None) is self.W_enc
 
     @property
     def unit_rows(self) -> tuple[str, ...]:
@@ -304,18 +314,104 @@ class SAE(nn.Module, ABC):
             if grad is not None:
                 grad_of(parameter).index_add_(0, latents, grad)
 
+    # Directions in the model's own space ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def decoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
+        """What one unit of each latent's code adds to the raw reconstruction, (m, *out_shape): its decoder row.
+
+        In the model's own units, and not of norm 1: as the model's weights meet them, for the logit lens, cosines
+        between latents and between dictionaries, steering. `W_dec` is behind the transform, where angles are others
+        under whitening. Of several sources or layers each has its part, zeros where a latent writes nothing.
+        With transform "layer_norm" what it adds is that times the deviation of the row at hand.
+
+        Args:
+            latents: which; all if not given.
+        """
+        rows = self.target_transform.raw_directions(self.part(self._numbers(latents))[2])
+        return rows.reshape(len(rows), *self.out_shape)
+
+    @torch.no_grad()
+    def encoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
+        """By what each latent's pre-activation grows with the raw activation, (m, *in_shape): its encoder row.
+
+        As `decoder_directions`, of what the dictionary reads.
+        """
+        rows = self.transform.raw_readers(self.part(self._numbers(latents))[0])
+        return rows.reshape(len(rows), *self.in_shape)
+
+    def _numbers(self, latents: Sequence[int] | Tensor | None) -> Int[Tensor, " m"]:
+        every = torch.arange(self.n_latents, device=self.W_enc.device)
+        if latents is None:
+            return every
+        chosen = torch.as_tensor(latents, device=every.device)
+        if chosen.dtype == torch.bool:
+            chosen = chosen.nonzero()[:, 0]
+        chosen = chosen.long()
+        if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.n_latents:
+            raise ConfigError(f"there are latents 0 to {self.n_latents - 1}: not all of those asked for")
+        return chosen
+
+    # What `fold` and `unfold` change: see surgery.py ---------------------------------------------------------------
+
+    def encoders(self) -> list[tuple[int, slice, Tensor]]:
+        """Views of encoder rows: which source each reads, of which latents it is, and its rows (m, d_in)."""
+        return [(0, slice(None), self.W_enc)]
+
+    def decoders(self) -> list[tuple[int, slice, Tensor]]:
+        """Views of decoder rows: to which source each writes, of which latents it is, and its rows (m, d_out)."""
+        return [(0, slice(None), self.W_dec)]
+
+    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
+        """What else reads transformed activations of one source: weights (m, d_in), and the biases (m,) beside them."""
+        return []
+
+    def other_writers(self) -> list[Tensor]:
+        """What else writes transformed activations of one source: rows (m, d_out)."""
+        return []
+
+    def add_to_pre_activations(self, by: Float[Tensor, " n_latents"]) -> None:
+        """Constants added to every latent's W_enc x, in its parameters: what comes of a shift of x.
+
+        Raises:
+            ConfigError: the architecture has no bias that does that.
+        """
+        self.b_enc.add_(by)
+
+    def rescale_codes(self, factors: Float[Tensor, " n_latents"]) -> None:
+        """Codes times factors, decoder rows divided by them: another unit for every latent, the same reconstructions.
+
+        Where latents compete by the size of their codes, the factors must be one.
+        """
+        for _, latents, rows in self.encoders():
+            rows.mul_(factors[latents, None])
+        for _, latents, rows in self.decoders():
+            rows.div_(factors[latents, None])
+        known = dict([*self.named_parameters(), *self.named_buffers()])
+        for name in self.in_units_of_codes:
+            if name in known:
+                known[name].mul_(factors if known[name].ndim else factors[0])
+
+    def has_moved(self, before: SAE) -> None:
+        """Called on the copy whose weights have been moved behind other transforms: whatever else must follow.
+
+        Raises:
+            ConfigError: there is no such SAE.
+        """
+
+    # Files: files.py, which knows this class, says how ---------------------------------------------------------------
+
+    writer: ClassVar[Callable[[SAE, str | Path], None]]
+    reader: ClassVar[Callable[[str | Path, torch.device | str | None], SAE]]
+
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""
-        from monosem.sae.files import save_sae
-
-        save_sae(self, path)
+        SAE.writer(self, path)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str | None = None) -> Self:
         """Read what `save` has written."""
-        from monosem.sae.files import load_sae
-
-        sae = load_sae(path, device)
+        sae = SAE.reader(path, device)
         if not isinstance(sae, cls):
             raise ConfigError(f"{path} holds a {type(sae).__name__}, not a {cls.__name__}")
         return sae

@@ -11,7 +11,7 @@ from torch import Tensor
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
-from monosem.sae.base import TrainingContext, TrainingLoss
+from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.sources import SourceTransform
 
@@ -43,6 +43,8 @@ class Crosscoder(BatchTopKSAE):
     architecture: ClassVar[str] = "crosscoder"
     good_for: ClassVar[str] = "what two models, or the layers of one, have in common and what only one of them has"
     unit_norm_decoder = False
+    latents_compete: ClassVar[bool] = False  # each counts times its size, whatever its unit
+    in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc",)
 
     def __init__(
         self,
@@ -125,6 +127,25 @@ class Crosscoder(BatchTopKSAE):
     def sizes(self) -> Float[Tensor, " n_latents"]:
         """The sum of every latent's decoder norms: by it a value counts."""
         return self.decoder_norms().sum(-1).clamp_min(torch.finfo(self.W_dec.dtype).tiny)
+
+    def encoders(self) -> list[tuple[int, slice, Tensor]]:
+        return [(source, slice(None), self.encoder_of(source)) for source in range(self.n_sources)]
+
+    def decoders(self) -> list[tuple[int, slice, Tensor]]:
+        return [(source, slice(None), self.decoder_of(source)) for source in range(self.n_sources)]
+
+    def has_moved(self, before: SAE) -> None:
+        if self.sparsity == "l1" or not isinstance(before, Crosscoder):
+            return
+        sizes, known = before.sizes().double(), before.W_dec.any(1)
+        ratios = (self.sizes().double() / sizes)[known]
+        if len(ratios) and ratios.max() > 1.00001 * ratios.min():
+            raise ConfigError(
+                "the latents of this crosscoder compete by the sum of their decoder norms, and its sources are scaled "
+                "unlike: behind another transform others would be on. Keep it as it is (decoder_directions() gives its "
+                "rows in raw units), or train it with transform='centre' or sparsity='l1'"
+            )
+        self.running_threshold.mul_(ratios.mean() if len(ratios) else 1.0)
 
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
         limit = x.new_zeros(()) if self.sparsity == "l1" else self.threshold.clamp_min(0) / self.sizes().detach()

@@ -104,6 +104,19 @@ class CrossLayerTranscoder(BatchTopKSAE):
         """What one layer's latents write, (latents_per_layer, n_layers - layer, d_out): first of all to that layer."""
         return self.get_parameter(f"W_dec_{layer}")
 
+    def encoders(self) -> list[tuple[int, slice, Tensor]]:
+        return [(layer, self._latents_of(layer), self.encoder_of(layer)) for layer in range(self.n_layers)]
+
+    def decoders(self) -> list[tuple[int, slice, Tensor]]:
+        return [
+            (layer + later, self._latents_of(layer), self.decoder_of(layer)[:, later])
+            for layer in range(self.n_layers)
+            for later in range(self.n_layers - layer)
+        ]
+
+    def _latents_of(self, layer: int) -> slice:
+        return slice(layer * self.latents_per_layer, (layer + 1) * self.latents_per_layer)
+
     # Layers as groups of rows: in training, entries come layer after layer, and in each layer row after row. -------
 
     def by_layer(self, x: Float[Tensor, "rows layers_d_in"]) -> Float[Tensor, "layers_rows d_in"]:

@@ -40,7 +40,7 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "metadata": sae.metadata.model_dump(exclude_none=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    if getattr(sae, "W_dec", None) is sae.W_enc:
+    if sae.one_matrix:
         tensors["W_enc"] = tensors["W_dec"].clone()  # the file format has no tensors that share memory
     tensors |= {PROBE + name: tensor.cpu().contiguous() for name, tensor in sae.probe.items()}
     new_weights, new_config = folder / ".sae.safetensors.new", folder / ".cfg.json.new"
@@ -132,3 +132,6 @@ def _check_shapes(path: Path, sae: SAE, tensors: dict[str, Tensor]) -> None:
         if expected.get(name) != found.get(name):
             want, have = expected.get(name, "nothing"), found.get(name, "nothing")
             raise FileError(f"{path} does not fit its cfg.json: {name} should be {want}, the file has {have}")
+
+
+SAE.writer, SAE.reader = save_sae, load_sae

@@ -43,6 +43,10 @@ class GatedSAE(ThresholdSAE):
     def coefficient(self) -> float:
         return 0.2 / self.d_in**0.5 if self.given_coefficient is None else self.given_coefficient
 
+    def add_to_pre_activations(self, by: Float[Tensor, " n_latents"]) -> None:
+        super().add_to_pre_activations(by)
+        self.b_mag.add_(self.r_mag.exp() * by)
+
     def magnitude(self, entries: Entries) -> Tensor:
         """ReLU of the magnitudes, open gates or not."""
         products = entries.pre - entries.spread(self.b_enc)

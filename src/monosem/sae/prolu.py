@@ -62,6 +62,13 @@ class ProLUSAE(ReLUSAE):
     def limits(self) -> Float[Tensor, " n_latents"]:
         return (-self.b_enc.detach()).clamp_min(0)
 
+    def add_to_pre_activations(self, by: Float[Tensor, " n_latents"]) -> None:
+        if by.any():
+            raise ConfigError(
+                "the bias of prolu decides whether a latent is on and leaves its value alone: it cannot take up "
+                "a shift of a transcoder's inputs: ms.convert(sae, 'jumprelu') first"
+            )
+
     def activation(self, entries: Entries) -> Tensor:
         return _ProLU.apply(entries.pre, entries.spread(self.b_enc), self.gradient)  # pyright: ignore
 

@@ -61,5 +61,22 @@ class SourceTransform(InputTransform):
     ) -> Float[Tensor, "*batch d"]:
         return super().inverse(self._split(y)).reshape(y.shape)
 
+    def raw_directions(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        return super().raw_directions(self._split(rows)).reshape(rows.shape)
+
+    def raw_readers(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        return super().raw_readers(self._split(rows)).reshape(rows.shape)
+
+    @property
+    def sources(self) -> list[InputTransform]:
+        found: list[InputTransform] = []
+        for mean, scale in zip(self.mean, self.scale, strict=True):
+            own = InputTransform(len(mean), self.kind, mean.dtype, mean.device)
+            own.mean.copy_(mean)
+            own.scale.copy_(scale[0])
+            own.fitted = self.fitted
+            found.append(own)
+        return found
+
     def extra_repr(self) -> str:
         return f"{self.kind}, {len(self.mean)} sources" + ("" if self.fitted else ", not fitted")

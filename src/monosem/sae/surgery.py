@@ -4,116 +4,198 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from monosem.errors import ConfigError
-from monosem.sae.base import SAE, row_norms
-from monosem.sae.topk import TopKSAE
+from monosem.sae.base import SAE
+from monosem.sae.pursuit import MatchingPursuitSAE
+from monosem.sae.sources import SourceTransform
 from monosem.sae.transform import InputTransform
 
-IN_UNITS_OF_CODES = ("b_enc", "threshold", "b_mag", "running_threshold")
-"""Parameters and buffers that grow with a latent's activations."""
-KNOWN = {"W_enc", "W_dec", "W_skip", "b_enc", "b_dec", "threshold", "b_mag", "r_mag"}
+KNOWN = {"W_enc", "W_dec", "W_skip", "W_router", "b_enc", "b_dec", "b_router", "threshold", "b_mag", "r_mag"}
+ALIKE = 1.001
+"""Norms that differ by no more are one norm, and rounding."""
 
 
 @torch.no_grad()
-def fold(sae: SAE, *, norms: bool = True) -> SAE:
+def fold(sae: SAE, *, norms: bool | None = None) -> SAE:
     """The same SAE with its transforms moved into the weights, so that it reads and writes raw activations as they are.
 
-    Reconstructions of raw activations are the same. Codes too, but for one factor a latent: with `norms` decoder rows
-    have norm 1 in raw units, so that a code says how long a latent's part of the activation is.
+    Reconstructions of raw activations are the same, and so is which latents are on. Codes too, but for one factor a
+    latent, where norms are folded: decoder rows then have norm 1 in raw units, and a code says how long a latent's part
+    of the activation is. Matching pursuit's codes are such lengths, and become raw ones in any case.
 
     Args:
         sae: left as it is.
-        norms: fold decoder norms into codes.
+        norms: fold decoder norms into codes; if not said, where that changes no selection. Latents that compete by the
+            size of their codes (TopK, BatchTopK and all that is made of them) have to have one norm for it, which
+            whitening takes from them.
 
     Raises:
-        ConfigError: parameters that it does not know, or latents of different norms that compete by size (TopK).
+        ConfigError: there is no such SAE of this architecture: the transform is "layer_norm", a tied encoder would not
+            stay so, latents compete by norms of sources that change unlike, ...; the message says what serves instead.
     """
-    nothing = InputTransform(sae.d_in, "none"), InputTransform(sae.d_out, "none")
-    return _moved(sae, nothing[0], nothing[1], norms)
+    nothing = [InputTransform(len(own.mean), "none") for own in sae.transform.sources]
+    beyond = [InputTransform(len(own.mean), "none") for own in sae.target_transform.sources]
+    return _moved(sae, _like(sae.transform, nothing), _like(sae.target_transform, beyond), norms)
 
 
 @torch.no_grad()
 def unfold(
-    sae: SAE, transform: InputTransform, target_transform: InputTransform | None = None, *, norms: bool = True
+    sae: SAE, transform: InputTransform, target_transform: InputTransform | None = None, *, norms: bool | None = None
 ) -> SAE:
     """The reverse of `fold`: the same SAE behind an input transform, as training wants it.
 
     Args:
         sae: left as it is.
-        transform: fitted; `unfold(fold(sae), sae.transform)` is `sae`.
-        target_transform: in transcoders, the transform of what is predicted.
-        norms: give decoder rows norm 1 in transformed units.
+        transform: fitted; `unfold(fold(sae), sae.transform)` is `sae`. Of several sources a `SourceTransform`.
+        target_transform: in transcoders, the transform of what is predicted; `transform` if not given.
+        norms: give decoder rows norm 1 in transformed units; as in `fold`.
 
     Raises:
-        ConfigError: the transform is not fitted, or as in `fold`.
+        ConfigError: the transform is not fitted or of another width, or as in `fold`.
     """
     target_transform = transform if target_transform is None else target_transform
-    if not (transform.fitted and target_transform.fitted):
-        raise ConfigError("the transform is not fitted: call transform.fit(x) on raw activations first")
+    for side, given, own in (("", transform, sae.transform), ("target_", target_transform, sae.target_transform)):
+        if not given.fitted:
+            raise ConfigError(f"the {side}transform is not fitted: call transform.fit(x) on raw activations first")
+        if given.mean.shape != own.mean.shape:
+            wanted, got = (" x ".join(map(str, size)) for size in (own.mean.shape, given.mean.shape))
+            raise ConfigError(f"the {side}transform is of width {got}, the SAE wants {wanted}: fit one for it")
     return _moved(sae, transform, target_transform, norms)
 
 
-def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform, norms: bool) -> SAE:
+def _like(transform: InputTransform, parts: list[InputTransform]) -> InputTransform:
+    """Transforms of several sources as one, if that is what the SAE has."""
+    if not isinstance(transform, SourceTransform):
+        return parts[0]
+    return SourceTransform(len(parts), len(parts[0].mean), parts[0].kind)
+
+
+class _Change(NamedTuple):
+    """From one transform t to another t', of one source: t(x) = A t'(x) + shift. In float64."""
+
+    A: Tensor
+    """(d, d), or one number."""
+    back: Tensor
+    """The inverse of A."""
+    shift: Float[Tensor, " d"]
+    old: InputTransform
+    new: InputTransform
+
+    @staticmethod
+    def between(old: InputTransform, new: InputTransform) -> _Change:
+        old, new = (copy.deepcopy(t).to(old.mean.device).double() for t in (old, new))
+        A, back = _product(old.linear, new.inverse_linear), _product(new.linear, old.inverse_linear)
+        return _Change(A, back, old(new.inverse(torch.zeros_like(old.mean))), old, new)
+
+    def readers(self, rows: Float[Tensor, "*m d"]) -> Tensor:
+        """Rows that multiply t(x), as rows that multiply t'(x)."""
+        return _product(rows.double(), self.A)
+
+    def directions(self, rows: Float[Tensor, "*m d"]) -> Tensor:
+        """Rows that are added to t(x), as rows that are added to t'(x)."""
+        return _product(rows.double(), self.back.T if self.back.ndim else self.back)
+
+    def point(self, row: Float[Tensor, " d"]) -> Tensor:
+        """T(x) as t'(x)."""
+        return self.new(self.old.inverse(row.double()))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b if a.ndim and b.ndim else a * b
+
+
+def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform, norms: bool | None) -> SAE:
     """A copy of the SAE that does the same behind other transforms.
 
-    Between transforms t(x) = factor * t'(x) + shift, so that with W' = factor W the pre-activations stay as they are.
+    What reads t(x) is multiplied by A, what writes by its inverse, and points (b_dec) go through both transforms, so
+    that pre-activations stay as they are; see `_Change`. In a transcoder, whose encoder has no b_dec to subtract, the
+    shift goes into biases.
     """
-    unknown = {name for name, _ in sae.named_parameters()} - KNOWN
-    if unknown or sae.in_shape != (sae.d_in,) or sae.W_enc is sae.W_dec:
-        what = "a tied encoder" if sae.W_enc is sae.W_dec else ", ".join(sorted(unknown)) or "several sources"
-        raise ConfigError(f"fold and unfold cannot handle {what} of {sae.architecture}")
+    unknown = {name for name, _ in sae.named_parameters() if not name.startswith("W_dec_")} - KNOWN
+    if unknown:
+        raise ConfigError(f"fold and unfold do not know what {', '.join(sorted(unknown))} of {sae.architecture} does")
+    inputs = [_Change.between(*pair) for pair in zip(sae.transform.sources, transform.sources, strict=True)]
+    outputs = inputs
+    if not sae.subtract_b_dec:
+        pairs = zip(sae.target_transform.sources, target_transform.sources, strict=True)
+        outputs = [_Change.between(*pair) for pair in pairs]
+    tied = sae.one_matrix
+    if tied:
+        _check_tied(sae, inputs[0])
     new = copy.deepcopy(sae)
-    factor, shift = _between(sae.transform, transform)
-    factor_out, shift_out = _between(sae.target_transform, target_transform)
-    new.W_enc.mul_(factor)
+    shifts = torch.zeros(sae.n_latents, dtype=torch.float64, device=sae.W_enc.device)
+    for source, latents, rows in () if tied else new.encoders():
+        shifts[latents] += rows.double() @ inputs[source].shift
+        rows.copy_(inputs[source].readers(rows))
+    for weight, bias in new.other_readers():
+        if not sae.subtract_b_dec:
+            bias.add_((weight.double() @ inputs[0].shift).to(bias.dtype))
+        weight.copy_(inputs[0].readers(weight))
     if not sae.subtract_b_dec:
-        new.b_enc.add_(sae.W_enc @ shift)
-    new.W_dec.div_(factor_out)
-    if "W_skip" in dict(new.named_parameters()):
-        W_skip = new.get_parameter("W_skip")
-        new.b_dec.add_(W_skip @ shift)
-        W_skip.mul_(factor / factor_out)
-    new.b_dec.sub_(shift_out).div_(factor_out)
-    new.transform = _like(transform, sae)
+        new.add_to_pre_activations(shifts.to(sae.b_enc.dtype))
+    for source, _, rows in () if tied else new.decoders():
+        rows.copy_(outputs[source].directions(rows))
+    for rows in new.other_writers():
+        rows.copy_(outputs[0].directions(rows))
+    for change, point in zip(outputs, new.b_dec.view(len(outputs), -1), strict=True):
+        point.copy_(change.point(point))
+    new.transform = _placed(transform, sae)
     if not sae.subtract_b_dec:
-        new.own_target_transform = _like(target_transform, sae)
-    if norms:
-        _unit_decoder(new)
+        new.own_target_transform = _placed(target_transform, sae)
+    new.has_moved(sae)
+    if norms is not False:
+        _unit_decoder(new, wanted=norms is True)
     return new
 
 
-def _between(old: InputTransform, new: InputTransform) -> tuple[Float[Tensor, ""], Float[Tensor, " d"]]:
-    """Factor and shift of old(x) = factor * new(x) + shift."""
-    return old.scale / new.scale.to(old.scale), (new.mean.to(old.mean) - old.mean) * old.scale
+def _check_tied(sae: SAE, change: _Change) -> None:
+    """Rows that read and write at once are multiplied and divided by the same: that has to be nothing."""
+    if isinstance(sae, MatchingPursuitSAE):
+        if change.A.ndim:
+            raise ConfigError(
+                "matching pursuit searches by angles, which whitening changes: it cannot leave that space or enter it. "
+                "Keep the SAE as it is (sae.decoder_directions() gives its rows in raw units)"
+            )
+    elif change.A.ndim or change.A != 1:
+        raise ConfigError(
+            f"the tied encoder of this {sae.architecture} SAE would no longer be its decoder: make it two matrices "
+            "first, ms.convert(sae, 'jumprelu')"
+        )
 
 
-def _like(transform: InputTransform, sae: SAE) -> InputTransform:
+def _placed(transform: InputTransform, sae: SAE) -> InputTransform:
     return copy.deepcopy(transform).to(sae.W_enc.device, sae.W_enc.dtype)
 
 
-def _unit_decoder(sae: SAE) -> None:
-    """Decoder rows of norm 1; their norms go into the codes. Rows of zeros stay."""
-    norms = row_norms(sae.W_dec)[:, 0]
-    norms = torch.where(norms > 0, norms, torch.ones_like(norms))
-    if isinstance(sae, TopKSAE):
-        if norms.max() > 1.001 * norms.min():
+def _unit_decoder(sae: SAE, wanted: bool) -> None:
+    """Decoder rows of norm 1, their norms in the codes, unless that changes what is on. Rows of zeros stay.
+
+    Raises:
+        ConfigError: it does, although it was wanted.
+    """
+    squares = torch.zeros_like(sae.b_enc, dtype=torch.float64)
+    for _, latents, rows in sae.decoders():
+        squares[latents] += rows.double().pow(2).sum(-1)
+    norms, some = squares.sqrt(), squares > 0
+    if not some.any():
+        return
+    tied, low, high = sae.one_matrix, norms[some].min(), norms[some].max()
+    if (sae.latents_compete or tied) and (high > ALIKE * low or (tied and not 1 / ALIKE < low <= high < ALIKE)):
+        if wanted:
             raise ConfigError(
                 f"the decoder rows of this {sae.architecture} SAE have different norms, and its latents compete by the "
                 "size of their codes: fold with norms=False, or convert it to jumprelu first"
             )
-        norms = norms.mean().expand_as(norms)
-    sae.W_enc.mul_(norms[:, None])
-    sae.W_dec.div_(norms[:, None])
-    for name in IN_UNITS_OF_CODES:
-        tensor = getattr(sae, name, None)
-        if isinstance(tensor, nn.Parameter) or name in dict(sae.named_buffers()):
-            tensor.mul_(norms if tensor.ndim else norms[0])  # pyright: ignore[reportOptionalMemberAccess]
+        return
+    if not tied:
+        norms = norms[some].mean().expand_as(norms) if sae.latents_compete else torch.where(some, norms, 1.0)
+        sae.rescale_codes(norms.to(sae.W_enc.dtype))
 
 
 @torch.no_grad()

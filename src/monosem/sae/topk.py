@@ -26,6 +26,7 @@ class TopKSAE(SAE):
 
     architecture: ClassVar[str] = "topk"
     good_for: ClassVar[str] = "an exact number of active latents per token; the robust first choice"
+    latents_compete: ClassVar[bool] = True
 
     def __init__(
         self,

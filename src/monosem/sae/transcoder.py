@@ -57,6 +57,12 @@ class SkipTranscoder(Transcoder):
         super().__init__(d_in, n_latents, **settings)
         self.W_skip = nn.Parameter(torch.zeros(self.d_out, d_in, dtype=self.W_enc.dtype, device=self.W_enc.device))
 
+    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.W_skip, self.b_dec)]
+
+    def other_writers(self) -> list[Tensor]:
+        return [self.W_skip.T]
+
     def reconstruct(
         self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
     ) -> Float[Tensor, "rows d_out"]:

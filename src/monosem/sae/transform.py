@@ -150,22 +150,73 @@ class InputTransform(nn.Module):
             return y @ self.inverse_matrix.T + self.mean
         return y / self.scale + self.mean
 
-    def affine(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]] | None:
+    # As linear algebra: what becomes of rows of weights ---------------------------------------------------------------
+
+    @property
+    def linear(self) -> Tensor:
+        """What multiplies x in t(x), in float64: (d, d), or one number where all directions are scaled alike.
+
+        Raises:
+            ConfigError: there is no such thing, as for "layer_norm".
+        """
+        self._refuse_per_row()
+        return self.matrix.double() if self.whitens else self.scale.double()
+
+    @property
+    def inverse_linear(self) -> Tensor:
+        """What multiplies y in the inverse, as `linear`."""
+        self._refuse_per_row()
+        return self.inverse_matrix.double() if self.whitens else 1 / self.scale.double()
+
+    def _refuse_per_row(self) -> None:
+        if self.per_row:
+            raise ConfigError(
+                f"transform {self.kind!r} is another map for every row, which no weights can hold: keep the SAE as it "
+                "is and give decode the raw rows too, or train one with transform='centre_scale'"
+            )
+
+    def affine(self) -> tuple[Float[Tensor, "*source d d"], Float[Tensor, "*source d"]] | None:
         """A and b, in float64, of t(x) = A x + b; None for "layer_norm", which is no such map."""
         if self.per_row:
             return None
-        A = self.matrix.double() if self.whitens else self._scaling(self.scale.double())
-        return A, -A @ self.mean.double()
+        A = self._square(self.linear)
+        return A, -(A @ self.mean.double()[..., None])[..., 0]
 
-    def inverse_affine(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]] | None:
+    def inverse_affine(self) -> tuple[Float[Tensor, "*source d d"], Float[Tensor, "*source d"]] | None:
         """A and b, in float64, of the inverse, x = A t(x) + b; None for "layer_norm"."""
         if self.per_row:
             return None
-        A = self.inverse_matrix.double() if self.whitens else self._scaling(1 / self.scale.double())
-        return A, self.mean.double()
+        return self._square(self.inverse_linear), self.mean.double()
 
-    def _scaling(self, scale: Float[Tensor, ""]) -> Float[Tensor, "d d"]:
-        return scale * torch.eye(len(self.mean), dtype=torch.float64, device=self.mean.device)
+    def _square(self, linear: Tensor) -> Float[Tensor, "*source d d"]:
+        """Numbers as multiples of the identity."""
+        if self.whitens:
+            return linear
+        return linear[..., None] * torch.eye(self.mean.shape[-1], dtype=linear.dtype, device=linear.device)
+
+    def raw_directions(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """What adding a row to t(x) adds to x: rows that are written, as decoder rows.
+
+        With "layer_norm" up to the row's own deviation, which scales them all alike.
+        """
+        if self.per_row or self.kind == "none":
+            return rows
+        return rows @ self.inverse_matrix.T if self.whitens else rows / self.scale
+
+    def raw_readers(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Rows whose products with x change as those of the given rows with t(x): rows that are read with, as encoder
+        rows. With "layer_norm" as `raw_directions`, for a deviation that stays.
+        """
+        if self.kind == "none":
+            return rows
+        if self.per_row:
+            return rows - rows.mean(-1, keepdim=True)
+        return rows @ self.matrix if self.whitens else rows * self.scale
+
+    @property
+    def sources(self) -> list[InputTransform]:
+        """The transform of each of several activations side by side; here of the only one."""
+        return [self]
 
     def extra_repr(self) -> str:
         if not self.fitted:
