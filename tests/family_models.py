@@ -156,6 +156,17 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         order="post-norm",
         sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
     ),
+    "roberta": FamilyModel(
+        "roberta",
+        "RobertaConfig",
+        "RobertaForMaskedLM",
+        {**TEXT, "max_position_embeddings": POSITIONS + 1},
+        "attention.output.dense",
+        "output.dense",
+        None,
+        order="post-norm",
+        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    ),
     "vit": FamilyModel(
         "vit", "ViTConfig", "ViTForImageClassification", PIXELS, "attention.o_proj", "mlp.fc2", "layernorm_after"
     ),

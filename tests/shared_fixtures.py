@@ -73,6 +73,19 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def roberta_tokenizer() -> Any:
+    """Letters, one a token, and the special tokens of RoBERTa: an encoder's tokenizer that has a BOS."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz ,.'"]
+    inner = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    roles = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **{f"{role}_token": name for role, name in roles.items()})
+
+
+@pytest.fixture(scope="session")
 def make_gpt2() -> Callable[..., nn.Module]:
     return random_gpt2
 

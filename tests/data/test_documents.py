@@ -55,6 +55,51 @@ def test_a_list_is_its_strings_without_the_empty_ones() -> None:
     assert read_documents(["one", "", "  \n", "two"]) == [Document("one"), Document("two")]
 
 
+def test_lone_surrogates_are_read_as_replacement_characters_wherever_they_stand(tmp_path: Path) -> None:
+    line = r'{"text": "bad \ud83d one, \ud83e\udd89", "title": "\udc00"}'
+    talk = r'{"messages": [{"role": "user", "content": "\ud83d?"}]}'
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{talk}\n")
+    first, second = read_documents(tmp_path / "a.jsonl")
+    assert (first.text, first.title) == ("bad \ufffd one, \U0001f989", "\ufffd")
+    assert second.messages == ({"role": "user", "content": "\ufffd?"},)
+    assert list(read_documents(["a\ud83d", [{"role": "u\udfff", "content": "b"}]])) == [
+        Document("a\ufffd"),
+        Document("", messages=({"role": "u\ufffd", "content": "b"},)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> None:
+    content = b"\xef\xbb\xbf" + (b'{"text": "One."}\n' if "jsonl" in name else b"One.")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [d.text for d in read_documents(tmp_path / name)] == ["One."]
+
+
+@pytest.mark.parametrize("name", ["dump.txt.jsonl", "dump.txt.gz.jsonl", "dump.txt.jsonl.gz", "my.txt.parquet"])
+def test_the_end_of_a_name_says_what_a_file_is(tmp_path: Path, name: str) -> None:
+    assert [d.text for d in read_documents(write_table(tmp_path, name))] == TEXTS
+
+
+def write_table(folder: Path, name: str) -> Path:
+    """The three texts, one a row."""
+    lines = "".join(json.dumps({"text": t}) + "\n" for t in TEXTS).encode()
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"text": TEXTS}), folder / name)
+    else:
+        (folder / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    return folder / name
+
+
+def test_what_is_empty_after_skipping_says_so_with_the_reasons_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 5}\n' * 30 + "torn\n" * 20)
+    with pytest.raises(FileError) as error:
+        read_documents(tmp_path / "a.jsonl")
+    assert "50 documents were skipped" in str(error.value)
+    assert "30 x 'text' in the row is 5, not a string; 20 x the row is no JSON object" in str(error.value)
+    assert f"the first: {tmp_path / 'a.jsonl'}" in str(error.value)
+    assert "line 1" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "kind", "says"),
     [

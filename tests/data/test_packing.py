@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monosem.data import ContextBatch, Document, PackedText
+from monosem.data import ContextBatch, Document, PackedText, kept_positions
 from monosem.errors import DataError
 
 documents_of = st.lists(st.text("abcdefgh", min_size=0, max_size=25), min_size=1, max_size=8)
@@ -19,21 +20,20 @@ documents_of = st.lists(st.text("abcdefgh", min_size=0, max_size=25), min_size=1
 def by_plain_loop(
     texts: list[str], order: list[int], length: int, bos: int | None, separator: int | None
 ) -> list[list[tuple[int, int, int, bool]]]:
-    """Contexts of (token, document, position, padding), made one token at a time."""
-    contexts: list[list[tuple[int, int, int, bool]]] = []
-
-    def put(token: int, document: int, position: int, padding: bool = False) -> None:
-        if not contexts or len(contexts[-1]) == length:
-            contexts.append([] if bos is None else [(bos, -1, -1, False)])
-        contexts[-1].append((token, document, position, padding))
-
+    """Contexts of (token, document, position, padding): first the stream, token by token, then cut."""
+    stream: list[tuple[int, int, int, bool]] = []
     for document in order:
-        if separator is not None:
-            put(separator, -1, -1)
+        if separator is not None and texts[document] and ord(texts[document][0]) != separator:
+            stream.append((separator, -1, -1, False))
         for position, letter in enumerate(texts[document]):
-            put(ord(letter), document, position)
-    while contexts and len(contexts[-1]) < length:
-        put(separator if separator is not None else 0, -1, -1, True)
+            stream.append((ord(letter), document, position, False))
+    contexts: list[list[tuple[int, int, int, bool]]] = []
+    for start in range(0, len(stream), length - (bos is not None)):
+        part = stream[start : start + length - (bos is not None)]
+        if bos is not None and part[0][0] != bos:
+            part = [(bos, -1, -1, False), *part]
+        filler = (separator if separator is not None else 0, -1, -1, True)
+        contexts.append(part + [filler] * (length - len(part)))
     return contexts
 
 
@@ -50,14 +50,15 @@ def packed(texts: list[str], tokenizer: Any, length: int, **options: Any) -> Pac
     texts=documents_of,
     length=st.integers(2, 12),
     bos=st.booleans(),
-    eos=st.booleans(),
+    eos=st.sampled_from([None, 1, 2, ord("a")]),
     at_a_time=st.integers(1, 5),
 )
 def test_every_token_of_every_document_stands_once_and_in_order(
-    letter_tokenizer: Any, texts: list[str], length: int, bos: bool, eos: bool, at_a_time: int
+    letter_tokenizer: Any, texts: list[str], length: int, bos: bool, eos: int | None, at_a_time: int
 ) -> None:
-    tokenizer = letter_tokenizer(bos=1 if bos else None, eos=2 if eos else None)
-    separator = 2 if eos else (1 if bos else None)
+    """Also where the separator is the token that begins a context, and where texts begin with it."""
+    tokenizer = letter_tokenizer(bos=1 if bos else None, eos=eos)
+    separator = eos if eos is not None else (1 if bos else None)
     expected = by_plain_loop(texts, list(range(len(texts))), length, 1 if bos else None, separator)
     text = packed(texts, tokenizer, length, prepend_bos=bos)
     batches = list(text.in_batches(at_a_time))
@@ -149,3 +150,72 @@ def test_what_cannot_be_packed_says_why(letter_tokenizer: Any) -> None:
         packed(["abc"], letter_tokenizer(), 1)
     with pytest.raises(DataError, match="no tokens"):
         packed([""], letter_tokenizer(bos=None, eos=None), 4, prepend_bos=False, seed=0).read(0, 1)
+
+
+# Special tokens -------------------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_written_in_documents_are_special_where_they_stand(tokenizer: Any) -> None:
+    chat = copy.deepcopy(tokenizer)
+    chat.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    chat.add_tokens(["whereupon"])
+    end, turn, plain = (chat.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|turn|>", "whereupon"))
+    texts = ["It ended.<|endoftext|>Then <|turn|>he whereupon went", "and<|endoftext|>"]
+    for packing in (True, False):
+        batch = packed(texts, chat, 30, packing=packing).read(0, 9)
+        inside = batch.document >= 0
+        ids = [chat(text, add_special_tokens=False)["input_ids"] for text in texts]
+        assert batch.tokens[inside].tolist() == [*ids[0], *ids[1]]
+        assert batch.position[inside].tolist() == [*range(len(ids[0])), *range(len(ids[1]))]
+        special = batch.special & inside
+        assert sorted(batch.tokens[special].tolist()) == sorted([end, turn, end])
+        assert plain in batch.tokens[~batch.special]
+        kept = kept_positions(batch)
+        assert not torch.isin(batch.tokens[kept], torch.tensor([end, turn])).any()
+        assert kept.sum() == len(ids[0]) + len(ids[1]) - 3
+        assert torch.equal(kept_positions(batch, exclude_special=False), ~batch.padding)
+
+
+def test_the_last_token_of_a_document_is_a_word_where_special_ones_are_left_out(tokenizer: Any) -> None:
+    text = "It ended here.<|endoftext|>"
+    batch = packed([text], tokenizer, 30, packing=False).read(0, 9)
+    word = tokenizer.decode(batch.tokens[kept_positions(batch, last_only=True)])
+    every = tokenizer.decode(batch.tokens[kept_positions(batch, last_only=True, exclude_special=False)])
+    assert (word, every) == (".", "<|endoftext|>")
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_no_context_begins_with_two_beginnings(tokenizer: Any, packing: bool) -> None:
+    """Though the separator is the beginning-of-sequence token, and some texts begin with it themselves."""
+    bos = tokenizer.bos_token_id
+    assert tokenizer.eos_token_id == bos
+    texts = ["<|endoftext|>Once upon a time.", "There was a king. " * 9, "<|endoftext|>He had", "a daughter."] * 5
+    for seed in (None, 1):
+        batch = packed(texts, tokenizer, 9, packing=packing, seed=seed).read(0, 60)
+        assert (batch.tokens[:, 0] == bos).all()
+        assert not (((batch.tokens[:, :-1] == bos) & (batch.tokens[:, 1:] == bos)) & ~batch.padding[:, 1:]).any()
+        of_it = batch.document == 1
+        ids = tokenizer(texts[1], add_special_tokens=False)["input_ids"]
+        assert batch.tokens[of_it].tolist()[: len(ids)] == ids
+
+
+def test_an_encoder_s_contexts_begin_with_its_class_token_and_end_with_its_separator(roberta_tokenizer: Any) -> None:
+    cls, sep, pad = (getattr(roberta_tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad"))
+    batch = packed(["abcdefgh", "ij"], roberta_tokenizer, 6, packing=False).read(0, 9)
+    letters = roberta_tokenizer("abcdefghij", add_special_tokens=False)["input_ids"]
+    assert batch.tokens.tolist() == [
+        [cls, *letters[:4], sep],
+        [cls, *letters[4:8], sep],
+        [cls, *letters[8:], sep, pad, pad],
+    ]
+    assert batch.special.tolist() == [[t in (cls, sep, pad) for t in row] for row in batch.tokens.tolist()]
+    assert batch.padding.sum() == 2
+    with pytest.raises(DataError, match="at least 3, got 2"):
+        packed(["abc"], roberta_tokenizer, 2, packing=False)
+
+
+def test_texts_of_no_tokens_leave_nothing_and_all_of_them_are_an_error(letter_tokenizer: Any) -> None:
+    tokens = packed(["", "ab", ""], letter_tokenizer(), 6).read(0, 9).tokens
+    assert tokens.tolist() == [[1, 2, ord("a"), ord("b"), 2, 2]]
+    with pytest.raises(DataError, match="no tokens"):
+        packed(["", ""], letter_tokenizer(), 6, seed=0).read(0, 1)

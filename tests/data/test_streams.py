@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import tracemalloc
@@ -233,7 +234,7 @@ def test_labels_without_text_are_said_to_be_so(tmp_path: Path) -> None:
 class Chatty:
     """A letter tokenizer with a template; mixed in below."""
 
-    chat_template, bos_token = "yes", "^"
+    chat_template = "yes"
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
         if messages[0]["role"] != "user":
@@ -241,12 +242,19 @@ class Chatty:
         return "^" + "".join(f"<{m['role'][0]}>{m['content']}" for m in messages)
 
 
-def test_conversations_are_written_by_the_tokenizer_s_template(tmp_path: Path, letter_tokenizer: Any) -> None:
-    chatty = type("ChattyTokenizer", (Chatty, letter_tokenizer), {})
+@pytest.fixture
+def chatty(letter_tokenizer: Any) -> Any:
+    """Its template begins with the beginning-of-sequence token."""
+    return type("ChattyTokenizer", (Chatty, letter_tokenizer), {})(bos=ord("^"))
+
+
+def test_conversations_are_written_by_the_tokenizer_s_template(
+    tmp_path: Path, chatty: Any, letter_tokenizer: Any
+) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": TALK[1:]}) + "\n")
     pq.write_table(pa.table({"messages": [TALK]}), tmp_path / "b.parquet")
     for source, n_bad in ((tmp_path / "a.jsonl", 1), (tmp_path / "b.parquet", 0), ([TALK], 0)):
-        text = PackedText(read_documents(source), chatty(), 64)
+        text = PackedText(read_documents(source), chatty, 64)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             batch = text.read(0, 2)
@@ -254,6 +262,61 @@ def test_conversations_are_written_by_the_tokenizer_s_template(tmp_path: Path, l
         assert len(caught) == len(text.skipped) == n_bad
     with pytest.raises(DataError, match="no chat template"):
         PackedText(read_documents([TALK]), letter_tokenizer(), 64).read(0, 1)
+
+
+def chat_tokenizer(template: str, tokenizer: Any) -> Any:
+    """The bundled model's tokenizer with tokens of a chat, and a template."""
+    new = copy.deepcopy(tokenizer)
+    new.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    new.bos_token, new.eos_token, new.chat_template = "<|im_start|>", "<|im_end|>", template
+    return new
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+FRAMED = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {{ eos_token }}{% endfor %}"
+BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("prepend_bos", [True, False])
+@pytest.mark.parametrize("template", [CHATML, FRAMED, BARE])
+def test_a_conversation_has_the_ids_of_its_template_and_nothing_between(
+    tokenizer: Any, template: str, prepend_bos: bool, packing: bool
+) -> None:
+    chat = chat_tokenizer(template, tokenizer)
+    talks = [[{"role": "user", "content": "Who goes there?"}, {"role": "assistant", "content": "A friend."}], TALK]
+    expected = [chat.apply_chat_template(talk, tokenize=True, return_dict=False) for talk in talks]
+    text = PackedText(read_documents(talks), chat, 200, prepend_bos=prepend_bos, packing=packing)
+    batch = text.read(0, 9)
+    assert len(batch) == (1 if packing else 2)
+    for number, ids in enumerate(expected):
+        of_it = batch.document == number
+        assert batch.tokens[of_it].tolist() == ids
+        assert batch.position[of_it].tolist() == list(range(len(ids)))
+        special = [token in chat.all_special_ids for token in ids]
+        assert batch.special[of_it].tolist() == special
+    stream = batch.tokens[~batch.padding].tolist()
+    begins = [] if ids_begin(template) or not prepend_bos else [chat.bos_token_id]
+    assert stream == [*begins, *expected[0], *([] if packing else begins), *expected[1]]
+
+
+def ids_begin(template: str) -> bool:
+    """Whether what a template writes begins with the beginning-of-sequence token."""
+    return template != BARE
+
+
+def test_refused_conversations_are_counted_one_by_one_and_all_refused_is_said_at_once(chatty: Any) -> None:
+    good, bad = TALK, TALK[1:]
+    text = PackedText(read_documents([*[bad] * 50, good]), chatty, 16, seed=0)
+    with pytest.warns(UserWarning, match="conversations begin with the user"):
+        text.read(0, 20)
+    assert len(text.skipped) == 50
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in (None, 0):
+            text = PackedText(read_documents([bad] * 50), chatty, 16, seed=seed)
+            with pytest.raises(DataError, match=r"50 documents were skipped \(50 x the chat template refuses"):
+                text.require_tokens()
 
 
 @pytest.mark.parametrize("bad", [[{"role": "user"}], [{"role": 1, "content": "x"}], ["Who?", 5], [5]])

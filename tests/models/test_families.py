@@ -157,7 +157,7 @@ def values_by_hand(model: SubjectModel, spec: FamilyModel) -> Tensor:
         return inside.attention.query_key_value(x).unflatten(-1, (spec.n_heads, 3, width))[..., 2, :]
     elif spec.family == "phi3":
         x = inside.self_attn.qkv_proj(x)[..., -2 * width :]
-    elif spec.family == "bert":
+    elif spec.family in ("bert", "roberta"):
         x = inside.attention.self.value(x)
     else:
         x = getattr(inside, "self_attn" if hasattr(inside, "self_attn") else "attention").v_proj(x)
@@ -171,8 +171,9 @@ def test_the_head_reads_the_last_point(model: SubjectModel, spec: FamilyModel, x
         expected = module.lm_head(x["final_norm"])
         cap = getattr(module.config, "final_logit_softcapping", None)
         same(logits, expected if cap is None else (expected / cap).tanh() * cap)
-    elif spec.family == "bert":
-        same(logits, module.cls(x["resid_post.1"]))
+    elif spec.family in ("bert", "roberta"):
+        head = module.cls if spec.family == "bert" else module.lm_head
+        same(logits, head(x["resid_post.1"]))
     elif spec.family == "vit":
         same(logits, module.classifier(x["final_norm"][:, 0]))
     elif spec.family == "dinov2":

@@ -80,6 +80,34 @@ def test_where_there_is_no_bos_a_tokenizer_s_own_special_tokens_stand_around_the
     assert model.tokens("a bc", prepend_bos=False).tolist() == [[6, 7]]
 
 
+def test_positions_that_a_model_keeps_for_padding_are_no_tokens() -> None:
+    """RoBERTa numbers positions from behind that of padding: 514 rows of its table are 512 tokens."""
+    module = FAMILY_MODELS["roberta"].build(max_position_embeddings=514, pad_token_id=1, bos_token_id=0)
+    model = SubjectModel(module)
+    assert model.context_length == 512
+    assert model.capture(torch.full((1, 512), 5), ["resid_post.1"])["resid_post.1"].shape == (1, 512, 16)
+    with pytest.raises(DataError, match="513 tokens are more than the context of RobertaForMaskedLM, 512"):
+        model.capture(torch.full((1, 513), 5), ["resid_post.1"])
+    assert subject("bert").context_length == subject("gpt2").context_length == subject("roberta").context_length == 24
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_and_lone_surrogates_are_replaced(tiny: SubjectModel) -> None:
+    bos = tiny.tokenizer.bos_token
+    assert torch.equal(tiny.tokens(f"{bos}Then he went"), tiny.tokens("Then he went"))
+    assert tiny.tokens(f"{bos}Then")[0].tolist().count(tiny.tokenizer.bos_token_id) == 1
+    assert torch.equal(tiny.tokens("bad \ud83d one"), tiny.tokens("bad \ufffd one"))
+    assert torch.equal(tiny.tokens("an \ud83e\udd89"), tiny.tokens("an \U0001f989"))
+    assert torch.equal(tiny.padded(["\udc80"])["input_ids"], tiny.padded(["\ufffd"])["input_ids"])
+
+
+def test_an_encoder_s_tokens_stand_between_class_token_and_separator(roberta_tokenizer: Any) -> None:
+    model = subject("roberta", tokenizer=roberta_tokenizer)
+    cls, sep = roberta_tokenizer.cls_token_id, roberta_tokenizer.sep_token_id
+    words = roberta_tokenizer("a b", add_special_tokens=False)["input_ids"]
+    assert model.tokens("a b").tolist() == [[cls, *words, sep]] == model.tokens("<s>a b</s>").tolist()
+    assert model.tokens("a b", prepend_bos=False).tolist() == [words]
+
+
 # Images ---------------------------------------------------------------------------------------------------------------
 
 

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.data import Batch, Images, PackedText, first_token, kept_positions, read_documents
+from monosem.data import Batch, Images, PackedText, kept_positions, read_documents
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae.metadata import PixelFormat, SAEMetadata
+from monosem.text import first_token, is_encoder
 
 
 def open_text(
@@ -31,7 +32,7 @@ def open_text(
 
     Raises:
         ConfigError: the context is longer than the model's.
-        DataError: the text is empty, or the model has no tokenizer.
+        DataError: the text is empty, no document of it can be read, or the model has no tokenizer.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -46,8 +47,9 @@ def open_text(
     if longest is not None and length > longest:
         raise ConfigError(f"context_length {length} is longer than the model's own {longest}")
     bos = first_token(tokenizer) is not None if prepend_bos is None else prepend_bos
-    packed = bool(first_token(tokenizer) == tokenizer.bos_token_id) if packing is None else packing
+    packed = not is_encoder(tokenizer) if packing is None else packing
     contexts = PackedText(read_documents(text), tokenizer, length, prepend_bos=bos, packing=packed, seed=seed)
+    contexts.require_tokens()
     return contexts, {
         "text": described(text, "texts"),
         "tokenizer_fingerprint": model.tokenizer_fingerprint(),

@@ -1,9 +1,10 @@
 """Text and images: read them, tokenise and pack them into contexts; the bundled text."""
 
 from monosem.data.batch import Batch, BatchReader, ReadAhead, kept_positions
-from monosem.data.documents import Document, Documents, DocumentStream, read_documents
+from monosem.data.documents import Document, Documents, DocumentStream
 from monosem.data.images import ImageBatch, Images
-from monosem.data.packing import ContextBatch, PackedText, first_token
+from monosem.data.packing import ContextBatch, PackedText
+from monosem.data.reading import read_documents
 
 __all__ = [
     "Batch",
@@ -16,7 +17,6 @@ __all__ = [
     "Images",
     "PackedText",
     "ReadAhead",
-    "first_token",
     "kept_positions",
     "read_documents",
 ]

@@ -7,7 +7,6 @@ from threading import Thread
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -52,6 +51,11 @@ class Batch(Protocol):
         """True at the last token of a document; None where there is no such thing."""
         ...
 
+    @property
+    def last_words(self) -> Bool[Tensor, "contexts pos"] | None:
+        """True at the last token of a document that is not special; None where there is no such thing."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice) -> Batch: ...
@@ -86,19 +90,20 @@ def kept_positions(
     Args:
         batch: contexts.
         exclude_special: leave out special positions.
-        skip_first: leave out so many positions at the beginning of every context.
-        last_only: keep the last token of every document alone.
+        skip_first: leave out so many positions at the beginning of every context, padding not counted.
+        last_only: keep the last token of every document alone (of those that are not left out as special).
 
     Raises:
         ConfigError: `last_only` of what has no last tokens.
     """
     kept = ~batch.padding & ~batch.special if exclude_special else ~batch.padding
     if last_only:
-        if batch.ends is None:
+        ends = batch.last_words if exclude_special else batch.ends
+        if ends is None:
             raise ConfigError("last_only is for text: these contexts have no last tokens")
-        kept = kept & batch.ends
+        kept = kept & ends
     if skip_first:
-        kept = kept & (torch.arange(kept.shape[1]) >= skip_first)
+        kept = kept & ((~batch.padding).cumsum(1) > skip_first)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Documents: one piece of text each, from files, lists, the bundled text or a Hugging Face data set."""
+"""Documents: one piece of text each, and how they are read from files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from monosem.errors import DataError, FileError
+from monosem.text import well_formed
 
 BUNDLED = Path(__file__).parent / "bundled"
-SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+PLAIN = (".txt", ".txt.gz", ".txt.zst")
+SUFFIXES = (*PLAIN, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 IN_MEMORY = 256 * 2**20  # bytes of files up to which all documents are kept
 WINDOW = 1024  # documents of a longer text that are in memory at a time
 LONGEST = 1_000_000  # characters of a .txt file that make a document
+REASONS = 3  # for skipping documents that are listed, the commonest
 
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and where it comes from."""
+    """A text and where it comes from. Lone surrogates are read as U+FFFD."""
 
     text: str
     source: str = ""
@@ -34,33 +38,56 @@ class Document:
     messages: tuple[Message, ...] = ()
     """A conversation, {"role": ..., "content": ...} each, in place of the text; the tokenizer's template writes it."""
 
+    def __post_init__(self) -> None:
+        for name in ("text", "source", "title"):
+            object.__setattr__(self, name, well_formed(getattr(self, name)))
+        messages = tuple({key: well_formed(words) for key, words in m.items()} for m in self.messages)
+        object.__setattr__(self, "messages", messages)
+
 
 class Skipped:
-    """The documents (or images) that could not be read: counted, and named in one warning."""
+    """The documents (or images) that could not be read: counted, by reason, and named in one warning."""
 
     def __init__(self, things: str = "documents") -> None:
         self.things = things
-        self.reasons: dict[str, None] = {}
+        self.reasons: dict[str, str] = {}
+        """What was wrong with each of them, with its place; and without, as many have it in common."""
 
     def __len__(self) -> int:
         return len(self.reasons)
 
-    def add(self, reason: str, warn: bool = True) -> None:
-        """Count a document, once however often it is read."""
+    def add(self, reason: str, warn: bool = True, common: str | None = None) -> None:
+        """Count a document, once however often it is read.
+
+        Args:
+            reason: what is wrong with it, and where it stands: different for every document.
+            warn: warn of the first.
+            common: the reason alone, by which documents are counted.
+        """
         if warn and not self.reasons:
             warnings.warn(f"{self.things} that cannot be read are skipped; the first: {reason}", stacklevel=2)
-        self.reasons[reason] = None
+        self.reasons[reason] = common or reason
 
-    def state(self) -> dict[str, list[str]]:
-        return {"skipped": list(self.reasons)}
+    def state(self) -> dict[str, dict[str, str]]:
+        return {"skipped": dict(self.reasons)}
 
-    def load_state(self, state: Mapping[str, list[str]]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Count what another reader of the same data has skipped."""
-        self.reasons |= dict.fromkeys(state.get("skipped", ()))
+        known = state.get("skipped", {})
+        self.reasons |= known if isinstance(known, dict) else dict(zip(known, known, strict=True))
 
     @property
     def first(self) -> str | None:
         return next(iter(self.reasons), None)
+
+    @property
+    def summary(self) -> str:
+        """All in one line: the only reason, or how many were skipped for which."""
+        if len(self) <= 1:
+            return self.first or f"no {self.things} were skipped"
+        counted = Counter(self.reasons.values()).most_common(REASONS)
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in counted)
+        return f"{len(self):,} {self.things} were skipped ({reasons}); the first: {self.first}"
 
 
 class Documents(list[Document]):
@@ -94,38 +121,12 @@ class DocumentStream:
 Text = str | Path | Sequence[str] | Sequence[Sequence[Message]]
 
 
-def read_documents(text: Text) -> Documents | DocumentStream:
-    """All documents of a text. What cannot be read is skipped, counted (`.skipped`) and named in a warning.
-
-    Args:
-        text: "bundled" (its training split), "bundled:held_out"; a file (.txt: a document, or several if it is longer
-            than a million characters; .jsonl: one a line; either also .gz or .zst; .parquet: one a row), of which the
-            rows have a string "text" or a list "messages" of {"role", "content"}; a folder of such files; a data set
-            of Hugging Face, "hub:owner/name[:split][:column]"; a list of strings, or of lists of messages. Files of
-            more than 256 MiB and data sets are read as a stream.
+def path_of(text: str) -> Path:
+    """The file or folder that a text is in.
 
     Raises:
-        FileError: a file is missing, or nothing in it can be read.
-        DataError: there is no text in it.
-        ConfigError: a data set without the extra `hub`.
+        FileError: there is none, or it is of a kind that cannot be read as text.
     """
-    if isinstance(text, str) and text.startswith("hub:"):
-        from monosem.data.hub import hub_documents
-
-        return _not_empty(hub_documents(text), f"text {text!r}")
-    if isinstance(text, str | Path):
-        return _read_path(_path_of(str(text)), f"text {str(text)!r}")
-    try:
-        documents = [
-            Document(t) if isinstance(t, str) else Document("", messages=messages_of(t, f"item {number} of the list"))
-            for number, t in enumerate(text)
-        ]
-    except ValueError as error:
-        raise DataError(f"a list of texts holds strings or conversations: {error}") from error
-    return _not_empty(Documents(d for d in documents if has_words(d)), "the list of texts")
-
-
-def _path_of(text: str) -> Path:
     if text == "bundled" or text.startswith("bundled:"):
         split = text.partition(":")[2] or "train"
         path = BUNDLED / f"{split}.parquet"
@@ -142,7 +143,8 @@ def _path_of(text: str) -> Path:
     return path
 
 
-def _read_path(path: Path, name: str) -> Documents | DocumentStream:
+def read_path(path: Path, name: str) -> Documents | DocumentStream:
+    """The documents of a file, or of all files of a folder in the order of their names."""
     files = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES)) if path.is_dir() else [path]
     skipped, small = Skipped(), sum(f.stat().st_size for f in files) <= IN_MEMORY
 
@@ -151,20 +153,26 @@ def _read_path(path: Path, name: str) -> Documents | DocumentStream:
         return islice(every, start, None)
 
     if not small:
-        return _not_empty(DocumentStream(read_from, skipped), name)
+        return not_empty(DocumentStream(read_from, skipped), name)
     documents = Documents(read_from(0), skipped)
     if documents and skipped:
         warnings.warn(
             f"{name}: documents that cannot be read are skipped ({len(skipped)}); the first: {skipped.first}",
             stacklevel=3,
         )
-    return _not_empty(documents, name)
+    return not_empty(documents, name)
 
 
-def _not_empty(documents: Documents | DocumentStream, name: str) -> Documents | DocumentStream:
+def not_empty(documents: Documents | DocumentStream, name: str) -> Documents | DocumentStream:
+    """The documents.
+
+    Raises:
+        FileError: there are none, as they could not be read.
+        DataError: there are none.
+    """
     if not (documents.window(0) if isinstance(documents, DocumentStream) else documents):
-        if documents.skipped.first:
-            raise FileError(documents.skipped.first)
+        if documents.skipped:
+            raise FileError(documents.skipped.summary)
         raise DataError(f"{name} is empty: it has no document with any words")
     return documents
 
@@ -175,14 +183,14 @@ def has_words(document: Document) -> bool:
 
 def _read_file(path: Path, skipped: Skipped, warn: bool) -> Iterator[Document]:
     try:
-        if ".txt" in path.name:
+        if path.name.endswith(PLAIN):
             yield from _read_pieces(path)
             return
         for where, row in _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path):
             try:
                 yield document_of(row, where, path.name)
             except ValueError as error:
-                skipped.add(f"{path} cannot be read as text: {error}", warn)
+                skipped.add(f"{path} cannot be read as text: {error}", warn, str(error).replace(where, "the row"))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         skipped.add(f"{path} cannot be read as text: {' '.join(str(error).split())}", warn)
 
@@ -198,8 +206,8 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_pieces(path: Path) -> Iterator[Document]:
-    """A .txt file, cut after the line that reaches LONGEST characters."""
-    with io.TextIOWrapper(_open(path), encoding="utf-8") as file:
+    """A .txt file, cut after the line that reaches LONGEST characters; a byte order mark is none of them."""
+    with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as file:
         while lines := file.readlines(LONGEST):
             yield Document("".join(lines), source=path.name)
 

@@ -52,10 +52,12 @@ def hub_documents(spec: str) -> DocumentStream:
         for number, row in enumerate(data):
             if column is not None:
                 row = {"text" if not isinstance(row[column], list) else "messages": row[column]}
+            where = f"row {number}"
             try:
-                document = document_of(row, f"row {number}", spec)
+                document = document_of(row, where, spec)
             except ValueError as error:
-                skipped.add(f"{spec} cannot be read as text: {error}")
+                reason = str(error).replace(where, "the row")
+                skipped.add(f"{spec} cannot be read as text: {error}", common=reason)
                 continue
             if has_words(document):
                 if start:

@@ -74,6 +74,10 @@ class ImageBatch:
     def ends(self) -> None:
         return None
 
+    @property
+    def last_words(self) -> None:
+        return None
+
 
 class Images:
     """Images in an order that is fixed once and for all: as they are, or, with a seed, shuffled every epoch, for ever.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from monosem.data.documents import WINDOW, Document, DocumentStream, Skipped
 from monosem.errors import DataError
+from monosem.text import first_token, is_encoder, last_token, special_tokens
 
 CHUNK = 256  # documents tokenised at a time, at most
 CHUNK_CHARACTERS = 65_536  # or the documents that reach so many
-END, PADDING = 1, 2  # marks of a token: the last one of its document; none at all
+END, LAST_WORD, SPECIAL, PADDING = 1, 2, 4, 8
+"""Marks of a token: the last of its document, the last that is not special, a special one of it; none at all."""
 
 Columns = Int[np.ndarray, "4 tokens"]
 """Token, document, position, marks."""
@@ -39,18 +41,21 @@ class ContextBatch:
     ends: Bool[Tensor, "contexts pos"] | None = None
     """True at the last token of a document; None where that is not known."""
     packed: bool = True
+    written: Bool[Tensor, "contexts pos"] | None = None
+    """True at special tokens that stand in a document, written there or by a chat template."""
+    last_words: Bool[Tensor, "contexts pos"] | None = None
+    """True at the last token of a document that is not special."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def __getitem__(self, part: slice) -> ContextBatch:
-        columns = (self.tokens, self.document, self.position, self.padding)
-        ends = None if self.ends is None else self.ends[part]
-        return ContextBatch(*(column[part] for column in columns), ends=ends, packed=self.packed)
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ContextBatch(**{name: x[part] if isinstance(x, Tensor) else x for name, x in columns.items()})
 
     @property
     def special(self) -> Bool[Tensor, "contexts pos"]:
-        return self.document < 0
+        return self.document < 0 if self.written is None else (self.document < 0) | self.written
 
     @property
     def inputs(self) -> Tensor | dict[str, Tensor]:
@@ -60,22 +65,33 @@ class ContextBatch:
         return {"input_ids": self.tokens, "attention_mask": (~self.padding).long()}
 
 
-def first_token(tokenizer: Any) -> int | None:
-    """The token that begins a sequence: beginning-of-sequence, else the class token of encoders, if there is one."""
-    bos = tokenizer.bos_token_id
-    return bos if bos is not None else getattr(tokenizer, "cls_token_id", None)
+class Entry(NamedTuple):
+    """A text to be tokenised."""
+
+    document: int
+    text: str
+    framed: bool
+    """Whether it says by itself where it begins, as conversations do."""
+
+
+def _between(tokens: list[int], mark: int = 0) -> Columns:
+    """Tokens of no document."""
+    n = len(tokens)
+    return np.array([tokens, [-1] * n, [-1] * n, [mark] * n], np.int32)
 
 
 class PackedText:
     """Tokenised documents as a sequence of contexts, of which any can be read at any time.
 
-    The stream is: separator, document, separator, document, ... Each context is the next `context_length` tokens of it,
-    or, with `prepend_bos`, a beginning-of-sequence token and the next `context_length - 1`. With a seed the documents
-    come in another random order every epoch and the stream never ends; without, they come once, in the order given, and
-    the last context is padded. A stream of documents is shuffled within its windows.
+    The stream is: separator, document, separator, document, ... (a conversation is framed by its template, and a text
+    that begins with the separator has it). Each context is the next `context_length` tokens of it, or, with
+    `prepend_bos`, a beginning-of-sequence token and the next `context_length - 1`; where these begin with that token,
+    it is not put twice, and padding stands at the end instead. With a seed the documents come in another random order
+    every epoch and the stream never ends; without, they come once, in the order given, and the last context is padded.
+    A stream of documents is shuffled within its windows.
 
     Without packing, every document begins a context of its own, and the rest of its last context is padding; in the
-    place of separators, documents end with the closing token of encoders, if the tokenizer has one.
+    place of separators, the contexts of encoders end with their closing token.
 
     Memory holds the tokens read last, and four numbers for every chunk of about 16,000 tokens met so far, so that
     reading there again begins there. To read far ahead, all that comes before is tokenised once; a reader that is given
@@ -95,18 +111,22 @@ class PackedText:
         bos, eos = first_token(tokenizer), tokenizer.eos_token_id
         if prepend_bos and bos is None:
             raise DataError("the tokenizer has no beginning-of-sequence token: use prepend_bos=False")
-        if context_length < 2:
-            raise DataError(f"context_length must be at least 2, got {context_length}")
         self.documents, self.tokenizer, self.context_length = documents, tokenizer, context_length
         self.packing, self.seed = packing, seed
         self.skipped: Skipped = getattr(documents, "skipped", Skipped())
         separator = eos if eos is not None else tokenizer.bos_token_id
+        closing = None if packing else last_token(tokenizer)
         self._bos = bos if prepend_bos else None
         self._opening = [separator] if packing and separator is not None else []
-        closing = getattr(tokenizer, "sep_token_id", None) if tokenizer.bos_token_id is None else None
-        self._closing = [closing] if not packing and closing is not None else []
-        self._filler = separator if separator is not None else 0
+        self._closing = [] if closing is None else [closing]
+        fillers = (getattr(tokenizer, "pad_token_id", None) if is_encoder(tokenizer) else None, separator, 0)
+        self._filler = next(token for token in fillers if token is not None)
         self._body = context_length - prepend_bos
+        self._words = self._body - len(self._closing)
+        if self._words < 1 or context_length < 2:
+            least = 2 + len(self._closing)
+            raise DataError(f"context_length must be at least {least}, got {context_length}")
+        self._special = np.array(sorted(special_tokens(tokenizer)), np.int64)
         self._lock = Lock()
         self._starts = array("q", [0])  # where in the stream each chunk begins
         self._marks = array("q", [0, 0, 0])  # and of what: epoch, window, number in the order of the window
@@ -135,12 +155,15 @@ class PackedText:
             epoch, window, first = self._marks[3 * number : 3 * number + 3]
             documents = self._window(window)
             order = self._order_of(epoch, window, len(documents))
-            last, texts, characters = first, list[str](), 0
-            while last < len(order) and len(texts) < CHUNK and characters < CHUNK_CHARACTERS:
-                texts.append(self._text(documents[order[last]]))
-                characters += len(texts[-1])
-                last += 1
-            columns = self._tokenise(texts, (window * WINDOW + order[first:last]).tolist())
+            last, entries, characters = first, list[Entry](), 0
+            while last < len(order) and last - first < CHUNK and characters < CHUNK_CHARACTERS:
+                place = int(order[last])
+                document, last = documents[place], last + 1
+                text = self._text(document, window * WINDOW + place)
+                if text is not None:
+                    entries.append(Entry(window * WINDOW + place, text, bool(document.messages)))
+                    characters += len(text)
+            columns = self._tokenise(entries)
             self._held = (number, columns)
             if number + 1 == len(self._starts):
                 self._note(self._starts[number] + columns.shape[1], epoch, window, last, len(order))
@@ -154,43 +177,59 @@ class PackedText:
                 if self.seed is None:
                     return
                 if position == 0:
-                    raise DataError("the text has no tokens")
+                    raise self._emptiness()
                 epoch, window = epoch + 1, 0
         self._starts.append(position)
         self._marks.extend((epoch, window, last))
 
-    def _text(self, document: Document) -> str:
-        """The words of a document: its text, or its conversation as the tokenizer's template writes it."""
+    def require_tokens(self) -> None:
+        """Look at the first tokens.
+
+        Raises:
+            DataError: there are none; how many documents were skipped for which reasons.
+        """
+        if not len(self.read(0, 1)):
+            raise self._emptiness()
+
+    def _emptiness(self) -> DataError:
+        return DataError("the text has no tokens" + (f": {self.skipped.summary}" if self.skipped else ""))
+
+    def _text(self, document: Document, number: int) -> str | None:
+        """The words of a document: its text, or its conversation as the tokenizer's template writes it, if it does."""
         if not document.messages:
             return document.text
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise DataError("the text is of conversations, and the tokenizer has no chat template to write them with")
-        try:
-            text = self.tokenizer.apply_chat_template([dict(m) for m in document.messages], tokenize=False)
-        except Exception as error:  # a template may raise anything
-            self.skipped.add(f"a conversation ({document.messages[0]['content'][:40]!r}...): {error}")
-            return ""
-        return text.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")
+        from jinja2 import TemplateError
 
-    def _tokenise(self, texts: list[str], documents: list[int]) -> Columns:
+        try:
+            return self.tokenizer.apply_chat_template([dict(m) for m in document.messages], tokenize=False)
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason, begins = " ".join(str(error).split()) or type(error).__name__, document.messages[0]["content"][:40]
+            where = f"conversation {number} ({begins!r}...)"
+            self.skipped.add(f"{where}: {reason}", common=f"the chat template refuses a conversation: {reason}")
+            return None
+
+    def _tokenise(self, entries: list[Entry]) -> Columns:
         options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        texts = [entry.text for entry in entries]
         encoded = self.tokenizer(texts, verbose=False, **options)["input_ids"] if texts else []
-        parts: list[Columns] = [np.zeros((4, 0), np.int32)]
-        for document, ids in zip(documents, encoded, strict=True):
-            n_before, n = len(self._opening), len(ids)
-            size = n_before + n + len(self._closing)
-            if not self.packing:
-                size = -(-size // self._body) * self._body if n else 0
-            part = np.full((4, size), -1, np.int32)
-            part[0], part[3] = self._filler, PADDING
-            if size:
-                part[0, : n_before + n + len(self._closing)] = [*self._opening, *ids, *self._closing]
-                part[3, : n_before + n + len(self._closing)] = 0
-                part[1, n_before : n_before + n] = document
-                part[2, n_before : n_before + n] = np.arange(n)
-                part[3, n_before + n - 1 : n_before + n] = END if n else 0
-            parts.append(part)
-        return np.concatenate(parts, axis=1)
+        parts = [self._columns(entry, ids) for entry, ids in zip(entries, encoded, strict=True) if len(ids)]
+        return np.concatenate([np.zeros((4, 0), np.int32), *parts], axis=1)
+
+    def _columns(self, entry: Entry, ids: list[int]) -> Columns:
+        """A document as it stands in the stream."""
+        marks = np.where(np.isin(ids, self._special), SPECIAL, 0)
+        marks[np.flatnonzero(marks == 0)[-1:]] |= LAST_WORD
+        marks[-1] |= END
+        own = np.array([ids, np.full(len(ids), entry.document), np.arange(len(ids)), marks], np.int32)
+        if self.packing:
+            framed = entry.framed or ids[:1] == self._opening
+            return own if framed else np.concatenate([_between(self._opening), own], axis=1)
+        pieces = np.split(own, range(self._words, len(ids), self._words), axis=1)
+        closed = [np.concatenate([piece, _between(self._closing)], axis=1) for piece in pieces]
+        rest = self._body - closed[-1].shape[1]
+        return np.concatenate([*closed, _between([self._filler] * rest, PADDING)], axis=1)
 
     def _stream(self, first: int, last: int) -> Columns:
         """The tokens first to last of the stream."""
@@ -214,9 +253,14 @@ class PackedText:
         contexts = whole.reshape(4, n_contexts, self._body)
         if self._bos is not None:
             before = np.broadcast_to(np.array([self._bos, -1, -1, 0])[:, None, None], (4, n_contexts, 1))
-            contexts = np.concatenate([before, contexts], axis=2)
+            after = np.broadcast_to(np.array([self._filler, -1, -1, PADDING])[:, None, None], (4, n_contexts, 1))
+            twice = contexts[0, :, :1] == self._bos
+            once = np.concatenate([before, contexts], axis=2)
+            contexts = np.where(twice, np.concatenate([contexts, after], axis=2), once)
         tokens, document, position, marks = torch.from_numpy(contexts)
-        return ContextBatch(tokens, document, position, marks == PADDING, marks == END, self.packing)
+        has = {mark: (marks & mark) != 0 for mark in (END, LAST_WORD, SPECIAL, PADDING)}
+        columns = (tokens, document, position, has[PADDING], has[END], self.packing, has[SPECIAL], has[LAST_WORD])
+        return ContextBatch(*columns)
 
     def state(self) -> dict[str, Any]:
         """Where chunks begin, as far as they are known, and what was skipped."""

@@ -158,6 +158,7 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "phi": (PHI,),
     "phi3": (LLAMA,),
     "bert": (BERT,),
+    "roberta": (BERT,),
     "vit": (VIT,),
     "clip_vision_model": (CLIP_VISION,),
     "dinov2": (DINOV2, DINOV2_GATED),

@@ -29,6 +29,8 @@ class Inputs:
     fixed_size: bool = True
     optional: frozenset[str] = frozenset()
     """Names of all arguments of its forward pass."""
+    first_position: int = 0
+    """The row of the table of positions that a text's first token takes: in RoBERTa, behind that of padding."""
 
     @classmethod
     def of(cls, module: nn.Module, config: Any, name: str) -> Inputs:
@@ -38,7 +40,9 @@ class Inputs:
         optional = frozenset(inspect.signature(module.forward).parameters)
         size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
         if size is None or patch is None:
-            return cls(name, "input_ids", getattr(config, "max_position_embeddings", None), optional=optional)
+            first, rows = _first_position(module), getattr(config, "max_position_embeddings", None)
+            length = None if rows is None else rows - first
+            return cls(name, "input_ids", length, first_position=first, optional=optional)
         (height, width), (down, across) = (s if isinstance(s, list | tuple) else (s, s) for s in (size, patch))
         n_positions = (height // down) * (width // across) + 1
         shape = (config.num_channels, height, width)
@@ -68,7 +72,7 @@ class Inputs:
         if self.main is not None:
             self._check(arguments)
         if "position_ids" in self.optional and "past_key_values" not in arguments:
-            arguments |= _positions_behind_padding(arguments)
+            arguments |= _positions_behind_padding(arguments, self.first_position)
         if "use_cache" in self.optional and "past_key_values" not in arguments:
             arguments.setdefault("use_cache", False)
         return arguments
@@ -101,9 +105,16 @@ class Inputs:
         return f"give floats (batch, {', '.join(map(str, self.image_shape))}), as from model.pixels(images)"
 
 
-def _positions_behind_padding(arguments: dict[str, Any]) -> dict[str, Tensor]:
+def _first_position(module: nn.Module) -> int:
+    """Families that number positions from behind that of padding keep a row of their table for it."""
+    tables = [part for path, part in module.named_modules() if path.endswith("position_embeddings")]
+    kept = [t.padding_idx + 1 for t in tables if isinstance(t, nn.Embedding) and t.padding_idx is not None]
+    return max(kept, default=0)
+
+
+def _positions_behind_padding(arguments: dict[str, Any], first: int) -> dict[str, Tensor]:
     """Positions count real tokens: with padding in front, models that learn positions would be shifted otherwise."""
     mask = arguments.get("attention_mask")
     if "position_ids" in arguments or not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask[:, 0].all()):
         return {}
-    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
+    return {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0) + first}

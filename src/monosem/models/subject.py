@@ -17,6 +17,7 @@ from monosem.errors import ConfigError, DataError, HookError
 from monosem.models.families import hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
 from monosem.models.inputs import Inputs
+from monosem.text import first_token, last_token, well_formed
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ class SubjectModel:
 
         Args:
             text: one text or several.
-            prepend_bos: begin with the beginning-of-sequence token; where the tokenizer has none, with its own special
-                tokens around the text (`[CLS] ... [SEP]` of an encoder).
+            prepend_bos: begin with the beginning-of-sequence token, if the text does not do so itself; where the
+                tokenizer has others, with its own special tokens around the text (`[CLS] ... [SEP]` of an encoder).
+                Lone surrogates are read as U+FFFD.
 
         Raises:
             DataError: no tokenizer, or texts of unequal length.
@@ -167,10 +169,11 @@ class SubjectModel:
         if self.tokenizer is None:
             raise DataError(f"{self.name} has no tokenizer: give token ids, or load_model(module, tokenizer=...)")
         texts = [text] if isinstance(text, str) else list(text)
-        bos = self.tokenizer.bos_token_id if prepend_bos else None
-        own = prepend_bos and bos is None
-        ids = [self.tokenizer(t, add_special_tokens=own, verbose=False)["input_ids"] for t in texts]
-        ids = [row if bos is None else [bos, *row] for row in ids]
+        first, last = (t(self.tokenizer) if prepend_bos else None for t in (first_token, last_token))
+        own = prepend_bos and first is None
+        ids = [self.tokenizer(well_formed(t), add_special_tokens=own, verbose=False)["input_ids"] for t in texts]
+        ids = [row if first is None or row[:1] == [first] else [first, *row] for row in ids]
+        ids = [row if last is None or row[-1:] == [last] else [*row, last] for row in ids]
         if not ids or not all(ids):
             raise DataError("the text is empty")
         return ids
