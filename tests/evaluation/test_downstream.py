@@ -15,8 +15,9 @@ import monosem as ms
 from monosem.activations import reopened
 from monosem.data import Document, PackedText
 from monosem.errors import ConfigError, DataError
-from monosem.evaluation.downstream import OutputLoss, downstream_loss
+from monosem.evaluation.downstream import OutputLoss
 from monosem.evaluation.language import LanguageLoss
+from monosem.evaluation.losses import downstream_loss
 from monosem.models import SubjectModel
 from monosem.sae import SAE, SAEMetadata
 

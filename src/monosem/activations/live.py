@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.activations.inputs import open_images, open_text
-from monosem.activations.source import ActivationSource
-from monosem.activations.views import HookView
+from monosem.activations.views import HookSource
 from monosem.data import Batch, BatchReader, PackedText, ReadAhead, kept_positions
 from monosem.data.batch import Span
 from monosem.data.documents import Text
@@ -27,7 +26,7 @@ PROBE_ROWS = 8  # at least
 PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
 
 
-class LiveActivations(ActivationSource):
+class LiveActivations(HookSource):
     """The activations at one or several hook points, shuffled, while the model reads.
 
     The data are read in blocks of about `buffer_tokens` positions. A hash of seed and position sends every position to
@@ -135,31 +134,11 @@ class LiveActivations(ActivationSource):
         """Share of the time spent on pools so far in which the model waited for something to read."""
         return self._ahead.waited / max(self._seconds, 1e-9)
 
-    def select(self, hook: str) -> HookView:
-        """The same rows at one of the hook points; all such sources share one forward pass."""
-        return HookView(self, [self._own(hook)])
-
-    def pair(self, hook: str | Sequence[str], target: str | Sequence[str]) -> HookView:
-        """The same rows at two hook points: what a transcoder reads, and what it must predict.
-
-        Lists of as many hook points are stacked: what a cross-layer transcoder reads and predicts.
-        """
-        hooks, targets = ([names] if isinstance(names, str) else names for names in (hook, target))
-        stacked = not isinstance(hook, str)
-        return HookView(self, [self._own(h) for h in hooks], [self._own(t) for t in targets], stacked=stacked)
-
-    def stack(self, hooks: Sequence[str] | None = None) -> HookView:
-        """The same rows at several hook points of equal width (all, if not given): what a crosscoder reads."""
-        return HookView(self, [self._own(hook) for hook in hooks] if hooks else self.hooks, stacked=True)
+    def canonical(self, hook: str) -> str:
+        return self.model.hook_point(hook).name
 
     def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, None]:
         return (rows.unflatten(1, (self.n_sources, self.d_in)) if self.n_sources > 1 else rows), None
-
-    def _own(self, hook: str) -> str:
-        name = self.model.hook_point(hook).name
-        if name not in self.hooks:
-            raise ConfigError(f"this source does not read {name}: open it with activations(model, [..., {name!r}])")
-        return name
 
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
         began = perf_counter()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,41 @@ from monosem.activations.source import ActivationSource
 from monosem.errors import ConfigError
 from monosem.sae import SAEMetadata
 
-if TYPE_CHECKING:
-    from monosem.activations.live import LiveActivations
+
+class HookSource(ActivationSource):
+    """A source whose rows hold what several hook points saw at one position, side by side."""
+
+    widths: dict[str, int]
+    """Columns of every hook point, in their order."""
+    n_models: int = 1
+    """Models side by side at each of them."""
+
+    @abstractmethod
+    def canonical(self, hook: str) -> str:
+        """The name by which `widths` knows a hook point."""
+
+    def select(self, hook: str) -> HookView:
+        """The same rows at one of the hook points; all such sources share one forward pass."""
+        return HookView(self, [self._own(hook)])
+
+    def pair(self, hook: str | Sequence[str], target: str | Sequence[str]) -> HookView:
+        """The same rows at two hook points: what a transcoder reads, and what it must predict.
+
+        Lists of as many hook points are stacked: what a cross-layer transcoder reads and predicts.
+        """
+        hooks, targets = ([names] if isinstance(names, str) else names for names in (hook, target))
+        stacked = not isinstance(hook, str)
+        return HookView(self, [self._own(h) for h in hooks], [self._own(t) for t in targets], stacked=stacked)
+
+    def stack(self, hooks: Sequence[str] | None = None) -> HookView:
+        """The same rows at several hook points of equal width (all, if not given): what a crosscoder reads."""
+        return HookView(self, [self._own(hook) for hook in hooks] if hooks else list(self.widths), stacked=True)
+
+    def _own(self, hook: str) -> str:
+        name = self.canonical(hook)
+        if name not in self.widths:
+            raise ConfigError(f"this source does not read {name}: open it with activations(model, [..., {name!r}])")
+        return name
 
 
 class HookView(ActivationSource):
@@ -27,7 +61,7 @@ class HookView(ActivationSource):
 
     def __init__(
         self,
-        source: LiveActivations,
+        source: HookSource,
         hooks: Sequence[str],
         targets: Sequence[str] | None = None,
         *,

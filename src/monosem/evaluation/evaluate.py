@@ -18,8 +18,9 @@ from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.downstream import DownstreamLoss, downstream_loss, loss_contexts
+from monosem.evaluation.downstream import DownstreamLoss, loss_contexts
 from monosem.evaluation.intervals import Interval
+from monosem.evaluation.losses import downstream_loss
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport

@@ -15,7 +15,8 @@ from monosem.activations import positions_read, reopened
 from monosem.data import Batch, BatchReader
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import DownstreamLoss, downstream_loss, loss_contexts
+from monosem.evaluation.downstream import DownstreamLoss, loss_contexts
+from monosem.evaluation.losses import downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel
