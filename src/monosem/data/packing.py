@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -50,8 +50,9 @@ class ContextBatch:
         return self.tokens.shape[0]
 
     def __getitem__(self, part: slice) -> ContextBatch:
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ContextBatch(**{name: x[part] if isinstance(x, Tensor) else x for name, x in columns.items()})
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {name: x[part] for name, x in columns.items() if isinstance(x, Tensor)}
+        return replace(self, **parts)
 
     @property
     def special(self) -> Bool[Tensor, "contexts pos"]:
