@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from monosem.activations import LiveActivations, VectorActivations, vectors
-from monosem.errors import ConfigError, FileError
+from monosem.errors import ConfigError, FileError, MismatchError
 from monosem.kernels import sparse
 from monosem.models import SubjectModel
 from monosem.sae import (
@@ -353,7 +353,7 @@ def same_call(data: Path, path: Path | None, minutes: float = 60) -> TrainingRes
 
 
 def newest_step(path: Path) -> int:
-    return checkpoints.common_checkpoint([path]) or 0
+    return max(map(checkpoints.step_of, checkpoints.checkpoints_of(path)), default=0)
 
 
 @pytest.mark.usefixtures("true_scale")
@@ -421,7 +421,8 @@ def test_a_checkpoint_of_another_sae_is_refused(cls: type[SAE], options: dict[st
     with pytest.raises(Killed):
         small_run(tmp_path, kill_at=3)
     sae = cls(6, options.pop("n_latents", 24), **options)
-    with pytest.raises(FileError, match=r"step_00000002 is of another SAE, .*: choose another run folder"):
+    (tmp_path / "identity.json").unlink()  # as in the folders of version 0.1
+    with pytest.raises(MismatchError, match=r"step_00000002 is of another SAE, .*: choose another run folder"):
         fit(sae, torch.randn(30, 6), tokens=70, path=tmp_path, progress=False)
 
 
@@ -442,18 +443,30 @@ def other_tensors(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_json, drop_place, damage_tensors, other_tensors])
-def test_a_damaged_checkpoint_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
     with pytest.raises(Killed):
-        small_run(tmp_path, kill_at=3)
-    folder = tmp_path / "checkpoints" / "step_00000002"
-    damage(folder)
-    with pytest.raises(FileError, match=str(folder)):
+        small_run(tmp_path, kill_at=4)
+    newest, before = (tmp_path / "checkpoints" / f"step_0000000{step}" for step in (3, 2))
+    damage(newest)
+    with pytest.raises(Killed), pytest.warns(UserWarning, match=f"{newest}.*goes on from the one before, {before.name}"):
+        small_run(tmp_path, kill_at=3, minutes=60)
+    damage(before)
+    with pytest.raises(FileError, match=str(before)):
         small_run(tmp_path)
+    with pytest.raises(Killed):
+        small_run(tmp_path / "other", kill_at=4)
+    damage(tmp_path / "other" / "checkpoints" / newest.name)
+    with pytest.warns(UserWarning, match="goes on from the one before"):
+        resumed = small_run(tmp_path / "other")
+    assert_same_run(resumed, small_run(None))
 
 
 def test_activations_from_an_iterable_cannot_be_taken_up_again(tmp_path: Path) -> None:
     def once() -> TrainingResult:
-        rows = (torch.randn(10, 6) for _ in range(4))
+        generator = torch.Generator().manual_seed(0)
+        rows = (torch.randn(10, 6, generator=generator) for _ in range(4))
         config = TrainingConfig(batch_size=10)
         return fit(TopKSAE(6, 24, k=3), rows, tokens=60, config=config, path=tmp_path, progress=False)
 

@@ -374,7 +374,7 @@ def test_an_sae_of_another_width_than_the_source_is_refused() -> None:
 def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     fit(TopKSAE(7, 20, k=4), raw(50, 7), tokens=100, config=TrainingConfig(batch_size=10))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("100%  loss ")
+    assert line.startswith("training 100%  loss ")
     assert "tokens/s" in line
 
 

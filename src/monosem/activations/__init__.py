@@ -2,12 +2,13 @@
 
 from monosem.activations.health import inspect_rows
 from monosem.activations.inputs import positions_read, reopened, rows_read
-from monosem.activations.live import LiveActivations
+from monosem.activations.live import FILLING, LiveActivations
 from monosem.activations.source import ActivationSource, Place, batches
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
 from monosem.activations.views import HookView
 
 __all__ = [
+    "FILLING",
     "ActivationSource",
     "HookView",
     "IterableActivations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.activations.content import reader_hash
 from monosem.activations.inputs import open_images, open_text
 from monosem.activations.views import HookSource
 from monosem.data import Batch, BatchReader, PackedText, ReadAhead, kept_positions
@@ -20,7 +22,9 @@ from monosem.errors import ConfigError, DataError
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 from monosem.sae.metadata import PixelFormat
+from monosem.work import Stage, doing, may_stop_here
 
+FILLING = "filling the shuffle buffer"
 READ_TOKENS = 32_768  # read ahead at a time
 PROBE_ROWS = 8  # at least
 PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
@@ -109,6 +113,8 @@ class LiveActivations(HookSource):
         self._carried: tuple[int, list[Tensor]] | None = None
         self._limits: Tensor | None = None
         self._seconds = 0.0
+        self._newest_pool = -1
+        self._contexts_read = self._rows_kept = 0
 
     @property
     def metadata(self) -> SAEMetadata:
@@ -142,9 +148,14 @@ class LiveActivations(HookSource):
 
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
         began = perf_counter()
-        if self._carried is None or self._carried[0] != number:
-            self._carried = (number, self._run_block(number - 1)[1] if number else [])
-        stays, goes = self._run_block(number)
+        carried = self._carried is not None and self._carried[0] == number
+        blocks = 1 if carried or not number else 2
+        self._newest_pool = number
+        size = blocks * self._block_contexts * self.context_length
+        with doing(FILLING, size, unit="tokens") as reading:
+            if self._carried is None or not carried:
+                self._carried = (number, self._run_block(number - 1, reading)[1] if number else [])
+            stays, goes = self._run_block(number, reading)
         parts, self._carried = [*self._carried[1], *stays], (number + 1, goes)
         del stays
         generator = torch.Generator().manual_seed(hash((self.seed, number)) & (2**63 - 1))
@@ -164,7 +175,13 @@ class LiveActivations(HookSource):
         after = (first + size, first + size + min(self._read_at_once, size))
         return zip(spans, [*spans[1:], after], strict=True)
 
-    def _run_block(self, number: int) -> tuple[list[Tensor], list[Tensor]]:
+    def to_read(self, rows: int) -> float:
+        a_context = self._rows_kept / self._contexts_read if self._contexts_read else self.context_length
+        block = max(1.0, self._block_contexts * a_context)
+        pools = 1 + max(0, math.ceil((rows - block / 2) / block))  # the first has half a block
+        return max(0, pools - 1 - self._newest_pool) * self._block_contexts * self.context_length
+
+    def _run_block(self, number: int, reading: Stage) -> tuple[list[Tensor], list[Tensor]]:
         """The rows of a block that stay in its own pool, and those that go to the next."""
         stays: list[Tensor] = []
         goes: list[Tensor] = []
@@ -176,6 +193,10 @@ class LiveActivations(HookSource):
                 to_next = self._goes_to_next(span[0] + start, kept.shape).to(x.device)
                 goes.append(x[kept & to_next])
                 stays.append(x[kept & ~to_next])
+                self._contexts_read += len(batch)
+                self._rows_kept += len(stays[-1]) + len(goes[-1])
+                reading.advance(len(batch) * self.context_length)
+                may_stop_here()
         return stays, goes
 
     def _activations(
@@ -238,6 +259,29 @@ class LiveActivations(HookSource):
             z = z ^ (z >> np.uint64(31))
         return torch.from_numpy((z >> np.uint64(63)).astype(np.bool_)).reshape(shape)
 
+    def identity(self) -> dict[str, Any]:
+        data = {name: self._facts.get(name) for name in ("prepend_bos", "packing")}
+        if self._facts.get("pixels") is not None:
+            data = {"pixels": self._facts["pixels"].model_dump()}
+        limits = {"max_norm_ratio": self.max_norm_ratio}
+        if self.max_norm_ratio is not None:  # a row is left out where its norm at any of them is above
+            limits["max_norm at"] = list(self.hooks)
+        return {
+            "model": " + ".join(model.fingerprint() for model in models_of(self.model)),
+            "model dtype": " + ".join(_dtype(model) for model in models_of(self.model)),
+            "tokenizer": self._facts.get("tokenizer_fingerprint"),
+            "hooks": list(self.hooks),
+            "targets": [],
+            "stacked": self.n_models > 1,
+            "data": reader_hash(self.contexts),
+            "context_length": self.context_length,
+            **data,
+            **self.positions,
+            **limits,
+            "buffer_tokens": self._block_contexts * self.context_length,
+            "seed": self.seed,
+        }
+
     def state(self) -> dict[str, Any]:
         return self.contexts.state()
 
@@ -265,6 +309,11 @@ class LiveActivations(HookSource):
 def models_of(model: SubjectModel | ModelSet) -> list[SubjectModel]:
     """The models of a set, or the one."""
     return model.models if isinstance(model, ModelSet) else [model]
+
+
+def _dtype(model: SubjectModel) -> str:
+    parameter = next(model.module.parameters(), None)
+    return "none" if parameter is None else str(parameter.dtype).removeprefix("torch.")
 
 
 def flat(x: Tensor, n_models: int) -> Tensor:

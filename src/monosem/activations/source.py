@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.activations.content import rows_hash
 from monosem.errors import DataError
 from monosem.sae import SAEMetadata
 
@@ -73,6 +74,16 @@ class ActivationSource(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Begin with what another source of the same data has left; pools are the same without."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the rows, as JSON: data, model, hook points, positions, buffer, seed. Where a source of
+        one's own does not say it, its first rows stand for it.
+        """
+        return {"source": type(self).__name__, "first rows": rows_hash(self.pool(0)[:256])}
+
+    def to_read(self, rows: int) -> float:
+        """Tokens that are to be read yet for so many rows in all, beside what is being read; 0 if they are there."""
+        return 0.0
 
     def probe(self) -> dict[str, Tensor]:
         """A small batch to store with an SAE: `activations`, or `tokens` and `kept` from which to get them."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.activations.content import rows_hash
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
 from monosem.data.documents import Text
@@ -45,6 +46,9 @@ class VectorActivations(ActivationSource):
     @property
     def metadata(self) -> SAEMetadata:
         return SAEMetadata(vectors=self.name)
+
+    def identity(self) -> dict[str, Any]:
+        return {"data": rows_hash(self.x), "seed": self.seed}
 
     def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
         epoch, part = divmod(number, self._pools_an_epoch)
@@ -84,6 +88,9 @@ class IterableActivations(ActivationSource):
         self._number += 1
         rows, self._first = (self._first if self._first is not None else self._read()), None
         return torch.zeros(0, self.d_in) if rows is None else rows
+
+    def identity(self) -> dict[str, Any]:
+        return {"first rows of an iterable": rows_hash(self._probe)}
 
     def probe(self) -> dict[str, Tensor]:
         return {"activations": self._probe}

@@ -128,6 +128,10 @@ class HookView(ActivationSource):
         """As `make_pool`; the whole source remembers its last one."""
         return self.make_pool(number)
 
+    def identity(self) -> dict[str, Any]:
+        own = {"hooks": self.hooks, "targets": self.targets, "stacked": self.stacked}
+        return {**self.source.identity(), **own}
+
     def state(self) -> dict[str, Any]:
         return self.source.state()
 

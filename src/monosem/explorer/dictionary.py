@@ -20,11 +20,11 @@ from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
 from monosem.explorer.shapes import Abilities, Evaluation, Images, MeasuredColumn, Metric, Named, Summary, Text
 from monosem.features import FeatureStore
-from monosem.features.files import dictionary_hash
 from monosem.features.folder import readable
 from monosem.features.rows import numbers
 from monosem.features.store import NEVER
 from monosem.sae import SAE, load_sae
+from monosem.sae.identity import dictionary_hash
 
 
 class Unavailable(MonosemError):

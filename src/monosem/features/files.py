@@ -42,14 +42,6 @@ ROW_GROUPS = {
 STATE = "harvest.safetensors"
 
 
-def dictionary_hash(sae: SAE) -> str:
-    """16 hex digits of an SAE's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def write_store(
     harvest: Harvest, path: str | Path, sae: SAE, model: SubjectModel, images: Images | None = None
 ) -> Path:

@@ -16,7 +16,7 @@ from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError, MismatchError
-from monosem.features.files import STATE, dictionary_hash, write_store
+from monosem.features.files import STATE, write_store
 from monosem.features.near import near_misses
 from monosem.features.pictures import image_facts
 from monosem.features.progress import HarvestProgress
@@ -24,6 +24,7 @@ from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
+from monosem.sae.identity import dictionary_hash
 
 HELD_OUT = "bundled:held_out"
 

@@ -3,7 +3,8 @@
 from monosem.errors import TrainingInterrupted
 from monosem.training.config import TrainingConfig
 from monosem.training.loggers import LOGGERS, Logger
-from monosem.training.run import TrainingResult, fit, train, train_together
+from monosem.training.member import TrainingResult
+from monosem.training.run import fit, train, train_together
 from monosem.training.trainer import Step, Trainer
 
 __all__ = [

@@ -1,8 +1,9 @@
-"""Checkpoints: whole or absent, and without pickle. The newest is kept."""
+"""Checkpoints: whole or absent, and without pickle. While a run goes on, the newest two are kept."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from monosem.activations import ActivationSource, Place
-from monosem.errors import FileError
+from monosem.errors import FileError, MismatchError
 from monosem.sae import SAE, load_sae, save_sae
 from monosem.sae.files import read_safetensors
 from monosem.training.trainer import Trainer
+
+NAME = re.compile(r"step_\d{8,}")
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[str, Any]) -> Path:
@@ -32,22 +35,22 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[
     return final
 
 
-def drop_others(folder: Path, checkpoint: Path) -> None:
-    """Delete all checkpoints of a run but one."""
-    for other in (folder / "checkpoints").glob("step_*"):
-        if other != checkpoint:
+def drop_others(folder: Path, keep: Sequence[Path]) -> None:
+    """Delete all checkpoints of a run but some."""
+    for other in checkpoints_of(folder):
+        if other not in keep:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def common_checkpoint(folders: Sequence[Path]) -> int | None:
-    """The newest step of which every one of some runs has a checkpoint; None where there is none."""
-    steps = [{int(path.name[5:]) for path in (folder / "checkpoints").glob("step_*")} for folder in folders]
-    return max(set.intersection(*steps), default=None) if steps else None
+def checkpoints_of(folder: Path | None) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = [] if folder is None else (folder / "checkpoints").glob("step_*")
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
-def checkpoint_of(folder: Path | None, step: int | None) -> Path | None:
-    """Where a run's checkpoint of a step is."""
-    return folder / "checkpoints" / _name(step) if folder is not None and step is not None else None
+def step_of(checkpoint: Path) -> int:
+    """After how many steps it was written."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _name(step: int) -> str:
@@ -58,14 +61,16 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: Activa
     """Put SAE, trainer and source back where they were; returns the place in the source.
 
     Raises:
-        FileError: the checkpoint is damaged or of another SAE.
+        FileError: the checkpoint is damaged.
+        MismatchError: it is of another SAE.
     """
     saved = load_sae(checkpoint, sae.W_enc.device)
     there, here = _description(saved), _description(sae)
     if there != here:
-        raise FileError(f"{checkpoint} is of another SAE, {there}, than this, {here}: choose another run folder")
+        raise MismatchError(f"{checkpoint} is of another SAE, {there}, than this, {here}: choose another run folder")
     sae.load_state_dict(saved.state_dict())
     sae.transform.fitted = saved.transform.fitted
+    sae.metadata = saved.metadata
     tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device)
     try:
         numbers = json.loads((checkpoint / "trainer.json").read_text())

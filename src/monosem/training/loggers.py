@@ -6,13 +6,13 @@ steps that have been made before, which returns a `Logger`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from monosem.errors import ConfigError
+from monosem.training.identity import Identity
 
 
 class Logger(Protocol):
@@ -37,8 +37,7 @@ class MetricsFile:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() and steps else []
-        self.history = [row for row in _rows(lines) if row["step"] <= steps]
+        self.history = [row for row in read_history(path) if row["step"] <= steps] if steps else []
         new = path.with_name(".metrics.jsonl.new")
         new.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         new.replace(path)
@@ -54,12 +53,17 @@ class MetricsFile:
         """Every line is written already."""
 
 
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; the last one of a killed run may be torn."""
+    return list(_rows(path.read_text().splitlines())) if path.is_file() else []
+
+
 def _rows(lines: list[str]) -> Iterable[dict[str, float]]:
     for line in lines:
         try:
             yield json.loads(line)
         except ValueError:
-            return  # the last line of a killed run may be torn
+            return
 
 
 class TensorBoard:
@@ -70,6 +74,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _missing("tensorboard") from error
+        for earlier in (folder / "tensorboard").glob("events.out.tfevents.*") if not steps else ():
+            earlier.unlink()  # of a start that left no checkpoint
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=steps + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -83,7 +89,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of project `monosem` (WANDB_PROJECT names another), called as its folder; files stand in RUN/wandb.
 
-    WANDB_MODE=offline sends nothing. A run that goes on keeps its id, which is a hash of the folder's path.
+    WANDB_MODE=offline sends nothing. A run that goes on keeps its id; one that begins anew has another.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
@@ -93,11 +99,12 @@ class WeightsAndBiases:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise _missing("wandb") from error
+        identity = Identity.read(folder)
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "monosem"),
             name=folder.name,
             dir=str(folder),
-            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+            id=identity.run if identity is not None else None,
             resume="allow",
             reinit="create_new",
         )

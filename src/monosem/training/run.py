@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.activations import ActivationSource, Place, VectorActivations, activations, batches, inspect_rows
-from monosem.errors import ConfigError, MismatchError, TrainingInterrupted
-from monosem.sae import SAE, InputFingerprint, load_sae
-from monosem.training.checkpoints import (
-    checkpoint_of,
-    common_checkpoint,
-    drop_others,
-    read_checkpoint,
-    write_checkpoint,
-)
+from monosem.activations import FILLING, ActivationSource, Place, VectorActivations, activations, batches
+from monosem.errors import ConfigError, TrainingInterrupted
+from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
-from monosem.training.loggers import Logger, MetricsFile, open_loggers, require_loggers
-from monosem.training.progress import TrainingProgress
+from monosem.training.member import Member, TrainingResult
 from monosem.training.trainer import Step, Trainer
+from monosem.work import Job, Stage, Stopped, StopRequest, alone_in, doing, job
 
-LOOKED_AT, INITIALISED_ON = 4096, 65_536  # rows
+FIGURES = {"loss": "{:.4f}", "fvu": "{:.3f}", "l0": "{:.1f}", "dead": "{:.1%}"}
+LABELS = {"fvu": "FVU", "l0": "L0"}
 
 Callback = Callable[[Trainer, Step], None]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished run."""
-
-    sae: SAE
-    history: list[dict[str, float]] = field(repr=False)
-    """One entry per logged step: tokens, loss, fvu, l0, dead, lr, ..."""
-    path: Path | None
-    """The run folder, if there is one."""
 
 
 def train(
@@ -77,7 +55,7 @@ def train(
         MismatchError: SAE and source have different widths.
         TrainingInterrupted: Ctrl-C; the checkpoint is written.
     """
-    member = _Member(sae, source, config or TrainingConfig(), tokens, Path(path) if path is not None else None)
+    member = Member(sae, source, config or TrainingConfig(), tokens, Path(path) if path is not None else None)
     return _train([member], Path(path) if path is not None else None, callbacks, progress)[0]
 
 
@@ -110,135 +88,18 @@ def train_together(
         TrainingInterrupted: Ctrl-C; the checkpoints are written.
     """
     folder = Path(path) if path is not None else None
-    members: list[_Member] = []
+    members: list[Member] = []
     for name, sae in saes.items():
         own_source = source if isinstance(source, ActivationSource) else source[name]
         own_config = config if isinstance(config, TrainingConfig | None) else config[name]
         own_folder = folder / name if folder is not None else None
-        members.append(_Member(sae, own_source, own_config or TrainingConfig(), tokens, own_folder))
+        members.append(Member(sae, own_source, own_config or TrainingConfig(), tokens, own_folder))
     if not members:
         raise ConfigError("no SAE to train: give at least one, {name: sae}")
     sizes = sorted({member.config.batch_size for member in members})
     if len(sizes) > 1:
         raise ConfigError(f"SAEs trained together share their batches: batch sizes {sizes} must be equal")
     return dict(zip(saes, _train(members, folder, callbacks, progress), strict=True))
-
-
-class _Member:
-    """One SAE of a run, with all that is its own."""
-
-    def __init__(
-        self, sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int, folder: Path | None
-    ) -> None:
-        for side, own, given in (("in", sae.d_in, source.d_in), ("out", sae.d_out, source.d_out)):
-            if own != given:
-                what = "reads" if side == "in" else "predicts"
-                raise MismatchError(
-                    f"the SAE {what} width {own}, the activations have width {given}: make it with d_{side}={given}"
-                )
-        if len(sae.in_shape) > 1 and sae.in_shape[0] != source.n_sources:
-            raise MismatchError(
-                f"the SAE reads {sae.in_shape[0]} activations side by side, the source has {source.n_sources}"
-            )
-        if len(sae.in_shape) == 1 and source.n_sources > 1:
-            raise MismatchError(
-                f"the SAE reads one activation, the source has {source.n_sources} side by side: take a Crosscoder"
-            )
-        require_loggers(config.loggers)
-        self.sae, self.source, self.config, self.folder = sae, source, config, folder
-        self.loggers: list[Logger] = []
-        self.trainer = Trainer(sae, config, tokens)
-
-    def begin(self, checkpoint: Path | None) -> Place:
-        """Go on from a checkpoint, or from the beginning."""
-        sae, place = self.sae, Place()
-        if checkpoint:
-            place = read_checkpoint(checkpoint, sae, self.trainer, self.source)
-            sae.metadata = load_sae(checkpoint).metadata
-        else:
-            trained_before = sae.metadata.tokens_trained
-            version = importlib.metadata.version("monosem")
-            sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
-            if not trained_before:
-                sample = self.rows(max(self.config.batch_size, INITIALISED_ON)).to(sae.W_enc.device)
-                sae.initialise(*self.source.split(sample))
-        steps = self.trainer.steps
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, steps)
-        self.loggers = [self.metrics, *open_loggers(self.config.loggers, self.folder, steps)]
-        return place
-
-    def rows(self, n: int) -> Tensor:
-        """The first n rows, which the run trains on too."""
-        return self.source.take(self.source.whole.pool(0)[:n])
-
-    def remarks(self) -> list[str]:
-        """What is wrong with the activations, in words."""
-        sides = self.source.split(self.rows(LOOKED_AT))
-        known, found = self.source.metadata, list[str]()
-        names = (known.hooks or [known.hook], known.target_hooks or [known.target_hook])
-        centres = self.sae.transform.kind.startswith(("centre", "whiten"))
-        for side, hooks in zip(sides, names, strict=True):
-            parts = [] if side is None else [side] if side.ndim == 2 else list(side.unbind(1))
-            for i, part in enumerate(parts):
-                hook = hooks[i * len(hooks) // len(parts)]
-                where = f"activations at {hook}" if hook else "activations"
-                found += [f"{where}: {line}" for line in inspect_rows(part, centred=centres)]
-        return found
-
-    def log(self, step: Step) -> None:
-        """Tell all loggers of the step that has just been made."""
-        for logger in self.loggers:
-            logger.log(self.trainer.steps, {"tokens": self.trainer.tokens, **step.metrics})
-
-    def close(self) -> None:
-        """Close the loggers."""
-        for logger in self.loggers:
-            logger.close()
-
-    def finish(self) -> TrainingResult:
-        """Complete what the SAE remembers, and save it."""
-        sae = self.sae
-        skipped = self.source.metadata.documents_skipped
-        known = {"tokens_trained": self.trainer.tokens, "documents_skipped": skipped}
-        sae.metadata = sae.metadata.model_copy(update=known)
-        _store_fingerprint(sae, self.source)
-        if self.folder:
-            sae.save(self.folder / "sae")
-        for remark in sae.remarks():
-            warnings.warn(remark, stacklevel=4)
-        return TrainingResult(sae, self.metrics.history, self.folder)
-
-
-def _train(
-    members: Sequence[_Member], folder: Path | None, callbacks: Sequence[Callback], progress: bool
-) -> list[TrainingResult]:
-    steps = common_checkpoint([member.folder for member in members if member.folder])
-    with ExitStack() as closing:
-        for member in members:
-            closing.callback(member.close)
-        places = [member.begin(checkpoint_of(member.folder, steps)) for member in members]
-        if steps is None:
-            for remark in dict.fromkeys(remark for member in members for remark in member.remarks()):
-                warnings.warn(remark, stacklevel=3)
-        first = members[0].trainer
-        total = first.total_tokens or 0
-        with TrainingProgress(total, first.tokens, enabled=progress) as bar, _StopRequest() as stop:
-            place = _loop(members, places[0], bar, callbacks, stop)
-        _write_checkpoints(members, place)
-    if stop.requested:
-        message = f"stopped after {first.tokens:,} of {total:,} tokens"
-        if folder:
-            where = folder / "checkpoints" if len(members) == 1 else folder
-            message += f"; the checkpoint is in {where}, and the same command goes on from it"
-        raise TrainingInterrupted(message)
-    return [member.finish() for member in members]
-
-
-def _write_checkpoints(members: Sequence[_Member], place: Place) -> None:
-    """First all new ones, then away with the old: at any moment there is one that all have."""
-    written = [(m.folder, write_checkpoint(m.folder, m.trainer, place, m.source.state())) for m in members if m.folder]
-    for folder, checkpoint in written:
-        drop_others(folder, checkpoint)
 
 
 def fit(
@@ -266,78 +127,123 @@ def fit(
     return train(sae, source, tokens=tokens, config=config, path=path, progress=progress)
 
 
-class _StopRequest:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop after the step; a second Ctrl-C stops at once."""
-
-    requested = False
-
-    def __enter__(self) -> _StopRequest:
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _loop(
-    members: Sequence[_Member],
-    place: Place,
-    bar: TrainingProgress,
-    callbacks: Sequence[Callback],
-    stop: _StopRequest,
-) -> Place:
-    """Train until the run is done, the source ends or a stop is requested; returns the place reached."""
-    first = members[0].trainer
-    n_steps = first.n_steps or 0
-    last_checkpoint = time.monotonic()
-    if first.steps >= n_steps:
-        return place
-    wholes = list(dict.fromkeys(member.source.whole for member in members))
-    streams = [batches(whole, first.config.batch_size, place) for whole in wholes]
-    for parts in zip(*streams, strict=True):
-        place, shown = parts[0][1], list[dict[str, float]]()
-        rows = {whole: part for whole, (part, _) in zip(wholes, parts, strict=True)}
+def _train(
+    members: Sequence[Member], folder: Path | None, callbacks: Sequence[Callback], progress: bool
+) -> list[TrainingResult]:
+    with ExitStack() as closing:
+        closing.enter_context(torch.inference_mode(False))
+        shown = closing.enter_context(job(progress))
+        closing.enter_context(alone_in(folder, *(member.folder for member in members)))
+        with doing("comparing with the run folder"):
+            for member in members:
+                member.recognise()
         for member in members:
-            trainer, source = member.trainer, member.source
-            step = trainer.step(*source.split(source.take(rows[source.whole])))
-            for callback in callbacks:
-                callback(trainer, step)
-            if trainer.steps % member.config.log_every == 0 or trainer.steps == n_steps:
-                member.log(step)
-                shown.append(step.metrics)
-        if shown:
-            bar.update(first.tokens, shown)
-        if first.steps >= n_steps or stop.requested:
-            break
-        if time.monotonic() - last_checkpoint > 60 * first.config.checkpoint_minutes:
-            _write_checkpoints(members, place)
-            last_checkpoint = time.monotonic()
-    return place
+            closing.callback(member.close)
+            with doing("beginning"):
+                member.begin()
+        going = [member for member in members if not member.finished]
+        if not any(member.resumed for member in going):
+            with doing("looking at the activations"):
+                remarks = dict.fromkeys(remark for member in going for remark in member.remarks())
+            for remark in remarks:
+                warnings.warn(remark, stacklevel=3)
+        if going:
+            _go(going, folder, shown, callbacks)
+        with doing("saving"):
+            return [member.finish() for member in members]
 
 
-@torch.no_grad()
-def _store_fingerprint(sae: SAE, source: ActivationSource) -> None:
-    sae.probe = source.probe()
-    x, target = source.split(source.probe_activations(sae.probe).to(sae.W_enc.device))
-    sae.metadata = sae.metadata.model_copy(update={"fingerprint": fingerprint(sae, x, target)})
+def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: Sequence[Callback]) -> None:
+    """Train until the run is done or the source ends.
+
+    Raises:
+        TrainingInterrupted: a stop was asked for; the checkpoints are written.
+    """
+    total, done = members[0].tokens, min(member.trainer.tokens for member in members)
+    stage = shown.stage("training", total, done=done, unit="tokens", summary=True)
+    for whole in dict.fromkeys(member.source.whole for member in members):
+        shown.expect(FILLING, lambda whole=whole: whole.to_read(total))
+    try:
+        with StopRequest() as stop, stage:
+            _loop(members, stage, callbacks, stop)
+    finally:
+        stage.close()
+    with doing("writing checkpoints"):
+        for member in members:
+            member.write_checkpoint()
+    if stop.requested:
+        reached = min(member.trainer.tokens for member in members)
+        message = f"stopped after {reached:,} of {total:,} tokens"
+        if folder:
+            where = folder / "checkpoints" if members[0].folder == folder else folder
+            message += f"; the checkpoint is in {where}, and the same command goes on from it"
+        raise TrainingInterrupted(message)
 
 
-@torch.no_grad()
-def fingerprint(sae: SAE, x: Tensor, target: Tensor | None = None) -> InputFingerprint:
-    """What the SAE makes of a batch of raw activations; `target` is what it must predict, if that is something else."""
-    out, wanted = sae(x), x if target is None else target
-    total = (wanted - wanted.mean(0)).pow(2).sum()
-    return InputFingerprint(
-        mean_norm=x.flatten(1).norm(dim=-1).mean().item(),
-        fvu=((wanted - out.reconstruction).pow(2).sum() / total).item(),
-        l0=out.codes.l0().float().mean().item(),
+class _Stream:
+    """The batches of one source, from the earliest place on that an SAE which reads it has reached."""
+
+    def __init__(self, whole: ActivationSource, members: Sequence[Member]) -> None:
+        self.members = [member for member in members if member.source.whole is whole]
+        first = min(self.members, key=lambda member: member.trainer.steps)
+        self.begins = first.trainer.steps
+        self._batches: Iterator[tuple[Tensor, Place]] = batches(whole, first.config.batch_size, first.place)
+
+    def read(self) -> tuple[Tensor, Place] | None:
+        """The next batch and the place after it; None at the end."""
+        return next(self._batches, None)
+
+
+def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback], stop: StopRequest) -> None:
+    """Step by step, each SAE from the step on that it has reached."""
+    config, n_steps = members[0].config, members[0].trainer.n_steps or 0
+    step = min(member.trainer.steps for member in members)
+    last_checkpoint, pause = time.monotonic(), 60 * config.checkpoint_minutes
+    streams = (
+        [_Stream(whole, members) for whole in dict.fromkeys(member.source.whole for member in members)]
+        if step < n_steps
+        else []
     )
+    while step < n_steps and not stop.requested:
+        try:
+            read = [(stream, stream.read()) for stream in streams if stream.begins <= step]
+        except Stopped:
+            return
+        shown: list[dict[str, float]] = []
+        for stream, batch in read:
+            if batch is None:
+                return
+            rows, place = batch
+            for member in stream.members:
+                if member.trainer.steps == step:
+                    shown += _step(member, rows, callbacks, last=step + 1 == n_steps)
+                    member.place = place
+        step += 1
+        stage.figures = _figures(shown) if shown else stage.figures
+        stage.advance(config.batch_size)
+        if step < n_steps and not stop.requested and time.monotonic() - last_checkpoint > pause:
+            for member in members:
+                member.write_checkpoint()
+            last_checkpoint = time.monotonic()
+
+
+def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback], last: bool) -> list[dict[str, float]]:
+    """One step of one SAE; its figures, if they are logged."""
+    trainer, source = member.trainer, member.source
+    step = trainer.step(*source.split(source.take(rows)))
+    for callback in callbacks:
+        callback(trainer, step)
+    if trainer.steps % member.config.log_every and not last:
+        return []
+    member.log(step)
+    return [step.metrics]
+
+
+def _figures(metrics: Sequence[Mapping[str, float]]) -> str:
+    """Those of one SAE, or from least to most of several."""
+    shown = [] if len(metrics) == 1 else [f"{len(metrics)} SAEs"]
+    for name, form in FIGURES.items():
+        values = [one[name] for one in metrics]
+        ends = dict.fromkeys(form.format(value) for value in (min(values), max(values)))
+        shown.append(f"{LABELS.get(name, name)} {' - '.join(ends)}")
+    return "  ".join(shown)
