@@ -263,7 +263,7 @@ class LiveActivations(HookSource):
         data = {name: self._facts.get(name) for name in ("prepend_bos", "packing")}
         if self._facts.get("pixels") is not None:
             data = {"pixels": self._facts["pixels"].model_dump()}
-        limits = {"max_norm_ratio": self.max_norm_ratio}
+        limits: dict[str, Any] = {"max_norm_ratio": self.max_norm_ratio}
         if self.max_norm_ratio is not None:  # a row is left out where its norm at any of them is above
             limits["max_norm at"] = list(self.hooks)
         return {
