@@ -21,7 +21,11 @@ class FileError(MonosemError):
     """A file is missing, damaged, or of another format."""
 
 
-class TrainingInterrupted(MonosemError):
+class Interrupted(MonosemError):
+    """Long work was stopped by the user; what is done is saved."""
+
+
+class TrainingInterrupted(Interrupted):
     """The run was stopped by the user; its checkpoint is written."""
 
 

@@ -295,7 +295,7 @@ def test_a_resumption_stopped_within_any_change_of_a_file_ends_in_the_same_bits(
             except Killed:
                 pass
             assert_same_run(small_run(path), expected)
-        assert number > 3
+        assert number > 3 if first else number == 1, "a finished run is left as it is"
 
 
 # Killed by the system ---------------------------------------------------------------------------------------------
@@ -450,7 +450,10 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
         small_run(tmp_path, kill_at=4)
     newest, before = (tmp_path / "checkpoints" / f"step_0000000{step}" for step in (3, 2))
     damage(newest)
-    with pytest.raises(Killed), pytest.warns(UserWarning, match=f"{newest}.*goes on from the one before, {before.name}"):
+    with (
+        pytest.raises(Killed),
+        pytest.warns(UserWarning, match=f"{newest}.*goes on from the one before, {before.name}"),
+    ):
         small_run(tmp_path, kill_at=3, minutes=60)
     damage(before)
     with pytest.raises(FileError, match=str(before)):

@@ -19,6 +19,7 @@ def demo(
     from monosem.cli.console import console
     from monosem.features import print_features
     from monosem.runs import demo_config, run_evaluation, run_training
+    from monosem.work import job
 
     out = console()
     config = demo_config(output).model_copy(update={"tokens": tokens})
@@ -28,8 +29,9 @@ def demo(
         f"of the {config.model} model, on {tokens:,} tokens.",
         highlight=False,
     )
-    run, model = run_training(config)
-    report = run_evaluation(run, model)
+    with job():
+        run, model = run_training(config, evaluated=True)
+        report = run_evaluation(run, model)
     store = run.features()
     print_features(out, store.features(store.notable(features)), n_passages=4)
     out.print(report.table())

@@ -18,7 +18,7 @@ from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
-from monosem.errors import MonosemError, TrainingInterrupted
+from monosem.errors import Interrupted, MonosemError
 
 app = typer.Typer(
     name="monosem",
@@ -72,7 +72,7 @@ def run() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = say
             app()
-    except TrainingInterrupted as stopped:
+    except Interrupted as stopped:
         console.print(f"{stopped}", markup=False, highlight=False)
         sys.exit(130)
     except (MonosemError, OSError) as error:

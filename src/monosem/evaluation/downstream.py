@@ -16,6 +16,7 @@ from monosem.evaluation.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import ModelSet, Replay, SubjectModel
 
+EVALUATING, LOSSES = "evaluating", "measuring losses"  # stages of the work
 LOSS_POSITIONS = 4_096
 """Logits are computed of no more at a time: a vocabulary may be large."""
 RowFunction = Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]

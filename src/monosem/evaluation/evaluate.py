@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from monosem.activations import reopened, rows_read
@@ -18,7 +16,7 @@ from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.downstream import DownstreamLoss, loss_contexts
+from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.losses import downstream_loss
 from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
@@ -27,6 +25,7 @@ from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
+from monosem.work import as_job, doing, each, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
@@ -35,6 +34,7 @@ FIT_TOKENS = 32_768
 VECTOR_ROWS = 8192
 
 
+@as_job
 @torch.no_grad()
 def evaluate(
     sae: SAE,
@@ -74,7 +74,7 @@ def evaluate(
         loss_tokens: tokens for the losses; 0 leaves them out.
         controls: measure them too.
         observers: called with the codes of every batch, so that one pass serves all.
-        progress: show a bar.
+        progress: show where it is.
 
     Raises:
         ConfigError: what the SAE does not know was not given, or tokens is not positive.
@@ -96,27 +96,28 @@ def evaluate(
             loss_tokens=loss_tokens,
             controls=controls,
             observers=observers,
-            progress=progress,
         )
         return _report(sae, sums.parts, sums.controls, facts, sums.loss if sums.n_predictions else None)
     contexts, name = reopened(sae.metadata, model, hook, text=text, images=images, labels=labels)
     n_contexts = -(-tokens // contexts.context_length)
     first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
-    sample, _ = rows_read(sae.metadata, hook, first, model.capture(first.inputs, [hook])[hook])
+    with doing("reading a sample"):
+        sample, _ = rows_read(sae.metadata, hook, first, model.capture(first.inputs, [hook])[hook])
     if sample.shape[1] != sae.d_in:
         raise MismatchError(
             f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {sample.shape[1]}: choose another hook"
         )
     l0 = max(1, round(sae.encode(sample[:4096]).l0().double().mean().item()))
-    functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
+    with doing("fitting controls"):
+        functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
     replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
     loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
     at_once = model.contexts_at_once(contexts.context_length)
     loss_at_once = loss_contexts(model, contexts.context_length)
     steps = range(0, n_contexts, at_once)
-    bar = Console(stderr=True)
-    for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
+    losing = stage(LOSSES, 0 if loss is None else min(loss_tokens, tokens), unit="tokens")
+    for start in each(EVALUATING, steps, at_once * contexts.context_length):
         batch = contexts.read(start, min(start + at_once, n_contexts))
         if not len(batch):
             break
@@ -132,8 +133,11 @@ def evaluate(
         while loss is not None and replaced < len(batch) and loss.n_replaced < loss_tokens:
             missing = -(-(loss_tokens - loss.n_replaced) // contexts.context_length)
             some = slice(replaced, replaced + min(loss_at_once, missing))
-            loss.add(batch[some], kept[some])
+            with losing:
+                loss.add(batch[some], kept[some])
+                losing.advance((some.stop - some.start) * contexts.context_length)
             replaced = some.stop
+    losing.close()
     things = "patches" if images is not None else "tokens"
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
     return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)
@@ -149,7 +153,7 @@ def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> Evalu
     l0 = max(1, round(sae.encode(x[:4096]).l0().double().mean().item()))
     functions = _controls(sae, x[:FIT_TOKENS], l0) if controls else {}
     parts = {column: Reconstruction(x[:FIT_TOKENS].mean(0)) for column in ("SAE", *functions)}
-    for number, rows in enumerate(x.split(VECTOR_ROWS)):
+    for number, rows in enumerate(each(EVALUATING, x.split(VECTOR_ROWS), VECTOR_ROWS, "rows")):
         documents = torch.arange(len(rows)) + number * VECTOR_ROWS
         codes = sae.encode(rows)
         for column, part in parts.items():
@@ -195,7 +199,7 @@ def _report(
     loss: DownstreamLoss | SourceLosses | None,
 ) -> EvaluationReport:
     columns: dict[str, dict[str, Interval]] = {}
-    for name, part in parts.items():
+    for name, part in each("computing intervals", list(parts.items()), unit=""):
         columns[name] = part.metrics()
         if loss is not None:
             columns[name] |= loss.metrics(name)

@@ -7,20 +7,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from monosem.activations import positions_read, reopened
 from monosem.data import Batch, BatchReader
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import DownstreamLoss, loss_contexts
+from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.losses import downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
+from monosem.work import Stage, doing, each, stage
 
 FIT_TOKENS = 32_768
 
@@ -124,8 +123,8 @@ class MappingSums:
     def n_predictions(self) -> int:
         return 0 if self.loss is None else self.loss.n_predictions
 
-    def add(self, batch: Batch, loss: bool) -> None:
-        """Take in some contexts; the losses too, if wanted."""
+    def add(self, batch: Batch, losing: Stage | None) -> None:
+        """Take in some contexts; the losses too, if there is a stage of the work for them."""
         x, target, kept = self.mapping.read(batch)
         codes, target = self.mapping.sae.encode(x), target.flatten(1)
         self._rebuilt = {"SAE": self.mapping.sae.decode(codes, x).flatten(1)}
@@ -134,8 +133,10 @@ class MappingSums:
             part.add(target, self._rebuilt[name], batch.document[kept], codes if name == "SAE" else None)
         for observer in self.observers:
             observer(batch, kept, codes, x)
-        if loss and self.loss is not None:
-            self.loss.add(batch, kept)
+        if losing is not None and self.loss is not None:
+            with losing:
+                self.loss.add(batch, kept)
+                losing.advance(kept.numel())
 
 
 @torch.no_grad()
@@ -147,7 +148,6 @@ def measure_mapping(
     loss_tokens: int,
     controls: bool,
     observers: Sequence[Callable[..., None]],
-    progress: bool,
 ) -> tuple[MappingSums, dict[str, str | int | float]]:
     """Go once through `data`, the `text`, or `images` and `labels`, of `reopened`; also returns the report's facts.
 
@@ -157,19 +157,21 @@ def measure_mapping(
     contexts, name = reopened(mapping.sae.metadata, mapping.model, mapping.hooks[0], **data)
     n_contexts = -(-tokens // contexts.context_length)
     first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
-    x, sample, _ = mapping.read(first)
+    with doing("reading a sample"):
+        x, sample, _ = mapping.read(first)
     if not len(x):
         raise DataError(f"{name} has no positions that the SAE reads")
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
+    losing = stage(LOSSES, min(loss_tokens, tokens), unit="tokens")
     sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
-    bar = Console(stderr=True)
     at_once = loss_contexts(mapping.model, contexts.context_length)
     steps = range(0, n_contexts, at_once)
-    for start in track(steps, "evaluating", transient=True, console=bar, disable=not progress or not bar.is_terminal):
+    for start in each(EVALUATING, steps, at_once * contexts.context_length):
         batch = contexts.read(start, min(start + at_once, n_contexts))
         if not len(batch):
             break
-        sums.add(batch, loss=sums.n_predictions < loss_tokens)
+        sums.add(batch, losing if sums.n_predictions < loss_tokens else None)
+    losing.close()
     where = " + ".join(mapping.hooks)
     if mapping.targets != mapping.hooks:
         where += f" -> {' + '.join(mapping.targets)}"

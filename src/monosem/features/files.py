@@ -27,6 +27,7 @@ from monosem.features.tables import (
 from monosem.features.vocabulary import Vocabulary
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.work import each
 
 FORMAT, FORMAT_VERSION = "monosem features", 2
 LIGHT_PART, PART = 65_536, 4_096
@@ -75,9 +76,9 @@ def write_store(
     generation = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
     writer = StoreWriter(folder, generation)
     n, passages, shown = sae.n_latents, 0, set[int]()
-    for first in range(0, n, LIGHT_PART):
+    for first in each("writing features", range(0, n, LIGHT_PART), min(n, LIGHT_PART), "latents"):
         writer.write("features", features_table(sources, first, min(n, first + LIGHT_PART)), first)
-    for first in range(0, n, PART):
+    for first in each("writing passages", range(0, n, PART), min(n, PART), "latents"):
         stop = min(n, first + PART)
         writer.write("details", details_table(sources, first, stop), first)
         examples, found = examples_tables(sources, first, stop, passages)

@@ -15,16 +15,16 @@ from monosem.activations import reopened, rows_read
 from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
-from monosem.errors import ConfigError, DataError, FileError, MismatchError
+from monosem.errors import ConfigError, DataError, FileError, Interrupted, MismatchError
 from monosem.features.files import STATE, write_store
 from monosem.features.near import near_misses
 from monosem.features.pictures import image_facts
-from monosem.features.progress import HarvestProgress
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
+from monosem.work import StopRequest, alone_in, as_job, doing
 
 HELD_OUT = "bundled:held_out"
 
@@ -122,6 +122,7 @@ def harvest(
 ) -> list[FeatureStore]: ...
 
 
+@as_job
 @torch.no_grad()
 def harvest(
     sae: SAE | Sequence[SAE],
@@ -155,7 +156,7 @@ def harvest(
         settings: what to keep of every latent.
         keep_state: keep `harvest.safetensors`.
         minutes: between saves.
-        progress: show a bar.
+        progress: show where it is.
 
     Returns:
         The store, or a list of them.
@@ -163,7 +164,8 @@ def harvest(
     Raises:
         ConfigError: what the SAE does not know was not given, or paths and SAEs do not pair up.
         MismatchError: an SAE does not fit the model, or the SAEs read contexts of different kinds.
-        FileError: a state in the folder is damaged, or of another harvest.
+        FileError: a state in the folder is damaged, or of another harvest; or another process writes into the folder.
+        Interrupted: Ctrl-C; the state is saved.
     """
     saes = [sae] if isinstance(sae, SAE) else list(sae)
     folders = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
@@ -178,32 +180,41 @@ def harvest(
     contexts, name = reopened(saes[0].metadata, model, hooks[0], text=text, images=images, labels=labels)
     shown = contexts if isinstance(contexts, Images) else None
     begun = [new_harvest(s, model, h, name, settings, images=shown) for s, h in zip(saes, hooks, strict=True)]
-    harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
-    observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
-    first, stop = min(h.next_context for h in harvests), -(-tokens // contexts.context_length)
-    saved = time.monotonic()
+    with alone_in(*folders):
+        harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
+        observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
+        first, stop = min(h.next_context for h in harvests), -(-tokens // contexts.context_length)
+        saved = time.monotonic()
 
-    def save() -> None:
-        for one, folder in zip(harvests, folders, strict=True):
-            one.save(folder / STATE)
+        def save() -> None:
+            for one, folder in zip(harvests, folders, strict=True):
+                one.save(folder / STATE)
 
-    bar = HarvestProgress(stop * contexts.context_length, first * contexts.context_length, enabled=progress)
-    with bar:
-        for start, batch in _batches(contexts, first, stop, model.contexts_at_once(contexts.context_length)):
-            _pass(model, saes, hooks, observers, batch, start)
-            bar.update((start + len(batch)) * contexts.context_length)
-            if time.monotonic() - saved > 60 * minutes:
-                save()
-                saved = time.monotonic()
-    if not all(h.n_tokens for h in harvests):
-        raise DataError(f"{'text' if shown is None else 'images'} {name!r}: there is nothing that the SAE reads")
-    if keep_state:
-        save()
-    stores: list[FeatureStore] = []
-    for one, folder, s in zip(harvests, folders, saes, strict=True):
-        stores.append(FeatureStore(write_store(one, folder, s, model, shown)))
-        if not keep_state:
-            (folder / STATE).unlink(missing_ok=True)
+        length = contexts.context_length
+        with (
+            StopRequest() as request,
+            doing("harvesting", stop * length, done=first * length, unit="tokens") as reading,
+        ):
+            for start, batch in _batches(contexts, first, stop, model.contexts_at_once(length)):
+                _pass(model, saes, hooks, observers, batch, start)
+                reading.advance(len(batch) * length)
+                if request.requested or time.monotonic() - saved > 60 * minutes:
+                    save()
+                    saved = time.monotonic()
+                if request.requested:
+                    raise Interrupted(
+                        f"stopped after {reading.done:,} of {stop * length:,} tokens; the state is beside the store, and "
+                        "the same command goes on from it"
+                    )
+        if not all(h.n_tokens for h in harvests):
+            raise DataError(f"{'text' if shown is None else 'images'} {name!r}: there is nothing that the SAE reads")
+        if keep_state:
+            save()
+        stores: list[FeatureStore] = []
+        for one, folder, s in zip(harvests, folders, saes, strict=True):
+            stores.append(FeatureStore(write_store(one, folder, s, model, shown)))
+            if not keep_state:
+                (folder / STATE).unlink(missing_ok=True)
     return stores[0] if isinstance(sae, SAE) else stores
 
 

@@ -72,7 +72,7 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if device != "auto":
         nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return _quick(SubjectModel(module, tokenizer, name or str(model), processor))
+    return _quick(SubjectModel(module.eval().requires_grad_(False), tokenizer, name or str(model), processor))
 
 
 def _quick(model: SubjectModel) -> SubjectModel:

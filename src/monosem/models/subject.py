@@ -1,11 +1,10 @@
-"""SubjectModel: any torch model under study. Its weights are never changed."""
+"""SubjectModel: any torch model under study. Nothing of it is ever changed: neither weights nor modes."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError, HookError
+from monosem.models.alone import as_studied
 from monosem.models.families import hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
 from monosem.models.inputs import Inputs
@@ -60,7 +60,7 @@ class SubjectModel:
         self, module: nn.Module, tokenizer: Any = None, name: str | None = None, processor: Any = None
     ) -> None:
         module = getattr(module, "_orig_mod", module)
-        self.module = module.eval().requires_grad_(False)
+        self.module = module
         self.tokenizer, self.processor = tokenizer, processor
         self.name = name or type(module).__name__
         config = main_config(module)
@@ -213,13 +213,8 @@ class SubjectModel:
 
     def _call(self, inputs: Any) -> Any:
         arguments = self._arguments(inputs)
-        with self._eagerly():
+        with as_studied(self.module, self.device):
             return self.module(**arguments) if isinstance(arguments, dict) else self.module(arguments)
-
-    def _eagerly(self) -> AbstractContextManager[Any]:
-        """Compiled code knows nothing of hooks: what torch.compile has compiled runs as it was written."""
-        compiles = "torch._dynamo" in sys.modules
-        return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
     @torch.no_grad()
     def capture(self, inputs: Any, hooks: Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
@@ -282,7 +277,8 @@ class SubjectModel:
         handles = [self.module.register_forward_pre_hook(note, with_kwargs=True)]
         handles += [self._attach(point, function, current) for point, function in points]
         try:
-            yield
+            with as_studied(self.module, self.device):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -360,7 +356,7 @@ class SubjectModel:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
         self._prompt_length = tokens.shape[1]
         try:
-            with torch.random.fork_rng(), self._eagerly():
+            with torch.random.fork_rng(), as_studied(self.module, self.device):
                 torch.manual_seed(seed)
                 out = self.module.generate(  # pyright: ignore[reportCallIssue]
                     tokens,

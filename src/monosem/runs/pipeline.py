@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.activations import ActivationSource, LiveActivations, activations, read_vectors, reopened
+from monosem.activations import FILLING, ActivationSource, LiveActivations, activations, read_vectors, reopened
 from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
-from monosem.evaluation import EvaluationReport, evaluate
+from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
 from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
@@ -20,6 +20,7 @@ from monosem.runs.results import Results
 from monosem.runs.several import describe_each
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.training import train_together
+from monosem.work import alone_in, as_job, doing, job
 
 HELD_OUT = "bundled:held_out"
 
@@ -31,33 +32,56 @@ def demo_config(output: str) -> RunConfig:
     return RunConfig.model_validate({"output": output, "sae": SAEConfig.model_validate({"n_latents": 4096, "k": 24})})
 
 
-def run_training(config: RunConfig, progress: bool = True) -> tuple[Run, Model | None]:
+def run_training(config: RunConfig, progress: bool = True, evaluated: bool = False) -> tuple[Run, Model | None]:
     """Train as described, into the folder named; goes on where an earlier call of the same description stopped.
 
     One pass over the model feeds all dictionaries of the description. Each ends as if it had been described alone.
+
+    Args:
+        config: the description.
+        progress: show a live line.
+        evaluated: whether an evaluation will follow, for the time left.
 
     Returns:
         The run, and the model that it was trained on, if it was not on ready vectors.
 
     Raises:
         ConfigError: the folder holds another run, or the description does not fit the model.
+        FileError: another process is writing into the folder, or it cannot be written.
     """
     folder = Path(config.output)
-    _refuse_another(folder, config)
-    model = open_model(config)
-    each = describe_each(config, model.hook_points if model else ())
-    whole = _open_source(config, model, list(each.values()))
-    sources = {name: _view(whole, one) for name, one in each.items()}
-    saes = {name: _build(one, sources[name]) for name, one in each.items()}
+    with job(progress) as shown, alone_in(folder):
+        with doing("loading the model"):
+            model = open_model(config)
+        each = describe_each(config, model.hook_points if model else ())
+        _refuse_another(folder, config, each)
+        with doing("opening the data"):
+            whole = _open_source(config, model, list(each.values()))
+        sources = {name: _view(whole, one) for name, one in each.items()}
+        saes = {name: _build(one, sources[name]) for name, one in each.items()}
+        if evaluated:
+            shown.expect(EVALUATING, len(each) * config.evaluation.tokens, like=FILLING)
+            shown.expect(LOSSES, len(each) * config.evaluation.loss_tokens if model else 0, like=FILLING, weight=6)
+        train_together(
+            saes,
+            sources,
+            tokens=config.tokens,
+            config={name: one.training for name, one in each.items()},
+            path=folder,
+            progress=progress,
+            prepare=lambda: _describe(folder, config, each),
+        )
+    return Run(folder), model
+
+
+def _describe(folder: Path, config: RunConfig, each: Mapping[str, RunConfig]) -> None:
+    """Write what the run is."""
     for name, one in each.items():
         one.write(folder / name / "run.yaml")
         (folder / name / "README.md").write_text(README.format(path=one.output))
     if config.several:
         config.write(folder / "run.yaml")
         (folder / "README.md").write_text(README_SEVERAL.format(path=config.output))
-    configs = {name: one.training for name, one in each.items()}
-    train_together(saes, sources, tokens=config.tokens, config=configs, path=folder, progress=progress)
-    return Run(folder), model
 
 
 def open_model(config: RunConfig) -> Model | None:
@@ -131,17 +155,28 @@ def require_held_out(config: RunConfig) -> None:
         return
 
 
+@as_job
 def run_evaluation(
     run: Run, model: Model | None = None, config: EvaluationConfig | None = None, progress: bool = True
 ) -> EvaluationReport:
     """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/`, and `features/` where there is text.
 
     What reads several hook points or models has no features to harvest, ready vectors have no losses either.
+
+    Raises:
+        FileError: another process is writing into the folder, or it cannot be written.
     """
     described = run.config
     config = config or described.evaluation
     sae = run.sae()
-    model = model or open_model(described)
+    with doing("loading the model"):
+        model = model or open_model(described)
+    with alone_in(run.path):
+        return _evaluated(run, sae, model, config, progress)
+
+
+def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig, progress: bool) -> EvaluationReport:
+    described = run.config
     counts: dict[str, Any] = {"tokens": config.tokens, "controls": config.controls, "progress": progress}
     data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
     if model is None:
@@ -158,10 +193,12 @@ def run_evaluation(
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
         write_store(features, run.path / "features", sae, model, images)
     report.save(run.path / "evaluation.json")
-    write_figures(run.path / "figures", run.history(), report)
+    with doing("drawing figures"):
+        write_figures(run.path / "figures", run.history(), report)
     return report
 
 
+@as_job
 def run_evaluations(
     run: Run, model: Model | None = None, config: EvaluationConfig | None = None, progress: bool = True
 ) -> Results:
@@ -170,10 +207,14 @@ def run_evaluations(
     Goes on where an earlier call with the same settings was stopped.
     """
     config = config or run.config.evaluation
-    model = model or open_model(run.config)
-    results = Results.begin(run.path, config)
-    for name, member in run.members.items():
-        if name not in results.rows:
+    with doing("loading the model"):
+        model = model or open_model(run.config)
+    with job(progress) as shown, alone_in(run.path):
+        results = Results.begin(run.path, config)
+        missing = {name: member for name, member in run.members.items() if name not in results.rows}
+        shown.expect(EVALUATING, len(missing) * config.tokens, like=FILLING)
+        shown.expect(LOSSES, len(missing) * config.loss_tokens if model else 0, like=EVALUATING, weight=6)
+        for name, member in missing.items():
             results.add(name, member.config.reads, run_evaluation(member, model, config, progress))
     return results
 
@@ -191,6 +232,13 @@ def run_harvest(
     Raises:
         ConfigError: there are no images to read, or the dictionary reads several hook points or models, or vectors.
     """
+    with alone_in(run.path):
+        return _harvested(run, text, tokens, keep_state, progress, images)
+
+
+def _harvested(
+    run: Run, text: str | None, tokens: int, keep_state: bool, progress: bool, images: str | None
+) -> FeatureStore:
     described, own = run.config, run.config.evaluation
     images = images or (own.images if text is None else None)
     if described.images is not None:
@@ -209,16 +257,19 @@ def _held_out_images(run: Run, images: str | None) -> str:
     return images
 
 
-def _refuse_another(folder: Path, config: RunConfig) -> None:
-    """Going on is for the same description alone (where to write and how to evaluate may differ)."""
+def _refuse_another(folder: Path, config: RunConfig, each: Mapping[str, RunConfig]) -> None:
+    """One dictionary and several are never in the same folder, and what a folder has, its description must name.
+
+    Whether a dictionary of a folder is the one that is described, its identity says when it is to be trained.
+    """
     if not (folder / "run.yaml").is_file():
         return
-    free = {"output", "evaluation"}
-    old = RunConfig.read(folder / "run.yaml").model_dump(exclude=free)
-    new = config.model_dump(exclude=free)
-    differing = [key for key in new if old[key] != new[key]]
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run with another {', '.join(differing)}: choose another folder (--set output=...), "
-            "or delete that one"
-        )
+    old = Run(folder)
+    if old.config.several != config.several:
+        holds = "several dictionaries" if old.config.several else "one dictionary"
+        wrong = f"a run of {holds}, and this is another description"
+    else:
+        lacking = [name for name in old.members if name not in each]
+        wrong = f"dictionaries that this description lacks ({', '.join(lacking)})" if lacking else None
+    if wrong:
+        raise ConfigError(f"{folder} holds {wrong}: choose another folder (--set output=...), or delete that one")

@@ -40,7 +40,8 @@ def train(
     """Train an SAE in place.
 
     With a `path` the run can be stopped and killed at any moment: the same call goes on from the last checkpoint to the
-    same result. Ctrl-C writes a checkpoint first. The finished SAE stands in `path/sae`.
+    same result. Ctrl-C writes a checkpoint first. The finished SAE stands in `path/sae`; called once more, it is read
+    from there. A call with other settings, weights or data than those that the folder's run began with is refused.
 
     Args:
         sae: the SAE to train.
@@ -53,6 +54,8 @@ def train(
 
     Raises:
         MismatchError: SAE and source have different widths.
+        ConfigError: the folder holds another run; the message names every setting that differs.
+        FileError: another process is writing into the folder, or it cannot be written.
         TrainingInterrupted: Ctrl-C; the checkpoint is written.
     """
     member = Member(sae, source, config or TrainingConfig(), tokens, Path(path) if path is not None else None)
@@ -68,6 +71,7 @@ def train_together(
     path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    prepare: Callable[[], None] | None = None,
 ) -> dict[str, TrainingResult]:
     """Train several SAEs in place on one stream: the subject model runs once for all of them.
 
@@ -81,9 +85,11 @@ def train_together(
         path: a folder; each SAE's run folder is `path/NAME`.
         callbacks: called after every step of every SAE.
         progress: show a live line.
+        prepare: called before work starts, once the folder is found to be new or of this very run.
 
     Raises:
-        ConfigError: no SAE, or different batch sizes.
+        ConfigError: no SAE, different batch sizes, or a folder that holds another run.
+        FileError: the folder is in use, or cannot be written.
         MismatchError: an SAE and its source have different widths.
         TrainingInterrupted: Ctrl-C; the checkpoints are written.
     """
@@ -99,7 +105,7 @@ def train_together(
     sizes = sorted({member.config.batch_size for member in members})
     if len(sizes) > 1:
         raise ConfigError(f"SAEs trained together share their batches: batch sizes {sizes} must be equal")
-    return dict(zip(saes, _train(members, folder, callbacks, progress), strict=True))
+    return dict(zip(saes, _train(members, folder, callbacks, progress, prepare), strict=True))
 
 
 def fit(
@@ -128,7 +134,11 @@ def fit(
 
 
 def _train(
-    members: Sequence[Member], folder: Path | None, callbacks: Sequence[Callback], progress: bool
+    members: Sequence[Member],
+    folder: Path | None,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    prepare: Callable[[], None] | None = None,
 ) -> list[TrainingResult]:
     with ExitStack() as closing:
         closing.enter_context(torch.inference_mode(False))
@@ -137,6 +147,8 @@ def _train(
         with doing("comparing with the run folder"):
             for member in members:
                 member.recognise()
+        if prepare is not None:
+            prepare()
         for member in members:
             closing.callback(member.close)
             with doing("beginning"):

@@ -12,15 +12,17 @@ will begin later.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 FIRST_LINE, A_LINE, LOOK = 1.0, 10.0, 0.1
 """Seconds until the first plain line, between two of a stage, and between looks whether one is due."""
@@ -38,6 +40,7 @@ class _Kind:
 
     seconds: float = 0.0
     units: float = 0.0
+    expected: float = 0.0
     to_come: Amount = _nothing
     like: str | None = None
     weight: float = 1.0
@@ -98,23 +101,30 @@ class Job:
         self._stack: list[Stage] = []
         self._mark = self._advanced = time.monotonic()
 
-    def expect(self, name: str, to_come: Amount, *, like: str | None = None, weight: float = 1.0) -> None:
+    def expect(self, name: str, units: float | Amount, *, like: str | None = None, weight: float = 1.0) -> None:
         """Announce work of a kind that has not begun.
 
         Args:
             name: of the stages that it will have.
-            to_come: how much, beside the stages that have begun; asked whenever the time left is told.
+            units: how much of it, of which every stage that begins takes its own; or a function that tells whenever it
+                is asked how much is to come beside the stages that have begun.
             like: another kind, whose rate is taken until this one has its own.
             weight: how many times as long as a unit of that one a unit takes.
         """
         kind = self._kind(name)
-        kind.to_come, kind.like, kind.weight = to_come, like, weight
+        kind.like, kind.weight = like, weight
+        if callable(units):
+            kind.to_come = units
+        else:
+            kind.expected = units
 
     def stage(
         self, name: str, total: float | None = None, *, done: float = 0, unit: str = "", summary: bool = False
     ) -> Stage:
         """Begin a piece of work; `unit` names what its speed is told in, `summary` asks for a line at its end."""
         made = Stage(self, name, total, done, unit, summary)
+        kind = self._kind(name)
+        kind.expected = max(0.0, kind.expected - made.left)
         self._open.append(made)
         return made
 
@@ -148,15 +158,14 @@ class Job:
         seconds, unknown = 0.0, False
         current = self._stack[-1].name if self._stack else None
         for name, kind in list(self._kinds.items()):
-            units = kind.to_come() + sum(stage.left for stage in list(self._open) if stage.name == name)
+            units = kind.expected + kind.to_come() + sum(stage.left for stage in list(self._open) if stage.name == name)
             cost = self._cost(name)
             if cost is None:
-                unknown = unknown or units > 0
+                unknown = unknown or units > 0 or name == current
                 continue
             running = min(time.monotonic() - self._mark, cost * units) if name == current else 0.0
             seconds += max(0.0, cost * units - running)
-        unbegun = any(stage.total is not None and stage.name not in self._kinds for stage in list(self._open))
-        return seconds, unknown or unbegun
+        return seconds, unknown
 
     def _cost(self, name: str) -> float | None:
         """Seconds a unit."""
@@ -272,6 +281,34 @@ def doing(name: str, total: float | None = None, *, done: float = 0, unit: str =
             yield made
     finally:
         made.close()
+
+
+Item = TypeVar("Item")
+
+
+def each(name: str, items: Sequence[Item], units: float = 1.0, unit: str = "tokens") -> Iterator[Item]:
+    """The items, one after the other, as a stage: each is so many units of it."""
+    with doing(name, len(items) * units, unit=unit) as made:
+        for item in items:
+            yield item
+            made.advance(units)
+
+
+Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
+
+
+def as_job(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Makes a job of every call of a function; its argument `progress` says whether it is shown."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        given = signature.bind(*arguments, **options)
+        given.apply_defaults()
+        with job(bool(given.arguments["progress"])):
+            return function(*arguments, **options)
+
+    return call
 
 
 def duration(seconds: float) -> str:
