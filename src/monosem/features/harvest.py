@@ -203,8 +203,8 @@ def harvest(
                     saved = time.monotonic()
                 if request.requested:
                     raise Interrupted(
-                        f"stopped after {reading.done:,} of {stop * length:,} tokens; the state is beside the store, and "
-                        "the same command goes on from it"
+                        f"stopped after {reading.done:,} of {stop * length:,} tokens; the state is kept, and the "
+                        "same command goes on from it"
                     )
         if not all(h.n_tokens for h in harvests):
             raise DataError(f"{'text' if shown is None else 'images'} {name!r}: there is nothing that the SAE reads")
