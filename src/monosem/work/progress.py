@@ -40,6 +40,7 @@ class _Kind:
 
     seconds: float = 0.0
     units: float = 0.0
+    last: float = 0.0
     expected: float = 0.0
     to_come: Amount = _nothing
     like: str | None = None
@@ -138,7 +139,8 @@ class Job:
 
     def note(self, stage: Stage, units: float) -> None:
         self._spend()
-        self._kind(stage.name).units += units
+        kind = self._kind(stage.name)
+        kind.units, kind.last = kind.units + units, units
 
     def close(self, stage: Stage) -> None:
         self._open.remove(stage)
@@ -163,7 +165,11 @@ class Job:
             if cost is None:
                 unknown = unknown or units > 0 or name == current
                 continue
-            running = min(time.monotonic() - self._mark, cost * units) if name == current else 0.0
+            running = time.monotonic() - self._mark if name == current else 0.0
+            if not kind.units and kind.seconds + running > cost * units:  # the rate of another kind was no guide
+                unknown = True
+            elif kind.units:  # nothing has been done for long: it is slower than it was
+                cost = max(cost, (kind.seconds + running) / (kind.units + kind.last))
             seconds += max(0.0, cost * units - running)
         return seconds, unknown
 
