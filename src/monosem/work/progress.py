@@ -300,7 +300,8 @@ def each(name: str, items: Sequence[Item], units: float = 1.0, unit: str = "toke
             made.advance(units)
 
 
-Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def as_job(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
