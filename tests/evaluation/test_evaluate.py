@@ -22,6 +22,7 @@ from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata
 
 MODULE = sys.modules["monosem.evaluation.evaluate"]
+ROWS_MODULE = sys.modules["monosem.evaluation.vectors"]
 HOOK = "resid_post.1"
 TEXTS = [
     f"{who} went {where} and was not seen again for years."
@@ -178,7 +179,7 @@ def test_vectors_do_not_move_with_the_batch_size(vectors: Tensor, monkeypatch: p
     sae = random_sae()
     sae.initialise(vectors)
     whole = ms.evaluate(sae, vectors)
-    monkeypatch.setattr(MODULE, "VECTOR_ROWS", 33)
+    monkeypatch.setattr(ROWS_MODULE, "ROWS", 33)
     for name, interval in ms.evaluate(sae, vectors).metrics.items():
         assert interval.value == pytest.approx(whole[name].value, rel=1e-6)
 

@@ -26,16 +26,19 @@ class PCA:
         return mean + ((x - mean) @ components) @ components.T
 
 
-def random_sae(sae: SAE, x: Float[Tensor, "rows d"], seed: int = 12345) -> SAE:
-    """An SAE of the same kind and size with random decoder and encoder, never trained."""
+def random_sae(
+    sae: SAE, x: Float[Tensor, "rows ..."], target: Float[Tensor, "rows ..."] | None = None, seed: int = 12345
+) -> SAE:
+    """An SAE of the same kind and size with random decoder and encoder, never trained; of transcoders give targets."""
     fresh = type(sae)(
         sae.d_in,
         sae.n_latents,
         **sae.settings,
+        d_out=None if sae.subtract_b_dec else sae.d_out,
         transform=sae.transform.kind,
         dtype=sae.W_enc.dtype,
         device=sae.W_enc.device,
         seed=seed,
     )
-    fresh.initialise(x)
+    fresh.initialise(x, target)
     return fresh.eval()

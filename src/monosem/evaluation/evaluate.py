@@ -14,7 +14,7 @@ from monosem.activations import reopened, rows_read
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
-from monosem.errors import ConfigError, DataError, MismatchError
+from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.intervals import Interval
@@ -23,6 +23,7 @@ from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
+from monosem.evaluation.vectors import measure_rows
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.work import as_job, doing, each, stage
@@ -31,7 +32,6 @@ Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Ten
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
 
 FIT_TOKENS = 32_768
-VECTOR_ROWS = 8192
 
 
 @as_job
@@ -41,6 +41,7 @@ def evaluate(
     model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
     hook: str | None = None,
     *,
+    target: Tensor | np.ndarray | None = None,
     text: Text | None = None,
     images: Any = None,
     labels: Any = None,
@@ -64,9 +65,10 @@ def evaluate(
 
     Args:
         sae: the SAE.
-        model: the subject model (several for a crosscoder of models), or ready activations (rows, d_in); the SAE's own
-            model if not given.
+        model: the subject model (several for a crosscoder of models), or ready activations, (rows, d_in) or, of several
+            sources, (rows, source, d_in); the SAE's own model if not given.
         hook: name of the hook point; the SAE's own if not given.
+        target: of ready activations those that a transcoder must predict, (rows, d_out) or (rows, layer, d_out).
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
         images: what to read in place of text: what `Images` takes.
         labels: one integer an image, where the images come without.
@@ -83,10 +85,11 @@ def evaluate(
     """
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
-    if isinstance(model, np.ndarray):
-        model = torch.from_numpy(np.array(model[:tokens]))  # a copy: a mapped file cannot be written to
-    if isinstance(model, Tensor):
-        return _evaluate_vectors(sae, model, tokens, controls)
+    if isinstance(model, Tensor | np.ndarray):
+        sums, pca = measure_rows(sae, model, target, tokens, controls)
+        return _report(sae, sums, {} if pca is None else {"PCA": pca}, {"data": "the rows given"}, None)
+    if target is not None:
+        raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
     given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
     if isinstance(model, ModelSet) or is_mapping(sae):
         sums, facts = measure_mapping(
@@ -141,25 +144,6 @@ def evaluate(
     things = "patches" if images is not None else "tokens"
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
     return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)
-
-
-def _evaluate_vectors(sae: SAE, x: Tensor, tokens: int, controls: bool) -> EvaluationReport:
-    """Rows are their own documents."""
-    if x.ndim != 2 or x.shape[1] != sae.d_in:
-        raise MismatchError(f"the SAE reads rows of width {sae.d_in}, got activations of shape {tuple(x.shape)}")
-    x = x[:tokens].to(sae.W_enc.device, torch.float32)
-    if not len(x):
-        raise DataError("there are no rows to evaluate on")
-    l0 = max(1, round(sae.encode(x[:4096]).l0().double().mean().item()))
-    functions = _controls(sae, x[:FIT_TOKENS], l0) if controls else {}
-    parts = {column: Reconstruction(x[:FIT_TOKENS].mean(0)) for column in ("SAE", *functions)}
-    for number, rows in enumerate(each(EVALUATING, x.split(VECTOR_ROWS), VECTOR_ROWS, "rows")):
-        documents = torch.arange(len(rows)) + number * VECTOR_ROWS
-        codes = sae.encode(rows)
-        for column, part in parts.items():
-            rebuilt = sae.decode(codes, rows) if column == "SAE" else functions[column](rows)
-            part.add(rows, rebuilt, documents, codes if column == "SAE" else None)
-    return _report(sae, parts, functions, {"data": "the rows given"}, None)
 
 
 def _fill_in(

@@ -51,7 +51,7 @@ def pursue(
         refit: solve for the coefficients of the rows found, at the end; "omp" does in any case.
 
     Raises:
-        ConfigError: an unknown method, a k out of range, or an SAE without one W_dec.
+        ConfigError: an unknown method, a k out of range, or an SAE without one W_dec, or with a skip beside it.
         DataError: x has another width.
 
     Source: Pati et al., Orthogonal Matching Pursuit, 1993; Mallat & Zhang, Matching Pursuits, 1993; Blumensath &
@@ -61,6 +61,11 @@ def pursue(
         raise ConfigError(f"unknown method {method!r}: choose one of {', '.join(get_args(PursuitMethod))}")
     if "W_dec" not in dict(sae.named_parameters()):
         raise ConfigError(f"a {sae.architecture} has no single W_dec to search in: use its encoder")
+    if sae.other_writers():
+        raise ConfigError(
+            f"what a {sae.architecture} writes beside its latents takes its inputs, of which a search knows nothing: "
+            "use its encoder, or a transcoder"
+        )
     if not 1 <= k <= sae.n_latents:
         raise ConfigError(f"k must be between 1 and n_latents = {sae.n_latents}, got {k}")
     split = x.ndim - len(sae.out_shape)

@@ -41,17 +41,28 @@ def fix_suppression(
         steps: of conjugate gradients, at most.
 
     Raises:
-        ConfigError: the SAE has several sources.
+        ConfigError: the SAE has several sources, or encodes with its decoder; targets that it needs are missing.
 
     Source: Wright & Sharkey, Addressing Feature Suppression in SAEs, 2024 (there by gradient descent).
     """
     if sae.out_shape != (sae.d_out,):
-        raise ConfigError(f"the strengths of {sae.architecture} cannot be fitted: it has several sources")
+        raise ConfigError(
+            f"the strengths of {sae.architecture} cannot be fitted: it writes to several places, by whose norms its "
+            "latents are chosen. Its batchtopk selection has no penalty that suppresses"
+        )
+    if sae.one_matrix:
+        serves = "ms.pursue(sae, x, k=..., refit=True) fits them for given activations"
+        if sae.architecture != "matching_pursuit":
+            serves = "ms.convert(sae, 'jumprelu') first"
+        raise ConfigError(f"{sae.architecture} encodes with its decoder, which cannot change alone: {serves}")
+    if not sae.subtract_b_dec and target is None:
+        raise ConfigError(f"this {sae.architecture} predicts another site: give target, what it must predict")
     new = copy.deepcopy(sae)
     with torch.no_grad():
-        out = sae(x)
-        wanted = sae.target_transform((x if target is None else target).to(sae.W_dec.dtype))
-        residual = wanted - sae.target_transform(out.reconstruction)
+        rows = sae.rows_of(x)[1]
+        out = sae(rows)
+        wanted = rows if target is None else target.reshape(len(rows), sae.d_out).to(sae.W_dec.dtype)
+        residual = sae.target_transform(wanted, rows) - sae.target_transform(out.reconstruction, rows)
     selection = Selection(out.codes.indices, out.codes.offsets, sae.n_latents)
     values, latents = out.codes.values, out.codes.indices
     W_dec = sae.W_dec.detach()

@@ -63,9 +63,15 @@ def unfold(
     for side, given, own in (("", transform, sae.transform), ("target_", target_transform, sae.target_transform)):
         if not given.fitted:
             raise ConfigError(f"the {side}transform is not fitted: call transform.fit(x) on raw activations first")
+        given.require_affine()
         if given.mean.shape != own.mean.shape:
             wanted, got = (" x ".join(map(str, size)) for size in (own.mean.shape, given.mean.shape))
             raise ConfigError(f"the {side}transform is of width {got}, the SAE wants {wanted}: fit one for it")
+    if not sae.subtract_b_dec and transform.kind != target_transform.kind:
+        raise ConfigError(
+            f"the transforms of inputs and targets are of different kinds, {transform.kind} and "
+            f"{target_transform.kind}: an SAE has one kind for both sides"
+        )
     return _moved(sae, transform, target_transform, norms)
 
 
@@ -209,10 +215,14 @@ def prune(sae: SAE, keep: Bool[Tensor, " n_latents"] | Int[Tensor, " kept"] | Se
         keep: a mask of all latents, or the numbers of those to keep, each once.
 
     Raises:
-        ConfigError: no latent or an unknown one is kept, or latents belong to experts.
+        ConfigError: no latent or an unknown one is kept, or latents belong to experts or layers.
     """
-    if "n_experts" in sae.settings:
-        raise ConfigError(f"latents of {sae.architecture} cannot be pruned: they belong to experts of equal size")
+    for setting, what in (("n_experts", "experts"), ("n_layers", "layers")):
+        if setting in sae.settings:
+            raise ConfigError(
+                f"latents of {sae.architecture} cannot be pruned: they belong to {what} of equal size. Keep it whole, "
+                "and leave latents out of its codes"
+            )
     given = torch.as_tensor(keep, device=sae.W_enc.device)
     if given.dtype == torch.bool:
         if tuple(given.shape) != (sae.n_latents,):
@@ -247,6 +257,8 @@ def _settings(sae: SAE, kept: Int[Tensor, " kept"]) -> dict[str, Any]:
     settings = dict(sae.settings)
     if "k" in settings:
         settings["k"] = min(settings["k"], len(kept))
+    if settings.get("target_l0") is not None:  # of which training on would have to have fewer than latents
+        settings["target_l0"] = min(settings["target_l0"], len(kept) / 2)
     if "widths" in settings:  # how many of each nested dictionary are left
         settings["widths"] = sorted({int((kept < width).sum()) for width in settings["widths"]} - {0})
     return settings

@@ -159,16 +159,17 @@ class InputTransform(nn.Module):
         Raises:
             ConfigError: there is no such thing, as for "layer_norm".
         """
-        self._refuse_per_row()
+        self.require_affine()
         return self.matrix.double() if self.whitens else self.scale.double()
 
     @property
     def inverse_linear(self) -> Tensor:
         """What multiplies y in the inverse, as `linear`."""
-        self._refuse_per_row()
+        self.require_affine()
         return self.inverse_matrix.double() if self.whitens else 1 / self.scale.double()
 
-    def _refuse_per_row(self) -> None:
+    def require_affine(self) -> None:
+        """Raise ConfigError where it is another map for every row."""
         if self.per_row:
             raise ConfigError(
                 f"transform {self.kind!r} is another map for every row, which no weights can hold: keep the SAE as it "

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from monosem import kernels
-from monosem.sae import SAE, BatchTopKSAE, TopKSAE
+from monosem.sae import SAE, BatchTopKSAE, Crosscoder, TopKSAE
 from monosem.sae.base import row_norms
 
 RevivalMethod = Literal["aux_k", "resample", "ghost", "ghost_scaled", "pre_activation", "none"]
@@ -141,6 +141,9 @@ def _threshold(dead: DeadLatents, centred: Float[Tensor, "rows d_in"]) -> Tensor
     if isinstance(sae, TopKSAE) and not isinstance(sae, BatchTopKSAE):
         values, _ = sae.select(centred)
         return values.reshape(len(centred), -1).amin(1, keepdim=True).clamp_min(0)
+    if isinstance(sae, Crosscoder):  # whose threshold is for pre-activations times sizes
+        limit = centred.new_zeros(()) if sae.sparsity == "l1" else sae.threshold
+        return limit / sae.sizes()[dead.latents]
     threshold = getattr(sae, "threshold", centred.new_zeros(()))
     return threshold[dead.latents] if threshold.ndim else threshold
 
