@@ -78,7 +78,7 @@ REFUSED = (
         SEVERAL,
         PER_ROW_OR_WHITE,
         "choose centre_scale",
-        "several sources are each centred and scaled, no more",
+        "several sources are each centred and scaled, that alone",
     ),
     Refusal(
         ("fold", "unfold"),
