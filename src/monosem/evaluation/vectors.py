@@ -70,6 +70,6 @@ def _rows(sae: SAE, given: Tensor | np.ndarray, shape: tuple[int, ...], rows: in
     if isinstance(given, np.ndarray):
         given = torch.from_numpy(np.array(given[:rows]))  # a copy: a mapped file cannot be written to
     if tuple(given.shape[1:]) != shape or not given.ndim:
-        wanted = ", ".join(map(str, shape))
-        raise MismatchError(f"the SAE {does} rows of shape ({wanted}), got activations of shape {tuple(given.shape)}")
+        wanted = " x ".join(map(str, shape))
+        raise MismatchError(f"the SAE {does} rows of width {wanted}, got activations of shape {tuple(given.shape)}")
     return given[:rows].to(sae.W_enc.device, torch.float32)
