@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -36,7 +37,6 @@ from monosem.sae import (
     SwitchSAE,
     ThresholdSAE,
     TopKSAE,
-    files,
     load_sae,
 )
 from monosem.training import TrainingConfig, TrainingInterrupted, TrainingResult, checkpoints, fit, train, trainer
@@ -244,20 +244,19 @@ def killed_at_operation(number: int) -> Iterator[None]:
         for file in sorted(folder.glob("*"))[:2]:
             file.unlink()
 
-    def half_saved(tensors: dict[str, Tensor], path: Path) -> None:
+    def half_saved(tensors: dict[str, Tensor], path: Path, *_: Any) -> None:
         save_file(tensors, path)
         path.write_bytes(path.read_bytes()[:100])
 
-    def half_written(path: Path, text: str) -> None:
-        with path.open("w") as file:
-            file.write(text[: len(text) // 2])
+    def half_written(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
 
-    save_file = files.save_file
+    save_file = safetensors.torch.save_file
     with pytest.MonkeyPatch.context() as patch:
-        for module in (files, checkpoints):
-            patch.setattr(module, "save_file", watched(save_file, half_saved))
+        patch.setattr(safetensors.torch, "save_file", watched(save_file, half_saved))
         patch.setattr(shutil, "rmtree", watched(shutil.rmtree, half_removed))
-        patch.setattr(Path, "write_text", watched(Path.write_text, half_written))
+        patch.setattr(Path, "write_bytes", watched(Path.write_bytes, half_written))
         patch.setattr(Path, "replace", watched(Path.replace, lambda *_: None))
         yield
 

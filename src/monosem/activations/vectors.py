@@ -16,9 +16,9 @@ from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
+from monosem.files import read_safetensors
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
-from monosem.sae.files import read_safetensors
 
 POOL_ROWS = 131_072
 

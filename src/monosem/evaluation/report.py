@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from monosem.errors import FileError
 from monosem.evaluation.intervals import Interval
+from monosem.files import read_json, reading, write_json
 
 LABELS = {
     "l0": "L0, latents on per token",
@@ -29,6 +31,25 @@ LABELS = {
     "agreement": "same answer as clean",
     "dead_share": "share of dead latents",
 }
+
+
+class _Interval(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class _Saved(BaseModel):
+    """What evaluation.json says."""
+
+    model_config = ConfigDict(strict=True)
+
+    facts: dict[str, str | bool | int | float | None]
+    columns: dict[str, dict[str, _Interval]]
+    firing_rates: list[float]
+    l0_counts: list[Annotated[int, Field(ge=0, lt=2**63)]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class EvaluationReport:
             "firing_rates": [float(f"{rate:.6g}") for rate in self.firing_rates],
             "l0_counts": self.l0_counts.tolist(),
         }
-        Path(path).write_text(json.dumps(content) + "\n")
+        write_json(path, content)
 
     @staticmethod
     def load(path: str | Path) -> EvaluationReport:
@@ -112,15 +133,22 @@ class EvaluationReport:
         Raises:
             FileError: it is missing or damaged.
         """
-        try:
-            content = json.loads(Path(path).read_text())
-            columns = {
-                name: {m: Interval(**i) for m, i in metrics.items()} for name, metrics in content["columns"].items()
-            }
-            arrays = (np.array(content["firing_rates"]), np.array(content["l0_counts"], dtype=np.int64))
-            return EvaluationReport(columns, content["facts"], *arrays)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileError(f"{path} is not a readable evaluation: {error}") from error
+        content = read_json(path, _Saved, remedy="evaluate the run again")
+        columns = {
+            name: {metric: Interval(_known(saved.value), saved.low, saved.high) for metric, saved in metrics.items()}
+            for name, metrics in content.columns.items()
+        }
+        facts = {name: _known(fact) for name, fact in content.facts.items()}
+        rates, counts = np.array(content.firing_rates, float), np.array(content.l0_counts, np.int64)
+        report = EvaluationReport(columns, facts, rates, counts)
+        with reading(path, "evaluate the run again"):
+            report.table()  # what it names is there
+        return report
+
+
+def _known(value: Any) -> Any:
+    """What is no number was written as null."""
+    return math.nan if value is None else value
 
 
 def _number(value: float) -> str:

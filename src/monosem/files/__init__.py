@@ -9,7 +9,7 @@ from monosem.files.arrays import read_array, read_arrays, read_idx, read_safeten
 from monosem.files.checked import fits, one_line, reading, regular_file
 from monosem.files.plain import parse_json, read_bytes, read_json, read_json_lines, read_text
 from monosem.files.tables import open_parquet
-from monosem.files.writing import (
+from monosem.files.written import (
     append_json_line,
     as_json,
     replacing,
@@ -17,6 +17,7 @@ from monosem.files.writing import (
     write_json,
     write_safetensors,
     write_text,
+    writing,
 )
 from monosem.files.yaml_files import parse_yaml, read_yaml
 
@@ -47,4 +48,5 @@ __all__ = [
     "write_json",
     "write_safetensors",
     "write_text",
+    "writing",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from monosem.errors import ConfigError, FileError
+from monosem.files import one_line, parse_yaml, read_yaml, write_text
 from monosem.sae import SAE
+from monosem.sae.files import setting_type
 from monosem.training import TrainingConfig
 
 COMMON = ("transform", "seed")
@@ -77,10 +77,8 @@ class SAEConfig(BaseModel):
 
 def _fitting(kind: type[SAE], name: str, value: Any) -> Any:
     """A value for a parameter of a constructor, of the type that it declares."""
-    hints = [get_type_hints(base.__init__) for base in kind.__mro__ if issubclass(base, SAE)]
-    hint = next(found[name] for found in hints if name in found)
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(setting_type(kind, name)).validate_python(value)
     except ValidationError as error:
         raise ConfigError(f"sae.{name}: {error.errors()[0]['msg'].lower()}, got {value!r}") from error
 
@@ -234,31 +232,16 @@ class RunConfig(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it, fully resolved, as YAML."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
-        new.replace(path)
+        import yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: `1e-3` is one, which YAML 1.1 takes for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+        write_text(path, yaml.safe_dump(self.model_dump(), sort_keys=False))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(), _Loader)
-    except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist: give a run.yaml, or leave it out for the defaults") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, remedy="give a run.yaml, or leave it out for the defaults")
     if content is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise FileError(f"{path} must hold keys and values, such as 'hook: resid_post.2'")
     return content
 
@@ -272,10 +255,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {override}: {parent} has no keys of its own")
-    try:
-        content[last] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is no YAML: {' '.join(str(error).split())}") from error
+    content[last] = parse_yaml(value, f"--set {override}: the value", remedy="write a number, a word or [a, list]")
 
 
 def _in_words(error: ValidationError, path: str | Path | None) -> str:
@@ -290,7 +270,7 @@ def _in_words(error: ValidationError, path: str | Path | None) -> str:
                 annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
             )
         return f"{source}unknown key {where!r}; known here: {', '.join(section)}"
-    return f"{source}{where}: {first['msg'].lower()}, got {first['input']!r}"
+    return one_line(f"{source}{where}: {first['msg'].lower()}, got {first['input']!r}")
 
 
 def _in_short(hooks: list[str]) -> str:

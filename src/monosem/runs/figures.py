@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from monosem.evaluation import EvaluationReport
+from monosem.files import replacing
 
 ORANGE, BLUE, GREY = "#e07b00", "#2166ac", "#777777"
 
@@ -17,7 +18,6 @@ def write_figures(folder: Path, history: list[dict[str, float]], report: Evaluat
     import matplotlib
 
     matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     figures = {"loss": _loss, "firing_rates": _firing_rates, "l0": _l0}
     for name, draw in figures.items():
@@ -27,14 +27,15 @@ def write_figures(folder: Path, history: list[dict[str, float]], report: Evaluat
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         draw(axes, history, report)
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        with replacing(folder / f"{name}.png") as new:
+            figure.savefig(new, dpi=150, format="png")
         written.append(folder / f"{name}.png")
     return written
 
 
 def _loss(axes: Any, history: list[dict[str, float]], report: EvaluationReport) -> None:
     tokens = [row["tokens"] / 1e6 for row in history]
-    axes.plot(tokens, [row["fvu"] for row in history], color=BLUE, label="FVU, training batches")
+    axes.plot(tokens, [row.get("fvu", np.nan) for row in history], color=BLUE, label="FVU, training batches")
     axes.axhline(report["fvu"].value, color=ORANGE, linestyle="--", label="FVU, held-out text")
     if "PCA" in report.columns:
         axes.axhline(report.columns["PCA"]["fvu"].value, color=GREY, linestyle=":", label="PCA, as many components")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from monosem.evaluation import EvaluationReport
 from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
 from monosem.sae import SAE, load_sae
+from monosem.training.loggers import read_metrics
 
 README = """\
 # A monosem run
@@ -100,11 +99,7 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; the last one of a killed run may be torn."""
-        path, rows = self.path / "metrics.jsonl", list[dict[str, float]]()
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        return rows
+        return read_metrics(self.path / "metrics.jsonl", ("step", "tokens"))
 
     def evaluation(self) -> EvaluationReport:
         self.require_one()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rich import box
 from rich.table import Table
 
-from monosem.errors import FileError
 from monosem.evaluation import EvaluationReport
+from monosem.files import read_json, replacing, write_json
 from monosem.runs.config import EvaluationConfig
 
 METRICS = ("l0", "fvu", "loss_recovered_mean", "dead_share")
@@ -20,6 +21,37 @@ COLOURS = ("#e07b00", "#2166ac", "#4d9221", "#8e0152", "#777777", "#01665e", "#7
 
 Row = dict[str, Any]
 """What is kept of a dictionary: where it reads, its architecture, and each metric as [value, low, high]."""
+
+
+def _with_value(measured: list[float | None]) -> list[float | None]:
+    """A value that is no number was written as null."""
+    value, low, high = measured
+    return [math.nan if value is None else value, low, high]
+
+
+Measured = Annotated[list[float | None], Field(min_length=3, max_length=3), AfterValidator(_with_value)]
+"""Value, low, high."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    hook: str
+    architecture: str
+    n_latents: int
+    l0: Measured
+    fvu: Measured
+    dead_share: Measured
+    loss_recovered_mean: Measured | None = None
+
+
+class _Saved(BaseModel):
+    """What results.json says."""
+
+    model_config = ConfigDict(strict=True)
+
+    evaluation: dict[str, Any]
+    dictionaries: dict[str, _Row]
 
 
 @dataclass
@@ -40,12 +72,10 @@ class Results:
         """
         path, evaluation = folder / "results.json", config.model_dump()
         if path.is_file():
-            try:
-                content = json.loads(path.read_text())
-                if content["evaluation"] == evaluation:
-                    return Results(folder, evaluation, dict(content["dictionaries"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise FileError(f"{path} is damaged ({error!r}): delete it to measure again") from error
+            content = read_json(path, _Saved, remedy="delete it to measure again")
+            if content.evaluation == evaluation:
+                rows = {name: row.model_dump(exclude_none=True) for name, row in content.dictionaries.items()}
+                return Results(folder, evaluation, rows)
         return Results(folder, evaluation)
 
     def add(self, name: str, reads: str, report: EvaluationReport) -> None:
@@ -54,9 +84,7 @@ class Results:
         facts = {"hook": reads, **{key: report.facts[key] for key in ("architecture", "n_latents")}}
         self.rows[name] = {**facts, **metrics}
         path = self.folder / "results.json"
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(json.dumps({"evaluation": self.evaluation, "dictionaries": self.rows}, indent=1) + "\n")
-        new.replace(path)
+        write_json(path, {"evaluation": self.evaluation, "dictionaries": self.rows}, indent=1)
         self.draw(self.folder / "results.svg")
 
     def table(self) -> Table:
@@ -106,8 +134,8 @@ class Results:
             axes.set(xlabel="L0, latents on per token", ylabel=PANELS[metric])
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
-        with rc_context({"svg.hashsalt": "monosem"}):
-            figure.savefig(path, metadata={"Date": None})
+        with rc_context({"svg.hashsalt": "monosem"}), replacing(path) as new:
+            figure.savefig(new, metadata={"Date": None}, format="svg")
 
     def _kinds(self) -> dict[str, list[Row]]:
         """Dictionaries of one architecture, place and width, under the words that tell them from the others."""

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monosem import kernels
-from monosem.errors import ConfigError, FileError
+from monosem.errors import ConfigError
+from monosem.files import reading, regular_file
 from monosem.kernels import Selection
 from monosem.sae.base import grad_of, row_norms
 from monosem.sae.batchtopk import BatchTopKSAE
@@ -234,17 +235,14 @@ def read_decoder_rows(path: str | Path, layer: int, numbers: Sequence[int]) -> F
         FileError: the file is missing, damaged, or of another kind.
         ConfigError: it has no such layer or latent.
     """
-    file = find_sae(path) / "sae.safetensors"
+    file = regular_file(find_sae(path) / "sae.safetensors")
     name = f"W_dec_{layer}"
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            if name not in tensors.keys():  # noqa: SIM118
-                raise ConfigError(f"{file} has no {name}: it is of no cross-layer transcoder with a layer {layer}")
-            rows = tensors.get_slice(name)
-            n = rows.get_shape()[0]
-            wrong = [number for number in numbers if not 0 <= number < n]
-            if wrong:
-                raise ConfigError(f"layer {layer} of {file} has latents 0 to {n - 1}, not {wrong[0]}")
-            return torch.cat([rows[0:0], *(rows[number : number + 1] for number in numbers)])
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{file} is missing, damaged or not a safetensors file ({error})") from error
+    with reading(file), safe_open(file, framework="pt") as tensors:
+        if name not in tensors.keys():  # noqa: SIM118
+            raise ConfigError(f"{file} has no {name}: it is of no cross-layer transcoder with a layer {layer}")
+        rows = tensors.get_slice(name)
+        n = rows.get_shape()[0]
+        wrong = [number for number in numbers if not 0 <= number < n]
+        if wrong:
+            raise ConfigError(f"layer {layer} of {file} has latents 0 to {n - 1}, not {wrong[0]}")
+        return torch.cat([rows[0:0], *(rows[number : number + 1] for number in numbers)])

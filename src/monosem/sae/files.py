@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_type_hints
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import (
-    load_file,  # pyright: ignore[reportUnknownVariableType]
-    save_file,  # pyright: ignore[reportUnknownVariableType]
-)
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from monosem.errors import ConfigError, FileError
+from monosem.files import fits, read_json, read_safetensors, safetensors_shapes, write_json, write_safetensors
 from monosem.sae.base import SAE
 from monosem.sae.metadata import SAEMetadata
 
 FORMAT_VERSION = 1
 PROBE = "probe."
 
+Shapes = dict[str, tuple[int, ...]]
+
+
+class _Transform(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    kind: str
+    fitted: bool
+
+
+class _Config(BaseModel):
+    """What cfg.json says."""
+
+    model_config = ConfigDict(strict=True)
+
+    architecture: str
+    d_in: int = Field(ge=1)
+    n_latents: int = Field(ge=1)
+    d_out: int | None = Field(default=None, ge=1)
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
+    settings: dict[str, Any]
+    transform: _Transform
+    metadata: SAEMetadata
+
 
 def save_sae(sae: SAE, path: str | Path) -> None:
-    """Write an SAE into a folder, made if need be. Each file appears whole or not at all."""
+    """Write an SAE into a folder, made if need be. Each file appears whole or not at all.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written.
+    """
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "format": "monosem",
         "format_version": FORMAT_VERSION,
@@ -39,15 +64,12 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "transform": {"kind": sae.transform.kind, "fitted": sae.transform.fitted},
         "metadata": sae.metadata.model_dump(exclude_none=True),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    tensors: dict[str, Tensor] = dict(sae.state_dict())
     if sae.one_matrix:
         tensors["W_enc"] = tensors["W_dec"].clone()  # the file format has no tensors that share memory
-    tensors |= {PROBE + name: tensor.cpu().contiguous() for name, tensor in sae.probe.items()}
-    new_weights, new_config = folder / ".sae.safetensors.new", folder / ".cfg.json.new"
-    save_file(tensors, new_weights)
-    new_config.write_text(json.dumps(config, indent=2) + "\n")
-    new_weights.replace(folder / "sae.safetensors")
-    new_config.replace(folder / "cfg.json")
+    tensors |= {PROBE + name: tensor for name, tensor in sae.probe.items()}
+    write_safetensors(folder / "sae.safetensors", tensors)
+    write_json(folder / "cfg.json", config, indent=2)
 
 
 def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
@@ -58,30 +80,84 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     """
     folder = find_sae(path)
     config = _read_config(folder / "cfg.json")
+    shapes = safetensors_shapes(folder / "sae.safetensors")
+    if shapes.get("W_enc", ())[-2:] != (config.n_latents, config.d_in):
+        raise _misfit(folder, "W_enc", (config.n_latents, config.d_in), shapes)
+    sae = _built(folder / "cfg.json", config, shapes, device)
+    expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+    parameters = {name: shape for name, shape in shapes.items() if not name.startswith(PROBE)}
+    for name in sorted(expected.keys() | parameters.keys()):
+        if expected.get(name) != parameters.get(name):
+            raise _misfit(folder, name, expected.get(name), shapes)
     tensors = read_safetensors(folder / "sae.safetensors", device)
-    try:
-        architecture = SAE.registry[config["architecture"]]
-        sae = architecture(
-            config["d_in"],
-            config["n_latents"],
-            **config["settings"],
-            d_out=config.get("d_out"),
-            transform=config["transform"]["kind"],
-            dtype=getattr(torch, config["dtype"]),
-            device=device,
-        )
-        sae.transform.fitted = sae.target_transform.fitted = config["transform"]["fitted"]
-        sae.metadata = SAEMetadata(**config["metadata"])
-    except KeyError as error:
-        known = ", ".join(sorted(SAE.registry))
-        raise FileError(f"{folder / 'cfg.json'}: missing or unknown {error} (architectures known: {known})") from error
-    except (ConfigError, ValidationError, TypeError, AttributeError, RuntimeError) as error:
-        raise FileError(f"{folder / 'cfg.json'} does not describe an SAE of this version: {error}") from error
-    sae.probe = {name.removeprefix(PROBE): t for name, t in tensors.items() if name.startswith(PROBE)}
-    parameters = {name: t for name, t in tensors.items() if not name.startswith(PROBE)}
-    _check_shapes(folder / "sae.safetensors", sae, parameters)
-    sae.load_state_dict(parameters)
+    sae.probe = {name.removeprefix(PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(PROBE)}
+    sae.load_state_dict(tensors)
     return sae
+
+
+def _built(path: Path, config: _Config, shapes: Shapes, device: torch.device | str | None) -> SAE:
+    """The SAE that a cfg.json describes, if it takes no more memory than the tensors beside it."""
+    if config.architecture not in SAE.registry:
+        known = ", ".join(sorted(SAE.registry))
+        raise FileError(f"{path}: unknown architecture {config.architecture!r} (known: {known}): upgrade monosem")
+    kind = SAE.registry[config.architecture]
+    for name, value in config.settings.items():
+        if name not in kind.parameters_of():
+            raise FileError(f"{path}: {config.architecture} has no setting {name!r}: upgrade monosem")
+        fits(value, setting_type(kind, name), f"{path}: settings.{name}")
+    room = _Room(path, 16 * sum(map(math.prod, shapes.values())) + 2**20)
+    try:
+        with room:
+            sae = kind(
+                config.d_in,
+                config.n_latents,
+                **config.settings,
+                d_out=config.d_out,
+                transform=cast(Any, config.transform.kind),
+                dtype=getattr(torch, config.dtype),
+                device=device,
+            )
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        raise FileError(f"{path} does not describe an SAE of this version: {error}") from error
+    sae.transform.fitted = sae.target_transform.fitted = config.transform.fitted
+    sae.metadata = config.metadata
+    return sae
+
+
+class _Room(TorchFunctionMode):
+    """While an SAE is made: tensors of so many numbers in all, and no more."""
+
+    MAKERS = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+
+    def __init__(self, path: Path, left: int) -> None:
+        super().__init__()
+        self.path, self.left = path, left
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self.MAKERS or func is torch.eye:
+            numbers = math.prod(args if args and isinstance(args[0], int) else args[0] if args else ())
+            self.left -= numbers**2 if func is torch.eye else numbers
+            if self.left < 0:
+                raise FileError(
+                    f"{self.path} describes an SAE much larger than the tensors in sae.safetensors: restore it or "
+                    "write it anew"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def setting_type(kind: type[SAE], name: str) -> Any:
+    """The type that a constructor declares for one of its parameters; None where it has none of this name."""
+    hints = [get_type_hints(base.__init__) for base in kind.__mro__ if issubclass(base, SAE)]
+    return next((found[name] for found in hints if name in found), None)
+
+
+def _misfit(folder: Path, name: str, expected: tuple[int, ...] | None, found: Shapes) -> FileError:
+    want, have = expected or "nothing", found.get(name, "nothing")
+    return FileError(
+        f"{folder / 'sae.safetensors'} does not fit its cfg.json: {name} should be {want}, the file has {have}"
+    )
 
 
 def find_sae(path: str | Path) -> Path:
@@ -96,42 +172,16 @@ def find_sae(path: str | Path) -> Path:
     raise FileError(f"{folder} {what}: give the folder that `sae.save` or a run has written")
 
 
-def read_safetensors(path: Path, device: torch.device | str | None = None) -> dict[str, Tensor]:
-    """All tensors of a file.
-
-    Raises:
-        FileError: the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise FileError(f"{path} is missing")
-    try:
-        return load_file(path, device=str(device or "cpu"))
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{path} is damaged or not a safetensors file ({error}): restore or write it anew") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise FileError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != "monosem":  # pyright: ignore[reportUnknownMemberType]
+def _read_config(path: Path) -> _Config:
+    config = read_json(path, dict[str, Any])
+    if config.get("format") != "monosem":
         raise FileError(f'{path} is not a monosem SAE (no "format": "monosem")')
-    version = config.get("format_version")  # pyright: ignore
+    version = config.get("format_version")
     if not isinstance(version, int):
         raise FileError(f"{path} has no format_version: restore or write it anew")
     if version > FORMAT_VERSION:
         raise FileError(f"{path} was written by a newer monosem (format {version}): upgrade monosem")
-    return config  # pyright: ignore[reportUnknownVariableType]
-
-
-def _check_shapes(path: Path, sae: SAE, tensors: dict[str, Tensor]) -> None:
-    expected = {name: tuple(t.shape) for name, t in sae.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            want, have = expected.get(name, "nothing"), found.get(name, "nothing")
-            raise FileError(f"{path} does not fit its cfg.json: {name} should be {want}, the file has {have}")
+    return fits(config, _Config, path)
 
 
 SAE.writer, SAE.reader = save_sae, load_sae

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors.torch import save_file
+from pydantic import BaseModel, ConfigDict, Field
 
 from monosem.activations import ActivationSource, Place
-from monosem.errors import FileError, MismatchError
+from monosem.errors import MismatchError
+from monosem.files import read_json, read_safetensors, reading, write_json, write_safetensors, writing
 from monosem.sae import SAE, load_sae, save_sae
-from monosem.sae.files import read_safetensors
 from monosem.training.trainer import Trainer
 
 NAME = re.compile(r"step_\d{8,}")
+
+
+class _Progress(BaseModel):
+    """What trainer.json says; the trainer may add to it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    steps: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    place: list[Annotated[int, Field(ge=0)]] = Field(min_length=2, max_length=2)
+    source: dict[str, Any] = {}
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[str, Any]) -> Path:
@@ -29,9 +39,10 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[
     shutil.rmtree(new, ignore_errors=True)
     save_sae(trainer.sae, new)
     tensors, numbers = trainer.state()
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, new / "trainer.safetensors")
-    (new / "trainer.json").write_text(json.dumps({**numbers, "place": place, "source": source}))
-    new.replace(final)
+    write_safetensors(new / "trainer.safetensors", tensors)
+    write_json(new / "trainer.json", {**numbers, "place": place, "source": source})
+    with writing(final):
+        new.replace(final)
     return final
 
 
@@ -45,7 +56,7 @@ def drop_others(folder: Path, keep: Sequence[Path]) -> None:
 def checkpoints_of(folder: Path | None) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     found = [] if folder is None else (folder / "checkpoints").glob("step_*")
-    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of, reverse=True)
+    return sorted((path for path in found if NAME.fullmatch(path.name) and path.is_dir()), key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -71,15 +82,13 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: Activa
     sae.load_state_dict(saved.state_dict())
     sae.transform.fitted = saved.transform.fitted
     sae.metadata = saved.metadata
-    tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device)
-    try:
-        numbers = json.loads((checkpoint / "trainer.json").read_text())
-        place = Place(*numbers.pop("place"))
-        source.load_state(numbers.pop("source", {}))
-        trainer.load_state(tensors, numbers)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise FileError(f"{checkpoint} is damaged ({error!r}): delete it to begin the run again") from error
-    return place
+    remedy = "delete the checkpoint to begin the run again"
+    tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device, remedy)
+    progress = read_json(checkpoint / "trainer.json", _Progress, remedy=remedy)
+    with reading(checkpoint / "trainer.json", remedy):
+        source.load_state(progress.source)
+        trainer.load_state(tensors, progress.model_dump(exclude={"place", "source"}))
+    return Place(*progress.place)
 
 
 def _description(sae: SAE) -> str:

@@ -6,12 +6,13 @@ steps that have been made before, which returns a `Logger`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from monosem.errors import ConfigError
+from monosem.errors import ConfigError, FileError
+from monosem.files import append_json_line, as_json, read_json_lines, write_text
 from monosem.training.identity import Identity
 
 
@@ -36,34 +37,35 @@ class MetricsFile:
         self.history: list[dict[str, float]] = []
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.history = [row for row in read_history(path) if row["step"] <= steps] if steps else []
-        new = path.with_name(".metrics.jsonl.new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-        new.replace(path)
+        write_text(path, "".join(as_json(row) + "\n" for row in self.history))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, **metrics}
         self.history.append(row)
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_json_line(self.path, row)
 
     def close(self) -> None:
         """Every line is written already."""
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; the last one of a killed run may be torn."""
-    return list(_rows(path.read_text().splitlines())) if path.is_file() else []
+def read_history(path: Path, needed: Sequence[str] = ("step",)) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, without one that a killed run has torn; none if there is no file.
 
+    A figure that was not finite is NaN.
 
-def _rows(lines: list[str]) -> Iterable[dict[str, float]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    Raises:
+        FileError: a line holds something else than figures, or lacks one that is needed.
+    """
+    if not path.exists():
+        return []
+    remedy = "take the line out of the file"
+    rows = list(read_json_lines(path, dict[str, float | None], remedy=remedy))
+    for name in needed:
+        if any(row.get(name) is None for row in rows):
+            raise FileError(f"{path} cannot be used: a line has no {name!r}: {remedy}")
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 class TensorBoard:

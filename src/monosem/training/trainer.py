@@ -159,4 +159,4 @@ class Trainer:
             "screen", True
         )  # on another processor bits may change, but not because of a close call
         self.optimizer.load_state(tensors, self.steps)
-        self.tokens_since_fired = tensors["tokens_since_fired"].to(self.tokens_since_fired.device)
+        self.tokens_since_fired.copy_(tensors["tokens_since_fired"])

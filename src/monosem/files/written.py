@@ -41,7 +41,7 @@ def replacing(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield new
             new.replace(path)
-        except BaseException:
+        except Exception:
             with suppress(OSError):
                 new.unlink(missing_ok=True)
             raise
