@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -151,7 +151,7 @@ def at_once(client: Client, near: str, far: str, n: int, readers: int, seconds: 
             try:
                 own.get(paths[int(rng.integers(len(paths)))])
                 answers[reader] += 1
-            except Exception as error:
+            except (OSError, HTTPException, ValueError, RuntimeError) as error:
                 errors.append(repr(error))
                 own = client.again()
 

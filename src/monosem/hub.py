@@ -16,9 +16,18 @@ def reachable(name: str, kind: str = "model") -> bool:
         HfApi().repo_info(name, repo_type=kind, timeout=SECONDS)
     except HfHubHTTPError:
         return True
-    except Exception:  # whatever its HTTP client raises: no such host, refused, too slow; or HF_HUB_OFFLINE is set
+    except (OSError, ValueError, *_client_errors()):  # no such host, refused, too slow; or HF_HUB_OFFLINE is set
         return False
     return True
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What the HTTP client of the hub raises; an older one raises kinds of OSError alone."""
+    try:
+        import httpx
+    except ImportError:
+        return ()
+    return (httpx.HTTPError, httpx.InvalidURL)
 
 
 def offline() -> str:

@@ -161,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_marked_counted_and_named(tmp_path: Path
         ("a.npz", {"y": np.arange(3)}, DataError, "labels without images"),
         ("a.npz", {"a": np.ones((2, 3, 3)), "b": np.ones((2, 3, 3))}, DataError, "one array of images"),
         ("a.npz", {"x": np.ones((2, 5, 5, 5))}, DataError, "channels"),
-        ("a.npz", b"not packed", FileError, "archive"),
+        ("a.npz", b"not packed", FileError, "not a zip file"),
         ("a-idx3-ubyte", b"no idx", FileError, "IDX"),
         ("a-idx3-ubyte", idx(np.ones((2, 3, 3)))[:-1], FileError, "IDX"),
         ("a-idx3-ubyte.gz", b"no gzip", FileError, "IDX"),

@@ -199,11 +199,11 @@ def test_bfloat16_is_read_as_what_it_stands_for(tmp_path: Path) -> None:
 
 def test_bombs_end_before_they_take_memory(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(bytes(90 * 2**20), 9))
-    with files.decompressed(tmp_path / "a.txt.gz") as file, pytest.raises(FileError, match="50 times"):
+    with files.decompressed(tmp_path / "a.txt.gz") as file, pytest.raises(FileError, match="25 times"):
         list(iter(lambda: file.read(2**20), b""))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr("a.npy", npy("'<f4'", "(90, 262144)", bytes(90 * 2**20)))
-    with pytest.raises(FileError, match="50 times"):
+    with pytest.raises(FileError, match="25 times"):
         files.read_arrays(tmp_path / "a.npz")
     idx = b"\0\0\x08\x03" + b"\xff\xff\xff\xff" * 3
     (tmp_path / "a-idx3.gz").write_bytes(gzip.compress(idx + bytes(100)))

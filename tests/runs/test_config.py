@@ -94,7 +94,7 @@ def test_every_architecture_can_be_built_with_every_parameter_that_it_lists(arch
         ("hook.layer=5", "hook: input should be a valid string"),
         ("hook", "write key=value"),
         ("=5", "write key=value"),
-        ("hook=[resid_post.1", "the value is no YAML"),
+        ("hook=[resid_post.1", "the value cannot be read as YAML"),
     ],
 )
 def test_a_wrong_setting_is_named(override: str, says: str, tmp_path: Path) -> None:

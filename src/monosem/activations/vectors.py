@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from monosem.activations.content import rows_hash
 from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
-from monosem.files import read_safetensors
+from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 
 POOL_ROWS = 131_072
+CONVERT = "convert them first"
 
 
 class VectorActivations(ActivationSource):
@@ -37,10 +40,12 @@ class VectorActivations(ActivationSource):
         Raises:
             DataError: another shape, or no rows.
         """
-        if x.ndim != 2 or not len(x):
-            raise DataError(f"activations must have the shape (rows, d_in) and at least one row, got {tuple(x.shape)}")
-        self.x, self.seed, self.d_in = x, seed, x.shape[1]
         self.name = name or f"rows given as {type(x).__name__} of shape {tuple(x.shape)}"
+        if x.ndim != 2 or not len(x) or not x.shape[1]:
+            raise DataError(
+                f"{self.name}: activations must have the shape (rows, d_in), at least one of each, got {tuple(x.shape)}"
+            )
+        self.x, self.seed, self.d_in = real_numbers(x, self.name), seed, x.shape[1]
         self._pools_an_epoch = -(-len(x) // POOL_ROWS)
 
     @property
@@ -57,8 +62,7 @@ class VectorActivations(ActivationSource):
         if isinstance(self.x, Tensor):
             rows = self.x[torch.from_numpy(chosen).to(self.x.device)]
         else:
-            native = self.x.dtype.newbyteorder("=")
-            rows = torch.from_numpy(self.x[chosen].astype(native, copy=False))
+            rows = as_tensor(self.x[chosen])
         rows = rows.to(torch.float32 if rows.dtype != torch.float64 else torch.float64)
         return check_finite(rows, torch.from_numpy(chosen))
 
@@ -77,8 +81,8 @@ class IterableActivations(ActivationSource):
         batch = next(self._iterator, None)
         if batch is None:
             return None
-        rows = torch.as_tensor(batch)
-        if rows.ndim != 2:
+        rows = as_tensor(real_numbers(_one_array(batch), "a batch of activations"))
+        if rows.ndim != 2 or not rows.shape[1]:
             raise DataError(f"each batch must have the shape (rows, d_in), got {tuple(rows.shape)}")
         return check_finite(rows.to(torch.float32))
 
@@ -96,6 +100,48 @@ class IterableActivations(ActivationSource):
         return {"activations": self._probe}
 
 
+def real_numbers(x: Tensor | np.ndarray, name: str) -> Tensor | np.ndarray:
+    """The same, once it is known to hold real numbers; bfloat16, which numpy does not have, as float32.
+
+    Raises:
+        DataError: what else it holds.
+    """
+    if isinstance(x, Tensor):
+        if x.dtype.is_complex or x.is_quantized or x.layout != torch.strided:
+            raise DataError(f"{name}: activations are dense real numbers, not {x.dtype} ({x.layout}): {CONVERT}")
+        return x.detach()
+    if x.dtype.itemsize == 2 and x.dtype.kind == "V" and not x.dtype.names:
+        return from_bfloat16(x)
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{name}: activations are real numbers, not {x.dtype}: {CONVERT}")
+    return x
+
+
+def as_tensor(x: Tensor | np.ndarray) -> Tensor:
+    """Rows of an array, of a type that torch has."""
+    if isinstance(x, Tensor):
+        return x
+    wide = x.dtype.kind == "f" and x.dtype.itemsize >= 8
+    return torch.from_numpy(np.ascontiguousarray(x, np.float64 if wide else np.float32))
+
+
+def _one_array(batch: Any) -> Tensor | np.ndarray:
+    """The activations of a batch, be they wrapped as a `DataLoader` does."""
+    if isinstance(batch, Tensor | np.ndarray):
+        return batch
+    if hasattr(batch, "to_numpy"):
+        return batch.to_numpy()
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if isinstance(parts, list | tuple) and parts and all(isinstance(part, Tensor | np.ndarray) for part in parts):
+        if len(parts) != 1:
+            raise DataError(f"a batch holds {len(parts)} arrays: give the activations alone")
+        return parts[0]
+    try:
+        return np.asarray(batch)
+    except ValueError as error:  # rows of several lengths
+        raise DataError(f"a batch of activations must have the shape (rows, d_in): {one_line(error)}") from error
+
+
 def activations(
     source: SubjectModel | ModelSet | Tensor | np.ndarray | str | Path | Iterable[Any],
     hook: str | Sequence[str] | None = None,
@@ -108,7 +154,7 @@ def activations(
 
     Args:
         source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
-            a `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches.
+            a `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches, as a `DataLoader`.
         hook: with a model: name of a hook point, or of several that one pass serves (`select`, `pair` and `stack` of
             the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
@@ -135,8 +181,14 @@ def activations(
     if isinstance(source, str | Path):
         options.setdefault("name", str(source))
         source = read_vectors(Path(source))
+    if isinstance(source, TensorDataset):
+        source = _one_array(source.tensors)
+    elif hasattr(source, "to_numpy"):  # a table of pandas
+        source = _one_array(source)
     if isinstance(source, Tensor | np.ndarray):
         return VectorActivations(source, **options)
+    if not isinstance(source, Iterable):
+        raise DataError(f"activations come from a model, an array, a file or batches, not from {type(source).__name__}")
     return IterableActivations(source)
 
 
@@ -157,39 +209,44 @@ def read_vectors(path: Path) -> Tensor | np.ndarray:
         return next(iter(tensors.values()))
     if path.suffix != ".npy":
         raise FileError(f"{path} is no .npy, .safetensors or .parquet file: activations are read from those")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"{path} cannot be read as an array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise FileError(f"{path} is an archive of arrays: give a .npy file of one")
-    return array
+    return read_array(path)
 
 
 def _read_table(path: Path) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
-    kinds = {field.name: field.type for field in table.schema}
-    is_list = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    lists = [name for name, kind in kinds.items() if any(test(kind) for test in is_list)]
-    numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
-    if len(lists) > 1 or not (lists or numbers):
-        what = f"several columns of vectors ({', '.join(lists)})" if lists else "no column of vectors or numbers"
-        raise FileError(f"{path} has {what}: give a file with one")
-    if not lists:
-        return np.stack([table.column(name).to_numpy() for name in numbers], axis=1)
-    column = table.column(lists[0])
-    lengths = pc.unique(pc.list_value_length(column)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
-    flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
-    if len(lengths) != 1 or not lengths[0] or flat.dtype.kind not in "iuf":
-        raise FileError(f"{path}: column {lists[0]!r} must hold lists of numbers, all of one length")
-    return flat.reshape(len(column), -1)
+    with open_parquet(path) as file:
+        table = file.read()
+        kinds = {field.name: field.type for field in table.schema if field.name not in _index_columns(table)}
+        is_list = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        lists = [name for name, kind in kinds.items() if any(test(kind) for test in is_list)]
+        numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+        if len(lists) > 1 or not (lists or numbers):
+            what = f"several columns of vectors ({', '.join(lists)})" if lists else "no column of vectors or numbers"
+            raise FileError(f"{path} has {what}: give a file with one")
+        if not lists:
+            return np.stack([table.column(name).to_numpy() for name in numbers], axis=1)
+        column = table.column(lists[0])
+        lengths = pc.unique(pc.list_value_length(column)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+        flat = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
+        if len(lengths) != 1 or not lengths[0] or flat.dtype.kind not in "iuf":
+            raise FileError(f"{path}: column {lists[0]!r} must hold lists of numbers, all of one length")
+        return flat.reshape(len(column), -1)
+
+
+def _index_columns(table: Any) -> set[str]:
+    """The columns that number or name the rows: pandas' index, and one that a CSV file has kept of it."""
+    about = (table.schema.metadata or {}).get(b"pandas")
+    said = parse_json(about, "pandas' words on the table", dict[str, Any]).get("index_columns") if about else None
+    index = {name for name in said or [] if isinstance(name, str)}
+    counted = np.arange(len(table))
+    for name in table.column_names:
+        if re.fullmatch(r"|index|Unnamed: \d+|__index_level_\d+__", name):
+            values = table.column(name).to_numpy()
+            if name.startswith("__") or np.array_equal(values, counted):
+                index.add(name)
+    return index
 
 
 def check_finite(rows: Tensor, numbers: Tensor | None = None) -> Tensor:

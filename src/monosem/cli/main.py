@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,30 +60,55 @@ app.command()(info)
 
 
 def run() -> None:
-    """Run the command line: expected errors end in one line and exit code 2, a stopped run in 130."""
+    """Run the command line: every error ends in one line.
+
+    Exit codes: 2 for what the user can mend, 1 for a fault of monosem, 130 for a stopped run.
+    """
     if "--debug" in sys.argv:
         os.environ["MONOSEM_DEBUG"] = "1"
         sys.argv.remove("--debug")
     console = Console(stderr=True, soft_wrap=True)
 
+    def print_line(words: object, style: str | None = None) -> None:
+        line = str(words).encode("utf-8", "replace").decode()
+        console.print(line, markup=False, highlight=False, style=style)
+
     def say(message: Warning | str, *_: object) -> None:
-        console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")
+        print_line(f"warning: {message}", "yellow")
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = say
             app()
     except Interrupted as stopped:
-        console.print(f"{stopped}", markup=False, highlight=False)
+        print_line(stopped)
         sys.exit(130)
-    except (MonosemError, OSError) as error:
+    except KeyboardInterrupt:
+        print_line("stopped")
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
         if os.environ.get("MONOSEM_DEBUG"):
             raise
-        console.print(f"monosem: {error}", markup=False, highlight=False, style="red")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        sys.exit(130)
+        expected = isinstance(error, MonosemError | OSError)
+        print_line(f"monosem: {error}" if expected else _report(error), "red")
+        sys.exit(2 if expected else 1)
+
+
+def _report(error: Exception) -> str:
+    """The last resort: an error that nothing has foreseen, in a line that asks for a report."""
+    import traceback
+
+    from monosem.files import one_line
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"monosem: a fault of monosem {metadata.version('monosem')}, not yours: {one_line(repr(error))} "
+        f"(in {Path(place.filename).name}, line {place.lineno}). Please report it with what the same command prints "
+        "with --debug."
+    )
 
 
 if __name__ == "__main__":

@@ -151,5 +151,5 @@ class ReadAhead(Generic[Read]):
     def _fill(self, span: Span, box: list[Read | BaseException]) -> None:
         try:
             box.append(self._read(*span))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, `read` raises it again
             box.append(error)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import json
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from monosem.errors import DataError, FileError
+from monosem.files import Bomb, json_value, open_parquet, opened
 from monosem.text import well_formed
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -22,6 +20,7 @@ PLAIN = (".txt", ".txt.gz", ".txt.zst")
 SUFFIXES = (*PLAIN, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 IN_MEMORY = 256 * 2**20  # bytes of files up to which all documents are kept
 WINDOW = 1024  # documents of a longer text that are in memory at a time
+TEXT = "give a whole file of text (UTF-8)"
 LONGEST = 1_000_000  # characters of a .txt file that make a document
 REASONS = 3  # for skipping documents that are listed, the commonest
 
@@ -146,7 +145,7 @@ def path_of(text: str) -> Path:
 def read_path(path: Path, name: str) -> Documents | DocumentStream:
     """The documents of a file, or of all files of a folder in the order of their names."""
     files = sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES)) if path.is_dir() else [path]
-    skipped, small = Skipped(), sum(f.stat().st_size for f in files) <= IN_MEMORY
+    skipped, small = Skipped(), sum(f.stat().st_size for f in files if f.is_file()) <= IN_MEMORY
 
     def read_from(start: int) -> Iterator[Document]:
         every = (d for file in files for d in _read_file(file, skipped, warn=not small) if has_words(d))
@@ -191,45 +190,35 @@ def _read_file(path: Path, skipped: Skipped, warn: bool) -> Iterator[Document]:
                 yield document_of(row, where, path.name)
             except ValueError as error:
                 skipped.add(f"{path} cannot be read as text: {error}", warn, str(error).replace(where, "the row"))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        skipped.add(f"{path} cannot be read as text: {' '.join(str(error).split())}", warn)
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path))
-    if path.suffix == ".zst":
-        import pyarrow as pa
-
-        return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(str(path), "zstd")))
-    return path.open("rb")
+    except Bomb:
+        raise
+    except FileError as error:
+        skipped.add(str(error), warn)
 
 
 def _read_pieces(path: Path) -> Iterator[Document]:
     """A .txt file, cut after the line that reaches LONGEST characters; a byte order mark is none of them."""
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as file:
+    with opened(path, TEXT) as content, io.TextIOWrapper(content, encoding="utf-8-sig") as file:
         while lines := file.readlines(LONGEST):
             yield Document("".join(lines), source=path.name)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with _open(path) as file:
+    with opened(path, TEXT) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = json_value(line)
                 except ValueError:
                     row = None
                 yield f"line {number}", row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, TEXT) as file:
         columns = [name for name in ("text", "messages", "source", "title") if name in file.schema_arrow.names]
         if not {"text", "messages"} & set(columns):
-            raise ValueError(_lacking("the table", file.schema_arrow.names))
+            raise FileError(f"{path} cannot be read as text: {_lacking('the table', file.schema_arrow.names)}")
         number = 0
         for batch in file.iter_batches(WINDOW, columns=columns):
             for row in batch.to_pylist():
@@ -255,7 +244,7 @@ def document_of(row: Any, where: str, source: str) -> Document:
     if "text" not in row and "messages" not in row:
         raise ValueError(_lacking(where, list(row)))
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"'text' in {where} is {text!r}, not a string")
+        raise ValueError(f"'text' in {where} is {text!r:.60}, not a string")
     talk = messages_of(messages, where) if messages is not None and not text else ()
     return Document(text or "", str(row.get("source") or source), str(row.get("title") or ""), talk)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monosem.data.documents import Document, DocumentStream, Skipped, document_of, has_words
 from monosem.errors import ConfigError, FileError
+from monosem.files import one_line
 from monosem.hub import offline, reachable
 
 
@@ -31,16 +33,33 @@ def load_hub(spec: str, streaming: bool) -> tuple[Any, str | None]:
             f"cannot load the data set {spec!r}: the Hugging Face hub cannot be reached{offline()}. "
             "Give a file or a folder, or go online."
         )
-    try:
+    with _loading(spec):
         options: dict[str, Any] = {"split": split or "train", "streaming": streaming}
         data: Any = datasets.load_dataset(*parts, **options)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FileError(f"cannot load the data set {spec!r}: {reason}") from error
-    names = list(data.column_names or next(iter(data), {}))
+        names = list(data.column_names or next(iter(data), {}))
     if column and column not in names:
         raise FileError(f"{spec!r} has no column {column!r}: it has {', '.join(names)}")
     return data, column or None
+
+
+@contextmanager
+def _loading(spec: str) -> Iterator[None]:
+    """What a data set's readers and scripts raise, which may be anything, becomes a `FileError`."""
+    try:
+        yield
+    except Exception as error:
+        raise FileError(f"cannot load the data set {spec!r}: {one_line(error)}") from error
+
+
+def _rows(data: Any, spec: str) -> Iterator[Any]:
+    """The rows of a data set."""
+    rows = iter(data)
+    while True:
+        with _loading(spec):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
 
 
 def hub_documents(spec: str) -> DocumentStream:
@@ -49,7 +68,7 @@ def hub_documents(spec: str) -> DocumentStream:
     skipped = Skipped()
 
     def read_from(start: int) -> Iterator[Document]:
-        for number, row in enumerate(data):
+        for number, row in enumerate(_rows(data, spec)):
             if column is not None:
                 row = {"text" if not isinstance(row[column], list) else "messages": row[column]}
             where = f"row {number}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from monosem.errors import DataError, FileError
+from monosem.files import read_arrays, read_idx
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+IMAGES = "give a folder of images, or a whole IDX or .npz file"
 
 Opened = tuple[Sequence[Any] | np.ndarray, Any, list[str] | None]
 """Images, labels, names of the labels."""
@@ -45,7 +44,13 @@ def images_of(source: Any) -> Opened:
 
 
 def _checked(array: np.ndarray, name: str) -> np.ndarray:
-    """Images (images, height, width[, channels])."""
+    """Images (images, height, width[, channels]) of real numbers.
+
+    Raises:
+        DataError: another shape or type.
+    """
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: images are numbers from 0 to 255, or floats from 0 to 1, not {array.dtype}")
     if array.ndim not in (3, 4):
         what = "it holds labels, not images" if array.ndim == 1 else f"its shape is {array.shape}"
         raise DataError(f"{name}: images have the shape (images, height, width[, channels]); {what}")
@@ -68,12 +73,8 @@ def _from_folder(folder: Path) -> Opened:
 
 
 def _from_npz(path: Path) -> Opened:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            every = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} cannot be read as an archive of arrays: {error}") from error
-    arrays = {name: array for name, array in every.items() if array.dtype.kind in "uif"}
+    every = read_arrays(path, IMAGES)
+    arrays = {name: array for name, array in every.items() if array.dtype.kind in "buif"}
     words = [array.tolist() for array in every.values() if array.dtype.kind == "U" and array.ndim == 1]
     images = [name for name, array in arrays.items() if array.ndim in (3, 4)]
     labels = [name for name, array in arrays.items() if array.ndim == 1]
@@ -87,29 +88,18 @@ def _from_npz(path: Path) -> Opened:
     return array, arrays[fitting[0]] if fitting else None, words[0] if fitting and len(words) == 1 else None
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """An array in the format of MNIST: two zeros, a type, the number of dimensions, the dimensions, the numbers."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-            raise ValueError("it does not begin as an IDX file")
-        n_dims = content[3]
-        shape = np.frombuffer(content, ">u4", n_dims, 4)
-        return np.frombuffer(content, IDX_TYPES[content[2]], int(np.prod(shape)), 4 + 4 * n_dims).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise FileError(f"{path} cannot be read as an IDX file: {error}") from error
-
-
 def _from_idx(path: Path) -> Opened:
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = _read_idx(beside) if beside != path and beside.exists() else None
-    return _checked(_read_idx(path), str(path)), labels, None
+    labels = read_idx(beside, IMAGES) if beside != path and beside.exists() else None
+    return _checked(read_idx(path, IMAGES), str(path)), labels, None
 
 
 def _from_hub(spec: str) -> Opened:
     from monosem.data.hub import load_hub
 
     data, column = load_hub(spec, streaming=False)
+    if not len(data):
+        raise FileError(f"{spec!r} is empty")
     first = data[0]
     column = column or next((name for name, value in first.items() if isinstance(value, Image.Image)), None)
     if column is None or not isinstance(first[column], Image.Image):

@@ -17,8 +17,12 @@ from torch import Tensor
 
 from monosem.data.documents import Skipped
 from monosem.data.image_files import images_of, source_hash
-from monosem.errors import DataError
+from monosem.data.pixels import as_image, in_colours, scale_of
+from monosem.errors import DataError, FileError
+from monosem.files import DAMAGE, one_line, regular_file
 from monosem.sae.metadata import PixelFormat
+
+LONGEST = 8  # times its width is an image high, or the other way round, before its ends are cut off
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ class Images:
             source: a folder (its images, or those of its subfolders, whose names are then the labels), an IDX file as
                 in MNIST (also .gz; labels are found beside it), an .npz file (its one array of images and one of
                 labels), "hub:owner/name[:split][:column]", an array (images, height, width[, channels]) of integers
-                from 0 to 255 or floats from 0 to 1, or a list of PIL images.
-            wanted: size, channels and normalisation. Images are scaled to cover the size and cut at the centre.
+                from 0 to 255 or 0 to 65535, or of floats from 0 to 1 or 0 to 255, or a list of such or of PIL images.
+            wanted: size, channels and normalisation. Images are turned as their camera says, laid on white where they
+                are transparent, scaled to cover the size and cut at the centre; of moving ones the first is taken.
             labels: one integer an image, where the source has none.
             processor: a transformers image processor, to prepare images in its own way.
             seed: of the order.
@@ -115,9 +120,10 @@ class Images:
         self.images, own_labels, self.classes = images_of(source)
         self._source = source
         labels = own_labels if labels is None else labels
-        self.labels = None if labels is None else np.asarray(labels)
         if not len(self.images):
             raise DataError(f"{self.name} is empty: it holds no images")
+        self._scale = scale_of(self.images, self.name)
+        self.labels = None if labels is None else _labels(labels, self.name)
         if self.labels is not None and len(self.labels) != len(self.images):
             raise DataError(f"{self.name}: {len(self.labels)} labels for {len(self.images)} images")
 
@@ -193,13 +199,13 @@ class Images:
             item = self.images[number]
             mode = "L" if self.wanted.channels == 1 else "RGB"
             if isinstance(item, Path):
-                with Image.open(item) as file:
-                    image = file.convert(mode)
+                with Image.open(regular_file(item)) as file:
+                    image = in_colours(file, mode)
             else:
-                image = as_image(item).convert(mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                image = in_colours(as_image(item, self._scale), mode)
+        except (*DAMAGE, FileError, Image.DecompressionBombError) as error:
             what = str(self.images[number]) if isinstance(self.images[number], Path) else f"image {number}"
-            self.skipped.add(f"{what} cannot be read as an image: {' '.join(str(error).split())}")
+            self.skipped.add(f"{what} cannot be read as an image: {one_line(error)}")
             if len(self.skipped) == len(self):
                 raise DataError(f"{self.name} holds no image that can be read: {self.skipped.first}") from error
             return None
@@ -208,25 +214,35 @@ class Images:
         return _normalised(_fitted(image, self.wanted), self.wanted)
 
 
-def as_image(item: Any) -> Image.Image:
-    """A PIL image from one, or from an array (height, width[, channels])."""
-    if isinstance(item, Image.Image):
-        return item
-    array = np.asarray(item)
-    if array.dtype.kind == "f":
-        array = (np.clip(array, 0, 1) * 255).round()
-    array = array.astype(np.uint8)
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
-
-
 def _fitted(image: Image.Image, wanted: PixelFormat) -> Image.Image:
     """Scaled until it covers the wanted size, and cut around its centre."""
+    image = _without_ends(image, wanted)
     scale = max(wanted.width / image.width, wanted.height / image.height)
     size = (max(wanted.width, round(image.width * scale)), max(wanted.height, round(image.height * scale)))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = (size[0] - wanted.width) // 2, (size[1] - wanted.height) // 2
     return image.crop((left, top, left + wanted.width, top + wanted.height))
+
+
+def _labels(labels: Any, name: str) -> np.ndarray:
+    """(images,) integers."""
+    try:
+        found = np.asarray(labels)
+        whole = found.astype(np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{name}: labels are one integer an image: {one_line(error)}") from error
+    if whole.ndim != 1 or found.dtype.kind not in "biuf" or not np.array_equal(whole, found):
+        raise DataError(f"{name}: labels are one integer an image, not {found.dtype} of shape {found.shape}")
+    return whole
+
+
+def _without_ends(image: Image.Image, wanted: PixelFormat) -> Image.Image:
+    """A long strip without most of what is cut off anyway, which would take much memory when scaled."""
+    width = min(image.width, max(1, LONGEST * image.height * wanted.width // wanted.height))
+    height = min(image.height, max(1, LONGEST * image.width * wanted.height // wanted.width))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
 
 
 def _normalised(image: Image.Image, wanted: PixelFormat) -> Float[Tensor, "channels height width"]:

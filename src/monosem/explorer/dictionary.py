@@ -7,11 +7,10 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError, MonosemError
@@ -23,6 +22,7 @@ from monosem.features import FeatureStore
 from monosem.features.folder import readable
 from monosem.features.rows import numbers
 from monosem.features.store import NEVER
+from monosem.files import open_parquet, read_json
 from monosem.sae import SAE, load_sae
 from monosem.sae.identity import dictionary_hash
 
@@ -203,12 +203,12 @@ class Dictionary:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Of the SAE, as its cfg.json says; empty where it cannot be read."""
-        import json
-
         try:
-            return dict(json.loads(((self._sae_folder or Path()) / "cfg.json").read_text())["settings"])
-        except (OSError, ValueError, KeyError, TypeError):
+            described = read_json((self._sae_folder or Path()) / "cfg.json", dict[str, Any])
+        except FileError:
             return {}
+        settings = described.get("settings")
+        return cast("dict[str, Any]", settings) if isinstance(settings, dict) else {}
 
 
 def open_dictionaries(paths: Sequence[str | Path]) -> dict[str, Dictionary]:
@@ -241,11 +241,8 @@ def check_parts(store: FeatureStore) -> None:
     for table in store.index["tables"].values():
         for part in table["parts"]:
             path = store.path / part["file"]
-            try:
-                rows = pq.read_metadata(path).num_rows
-            except Exception as error:  # Arrow raises several kinds for a footer that is none
-                words = str(error).splitlines()[0]
-                raise FileError(f"{path} is damaged ({words}): harvest the run again") from error
+            with open_parquet(path, "harvest the run again") as file:
+                rows = file.metadata.num_rows
             if rows != part["rows"]:
                 raise FileError(f"{path} has {rows} rows, not {part['rows']}: harvest the run again")
     with readable(store.path):

@@ -17,7 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from monosem.errors import ConfigError, FileError
 from monosem.explorer.shapes import ListCount, Note, NoteChange
+from monosem.files import fits, one_line, parse_json, regular_file
 
+AWAY = "move the file away"
 _SCHEMA = """create table if not exists notes (
     dictionary text not null, latent integer not null, label text, comment text, starred integer not null,
     lists text not null, changed text not null, primary key (dictionary, latent)) without rowid"""
@@ -47,12 +49,14 @@ class Notes:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        if self.path.exists():
+            regular_file(self.path)
         try:
             with closing(sqlite3.connect(self.path, timeout=10)) as connection, connection:
                 connection.execute(_SCHEMA)
                 yield connection
         except sqlite3.Error as error:
-            raise FileError(f"the notes in {self.path} cannot be used ({error}): move the file away") from error
+            raise FileError(f"the notes in {self.path} cannot be used ({one_line(error)}): {AWAY}") from error
 
     def all(self) -> dict[int, Note]:
         """Every note that says something, by latent; not to be changed."""
@@ -70,17 +74,15 @@ class Notes:
                 "where dictionary = ? order by latent",
                 (self.dictionary,),
             ).fetchall()
-        return {
-            latent: Note(
-                latent=latent,
-                label=label,
-                comment=comment,
-                starred=bool(starred),
-                lists=json.loads(lists),
-                changed=changed,
+        found: dict[int, Note] = {}
+        for latent, label, comment, starred, lists, changed in rows:
+            where = f"{self.path}: the note of latent {latent!r:.30}"
+            fits([label, comment, changed], list[str | None], where, AWAY)
+            names = parse_json(fits(lists, str, where, AWAY), where, list[str], AWAY)
+            found[fits(latent, int, where, AWAY)] = Note(
+                latent=latent, label=label, comment=comment, starred=bool(starred), lists=names, changed=changed
             )
-            for latent, label, comment, starred, lists, changed in rows
-        }
+        return found
 
     def __getitem__(self, latent: int) -> Note:
         return self.all().get(latent) or _empty(latent)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
 
 from monosem.data import Images
 from monosem.errors import FileError
@@ -25,6 +25,7 @@ from monosem.features.tables import (
     vocabulary_table,
 )
 from monosem.features.vocabulary import Vocabulary
+from monosem.files import as_json, fits, read_json, replacing, write_json
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.work import each
@@ -41,6 +42,64 @@ ROW_GROUPS = {
     "images": ROWS_A_GROUP,
 }
 STATE = "harvest.safetensors"
+NEEDED = {"features", "details", "examples", "passages", "vocabulary"}
+AGAIN = "harvest the run again"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    file: str
+    first_latent: int
+    rows: int = Field(ge=0)
+    bytes: int
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    latents_per_part: int = Field(ge=1)
+    parts: list[_Part]
+
+
+class _Text(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    text: str
+    first_context: int
+    stop_context: int
+
+
+class _Images(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+    n_special: int = Field(ge=0)
+    classes: list[str] | None
+    source: str
+
+
+class _Index(BaseModel):
+    """What index.json says, of what is read of it."""
+
+    model_config = ConfigDict(strict=True)
+
+    architecture: str
+    n_latents: int = Field(ge=1)
+    d_in: int = Field(ge=1)
+    d_out: int = Field(ge=1)
+    texts: list[_Text]
+    text_names: list[str]
+    tokens: int = Field(ge=0)
+    context_length: int = Field(ge=1)
+    settings: dict[str, Any]
+    histogram: dict[str, int]
+    tables: dict[Annotated[str, Field(pattern="^[a-z_]+$")], _Table]
+    model: str | None = None
+    hook: str | None = None
+    dictionary: str | None = None
+    images: _Images | None = None
 
 
 def write_store(
@@ -73,7 +132,7 @@ def write_store(
             "n_bins": N_BINS,
         },
     }
-    generation = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
+    generation = hashlib.sha256(as_json(about).encode()).hexdigest()[:8]
     writer = StoreWriter(folder, generation)
     n, passages, shown = sae.n_latents, 0, set[int]()
     for first in each("writing features", range(0, n, LIGHT_PART), min(n, LIGHT_PART), "latents"):
@@ -90,9 +149,7 @@ def write_store(
     if images is not None:
         writer.write("images", images_table(images, sorted(shown)), 0)
     about |= {"generation": generation, "tables": writer.tables}
-    new = folder / f".index.{generation}.new"
-    new.write_text(json.dumps(about, indent=1) + "\n")
-    new.replace(folder / "index.json")
+    write_json(folder / "index.json", about, indent=1)
     writer.drop_others()
     return folder
 
@@ -110,18 +167,16 @@ class StoreWriter:
         parts = self.tables.setdefault(name, {"latents_per_part": size, "parts": []})["parts"]
         file = f"{name}/{len(parts):05d}-{self.generation}.parquet"
         path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
         strings = [field.name for field in table.schema if pa.types.is_string(field.type) or field.name == "kind"]
-        pq.write_table(
-            table,
-            new,
-            compression="zstd",
-            compression_level=1,
-            row_group_size=ROW_GROUPS[name],
-            use_dictionary=strings,  # pyright: ignore[reportArgumentType]
-        )
-        new.replace(path)
+        with replacing(path) as new:
+            pq.write_table(
+                table,
+                new,
+                compression="zstd",
+                compression_level=1,
+                row_group_size=ROW_GROUPS[name],
+                use_dictionary=strings,  # pyright: ignore[reportArgumentType]
+            )
         parts.append({"file": file, "first_latent": first, "rows": len(table), "bytes": path.stat().st_size})
 
     def drop_others(self) -> None:
@@ -148,31 +203,29 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / "index.json").is_file():
         what = "holds no feature store (no index.json)" if folder.exists() else "does not exist"
         raise FileError(f"{folder} {what}: make one with `monosem harvest RUN`")
-    try:
-        index = json.loads((folder / "index.json").read_text())
-        if not isinstance(index, dict) or index.get("format") != FORMAT:
-            raise FileError(f"{folder / 'index.json'} is not the index of a feature store: harvest the run again")
-        found = index.get("format_version")
-        if found != FORMAT_VERSION:
-            raise FileError(
-                f"{folder} is a feature store of version {found}, not {FORMAT_VERSION} as this monosem reads: "
-                "harvest the run again"
-            )
-        parts = [part for table in index["tables"].values() for part in table["parts"]]
-        for part in parts:
-            _check_part(folder, part)
-        for name in ("n_latents", "tokens", "settings", "histogram", "text_names"):
-            index[name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{folder / 'index.json'} is damaged ({error!r}): harvest the run again") from error
+    index = read_json(folder / "index.json", dict[str, Any], remedy=AGAIN)
+    if index.get("format") != FORMAT:
+        raise FileError(f"{folder / 'index.json'} is not the index of a feature store: {AGAIN}")
+    found = index.get("format_version")
+    if found != FORMAT_VERSION:
+        raise FileError(
+            f"{folder} is a feature store of version {found}, not {FORMAT_VERSION} as this monosem reads: {AGAIN}"
+        )
+    about = fits(index, _Index, folder / "index.json", AGAIN)
+    for table in about.tables.values():
+        for part in table.parts:
+            _check_part(folder, part.file, part.bytes)
+    rows = sum(part.rows for part in about.tables["features"].parts) if "features" in about.tables else None
+    if not about.tables.keys() >= NEEDED or rows != about.n_latents:
+        raise FileError(f"{folder / 'index.json'} does not name the tables of {about.n_latents} latents: {AGAIN}")
     return folder, index
 
 
-def _check_part(folder: Path, part: dict[str, Any]) -> None:
-    path = (folder / part["file"]).resolve()
+def _check_part(folder: Path, file: str, n_bytes: int) -> None:
+    path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise FileError(f"{folder / 'index.json'} names a file outside its folder: {part['file']}")
+        raise FileError(f"{folder / 'index.json'} names a file outside its folder: {file}: {AGAIN}")
     size = path.stat().st_size if path.is_file() else None
-    if size != part["bytes"]:
-        what = "is missing" if size is None else f"is damaged ({size} bytes, not {part['bytes']})"
-        raise FileError(f"{folder / part['file']} {what}: harvest the run again")
+    if size != n_bytes:
+        what = "is missing" if size is None else f"is damaged ({size} bytes, not {n_bytes})"
+        raise FileError(f"{folder / file} {what}: {AGAIN}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from monosem.errors import FileError
+from monosem.files import DAMAGE, one_line
 
 
 @contextmanager
@@ -18,11 +19,8 @@ def readable(folder: Path, refused: Callable[[Exception], Exception] | None = No
 
     try:
         yield
-    except (duckdb.IOException, duckdb.SerializationException, pa.ArrowException, OSError) as error:
-        words = str(error).splitlines()[0]
-        raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
-    except duckdb.Error as error:
-        if refused is None:
-            words = str(error).splitlines()[0]
-            raise FileError(f"{folder} cannot be read ({words}): harvest the run again") from error
+    except (*DAMAGE, pa.ArrowException, duckdb.Error) as error:
+        damaged = not isinstance(error, duckdb.Error) or isinstance(error, duckdb.IOException | duckdb.FatalException)
+        if refused is None or damaged or isinstance(error, duckdb.SerializationException):
+            raise FileError(f"{folder} cannot be read ({one_line(error)}): harvest the run again") from error
         raise refused(error) from error

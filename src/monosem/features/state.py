@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from torch import Tensor
 
 from monosem.codes import SparseCodes
@@ -21,7 +19,9 @@ from monosem.errors import ConfigError, FileError
 from monosem.features import streaming
 from monosem.features.sample import Columns, KeySample
 from monosem.features.streaming import EMPTY, N_BINS, NO_KEY, Firings, Layout, Slots, Tokens, Totals
+from monosem.files import as_json, fits, parse_json, reading, safetensors_shapes, write_safetensors
 
+BEGIN = "delete it to begin again"
 STATE_FORMAT, STATE_VERSION = "monosem harvest", 1
 STRONGEST = 32
 """Latents of a token that count for co-firing."""
@@ -69,6 +69,18 @@ class Span(NamedTuple):
     text: str
     first: int
     stop: int
+
+
+class _Saved(BaseModel):
+    """What is said in a saved state."""
+
+    n_latents: int = Field(ge=1, strict=True)
+    vocabulary_size: int = Field(ge=1, strict=True)
+    context_length: int = Field(ge=1, le=2**16, strict=True)
+    n_tokens: int = Field(ge=0, strict=True)
+    spans: list[tuple[str, int, int]] = Field(min_length=1)
+    settings: HarvestSettings
+    facts: dict[str, Any]
 
 
 class Harvest:
@@ -273,7 +285,6 @@ class Harvest:
     def save(self, path: str | Path) -> None:
         """Write the state into one safetensors file, which appears whole or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"totals.{name}": array for name, array in self.totals._asdict().items()}
         tensors |= {f"slots.{name}": array for name, array in self.slots._asdict().items()}
         tensors["token_counts"] = self.token_counts
@@ -291,9 +302,7 @@ class Harvest:
             "settings": self.settings.model_dump(),
             "facts": self.facts,
         }
-        new = path.with_name(f".{path.name}.new")
-        save_file(tensors, new, {"harvest": json.dumps(about)})
-        new.replace(path)
+        write_safetensors(path, tensors, {"harvest": as_json(about)})
 
     @staticmethod
     def load(path: str | Path) -> Harvest:
@@ -302,28 +311,40 @@ class Harvest:
         Raises:
             FileError: the file is missing, damaged or of another version.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileError(f"{path} is missing")
-        try:
-            with safe_open(path, "numpy") as file:
-                about = json.loads((file.metadata() or {}).get("harvest", "{}"))
-                if (about.get("format"), about.get("format_version")) != (STATE_FORMAT, STATE_VERSION):
-                    raise FileError(f"{path} is no harvest of this version: delete it to begin again")
-                settings = HarvestSettings(**about["settings"])
-                sizes = (about[name] for name in ("n_latents", "vocabulary_size", "context_length"))
-                harvest = Harvest(*sizes, settings=settings, facts=about["facts"])
-                for part in ("totals", "slots"):
-                    for name, array in getattr(harvest, part)._asdict().items():
-                        array[...] = file.get_tensor(f"{part}.{name}")
-                harvest.token_counts[...] = file.get_tensor("token_counts")
-                for part in ("rows", "windows"):
-                    sample: KeySample = getattr(harvest, part)
-                    columns = {name: file.get_tensor(f"{part}.{name}") for name in sample.names}
-                    sample.add(file.get_tensor(f"{part}.key"), columns)
-                harvest.n_tokens, harvest.spans = about["n_tokens"], [Span(*span) for span in about["spans"]]
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise FileError(f"{path} is damaged ({error}): delete it to begin again") from error
+        shapes = safetensors_shapes(path, BEGIN)
+        with reading(path, BEGIN), safe_open(path, "numpy") as file:
+            words = (file.metadata() or {}).get("harvest", "{}")
+            head = parse_json(words, path, dict[str, Any], BEGIN)
+            if (head.get("format"), head.get("format_version")) != (STATE_FORMAT, STATE_VERSION):
+                raise FileError(f"{path} is no harvest of this version: {BEGIN}")
+            about = fits(head, _Saved, path, BEGIN)
+            settings = about.settings
+            slots = Layout(settings.top, settings.sample, settings.near, 0, 0, 0, 0).slots
+            expected = {
+                "token_counts": (about.vocabulary_size,),
+                "totals.firing_keys": (about.n_latents, settings.firing_sample),
+                "slots.tokens": (
+                    about.n_latents,
+                    slots,
+                    min(about.context_length, settings.before + settings.after + 1),
+                ),
+            }
+            for name, shape in expected.items():
+                if shapes.get(name) != shape:
+                    raise FileError(f"{path}: {name} should be {shape}, the file has {shapes.get(name)}: {BEGIN}")
+            sizes = (about.n_latents, about.vocabulary_size, about.context_length)
+            harvest = Harvest(*sizes, settings=settings, facts=about.facts)
+            for part in ("totals", "slots"):
+                for name, array in getattr(harvest, part)._asdict().items():
+                    array[...] = file.get_tensor(f"{part}.{name}")
+            harvest.token_counts[...] = file.get_tensor("token_counts")
+            for part in ("rows", "windows"):
+                sample: KeySample = getattr(harvest, part)
+                columns = {name: file.get_tensor(f"{part}.{name}") for name in sample.names}
+                sample.add(file.get_tensor(f"{part}.key"), columns)
+                sample.kept()
+            harvest.n_tokens = about.n_tokens
+            harvest.spans = [Span(*span) for span in about.spans]
         return harvest
 
 

@@ -123,12 +123,13 @@ class FeatureStore:
                 self._files(self._path(name, latents[0])).rows(latents) for name in ("features", "details", "examples")
             )
             passages = self._passages(part)
-        examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
-        of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
-        for row in examples:
-            of_latent[row["latent"]].append(row | passages.around(row["passage"], row["start"], row["length"]))
-        both = zip(features, details, strict=True)
-        return {row["latent"]: self._feature(row | more, of_latent[row["latent"]]) for row, more in both}
+            examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
+            of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
+            for row in examples:
+                of_latent[row["latent"]].append(row | passages.around(row["passage"], row["start"], row["length"]))
+            both = zip(features, details, strict=True)
+            found = {row["latent"]: self._feature(row | more, of_latent[row["latent"]]) for row, more in both}
+            return {latent: found[latent] for latent in latents}
 
     def _read_passages(self, part: int) -> _Passages:
         with pq.ParquetFile(self._path("passages", part * PART)) as file:

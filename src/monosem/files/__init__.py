@@ -4,10 +4,10 @@ Reading: only regular files, limits on size, depth and declared shape before mem
 field. Writing: whole or not at all, and JSON that every reader takes.
 """
 
-from monosem.files.archives import decompressed, opened
-from monosem.files.arrays import read_array, read_arrays, read_idx, read_safetensors, safetensors_shapes
-from monosem.files.checked import fits, one_line, reading, regular_file
-from monosem.files.plain import parse_json, read_bytes, read_json, read_json_lines, read_text
+from monosem.files.archives import Bomb, decompressed, opened
+from monosem.files.arrays import from_bfloat16, read_array, read_arrays, read_idx, read_safetensors, safetensors_shapes
+from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
+from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
 from monosem.files.tables import open_parquet
 from monosem.files.written import (
     append_json_line,
@@ -22,10 +22,14 @@ from monosem.files.written import (
 from monosem.files.yaml_files import parse_yaml, read_yaml
 
 __all__ = [
+    "DAMAGE",
+    "Bomb",
     "append_json_line",
     "as_json",
     "decompressed",
     "fits",
+    "from_bfloat16",
+    "json_value",
     "one_line",
     "open_parquet",
     "opened",

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 from monosem.errors import FileError
 from monosem.files.checked import MIB, reading, regular_file
 
-EXPANSION, SMALL = 50, 64 * MIB
+EXPANSION, SMALL = 25, 64 * MIB
 """What is unpacked may be so many times larger than its file; up to SMALL bytes in any case."""
 
 
@@ -21,9 +21,13 @@ def room(path: str | Path) -> int:
     return SMALL + EXPANSION * Path(path).stat().st_size
 
 
-def too_much(path: str | Path) -> FileError:
+class Bomb(FileError):
+    """A file holds much more than its size lets expect."""
+
+
+def too_much(path: str | Path) -> Bomb:
     """What is said of a file that holds more."""
-    return FileError(
+    return Bomb(
         f"{path} holds more than {EXPANSION} times its own size, as a bomb would: if that is right, unpack it and give "
         "what was in it"
     )

@@ -56,15 +56,25 @@ def parse_json(content: str | bytes, name: str | Path, kind: type[Value] = objec
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        if len(text) > MOST:
-            raise ValueError(f"{len(text) / MIB:,.0f} MiB are too much")
-        _check_depth(text)
-        value = json.loads(text, parse_constant=_nothing)
+        value = json_value(text)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be written
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FileError(f"{name} cannot be read as JSON ({one_line(error)}): {remedy}") from error
     return value if kind is object else fits(value, kind, name, remedy)
+
+
+def json_value(text: str | bytes) -> Any:
+    """What a piece of JSON says, be it of half characters; NaN and infinities are None.
+
+    Raises:
+        ValueError: it is no JSON, too long or too deep.
+    """
+    if len(text) > MOST:
+        raise ValueError(f"{len(text) / MIB:,.0f} MiB are too much")
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    _check_depth(text)
+    return json.loads(text, parse_constant=_nothing)
 
 
 def read_json_lines(

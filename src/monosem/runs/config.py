@@ -255,7 +255,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {override}: {parent} has no keys of its own")
-    content[last] = parse_yaml(value, f"--set {override}: the value", remedy="write a number, a word or [a, list]")
+    try:
+        content[last] = parse_yaml(value, f"--set {override}: the value", remedy="write a number, a word or [a, list]")
+    except FileError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _in_words(error: ValidationError, path: str | Path | None) -> str:

@@ -10,7 +10,7 @@ from monosem.evaluation import EvaluationReport
 from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
 from monosem.sae import SAE, load_sae
-from monosem.training.loggers import read_metrics
+from monosem.training.loggers import read_history
 
 README = """\
 # A monosem run
@@ -99,7 +99,7 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; the last one of a killed run may be torn."""
-        return read_metrics(self.path / "metrics.jsonl", ("step", "tokens"))
+        return read_history(self.path / "metrics.jsonl", ("step", "tokens"))
 
     def evaluation(self) -> EvaluationReport:
         self.require_one()
