@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel
+
 from monosem.activations import ActivationSource
-from monosem.errors import ConfigError, FileError
+from monosem.errors import ConfigError
+from monosem.files import as_json, read_json, write_json
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
 from monosem.training.config import TrainingConfig
@@ -27,6 +30,11 @@ TOKENS_REMEDY = (
 
 _runs: WeakKeyDictionary[SAE, str] = WeakKeyDictionary()
 """The run that an SAE in memory has been trained in: it has other weights than that run began with."""
+
+
+class _Saved(BaseModel):
+    run: str
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Identity:
         trained = {"lr": config.peak_lr(sae.n_latents), **config.model_dump(exclude=FREE)}
         found = {"tokens": tokens, "training": trained, "sae": about, "activations": source.identity()}
         found["sae"][WEIGHTS] = dictionary_hash(sae) + (" (trained before)" if sae.metadata.tokens_trained else "")
-        return Identity(secrets.token_hex(8), json.loads(json.dumps(_flat(found))))
+        return Identity(secrets.token_hex(8), json.loads(as_json(_flat(found))))
 
     @staticmethod
     def read(folder: Path) -> Identity | None:
@@ -58,19 +66,12 @@ class Identity:
         path = folder / FILE
         if not path.is_file():
             return None
-        try:
-            content = json.loads(path.read_text())
-            return Identity(str(content["run"]), dict(content["settings"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(
-                f"{path} is damaged ({error!r}): delete it to go on without comparing settings, or delete "
-                f"{folder} to begin again"
-            ) from error
+        remedy = f"delete it to go on without comparing settings, or delete {folder} to begin again"
+        saved = read_json(path, _Saved, remedy=remedy)
+        return Identity(saved.run, saved.settings)
 
     def write(self, folder: Path) -> None:
-        new = folder / f".{FILE}.new"
-        new.write_text(json.dumps({"run": self.run, "settings": self.settings}, indent=1) + "\n")
-        new.replace(folder / FILE)
+        write_json(folder / FILE, {"run": self.run, "settings": self.settings}, indent=1)
 
     def own(self, sae: SAE) -> None:
         """Remember that it is this run which trains an SAE."""
