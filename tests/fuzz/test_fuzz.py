@@ -7,6 +7,8 @@ number, which makes it again.
 from __future__ import annotations
 
 import faulthandler
+import gzip
+import json
 import os
 import random
 import resource
@@ -207,10 +209,9 @@ def path_size(folder: Path) -> int:
 def make_text(folder: Path, _: Any) -> None:
     rows = [{"text": f"The {i}th river.", "title": "t"} for i in range(8)]
     talk = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes."}]}
-    lines = "".join(f"{line}\n" for line in map(__import__("json").dumps, [*rows, talk]))
+    lines = "".join(f"{line}\n" for line in map(json.dumps, [*rows, talk]))
     (folder / "a.jsonl").write_text(lines)
     (folder / "a.txt").write_text("The river ran. " * 50)
-    import gzip
 
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (folder / "b.txt.gz").write_bytes(gzip.compress(b"The river ran. " * 50))
@@ -244,7 +245,6 @@ def vectors(folder: Path) -> None:
 
 
 def make_images(folder: Path, _: Any) -> None:
-    import gzip
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (6, 8, 8), dtype=np.uint8)
