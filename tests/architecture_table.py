@@ -55,6 +55,12 @@ OPERATIONS: dict[str, str] = {
 }
 """Columns, and the identity that is tested."""
 
+LIVE: dict[str, str] = {
+    "train_together": "all at once from one pass of a model",
+    "resume": "stopped and called again, the same bits",
+}
+"""Those that need a model, tested in test_architecture_table_live.py."""
+
 EVERY = tuple(ARCHITECTURES)
 SEVERAL = ("cross_layer_transcoder", "crosscoder", "crosscoder, l1")
 PER_ROW_OR_WHITE: tuple[TransformKind, ...] = ("layer_norm", "whiten", "whiten_pca")
@@ -179,7 +185,7 @@ def made(architecture: str) -> list[TransformKind]:
 
 def table() -> str:
     """The table in Markdown: "yes", or the transforms that are refused and the number of the reason below."""
-    operations = list(OPERATIONS)
+    operations = [*OPERATIONS, *LIVE]
     reasons = list(dict.fromkeys(known.because for known in REFUSED))
     lines = [f"| | transforms | {' | '.join(operations)} |", "|" + "---|" * (len(operations) + 2)]
     for architecture in ARCHITECTURES:
@@ -188,7 +194,7 @@ def table() -> str:
         cells = [_cell(operation, architecture, transforms, reasons) for operation in operations]
         lines.append(f"| {architecture} | {every} | {' | '.join(cells)} |")
     lines += ["", "What is exact where it says yes:", ""]
-    lines += [f"- `{name}`: {identity}" for name, identity in OPERATIONS.items()]
+    lines += [f"- `{name}`: {identity}" for name, identity in {**OPERATIONS, **LIVE}.items()]
     lines += ["", "Refused, in words, because", ""]
     lines += [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"

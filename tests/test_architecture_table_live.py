@@ -1,0 +1,99 @@
+"""The cells of the table that need a model: all architectures behind all transforms, trained from one pass of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from architecture_table import ARCHITECTURES, made
+from torch import nn
+
+from monosem.activations import ActivationSource, LiveActivations
+from monosem.errors import TrainingInterrupted
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+from monosem.training import TrainingConfig, train_together
+
+N, STEPS, BATCH, WIDTH = 24, 4, 64, 32
+TEXTS = [f"Number {i} of the documents says {'much ' * (i % 7)}about {'tea' if i % 2 else 'rain'}." for i in range(60)]
+CONFIG = TrainingConfig(batch_size=BATCH, log_every=STEPS, matmul="float32")
+
+
+class Members(NamedTuple):
+    """Dictionaries by name, and what each reads."""
+
+    saes: dict[str, SAE]
+    sources: dict[str, ActivationSource]
+
+
+def members(model: SubjectModel) -> Members:
+    """Every architecture behind every transform, untrained."""
+    layers = range(3)
+    hooks = [*(f"mlp_in.{i}" for i in layers), *(f"mlp_out.{i}" for i in layers), "resid_post.0", "resid_post.1"]
+    whole = LiveActivations(model, hooks, TEXTS, context_length=32, buffer_tokens=1024)
+    saes: dict[str, SAE] = {}
+    sources: dict[str, ActivationSource] = {}
+    views = {
+        "one": whole.select("resid_post.1"),
+        "pair": whole.pair("mlp_in.1", "mlp_out.1"),
+        "layers": whole.pair(hooks[:3], hooks[3:6]),
+        "sources": whole.stack(hooks[6:]),
+    }
+    for architecture, (name, options) in ARCHITECTURES.items():
+        kind = {"cross_layer_transcoder": "layers", "crosscoder": "sources"}.get(name, "one")
+        kind = "pair" if kind == "one" and "d_out" in options else kind
+        own: dict[str, Any] = {**options, "d_out": WIDTH} if "d_out" in options else dict(options)
+        for transform in made(architecture):
+            saes[f"{architecture}-{transform}"] = SAE.registry[name](WIDTH, N, transform=transform, **own)
+            sources[f"{architecture}-{transform}"] = views[kind]
+    return Members(saes, sources)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_module: nn.Module, tokenizer: Any) -> SubjectModel:
+    return SubjectModel(copy.deepcopy(tiny_module), tokenizer, "tiny")
+
+
+@pytest.fixture(scope="module")
+def trained(model: SubjectModel) -> dict[str, SAE]:
+    """Trained together without a stop."""
+    saes, sources = members(model)
+    train_together(saes, sources, tokens=STEPS * BATCH, config=CONFIG, progress=False)
+    return saes
+
+
+def test_trained_together_each_learns_and_remembers_where_it_is_of(trained: dict[str, SAE]) -> None:
+    for name, sae in trained.items():
+        assert sae.metadata.tokens_trained == STEPS * BATCH, name
+        assert sae.transform.fitted, name
+        assert sae.target_transform.fitted, name
+        assert all(parameter.isfinite().all() for parameter in sae.parameters()), name
+        assert sae.metadata.fingerprint is not None
+        assert 0 < sae.metadata.fingerprint.l0 <= N, name
+
+
+def test_stopped_in_the_middle_all_go_on_to_the_same_bits(
+    model: SubjectModel, trained: dict[str, SAE], tmp_path: Path
+) -> None:
+    begun = members(model)
+    last, count = len(begun.saes), 0
+
+    def stop(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 2 * last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run: dict[str, Any] = {"tokens": STEPS * BATCH, "config": CONFIG, "path": tmp_path, "progress": False}
+    with pytest.raises(TrainingInterrupted):
+        train_together(*begun, callbacks=[stop], **run)
+    again = members(model)
+    train_together(*again, **run)
+    for name, sae in trained.items():
+        for key, tensor in sae.state_dict().items():
+            assert torch.equal(again.saes[name].state_dict()[key], tensor), (name, key)
