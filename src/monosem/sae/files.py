@@ -81,7 +81,8 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     folder = find_sae(path)
     config = _read_config(folder / "cfg.json")
     shapes = safetensors_shapes(folder / "sae.safetensors")
-    if shapes.get("W_enc", ())[-2:] != (config.n_latents, config.d_in):
+    rows, width = [*shapes.get("W_enc", ()), 0, 0][:2]
+    if rows != config.n_latents or not width or width % config.d_in:  # sources stand side by side
         raise _misfit(folder, "W_enc", (config.n_latents, config.d_in), shapes)
     sae = _built(folder / "cfg.json", config, shapes, device)
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
