@@ -126,6 +126,24 @@ def test_the_target_is_the_input_unless_another_is_given(make_sae: MakeSAE) -> N
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.parametrize("d_out", [None, 7, 5])
+def test_targets_are_in_the_units_in_which_they_are_predicted(d_out: int | None) -> None:
+    """With layer_norm: of the row that is read in an autoencoder; of a transform of its own in a transcoder."""
+    generator = torch.Generator().manual_seed(0)
+    x, other = (3 * torch.randn(64, d, generator=generator, dtype=torch.float64) + 1 for d in (7, d_out or 7))
+    sae = TopKSAE(7, 20, k=4, d_out=d_out, transform="layer_norm", dtype=torch.float64)
+    trainer = Trainer(sae)
+    step = trainer.step(x, other)
+    assert sae.target_transform.fitted
+    assert torch.equal(step.target, sae.target_transform(other, x))
+    if d_out == 5:
+        with pytest.raises(DataError, match="target"):
+            trainer.step(x)
+        return
+    step = trainer.step(x)
+    assert torch.equal(step.target, sae.target_transform(x, x))
+
+
 def test_the_transform_is_fitted_on_the_first_batch_and_never_again() -> None:
     sae, x = TopKSAE(7, 20, k=4, dtype=torch.float64), raw(50, 7)
     trainer = Trainer(sae)

@@ -295,7 +295,7 @@ class SAE(nn.Module, ABC):
         sample = x[:1024].to(self.W_enc.dtype)
         wanted = sample if target is None else target[:1024].to(self.W_enc.dtype)
         energy = self.target_transform(self(sample).reconstruction, sample).pow(2).sum()
-        energy_wanted = self.target_transform(wanted).pow(2).sum()
+        energy_wanted = self.target_transform(wanted, sample).pow(2).sum()
         factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()
         self.W_enc.mul_(factor)
         return factor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError, DataError
-from monosem.sae import SAE, TrainingContext, TrainingLoss
+from monosem.sae import SAE, SkipTranscoder, TrainingContext, TrainingLoss
 from monosem.training.config import TrainingConfig
 from monosem.training.optimizer import Adam
 from monosem.training.resample import due, resample
@@ -104,7 +104,7 @@ class Trainer:
             target: what it must predict, if that is not x.
 
         Raises:
-            DataError: wrong width.
+            DataError: wrong width, or no target where one is needed.
         """
         sae = self.sae
         if x.ndim < 2 or tuple(x.shape[1:]) != sae.in_shape:
@@ -112,11 +112,14 @@ class Trainer:
             raise DataError(f"a batch must have the shape (rows, {wanted}), got {tuple(x.shape)}")
         if target is not None and target.shape != (len(x), *sae.out_shape):
             raise DataError(f"the target must have the shape {(len(x), *sae.out_shape)}, got {tuple(target.shape)}")
+        if target is None and sae.out_shape != sae.in_shape:
+            raise DataError(f"this {sae.architecture} predicts rows of another shape than it reads: step(x, target)")
         x, target = self._rows(x), None if target is None else self._rows(target)
-        if not sae.transform.fitted:
+        if not (sae.transform.fitted and sae.target_transform.fitted):
             sae.initialise(x.reshape(-1, *sae.in_shape), None if target is None else target.reshape(-1, *sae.out_shape))
         inputs = sae.transform(x)
-        goal = inputs if target is None else sae.target_transform(target)
+        itself = target is None and sae.subtract_b_dec
+        goal = inputs if itself else sae.target_transform(x if target is None else target, x)
         progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after
         with self.buffers.in_use():
@@ -139,7 +142,10 @@ class Trainer:
 
     def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
         sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
-        both = (sae.centred(inputs), goal - sae.b_dec)
+        wanted = goal - sae.b_dec
+        if isinstance(sae, SkipTranscoder):
+            wanted = wanted - inputs @ sae.W_skip.T
+        both = (sae.centred(inputs), wanted)
         norm = self.config.revival.resample_norm
         latents = resample(sae, self.optimizer, dead, both, output.residual, norm=norm, seed=self.steps)
         self.tokens_since_fired[latents] = 0
