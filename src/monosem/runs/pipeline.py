@@ -167,12 +167,11 @@ def run_evaluation(
         FileError: another process is writing into the folder, or it cannot be written.
     """
     described = run.config
-    config = config or described.evaluation
     sae = run.sae()
-    with doing("loading the model"):
-        model = model or open_model(described)
     with alone_in(run.path):
-        return _evaluated(run, sae, model, config, progress)
+        with doing("loading the model"):
+            model = model or open_model(described)
+        return _evaluated(run, sae, model, config or described.evaluation, progress)
 
 
 def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig, progress: bool) -> EvaluationReport:
@@ -207,9 +206,9 @@ def run_evaluations(
     Goes on where an earlier call with the same settings was stopped.
     """
     config = config or run.config.evaluation
-    with doing("loading the model"):
-        model = model or open_model(run.config)
     with job(progress) as shown, alone_in(run.path):
+        with doing("loading the model"):
+            model = model or open_model(run.config)
         results = Results.begin(run.path, config)
         missing = {name: member for name, member in run.members.items() if name not in results.rows}
         shown.expect(EVALUATING, len(missing) * config.tokens, like=FILLING)

@@ -1,0 +1,144 @@
+"""No silence: long work says from its first second where it is and how long all that is to come will take."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from monosem.work import Job, as_job, doing, each, job, progress, stage
+from monosem.work.progress import duration
+
+SLOW_RUN = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from shared_fixtures import LetterTokenizer, random_gpt2
+from monosem.models import SubjectModel
+import monosem.runs.pipeline as pipeline
+from monosem.runs import RunConfig, run_evaluation, run_training
+from monosem.work import job, progress
+progress.A_LINE = 0.5
+
+model = SubjectModel(random_gpt2(vocabulary=128, width=16, layers=2, positions=32), LetterTokenizer(), "slow")
+model.contexts_at_once = lambda length: 4
+model.module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.12))
+pipeline.load_model = lambda name: model
+words = "\\n\\n".join(f"{{i}} {{i * i * i}} and {{i * 7919 % 1000}} " * 9 for i in range(400))
+open({text!r}, "w").write(words)
+config = RunConfig.of(dict(
+    output={folder!r}, model="slow", hook="mlp_in.0", text={text!r}, tokens=1800, sae=dict(n_latents=16, k=2),
+    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=1280,
+    loss_tokens=128)))
+with job():
+    run, _ = run_training(config, evaluated=True)
+    pipeline.new_harvest = lambda *_, **__: None
+    pipeline.HarvestObserver = lambda *_: lambda *__: None
+    pipeline.write_store = lambda *_: None
+    run_evaluation(run, model)
+"""
+
+
+def seconds(words: str) -> float:
+    number, unit = words.split()
+    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
+def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_counts_all_that_is_to_come(
+    tmp_path: Path,
+) -> None:
+    """Without a terminal. The model sleeps, so that reading for training and evaluation takes nearly all the time."""
+    tests = str(Path(__file__).parents[1])
+    script = SLOW_RUN.format(tests=tests, folder=str(tmp_path / "run"), text=str(tmp_path / "words.txt"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stderr is not None
+    told = [(time.monotonic(), line.rstrip()) for line in process.stderr]
+    assert process.wait() == 0, told
+    ended = told[-1][0]
+    kinds = [re.split(r"  | \d+%", line)[0] for _, line in told]
+    assert {"filling the shuffle buffer", "evaluating"} <= set(kinds), told
+    assert any(kind == "training" for kind in kinds)
+    known = [
+        (at, seconds(left[1]))
+        for at, line in told
+        if (left := re.search(r"  (?:more than )?([\d.]+ (?:s|min|h)) left$", line)) and "filling" in line
+    ]
+    early = [(left, ended - at) for at, left in known[2:6]]  # two are enough to know the model's rate
+    assert early, told
+    for left, true in early:
+        assert 0.4 * true < left < 2.5 * true, (early, told)
+
+
+def test_the_time_left_is_every_kind_of_work_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    job = Job(enabled=False)
+    outer = job.stage("training", 1000, unit="tokens")
+    job.expect("reading", lambda: 300)
+    job.expect("evaluating", 50, like="reading", weight=2)
+    with outer:
+        inner = job.stage("reading", 100)
+        with inner:
+            now[0] += 10
+            inner.advance(50)
+            assert job.seconds_left() == pytest.approx((0.2 * (50 + 300) + 2 * 0.2 * 50, True))
+            assert job.left() == "more than 90 s left"
+            now[0] += 10
+            inner.advance(50)
+        inner.close()
+        now[0] += 5
+        outer.advance(100)
+        assert job.seconds_left() == pytest.approx((0.05 * 900 + 0.2 * 300 + 2 * 0.2 * 50, False))
+        begun = job.stage("evaluating", 50)
+        assert job.seconds_left()[0] == pytest.approx(0.05 * 900 + 0.2 * 300 + 2 * 0.2 * 50), "it is not counted twice"
+        begun.close()
+        assert job.seconds_left()[0] == pytest.approx(0.05 * 900 + 0.2 * 300)
+        now[0] += 2
+        assert job.seconds_left()[0] == pytest.approx(0.05 * 900 + 0.2 * 300 - 2), "it goes on while a step is made"
+    assert (duration(99), duration(150), duration(7200)) == ("99 s", "2 min", "2.0 h")
+
+
+def test_lines_come_while_a_single_step_is_made_and_a_short_job_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.05)
+    monkeypatch.setattr(progress, "A_LINE", 0.2)
+    monkeypatch.setattr(progress, "LOOK", 0.01)
+    with job(), doing("working", 10, unit="rows"):
+        time.sleep(0.7)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 5
+    assert set(lines) == {"working 0%  time left not known yet"}
+    with job(enabled=False), doing("working", 10):
+        time.sleep(0.2)
+    with job():
+        assert list(each("working", range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_within_a_job_is_part_of_it_unless_it_is_to_be_silent() -> None:
+    @as_job
+    def work(name: str, *, progress: bool = True) -> Job:
+        with job() as found:
+            stage(name, 3)
+            return found
+
+    with job(enabled=False) as outer:
+        assert work("inner") is outer
+        assert work("inner", progress=False) is not outer
+    assert work("alone", progress=False) is not outer
+
+
+def test_nobody_listening_is_no_reason_to_stop(tmp_path: Path) -> None:
+    script = "from monosem.work import job\nimport sys, os\nos.close(2)\nwith job() as j: j.say('x')\nprint('done')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert done.stdout == "done\n"
