@@ -52,6 +52,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
         "sae",
         "metrics.jsonl",
         "checkpoints",
+        "identity.json",
         "evaluation.json",
         "features",
         "figures",

@@ -190,6 +190,8 @@ class Job:
     def left(self) -> str:
         """The time left, in words."""
         seconds, unknown = self.seconds_left()
+        if unknown and seconds < 1 and self.current is not None and self.current.total is None:
+            return ""
         if unknown:
             return f"more than {duration(seconds)} left" if seconds >= 1 else "time left not known yet"
         return f"{duration(seconds)} left"
@@ -236,7 +238,7 @@ class Job:
                 since = (stage.name, now)
             first = stage.name not in told and now - (since[1] if told else began) >= FIRST_LINE
             if first or now - last >= A_LINE:
-                self.say(f"{stage.line()}  {self.left()}")
+                self.say(f"{stage.line()}  {self.left()}".rstrip())
                 told.add(stage.name)
                 last = now
 
