@@ -84,13 +84,13 @@ def test_another_run_is_refused_by_name_and_nothing_is_touched(tmp_path: Path, s
 def test_fit_and_train_together_refuse_too(tmp_path: Path) -> None:
     options: dict[str, Any] = {"tokens": 60, "config": CONFIG, "progress": False}
     fit(TopKSAE(6, 24, k=3), rows(), path=tmp_path / "fit", **options)
-    with pytest.raises(ConfigError, match="activations.data"):
+    with pytest.raises(ConfigError, match=r"activations\.data"):
         fit(TopKSAE(6, 24, k=3), rows(1), path=tmp_path / "fit", **options)
     both = {"a": TopKSAE(6, 24, k=3), "b": TopKSAE(6, 24, k=2)}
     train_together(both, VectorActivations(rows()), path=tmp_path / "both", **options)
     before = content(tmp_path / "both")
+    other = {"a": TopKSAE(6, 24, k=3), "b": TopKSAE(6, 24, k=5)}
     with pytest.raises(ConfigError, match=r"both/b holds a run with another sae.k \(2 then, 5 now\)"):
-        other = {"a": TopKSAE(6, 24, k=3), "b": TopKSAE(6, 24, k=5)}
         train_together(other, VectorActivations(rows()), path=tmp_path / "both", **options)
     assert content(tmp_path / "both") == before
 
@@ -122,7 +122,7 @@ def test_the_same_object_goes_on_though_it_has_been_trained_meanwhile(tmp_path: 
     found = call(tmp_path / "run", sae=sae)
     assert torch.equal(found.sae.W_dec, expected.sae.W_dec)
     call(tmp_path / "run", sae=sae)
-    with pytest.raises(ConfigError, match="weights at the start .*trained before"):
+    with pytest.raises(ConfigError, match=r"weights at the start .*trained before"):
         call(tmp_path / "run", sae=load_sae(tmp_path / "whole"))
 
 
