@@ -28,14 +28,14 @@ progress.A_LINE = 0.5
 
 model = SubjectModel(random_gpt2(vocabulary=128, width=16, layers=2, positions=32), LetterTokenizer(), "slow")
 model.contexts_at_once = lambda length: 4
-model.module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.12))
+model.module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.1))
 pipeline.load_model = lambda name: model
 words = "\\n\\n".join(f"{{i}} {{i * i * i}} and {{i * 7919 % 1000}} " * 9 for i in range(400))
 open({text!r}, "w").write(words)
 config = RunConfig.of(dict(
     output={folder!r}, model="slow", hook="mlp_in.0", text={text!r}, tokens=1800, sae=dict(n_latents=16, k=2),
-    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=1280,
-    loss_tokens=128)))
+    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=4096,
+    loss_tokens=512)))
 with job():
     run, _ = run_training(config, evaluated=True)
     pipeline.new_harvest = lambda *_, **__: None
@@ -63,7 +63,7 @@ def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_count
     assert process.stderr is not None
     told = [(time.monotonic(), line.rstrip()) for line in process.stderr]
     assert process.wait() == 0, told
-    ended = told[-1][0]
+    ended = max(at for at, line in told if line.startswith(("evaluating", "measuring losses")))
     kinds = [re.split(r"  | \d+%", line)[0] for _, line in told]
     assert {"filling the shuffle buffer", "evaluating"} <= set(kinds), told
     assert any(kind == "training" for kind in kinds)
