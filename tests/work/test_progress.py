@@ -34,8 +34,8 @@ words = "\\n\\n".join(f"{{i}} {{i * i * i}} and {{i * 7919 % 1000}} " * 9 for i 
 open({text!r}, "w").write(words)
 config = RunConfig.of(dict(
     output={folder!r}, model="slow", hook="mlp_in.0", text={text!r}, tokens=1800, sae=dict(n_latents=16, k=2),
-    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=4096,
-    loss_tokens=512)))
+    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=2560,
+    loss_tokens=256)))
 with job():
     run, _ = run_training(config, evaluated=True)
     pipeline.new_harvest = lambda *_, **__: None
@@ -57,12 +57,11 @@ def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_count
     tests = str(Path(__file__).parents[1])
     script = SLOW_RUN.format(tests=tests, folder=str(tmp_path / "run"), text=str(tmp_path / "words.txt"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stderr is not None
-    told = [(time.monotonic(), line.rstrip()) for line in process.stderr]
-    assert process.wait() == 0, told
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        told = [(time.monotonic(), line.rstrip()) for line in process.stderr]
+    assert process.returncode == 0, told
     ended = max(at for at, line in told if line.startswith(("evaluating", "measuring losses")))
     kinds = [re.split(r"  | \d+%", line)[0] for _, line in told]
     assert {"filling the shuffle buffer", "evaluating"} <= set(kinds), told

@@ -12,6 +12,7 @@ from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
 from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
+from monosem.files import write_text
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
@@ -78,10 +79,10 @@ def _describe(folder: Path, config: RunConfig, each: Mapping[str, RunConfig]) ->
     """Write what the run is."""
     for name, one in each.items():
         one.write(folder / name / "run.yaml")
-        (folder / name / "README.md").write_text(README.format(path=one.output))
+        write_text(folder / name / "README.md", README.format(path=one.output))
     if config.several:
         config.write(folder / "run.yaml")
-        (folder / "README.md").write_text(README_SEVERAL.format(path=config.output))
+        write_text(folder / "README.md", README_SEVERAL.format(path=config.output))
 
 
 def open_model(config: RunConfig) -> Model | None:
