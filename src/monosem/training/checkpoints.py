@@ -80,7 +80,7 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: Activa
     if there != here:
         raise MismatchError(f"{checkpoint} is of another SAE, {there}, than this, {here}: choose another run folder")
     sae.load_state_dict(saved.state_dict())
-    sae.transform.fitted = saved.transform.fitted
+    sae.transform.fitted = sae.target_transform.fitted = saved.transform.fitted
     sae.metadata = saved.metadata
     remedy = "delete the checkpoint to begin the run again"
     tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device, remedy)
