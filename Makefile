@@ -1,4 +1,4 @@
-# make demo | test | test-avx2 | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
+# make demo | test | test-avx2 | fuzz | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
 # make demo ends in the explorer; make demo SERVE=0 leaves it out.
 PYTHON ?= python3.11
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= 1
 
-.PHONY: demo test test-avx2 bench format page smollm2
+.PHONY: demo test test-avx2 fuzz bench format page smollm2
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
 	$(BIN)/monosem demo $(if $(filter 0,$(SERVE)),,--explore)
 
@@ -23,6 +23,10 @@ test: $(READY) page
 # as on a processor with AVX2 and no more: without AVX-512, AMX and fast bfloat16
 test-avx2: $(READY) page
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell $(BIN)/pytest
+
+# 14,000 damaged files of ten kinds; FUZZ_CASES=n takes n of each kind
+fuzz: $(READY)
+	FUZZ_CASES=$(or $(FUZZ_CASES),1400) $(BIN)/pytest tests/fuzz
 
 smollm2: $(READY)
 	$(BIN)/python recipes/smollm2/model.py recipes/smollm2/work/model

@@ -297,3 +297,71 @@ def test_a_pickle_in_an_npy_file_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"x\.npy cannot be read"):
         activations(tmp_path / "x.npy")
     assert not (tmp_path / "sprung").exists()
+
+
+# What others write ------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_read_from_arrays_and_files(tmp_path: Path) -> None:
+    x = numbered(9).bfloat16()
+    np.save(tmp_path / "x.npy", x.view(torch.int16).numpy().view("V2"))
+    for source in (tmp_path / "x.npy", x.view(torch.int16).numpy().view("V2"), x):
+        assert torch.equal(activations(source).pool(0), VectorActivations(x.float()).pool(0))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.ones((4, 3), np.complex64),
+        np.ones(4, [("a", "<f4"), ("b", "<f4")]),
+        np.full((4, 3), "a"),
+        np.ones((4, 3), "M8[s]"),
+    ],
+    ids=["complex", "fields", "words", "dates"],
+)
+def test_what_are_no_real_numbers_is_refused_by_name(array: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises((FileError, DataError), match=r"x\.npy"):
+        activations(tmp_path / "x.npy")
+    with pytest.raises(DataError):
+        activations(array)
+    with pytest.raises(DataError):
+        activations([array])
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u8", "i1", "?", "f2", ">f4", "longdouble"])
+def test_numbers_of_every_type_are_taken(dtype: str) -> None:
+    x = np.eye(6)[:, :4].astype(dtype)
+    for source in (x, [x]):
+        assert torch.equal(activations(source).pool(0).double().sum(0), torch.ones(4).double())
+
+
+@pytest.mark.parametrize("index", ["named", "kept", "from a csv", "unnamed"])
+def test_the_index_of_pandas_is_no_dimension(index: str, tmp_path: Path) -> None:
+    x = numbered(9, 3).numpy()
+    columns: dict[str, Any] = {f"x{i}": x[:, i] for i in range(3)}
+    about = {}
+    if index == "named":
+        columns["id"] = np.arange(9) * 7
+        about = {"pandas": '{"index_columns": ["id"], "columns": []}'}
+    elif index == "kept":
+        columns["__index_level_0__"] = np.arange(9) + 100
+        about = {"pandas": '{"index_columns": ["__index_level_0__"], "columns": []}'}
+    else:
+        columns = {"Unnamed: 0" if index == "from a csv" else "": np.arange(9), **columns}
+    pq.write_table(pa.table(columns).replace_schema_metadata(about or None), tmp_path / "x.parquet")
+    assert np.array_equal(module.read_vectors(tmp_path / "x.parquet"), x)
+
+
+def test_batches_come_wrapped_as_a_data_loader_wraps_them() -> None:
+    from torch.utils.data import DataLoader, TensorDataset
+
+    x = numbered(20)
+    for source in (DataLoader(TensorDataset(x), batch_size=8), [{"x": x}], DataLoader(x, batch_size=8)):
+        found = [rows for rows, _ in batches(activations(source), 4)]
+        assert torch.equal(torch.cat(found), x)
+    assert torch.equal(activations(TensorDataset(x)).pool(0), VectorActivations(x).pool(0))
+    with pytest.raises(DataError, match="2 arrays: give the activations alone"):
+        activations(DataLoader(TensorDataset(x, x), batch_size=8))
+    with pytest.raises(DataError, match="not from int"):
+        activations(5)  # pyright: ignore[reportArgumentType]

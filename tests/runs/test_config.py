@@ -199,3 +199,28 @@ def test_an_sae_of_another_width_than_the_activations_is_refused_before_training
 
     with pytest.raises(MismatchError, match="reads width 16, the activations have width 8: make it with d_in=8"):
         train(TopKSAE(16, 32, k=2), activations(torch.randn(50, 8)), tokens=100, progress=False)
+
+
+@pytest.mark.parametrize("content", ["tokens: 2001-99-99", "tokens: !!int x", "[" * 3_000, "a: &a [*a]", "? [1]\n: 2"])
+def test_yaml_that_cannot_be_read_is_named_with_its_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(FileError, match=r"run\.yaml"):
+        RunConfig.read(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"step": 1, "tokens": 5}\n\xff\n', b"1\n", b'{"step": NaN, "tokens": 5}\n', b"[" * 200_000 + b"\n"]
+)
+def test_metrics_that_are_none_are_named_with_their_file(content: bytes, tmp_path: Path) -> None:
+    RunConfig().write(tmp_path / "run.yaml")
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(FileError, match=r"metrics\.jsonl"):
+        Run(tmp_path).history()
+
+
+def test_figures_that_were_not_finite_come_back_as_nan(tmp_path: Path) -> None:
+    RunConfig().write(tmp_path / "run.yaml")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "tokens": 5, "fvu": NaN}\n{"step": 2, "tok')
+    (row,) = Run(tmp_path).history()
+    assert row["tokens"] == 5
+    assert row["fvu"] != row["fvu"]

@@ -433,6 +433,11 @@ def drop_place(folder: Path) -> None:
     (folder / "trainer.json").write_text('{"steps": 2, "tokens": 20}')
 
 
+def endless_steps(folder: Path) -> None:
+    text = (folder / "trainer.json").read_text()
+    (folder / "trainer.json").write_text(text.replace('"steps": 2', '"steps": NaN'))
+
+
 def damage_tensors(folder: Path) -> None:
     (folder / "trainer.safetensors").write_bytes((folder / "trainer.safetensors").read_bytes()[:1000])
 
@@ -441,7 +446,7 @@ def other_tensors(folder: Path) -> None:
     shutil.copy(folder / "sae.safetensors", folder / "trainer.safetensors")
 
 
-@pytest.mark.parametrize("damage", [damage_json, drop_place, damage_tensors, other_tensors])
+@pytest.mark.parametrize("damage", [damage_json, drop_place, endless_steps, damage_tensors, other_tensors])
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
     damage: Callable[[Path], None], tmp_path: Path
 ) -> None:

@@ -41,8 +41,10 @@ def save_picture(console: Console, path: Path, title: str) -> None:
     """Write what a `picture` console remembers; the file asks no other host for fonts."""
     from rich.terminal_theme import SVG_EXPORT_THEME
 
+    from monosem.files import write_text
+
     if path.suffix == ".html":
         console.save_html(str(path))
         return
     picture = console.export_svg(title=title, theme=SVG_EXPORT_THEME, unique_id="monosem")
-    path.write_text(re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL))
+    write_text(path, re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL))

@@ -52,7 +52,7 @@ def _run(path: Path) -> dict[str, Any]:
         "hook": config.reads,
         "data": config.text or config.images or config.vectors,
         "state": "finished" if run.finished else f"stopped; go on with: monosem train {run.path}/run.yaml",
-        "tokens": f"{int(history[-1]['tokens']) if history else 0:,} of {config.tokens:,}",
+        "tokens": f"{int(history[-1].get('tokens', 0)) if history else 0:,} of {config.tokens:,}",
     }
     if run.finished:
         facts |= _sae(path / "sae")

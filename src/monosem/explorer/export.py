@@ -16,6 +16,7 @@ from monosem.explorer.site import Site
 from monosem.explorer.table import rows_of
 from monosem.features.card import feature_card
 from monosem.features.show import things
+from monosem.files import write_bytes, write_text
 
 ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
 MARK = "monosem-export.json"
@@ -51,14 +52,14 @@ def export_site(
         raise ConfigError(f"{folder} holds something else: choose a new or empty folder for the export")
     site = Site(dictionaries)
     try:
-        _write(folder / MARK, to_json({"format": "monosem export", "dictionaries": list(dictionaries)}))
+        write_bytes(folder / MARK, to_json({"format": "monosem export", "dictionaries": list(dictionaries)}))
         for name, path in page.paths.items():
-            _write(folder / name, index.encode() if name == "index.html" else path.read_bytes())
+            write_bytes(folder / name, index.encode() if name == "index.html" else path.read_bytes())
         overview = site.overview()
         summaries = [
             {**summary, "path": summary["name"], "can": _can(summary["can"])} for summary in overview["dictionaries"]
         ]
-        _write(folder / "data/dictionaries.json", to_json({**overview, "static": True, "dictionaries": summaries}))
+        write_bytes(folder / "data/dictionaries.json", to_json({**overview, "static": True, "dictionaries": summaries}))
         done, total = 0, sum(dictionary.n_latents for dictionary in dictionaries.values())
         for name, dictionary in dictionaries.items():
             home = folder / "data/d" / name
@@ -80,16 +81,16 @@ def _can(can: Abilities) -> Abilities:
 
 def _write_dictionary(site: Site, dictionary: Dictionary, home: Path) -> None:
     about = site.dictionary(dictionary.name)
-    _write(home / "index.json", to_json({**about, "path": dictionary.name, "can": _can(about["can"])}))
-    _write(home / "notes.json", to_json(site.notes(dictionary.name)))
+    write_bytes(home / "index.json", to_json({**about, "path": dictionary.name, "can": _can(about["can"])}))
+    write_bytes(home / "notes.json", to_json(site.notes(dictionary.name)))
     pictures = dictionary.store.pictures
     for number, png in pictures.every() if pictures is not None else ():
-        _write(home / f"image/{number}.png", png)
+        write_bytes(home / f"image/{number}.png", png)
     if dictionary.can["map"] is None:
-        _write(home / "map.json", to_json(site.geometry.map(dictionary)))
+        write_bytes(home / "map.json", to_json(site.geometry.map(dictionary)))
     for first in range(0, dictionary.n_latents, ROWS_A_FILE):
         latents = range(first, min(dictionary.n_latents, first + ROWS_A_FILE))
-        _write(
+        write_bytes(
             home / f"table/{first // ROWS_A_FILE}.json", to_json({"first": first, "rows": rows_of(dictionary, latents)})
         )
 
@@ -99,7 +100,7 @@ def _write_features(site: Site, dictionary: Dictionary, home: Path, first: int) 
     features = features_json(dictionary, latents)
     for feature in features:
         feature["matches"] = site.geometry.matches(dictionary, feature["latent"])
-    _write(home / f"f/{first // FEATURES_A_FILE}.json", to_json({"first": first, "features": features}))
+    write_bytes(home / f"f/{first // FEATURES_A_FILE}.json", to_json({"first": first, "features": features}))
 
 
 def _write_comparisons(site: Site, home: Path) -> None:
@@ -108,12 +109,7 @@ def _write_comparisons(site: Site, home: Path) -> None:
         for b in names[i + 1 :]:
             first, second = site[a], site[b]
             if first.can["map"] is None and second.can["map"] is None and first.index["d_out"] == second.index["d_out"]:
-                _write(home / a / f"{b}.json", to_json(site.geometry.compare(first, second)))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+                write_bytes(home / a / f"{b}.json", to_json(site.geometry.compare(first, second)))
 
 
 # One feature ----------------------------------------------------------------------------------------------------------
@@ -165,6 +161,5 @@ def export_feature(dictionaries: dict[str, Dictionary], latent: int, file: str |
     except IndexError as error:
         raise ConfigError(str(error)) from error
     path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8", errors="replace")
+    write_text(path, html)
     return path

@@ -34,7 +34,7 @@ def write_figures(folder: Path, history: list[dict[str, float]], report: Evaluat
 
 
 def _loss(axes: Any, history: list[dict[str, float]], report: EvaluationReport) -> None:
-    tokens = [row["tokens"] / 1e6 for row in history]
+    tokens = [row.get("tokens", np.nan) / 1e6 for row in history]
     axes.plot(tokens, [row.get("fvu", np.nan) for row in history], color=BLUE, label="FVU, training batches")
     axes.axhline(report["fvu"].value, color=ORANGE, linestyle="--", label="FVU, held-out text")
     if "PCA" in report.columns:

@@ -100,7 +100,7 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; the last one of a killed run may be torn."""
-        return read_history(self.path / "metrics.jsonl", ("step", "tokens"))
+        return read_history(self.path / "metrics.jsonl")
 
     def evaluation(self) -> EvaluationReport:
         self.require_one()

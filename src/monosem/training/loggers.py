@@ -50,21 +50,20 @@ class MetricsFile:
         """Every line is written already."""
 
 
-def read_history(path: Path, needed: Sequence[str] = ("step",)) -> list[dict[str, float]]:
+def read_history(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl, without one that a killed run has torn; none if there is no file.
 
     A figure that was not finite is NaN.
 
     Raises:
-        FileError: a line holds something else than figures, or lacks one that is needed.
+        FileError: a line holds something else than figures, and its step among them.
     """
     if not path.exists():
         return []
     remedy = "take the line out of the file"
     rows = list(read_json_lines(path, dict[str, float | None], remedy=remedy))
-    for name in needed:
-        if any(row.get(name) is None for row in rows):
-            raise FileError(f"{path} cannot be used: a line has no {name!r}: {remedy}")
+    if any(row.get("step") is None or row.get("tokens", 0) is None for row in rows):
+        raise FileError(f"{path} cannot be used: a line has no step or no number of tokens: {remedy}")
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
