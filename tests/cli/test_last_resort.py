@@ -23,11 +23,12 @@ def failing(error: BaseException) -> Callable[[], None]:
     [
         (FileError("x.json is missing"), 2, "monosem: x.json is missing"),
         (PermissionError(13, "no"), 2, "no"),
-        (KeyError("x\ud83d"), 1, "KeyError('x?')"),
+        (KeyError("x"), 1, "KeyError('x')"),
+        (FileError("x\ud83d"), 2, "x?"),
         (RecursionError("deep"), 1, "Please report it"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
-    ids=["expected", "system", "fault", "recursion", "stopped"],
+    ids=["expected", "system", "fault", "half a character", "recursion", "stopped"],
 )
 def test_every_error_is_one_line(
     error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
