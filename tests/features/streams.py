@@ -35,9 +35,7 @@ class Stream:
 
     def part(self, first: int, stop: int) -> tuple[ContextBatch, Tensor, SparseCodes, Tensor]:
         """Some contexts: batch, kept, codes, and for every row the three strongest latents that are off."""
-        b = self.batch
-        columns = (b.tokens, b.document, b.position, b.padding)
-        batch = ContextBatch(*(column[first:stop] for column in columns))
+        batch = self.batch[first:stop]
         kept = self.kept[first:stop]
         off = self.pre[first:stop].masked_fill(self.on[first:stop], -torch.inf)[kept]
         return batch, kept, SparseCodes.from_dense(self.dense[first:stop][kept]), off
@@ -71,8 +69,7 @@ def content(harvest: Harvest) -> dict[str, Any]:
         members: list[tuple[Any, ...]] = []
         for slot in range(a, min(b, harvest.layout.slots)):
             if harvest.slots.place[latent, slot] >= 0:
-                offset = int(harvest.slots.place[latent, slot] & 0xFFFF)
-                width = min(LENGTH, offset + harvest.layout.after + 1) - max(0, offset - harvest.layout.before)
+                width = int(harvest.slots.length[latent, slot])
                 row = (column[latent, slot] for column in harvest.slots)
                 members.append(tuple(v[:width].tolist() if v.ndim else v.item() for v in row))
         found[f"slots.{latent}.{a}"] = sorted(members)

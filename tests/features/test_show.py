@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from shared_fixtures import random_gpt2
 from small_store import small_sae
 
 from monosem.codes import SparseCodes
 from monosem.data import ContextBatch, Document, PackedText
-from monosem.features import Feature, FeatureStore, Vocabulary, new_harvest, print_features, write_store
+from monosem.features import Feature, FeatureStore, Vocabulary, harvest, new_harvest, print_features, write_store
 from monosem.features.show import visible
 from monosem.features.state import Harvest
 from monosem.models import SubjectModel
@@ -28,6 +31,44 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them(tokenizer: Any
     pieces = Vocabulary.of(tokenizer).texts(tokens)
     assert len(pieces) == len(tokens)
     assert "".join(pieces) == text
+
+
+def test_an_added_token_is_its_own_text_and_an_id_without_a_token_has_none(tokenizer: Any) -> None:
+    """Added tokens are written as they are, not in the letters of byte-level vocabularies; ids may have holes."""
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens(["café", " naïve"])
+    vocabulary = Vocabulary.of(more)
+    ids = more("The café is naïve.")["input_ids"]
+    assert {more.convert_tokens_to_ids("café"), more.convert_tokens_to_ids(" naïve")} <= set(ids)
+    assert "".join(vocabulary.texts(ids)) == "The café is naïve."
+    assert vocabulary.text(more.convert_tokens_to_ids("café")) == "café"
+
+
+def holed(tokenizer: Any) -> Any:
+    """The tokenizer with a token whose id is far beyond all others."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain["model"]["vocab"]["Ġ" + "z" * 9] = len(tokenizer) + 50
+    own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plain)), **own)
+
+
+def test_ids_may_have_holes(tokenizer: Any, tmp_path: Path) -> None:
+    """A harvest counts by id, not by how many tokens there are; ids without a token promote nothing."""
+    holes = holed(tokenizer)
+    size = len(tokenizer) + 51
+    assert len(holes) == len(tokenizer) + 1
+    module = random_gpt2(vocabulary=size)
+    model = SubjectModel(module, holes, "holes")
+    sae = small_sae()
+    harvested = harvest(sae, tmp_path, model, tokens=600, progress=False)
+    assert len(harvested.vocabulary) == size
+    assert harvested.vocabulary.text(size - 1) == " " + "z" * 9
+    known = set(range(len(tokenizer))) | {size - 1}
+    for feature in harvested.features(range(20)):
+        assert {effect.token for effect in [*feature.promoted, *feature.suppressed]} <= known
 
 
 def test_every_token_has_its_bytes(tokenizer: Any) -> None:
@@ -51,15 +92,15 @@ def plain(width: int = 80, color: Literal["truecolor"] | None = None) -> tuple[C
 @pytest.fixture(scope="module")
 def shown(small_model: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> list[Feature]:
     """Features of random codes over real tokens: words, line ends, characters of several bytes and of double width."""
-    texts = [
-        "Naïve men went to the café — and came back with 三日三日三日三日三日三日三日三日三日.\nThen it rained.",
-        "A\tB\x07C 🙂🙂🙂 " + "word " * 30,
-        "Unquestionably internationalisation and incomprehensibility, " * 3,
-    ] * 8
+    rng = np.random.default_rng(0)
+    said = "Naïve men went to the café — and came back with 三日三日三日.\nThen it rained A\tB\x07C 🙂🙂🙂"
+    said += " word word word Unquestionably internationalisation and incomprehensibility,"
+    words = said.split(" ")
+    texts = [" ".join(rng.permutation(words)) for _ in range(24)]  # no two alike: one of equal ones would be shown
     text = PackedText([Document(t) for t in texts], small_model.tokenizer, 64)
     sae = TopKSAE(32, 30, k=3)
     sae.metadata = small_sae().metadata.model_copy(update={"context_length": 64})
-    harvest = new_harvest(sae, small_model, "resid_post.1", "texts")
+    begun = new_harvest(sae, small_model, "resid_post.1", "texts")
     for batch in text.in_batches(3):
         kept = ~batch.special
         generator = torch.Generator().manual_seed(len(batch) + int(batch.tokens.sum()))
@@ -67,8 +108,8 @@ def shown(small_model: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -
         dense = torch.where(torch.rand(dense.shape, generator=generator) < 0.1, dense, 0)
         dense[:, 5] = 0
         dense[:, 6] *= 1e7
-        harvest.add(batch, kept, SparseCodes.from_dense(dense))
-    folder = write_store(harvest, tmp_path_factory.mktemp("shown"), sae, small_model)
+        begun.add(batch, kept, SparseCodes.from_dense(dense))
+    folder = write_store(begun, tmp_path_factory.mktemp("shown"), sae, small_model)
     return FeatureStore(folder).features(range(30))
 
 
@@ -134,8 +175,8 @@ def test_a_feature_by_itself_prints_its_ranges_and_neighbours(shown: list[Featur
 def test_notable_latents_are_sparse_strong_and_of_different_words(small_model: SubjectModel, tmp_path: Path) -> None:
     n, tokenizer = 4400, small_model.tokenizer
     word = [tokenizer.convert_tokens_to_ids(name) for name in ("Ġriver", "Ġpeople")]
-    filler = tokenizer(" and")["input_ids"][0]
-    tokens = torch.full((n // 16, 16), filler)
+    filler = torch.tensor(tokenizer(" and the of in on it was for with a he she")["input_ids"])
+    tokens = filler[torch.randint(len(filler), (n // 16, 16), generator=torch.Generator().manual_seed(0))]
     document = torch.arange(n // 16)[:, None].expand(-1, 16)
     position = torch.arange(16).expand(n // 16, -1)
     dense = torch.zeros(n, 5)

@@ -2,7 +2,9 @@
 
 from monosem.activations.health import inspect_rows
 from monosem.activations.inputs import positions_read, reopened, rows_read
-from monosem.activations.live import FILLING, LiveActivations
+from monosem.activations.live import FILLING, LiveActivations, models_of
+from monosem.activations.mapping import Mapping, is_mapping
+from monosem.activations.rows import VectorRows
 from monosem.activations.source import ActivationSource, Place, batches
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
 from monosem.activations.views import HookView
@@ -13,11 +15,15 @@ __all__ = [
     "HookView",
     "IterableActivations",
     "LiveActivations",
+    "Mapping",
     "Place",
     "VectorActivations",
+    "VectorRows",
     "activations",
     "batches",
     "inspect_rows",
+    "is_mapping",
+    "models_of",
     "positions_read",
     "read_vectors",
     "reopened",

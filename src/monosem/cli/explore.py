@@ -32,10 +32,13 @@ def explore(
     paths = [folder for path in paths for folder in feature_folders(path)]
     if (feature is None) != (html is None):
         raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
+    opened = open_dictionaries(paths)
+    for missing in opened.missing:
+        console().print(f"Left out: {missing['words']}", soft_wrap=True, highlight=False)
     if html is not None and feature is not None:
-        console().print(f"Written: {export_feature(open_dictionaries(paths), feature, html)}")
+        console().print(f"Written: {export_feature(opened, feature, html)}")
     elif export is not None:
-        console().print(f"Written: {export_site(open_dictionaries(paths), export)}. Serve it with any file server.")
+        console().print(f"Written: {export_site(opened, export)}. Serve it with any file server.")
     else:
         show(list(paths), host, port, open_page)
 

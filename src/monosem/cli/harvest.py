@@ -16,24 +16,34 @@ def harvest(
     images: Annotated[
         str | None, typer.Option(help="What an image model reads: a folder, an IDX or .npz file, or hub:owner/name.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens, or positions of images, to read, at most.")] = 1_000_000,
+    vectors: Annotated[
+        str | None,
+        typer.Option(help="What a dictionary of vectors reads: a .npy, .safetensors or .parquet file."),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens, positions of images or rows of vectors to read, at most.")
+    ] = 1_000_000,
     keep_state: Annotated[
         bool, typer.Option("--keep-state", help="Keep what it takes to go on later with more --tokens.")
     ] = False,
 ) -> None:
     """Harvest every latent's statistics and passages in one pass over a text; rewrites the run's features/.
 
-    Without --text or --images it reads what the run is evaluated on. Stop it or kill it: the same command goes on.
+    Of crosscoders and cross-layer transcoders also what each source has of a latent; of ready vectors the rows on which
+    it fires most, in place of passages.
+
+    Without --text, --images or --vectors it reads what the run is evaluated on. Stop it or kill it: the same command
+    goes on.
     """
     from monosem.cli.console import console
     from monosem.runs import Run, run_harvest
 
     out = console()
     for member in Run(run).members.values():
-        store = run_harvest(member, text, tokens, keep_state, images=images)
+        store = run_harvest(member, text, tokens, keep_state, images=images, vectors=vectors)
         silent = store.count("count = 0")
         out.print(
-            f"{store.n_latents:,} latents over {store.n_tokens:,} tokens, "
+            f"{store.n_latents:,} latents over {store.n_tokens:,} {store.things}, "
             f"{silent:,} of which never fired: {store.path}",
             highlight=False,
         )

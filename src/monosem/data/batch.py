@@ -37,6 +37,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def content(self) -> Int[Tensor, "contexts pos"] | None:
+        """A hash of what the document or image holds, equal for equal ones; None where that is not known."""
+        ...
+
+    @property
     def special(self) -> Bool[Tensor, "contexts pos"]:
         """True at positions that stand for no piece of the data: beginning of sequence, separators, class tokens."""
         ...

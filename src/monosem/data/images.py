@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -65,6 +66,11 @@ class ImageBatch:
     @property
     def position(self) -> Int[Tensor, "images pos"]:
         return self.tokens
+
+    @property
+    def content(self) -> Int[Tensor, "images pos"]:
+        hashes = torch.tensor([crc32(image.contiguous().numpy()) for image in self.pixels.cpu()])  # pyright: ignore
+        return hashes[:, None].expand(-1, self.n_positions)
 
     @property
     def special(self) -> Bool[Tensor, "images pos"]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from threading import Lock
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ CHUNK_CHARACTERS = 65_536  # or the documents that reach so many
 END, LAST_WORD, SPECIAL, PADDING = 1, 2, 4, 8
 """Marks of a token: the last of its document, the last that is not special, a special one of it; none at all."""
 
-Columns = Int[np.ndarray, "4 tokens"]
-"""Token, document, position, marks."""
+Columns = Int[np.ndarray, "5 tokens"]
+"""Token, document, position, marks, a hash of what the document holds."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ContextBatch:
     """True at special tokens that stand in a document, written there or by a chat template."""
     last_words: Bool[Tensor, "contexts pos"] | None = None
     """True at the last token of a document that is not special."""
+    content: Int[Tensor, "contexts pos"] | None = None
+    """A hash of the tokens of the document, equal for equal documents; -1 where document is -1."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -78,7 +81,7 @@ class Entry(NamedTuple):
 def _between(tokens: list[int], mark: int = 0) -> Columns:
     """Tokens of no document."""
     n = len(tokens)
-    return np.array([tokens, [-1] * n, [-1] * n, [mark] * n], np.int32)
+    return np.array([tokens, [-1] * n, [-1] * n, [mark] * n, [-1] * n], np.int32)
 
 
 class PackedText:
@@ -216,14 +219,16 @@ class PackedText:
         texts = [entry.text for entry in entries]
         encoded = self.tokenizer(texts, verbose=False, **options)["input_ids"] if texts else []
         parts = [self._columns(entry, ids) for entry, ids in zip(entries, encoded, strict=True) if len(ids)]
-        return np.concatenate([np.zeros((4, 0), np.int32), *parts], axis=1)
+        return np.concatenate([np.zeros((5, 0), np.int32), *parts], axis=1)
 
     def _columns(self, entry: Entry, ids: list[int]) -> Columns:
         """A document as it stands in the stream."""
         marks = np.where(np.isin(ids, self._special), SPECIAL, 0)
         marks[np.flatnonzero(marks == 0)[-1:]] |= LAST_WORD
         marks[-1] |= END
-        own = np.array([ids, np.full(len(ids), entry.document), np.arange(len(ids)), marks], np.int32)
+        content = crc32(np.array(ids, np.int32).tobytes()) & 0x7FFFFFFF
+        columns = (ids, np.full(len(ids), entry.document), np.arange(len(ids)), marks, np.full(len(ids), content))
+        own = np.array(columns, np.int32)
         if self.packing:
             framed = entry.framed or ids[:1] == self._opening
             return own if framed else np.concatenate([_between(self._opening), own], axis=1)
@@ -235,7 +240,7 @@ class PackedText:
     def _stream(self, first: int, last: int) -> Columns:
         """The tokens first to last of the stream."""
         number = bisect_right(self._starts, first) - 1
-        parts: list[Columns] = [np.zeros((4, 0), np.int32)]
+        parts: list[Columns] = [np.zeros((5, 0), np.int32)]
         while number < len(self._starts) and self._starts[number] < last:
             chunk, begin = self._chunk(number), self._starts[number]
             if begin + chunk.shape[1] > first:
@@ -248,20 +253,20 @@ class PackedText:
         with self._lock:
             part = self._stream(start * self._body, stop * self._body)
         n_contexts = -(-part.shape[1] // self._body)
-        whole = np.full((4, n_contexts * self._body), -1, np.int64)
+        whole = np.full((5, n_contexts * self._body), -1, np.int64)
         whole[0], whole[3] = self._filler, PADDING
         whole[:, : part.shape[1]] = part
-        contexts = whole.reshape(4, n_contexts, self._body)
+        contexts = whole.reshape(5, n_contexts, self._body)
         if self._bos is not None:
-            before = np.broadcast_to(np.array([self._bos, -1, -1, 0])[:, None, None], (4, n_contexts, 1))
-            after = np.broadcast_to(np.array([self._filler, -1, -1, PADDING])[:, None, None], (4, n_contexts, 1))
+            before = np.broadcast_to(np.array([self._bos, -1, -1, 0, -1])[:, None, None], (5, n_contexts, 1))
+            after = np.broadcast_to(np.array([self._filler, -1, -1, PADDING, -1])[:, None, None], (5, n_contexts, 1))
             twice = contexts[0, :, :1] == self._bos
             once = np.concatenate([before, contexts], axis=2)
             contexts = np.where(twice, np.concatenate([contexts, after], axis=2), once)
-        tokens, document, position, marks = torch.from_numpy(contexts)
+        tokens, document, position, marks, content = torch.from_numpy(contexts)
         has = {mark: (marks & mark) != 0 for mark in (END, LAST_WORD, SPECIAL, PADDING)}
         columns = (tokens, document, position, has[PADDING], has[END], self.packing, has[SPECIAL], has[LAST_WORD])
-        return ContextBatch(*columns)
+        return ContextBatch(*columns, content=content)
 
     def state(self) -> dict[str, Any]:
         """Where chunks begin, as far as they are known, and what was skipped."""

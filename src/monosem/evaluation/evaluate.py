@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import reopened, rows_read
+from monosem.activations import Mapping, is_mapping, reopened, rows_read
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
@@ -19,7 +19,7 @@ from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.losses import downstream_loss
-from monosem.evaluation.mapping import Mapping, is_mapping, measure_mapping
+from monosem.evaluation.mapping import measure_mapping
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses

@@ -6,78 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from monosem.activations import positions_read, reopened
+from monosem.activations import Mapping, reopened
 from monosem.data import Batch, BatchReader
-from monosem.errors import DataError, MismatchError
+from monosem.errors import DataError
 from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.losses import downstream_loss
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
-from monosem.models import ModelSet, SubjectModel
-from monosem.sae import SAE
 from monosem.work import Stage, doing, each, stage
 
 FIT_TOKENS = 32_768
-
-Rows = tuple[Tensor, Tensor, Bool[Tensor, "contexts pos"]]
-
-
-def is_mapping(sae: SAE) -> bool:
-    """Whether an SAE is anything but a dictionary of one place in one model."""
-    known = sae.metadata
-    return bool(known.hooks or known.models or known.target_hook or known.target_hooks) or len(sae.in_shape) > 1
-
-
-class Mapping:
-    """What a dictionary reads and what it must predict, of the models that it is of."""
-
-    def __init__(self, sae: SAE, model: SubjectModel | ModelSet, hook: str | None = None) -> None:
-        """Find the hook points that an SAE remembers.
-
-        Raises:
-            HookError: the model lacks one.
-        """
-        known = sae.metadata
-        hooks = [hook] if hook is not None else known.hooks or [known.hook or ""]
-        targets = [known.target_hook] if known.target_hook else known.target_hooks or hooks
-        self.sae, self.model = sae, model
-        self.hooks, self.targets = ([model.hook_point(name).name for name in names] for names in (hooks, targets))
-
-    def read(self, batch: Batch) -> Rows:
-        """What the dictionary reads and predicts of some contexts, and at which positions.
-
-        Raises:
-            MismatchError: the activations are not of the dictionary's shape.
-        """
-        captured = self.model.capture(batch.inputs, list(dict.fromkeys([*self.hooks, *self.targets])))
-        kept = positions_read(self.sae.metadata, batch, captured)
-        rows = {hook: x[kept.to(x.device)].to(self.sae.W_enc) for hook, x in captured.items()}
-        x = self._side([rows[hook] for hook in self.hooks], self.sae.in_shape, self.hooks)
-        return x, self._side([rows[hook] for hook in self.targets], self.sae.out_shape, self.targets), kept
-
-    @property
-    def predicted(self) -> dict[str, tuple[SubjectModel, str]]:
-        """The model and hook point of each source that is predicted, by name, in their order."""
-        if isinstance(self.model, SubjectModel):
-            return {hook: (self.model, hook) for hook in self.targets}
-        models = list(enumerate(self.model.models))
-        names = [model.name for _, model in models]
-        twice = len(set(names)) < len(names)
-        own = [f"{name} ({number})" if twice else name for number, name in enumerate(names, 1)]
-        return {f"{hook} of {own[number]}": (model, hook) for hook in self.targets for number, model in models}
-
-    def _side(self, parts: list[Tensor], shape: tuple[int, ...], hooks: list[str]) -> Float[Tensor, "rows ..."]:
-        if len(shape) > 1:  # hook points, or models at each, side by side
-            parts = [part if part.ndim == 3 else part[:, None] for part in parts]
-        side = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        if tuple(side.shape[1:]) != shape:
-            wanted, got = (" x ".join(map(str, size)) for size in (shape, side.shape[1:]))
-            raise MismatchError(f"the SAE has width {wanted}, {', '.join(hooks)} of {self.model.name} has width {got}")
-        return side
 
 
 class MappingSums:

@@ -8,7 +8,7 @@ import numpy as np
 
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Dictionary
-from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, TokenWeight
+from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
 
 AN_INTERVAL = 5
@@ -111,6 +111,18 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         near_misses=[_example(example, feature) for example in feature.near_misses],
         silent=[_example(example, feature) for example in feature.silent],
         matches=None,
+        parts=[
+            SourcePart(
+                source=part.source,
+                norm=part.norm,
+                share=part.share,
+                cosines=part.cosines,
+                promoted=[TokenWeight(**effect._asdict()) for effect in part.promoted],
+                suppressed=[TokenWeight(**effect._asdict()) for effect in part.suppressed],
+            )
+            for part in feature.parts
+        ],
+        reads=feature.reads,
     )
 
 
@@ -120,7 +132,7 @@ def _in_order_of_draw(feature: Feature) -> list[Example]:
 
 
 def _example(example: Example, feature: Feature) -> shapes.Example:
-    on = bool(example.activations.any())
+    on, labels = bool(example.activations.any()), feature.pictures or feature.rows
     return shapes.Example(
         activation=example.activation,
         weight=example.weight,
@@ -133,5 +145,5 @@ def _example(example: Example, feature: Feature) -> shapes.Example:
         context=example.context,
         before=example.before,
         after=example.after,
-        label=feature.pictures.label(example.document) if feature.pictures is not None else None,
+        label=labels.label(example.document) if labels is not None else None,
     )

@@ -17,7 +17,18 @@ from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
-from monosem.explorer.shapes import Abilities, Evaluation, Images, MeasuredColumn, Metric, Named, Summary, Text
+from monosem.explorer.shapes import (
+    Abilities,
+    Evaluation,
+    Images,
+    MeasuredColumn,
+    Metric,
+    Missing,
+    Named,
+    Sources,
+    Summary,
+    Text,
+)
 from monosem.features import FeatureStore
 from monosem.features.folder import readable
 from monosem.features.rows import numbers
@@ -62,7 +73,24 @@ class Dictionary:
                 notes=self.notes.why_not,
                 context="an image is shown whole",
             )
+        if self.store.rows is not None:
+            none = "this dictionary reads ready vectors, not text"
+            return Abilities(prompt=none, map=no_sae, notes=self.notes.why_not, context=none)
+        if self.sources is not None:
+            several = f"this dictionary reads {self.hook}: prompts are for those of one place"
+            return Abilities(prompt=several, map=no_sae, notes=self.notes.why_not, context=several)
         return Abilities(prompt=no_sae or no_model, map=no_sae, notes=self.notes.why_not, context=no_sae or no_model)
+
+    @property
+    def sources(self) -> Sources | None:
+        """The names of its sources, if it reads or writes several side by side."""
+        names = self.index.get("sources")
+        return None if names is None else Sources(predicts=names["predicts"], reads=names["reads"])
+
+    @property
+    def width(self) -> int:
+        """Of what it writes, all sources together: rows of other widths do not compare."""
+        return self.index["d_out"] * (1 if self.sources is None else len(self.sources["predicts"]))
 
     @functools.cached_property
     def _sae(self) -> SAE:
@@ -183,6 +211,8 @@ class Dictionary:
             dead=self.n_latents - alive,
             can=self.can,
             images=self.images(),
+            things=self.store.things,
+            sources=self.sources,
         )
 
     def images(self) -> Images | None:
@@ -211,24 +241,41 @@ class Dictionary:
         return cast("dict[str, Any]", settings) if isinstance(settings, dict) else {}
 
 
-def open_dictionaries(paths: Sequence[str | Path]) -> dict[str, Dictionary]:
-    """Open the stores of some run folders or feature store folders, under names that may stand in an address.
+class Dictionaries(dict[str, Dictionary]):
+    """Dictionaries under names that may stand in an address, and those of the paths given that cannot be opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[Missing] = []
+
+
+def open_dictionaries(paths: Sequence[str | Path]) -> Dictionaries:
+    """Open the stores of some run folders or feature store folders.
+
+    One that cannot be opened does not stop the others: it is among the `missing`, with what to do.
 
     Raises:
-        FileError: a store is missing, damaged or of another version.
+        FileError: none can be opened; what is said is of the first.
         ConfigError: none was given, or one twice.
     """
     if not paths:
         raise ConfigError("give a run folder or a feature store to explore: monosem explore runs/demo")
-    opened: dict[str, Dictionary] = {}
+    opened, first = Dictionaries(), None
     for given in paths:
         path = Path(given)
-        store = FeatureStore(path)
+        try:
+            store = FeatureStore(path)
+            check_parts(store)
+        except FileError as error:
+            opened.missing.append(Missing(path=str(path), words=str(error)))
+            first = first or error
+            continue
         if any(store.path.resolve() == other.store.path.resolve() for other in opened.values()):
             raise ConfigError(f"{path} was given twice")
-        check_parts(store)
         name = _free_name(store.path.resolve(), opened)
         opened[name] = Dictionary(name, path, store)
+    if first is not None and not opened:
+        raise first
     return opened
 
 

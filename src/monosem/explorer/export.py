@@ -15,7 +15,6 @@ from monosem.explorer.shapes import Abilities
 from monosem.explorer.site import Site
 from monosem.explorer.table import rows_of
 from monosem.features.card import feature_card
-from monosem.features.show import things
 from monosem.files import write_bytes, write_text
 
 ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
@@ -108,7 +107,7 @@ def _write_comparisons(site: Site, home: Path) -> None:
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             first, second = site[a], site[b]
-            if first.can["map"] is None and second.can["map"] is None and first.index["d_out"] == second.index["d_out"]:
+            if first.can["map"] is None and second.can["map"] is None and first.width == second.width:
                 write_bytes(home / a / f"{b}.json", to_json(site.geometry.compare(first, second)))
 
 
@@ -137,7 +136,7 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
     about = f"{dictionary.index['architecture']} SAE, {dictionary.n_latents:,} latents"
     place = f" at {dictionary.hook} of {dictionary.model_name}" if dictionary.hook and dictionary.model_name else ""
     parts.append(
-        f"<footer>{escape(about + place)}; {dictionary.store.n_tokens:,} {things(feature)}. Made with monosem.</footer>"
+        f"<footer>{escape(about + place)}; {dictionary.store.n_tokens:,} {feature.things}. Made with monosem.</footer>"
     )
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'

@@ -104,9 +104,7 @@ class Geometry:
         by = by or ("decoder" if _same_width(a, b) else "activations")
         if by == "decoder":
             if not _same_width(a, b):
-                raise Unavailable(
-                    f"decoder rows have {a.index['d_out']} and {b.index['d_out']} numbers: by=activations"
-                )
+                raise Unavailable(f"decoder rows have {a.width} and {b.width} numbers: by=activations")
             there, back = self.best(a, b), self.best(b, a)
             method = "Cosine of decoder rows."
         else:
@@ -155,10 +153,8 @@ class Geometry:
 
 
 def _same_width(a: Dictionary, b: Dictionary) -> bool:
-    """Whether the decoder rows of two dictionaries, those of several sources as one, can be compared."""
-    if a.can["map"] or b.can["map"] or a.index["d_out"] != b.index["d_out"]:
-        return False
-    return a.directions().shape[1] == b.directions().shape[1]
+    """Whether decoder rows, those of several sources as one, can be compared."""
+    return a.width == b.width and not a.can["map"] and not b.can["map"]
 
 
 def _lay_out(dictionary: Dictionary) -> tuple[np.ndarray, Layout, int]:

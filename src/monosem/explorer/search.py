@@ -14,7 +14,19 @@ from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
 
 KINDS = ("all", "token", "words", "notes", "text", "similar")
-FIRST = ("number", "label", "list", "comment", "named", "fires on", "images", "passages", "promotes", "suppresses")
+FIRST = (
+    "number",
+    "label",
+    "list",
+    "comment",
+    "named",
+    "fires on",
+    "images",
+    "rows",
+    "passages",
+    "promotes",
+    "suppresses",
+)
 MOST = 200
 READ_AT_EACH_TOKEN = 128
 
@@ -51,7 +63,7 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
                 found += ways[way]()
             except ConfigError as error:  # no such token, no such class of images: the other may find something
                 words = str(error).partition(":")[0]
-        if found and dictionary.store.pictures is not None:
+        if found and dictionary.store.things != "tokens":
             words = None
         hits = _a_part_of_each(hits + found, max(1, limit // 4))
     elif kind in ways:

@@ -32,6 +32,20 @@ class Images(TypedDict):
     classes: list[str] | None
 
 
+class Sources(TypedDict):
+    """The sources that a dictionary predicts and reads, where they are several."""
+
+    predicts: list[str]
+    reads: list[str]
+
+
+class Missing(TypedDict):
+    """A path that could not be opened, and what to do."""
+
+    path: str
+    words: str
+
+
 class Summary(TypedDict):
     """A dictionary in a line."""
 
@@ -47,6 +61,8 @@ class Summary(TypedDict):
     dead: int
     can: Abilities
     images: Images | None
+    things: str
+    sources: Sources | None
 
 
 class Site(TypedDict):
@@ -55,6 +71,7 @@ class Site(TypedDict):
     monosem_version: str
     static: bool
     dictionaries: list[Summary]
+    missing: list[Missing]
 
 
 class MeasuredColumn(TypedDict):
@@ -269,6 +286,17 @@ class FiringToken(TypedDict):
     recall: float
 
 
+class SourcePart(TypedDict):
+    """What a latent has of one of several sources."""
+
+    source: str
+    norm: float
+    share: float
+    cosines: list[float | None]
+    promoted: list[TokenWeight]
+    suppressed: list[TokenWeight]
+
+
 class Interval(TypedDict):
     """A range of activations; examples are indices into `samples`."""
 
@@ -318,6 +346,8 @@ class Feature(TypedDict):
     near_misses: list[Example]
     silent: list[Example]
     matches: list[Match] | None
+    parts: list[SourcePart]
+    reads: str | None
 
 
 class Preview(Named):

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from monosem.explorer import shapes
-from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.dictionary import Dictionaries, Dictionary
 from monosem.explorer.geometry import Geometry
 from monosem.explorer.subject import Subjects
 from monosem.explorer.table import Filters, columns_of, histogram_of
@@ -43,7 +43,8 @@ class Site:
     def overview(self) -> shapes.Site:
         """All dictionaries, in a line each."""
         summaries = [dictionary.summary() for dictionary in self.dictionaries.values()]
-        return shapes.Site(monosem_version=version("monosem"), static=False, dictionaries=summaries)
+        missing = self.dictionaries.missing if isinstance(self.dictionaries, Dictionaries) else []
+        return shapes.Site(monosem_version=version("monosem"), static=False, dictionaries=summaries, missing=missing)
 
     def dictionary(self, name: str) -> shapes.Dictionary:
         """Everything on a dictionary's first page."""

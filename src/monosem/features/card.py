@@ -7,8 +7,9 @@ import functools
 from html import escape
 
 from monosem.features.feature import Example, Feature
+from monosem.features.labels import Rows
 from monosem.features.pictures import Pictures
-from monosem.features.show import LEAST_SHADE, things, visible
+from monosem.features.show import LEAST_SHADE, visible
 
 STYLE = (
     "font:14px/1.5 system-ui,sans-serif;max-width:60em;"
@@ -21,14 +22,16 @@ def feature_card(feature: Feature) -> str:
     """HTML of one feature: figures, histogram, tokens, its strongest and its typical passages."""
     title = f"<b>latent {feature.latent}</b> «{escape(feature.name)}»"
     if not feature.count or feature.max is None:
-        return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} {things(feature)}')}")
-    figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} {things(feature)} · max {feature.max:.3g}"
+        return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} {feature.things}')}")
+    figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} {feature.things} · max {feature.max:.3g}"
     if feature.neighbours:
         figures += f" · cosine to nearest {feature.neighbours[0].cosine:.2f}"
-    parts = [f"<div>{title} {_dim(figures)}</div>", _histogram(feature), _tokens(feature)]
+    parts = [f"<div>{title} {_dim(figures)}</div>", _histogram(feature), _sources(feature), _tokens(feature)]
     rows = functools.partial(_images, feature.pictures) if feature.pictures is not None else _rows
-    what, n = ("document", PASSAGES) if feature.pictures is None else ("image", IMAGES)
-    parts.append(f"<div>{_dim(f'strongest, one per {what}')}</div>{rows(feature.top[:n], feature.max)}")
+    if feature.rows is not None:
+        rows = functools.partial(_vectors, feature.rows)
+    n = PASSAGES if feature.one_per == "text" else IMAGES
+    parts.append(f"<div>{_dim(f'strongest, one per {feature.one_per}')}</div>{rows(feature.top[:n], feature.max)}")
     for interval in feature.intervals():
         label = f"{interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings"
         parts.append(_folded(label, rows(interval.examples, feature.max)))
@@ -72,6 +75,17 @@ def _tokens(feature: Feature) -> str:
     return "".join(lines)
 
 
+def _sources(feature: Feature) -> str:
+    """What it has of each of several sources: bars of its shares, and its tokens there."""
+    lines = [f"<div>{_dim('reads')} {escape(feature.reads)}</div>"] if feature.reads is not None else []
+    for part in feature.parts:
+        bar = f'<span style="display:inline-block;height:8px;width:{80 * part.share:.0f}px;background:var(--effect)">'
+        words = " ".join(_token(effect.text, "color:var(--effect)") for effect in part.promoted[:4])
+        said = _dim(f"{part.share:.0%} of its norm, {part.norm:.3g}")
+        lines.append(f"<div>{bar}</span> {escape(part.source)} {said} {words}</div>")
+    return "".join(lines)
+
+
 def _token(text: str, style: str = "") -> str:
     return f'<code style="white-space:pre;background:none;{style}">«{escape(visible(text))}»</code>'
 
@@ -85,6 +99,12 @@ def _rows(examples: list[Example], maximum: float) -> str:
         f'<div style="white-space:pre-wrap;unicode-bidi:plaintext;font-family:ui-monospace,monospace;font-size:13px">'
         f"{_dim(f'{example.activation:.3g}')} {_shaded(example, maximum)}</div>"
         for example in examples
+    )
+
+
+def _vectors(rows: Rows, examples: list[Example], maximum: float) -> str:
+    return "".join(
+        f"<div>{_dim(f'{example.activation:.3g}')} {escape(rows.name(example.document))}</div>" for example in examples
     )
 
 
@@ -125,3 +145,6 @@ def _shaded(example: Example, maximum: float) -> str:
         shown = escape(visible(text))
         pieces.append(f'<span style="{style}"{title}>{shown}</span>' if style or title else shown)
     return "".join(pieces)
+
+
+Feature.as_card = feature_card

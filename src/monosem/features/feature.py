@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from monosem.features.streaming import hashes
 
 if TYPE_CHECKING:
+    from monosem.features.labels import Rows
     from monosem.features.pictures import Pictures
 
 
@@ -78,6 +80,20 @@ class Cofiring(NamedTuple):
     """That share over the other's firing rate."""
 
 
+class SourcePart(NamedTuple):
+    """What a latent has of one of several sources: a model or layer of a crosscoder, a layer that is written to."""
+
+    source: str
+    norm: float
+    """Length of its decoder row for this source, in the activations' own units."""
+    share: float
+    """Of its decoder norms over all sources, each of the same energy."""
+    cosines: list[float | None]
+    """With its decoder rows for the sources, in their order; None where one writes nothing."""
+    promoted: list[TokenWeight]
+    suppressed: list[TokenWeight]
+
+
 class LogitStatistics(NamedTuple):
     """Moments of a latent's logit weights over the vocabulary."""
 
@@ -140,13 +156,33 @@ class Feature:
     decoder_norm: float
     encoder_cosine: float | None
     top: list[Example]
-    """Strongest places, one per document."""
+    """Strongest places, one per text: of equal documents, or passages that are alike, the strongest."""
     samples: list[Example]
     """A stratified random sample of its firings, with weights."""
     near_misses: list[Example]
     silent: list[Example]
+    parts: list[SourcePart] = field(default_factory=list)
+    """Of a dictionary of several sources: what it has of each. Layers to which it writes nothing are left out."""
+    reads: str | None = None
+    """The layer that a latent of a cross-layer transcoder reads."""
     pictures: Pictures | None = field(default=None, repr=False, compare=False)
-    """The images that the examples are of, each by its `document`; None for text."""
+    """The images that the examples are of, each by its `document`; None for others."""
+    rows: Rows | None = field(default=None, repr=False, compare=False)
+    """Of ready vectors, the rows that the examples are, each by its `document`; None for others."""
+
+    as_text: ClassVar[Callable[[Feature], str]]
+    as_card: ClassVar[Callable[[Feature], str]]
+    """How features are shown: show.py and card.py, which know this class, say it here."""
+
+    @property
+    def things(self) -> str:
+        """What it fires on."""
+        return "patches" if self.pictures is not None else "rows" if self.rows is not None else "tokens"
+
+    @property
+    def one_per(self) -> str:
+        """Of what each of the strongest examples is another one."""
+        return "image" if self.pictures is not None else "row" if self.rows is not None else "text"
 
     def intervals(self, n: int = 5, examples: int = 5) -> list[Interval]:
         """Equal ranges of activation from 0 to the maximum, strongest first, each with a random sample by weight."""
@@ -186,19 +222,15 @@ class Feature:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
-        plain = dataclasses.asdict(dataclasses.replace(self, pictures=None))
-        del plain["pictures"]
+        plain = dataclasses.asdict(dataclasses.replace(self, pictures=None, rows=None))
+        del plain["pictures"], plain["rows"]
         return _plain(plain)
 
     def __repr__(self) -> str:
-        from monosem.features.show import feature_text
-
-        return feature_text(self)
+        return Feature.as_text(self)
 
     def _repr_html_(self) -> str:
-        from monosem.features.card import feature_card
-
-        return feature_card(self)
+        return Feature.as_card(self)
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from monosem.activations import VectorRows
 from monosem.data import Images
 from monosem.errors import FileError
+from monosem.features.labels import rows_table
+from monosem.features.parts import parts_table
 from monosem.features.pictures import ROWS_A_GROUP, image_facts, images_table, place_names
 from monosem.features.state import Harvest
 from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
@@ -26,11 +29,13 @@ from monosem.features.tables import (
 )
 from monosem.features.vocabulary import Vocabulary
 from monosem.files import as_json, fits, read_json, replacing, write_json
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.work import each
 
-FORMAT, FORMAT_VERSION = "monosem features", 2
+FORMAT, FORMAT_VERSION = "monosem features", 3
+READABLE = (2, 3)
+"""Version 2 had neither `sources` nor `rows`."""
 LIGHT_PART, PART = 65_536, 4_096
 """Latents in one file of `features`, and of the other tables."""
 ROW_GROUPS = {
@@ -40,6 +45,8 @@ ROW_GROUPS = {
     "passages": 512,
     "vocabulary": 65_536,
     "images": ROWS_A_GROUP,
+    "rows": 65_536,
+    "sources": 2_048,
 }
 STATE = "harvest.safetensors"
 NEEDED = {"features", "details", "examples", "passages", "vocabulary"}
@@ -80,6 +87,19 @@ class _Images(BaseModel):
     source: str
 
 
+class _Sources(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    predicts: list[str]
+    reads: list[str]
+
+
+class _Vectors(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    source: str
+
+
 class _Index(BaseModel):
     """What index.json says, of what is read of it."""
 
@@ -100,18 +120,24 @@ class _Index(BaseModel):
     hook: str | None = None
     dictionary: str | None = None
     images: _Images | None = None
+    sources: _Sources | None = None
+    vectors: _Vectors | None = None
 
 
 def write_store(
-    harvest: Harvest, path: str | Path, sae: SAE, model: SubjectModel, images: Images | None = None
+    harvest: Harvest,
+    path: str | Path,
+    sae: SAE,
+    model: SubjectModel | ModelSet | None,
+    shown: Images | VectorRows | None = None,
 ) -> Path:
     """Write a harvest as a feature store; one that is there is replaced once the new one is whole.
 
-    Of a harvest of images give these too: those that examples show are kept as thumbnails.
+    Of a harvest of images, or of ready vectors, give these too: those that examples show are kept, as thumbnails and as
+    labels.
     """
     folder = Path(path)
-    names = Vocabulary.of(model.tokenizer) if images is None else place_names(image_facts(images))
-    sources = Sources.of(harvest, sae, model, names, images)
+    sources = Sources.of(harvest, sae, model, _positions(model, shown), shown)
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -134,7 +160,7 @@ def write_store(
     }
     generation = hashlib.sha256(as_json(about).encode()).hexdigest()[:8]
     writer = StoreWriter(folder, generation)
-    n, passages, shown = sae.n_latents, 0, set[int]()
+    n, passages, documents = sae.n_latents, 0, set[int]()
     for first in each("writing features", range(0, n, LIGHT_PART), min(n, LIGHT_PART), "latents"):
         writer.write("features", features_table(sources, first, min(n, first + LIGHT_PART)), first)
     for first in each("writing passages", range(0, n, PART), min(n, PART), "latents"):
@@ -144,14 +170,27 @@ def write_store(
         passages += len(found)
         writer.write("examples", examples, first)
         writer.write("passages", found, first)
-        shown.update(examples.column("document").to_pylist() if images is not None else ())
+        if sources.parts is not None:
+            writer.write("sources", parts_table(sources.parts, first, stop), first)
+        documents.update(examples.column("document").to_pylist() if shown is not None else ())
     writer.write("vocabulary", vocabulary_table(harvest, sources.vocabulary), 0)
-    if images is not None:
-        writer.write("images", images_table(images, sorted(shown)), 0)
+    if isinstance(shown, Images):
+        writer.write("images", images_table(shown, sorted(documents)), 0)
+    elif shown is not None and shown.labels is not None:
+        writer.write("rows", rows_table(shown, sorted(documents)), 0)
     about |= {"generation": generation, "tables": writer.tables}
     write_json(folder / "index.json", about, indent=1)
     writer.drop_others()
     return folder
+
+
+def _positions(model: SubjectModel | ModelSet | None, shown: Images | VectorRows | None) -> Vocabulary:
+    """What stands at positions: tokens of the model, places of images, the one place of rows."""
+    if isinstance(shown, Images):
+        return place_names(image_facts(shown))
+    if isinstance(shown, VectorRows) or model is None:
+        return Vocabulary([b"row"])
+    return Vocabulary.of(model.tokenizer)
 
 
 class StoreWriter:
@@ -202,12 +241,13 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
         folder = folder / "features"
     if not (folder / "index.json").is_file():
         what = "holds no feature store (no index.json)" if folder.exists() else "does not exist"
-        raise FileError(f"{folder} {what}: make one with `monosem harvest RUN`")
+        run = path if (Path(path) / "run.yaml").is_file() else "RUN"
+        raise FileError(f"{folder} {what}: make one with `monosem harvest {run}`")
     index = read_json(folder / "index.json", dict[str, Any], remedy=AGAIN)
     if index.get("format") != FORMAT:
         raise FileError(f"{folder / 'index.json'} is not the index of a feature store: {AGAIN}")
     found = index.get("format_version")
-    if found != FORMAT_VERSION:
+    if found not in READABLE:
         raise FileError(
             f"{folder} is a feature store of version {found}, not {FORMAT_VERSION} as this monosem reads: {AGAIN}"
         )
@@ -218,6 +258,8 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
     rows = sum(part.rows for part in about.tables["features"].parts) if "features" in about.tables else None
     if not about.tables.keys() >= NEEDED or rows != about.n_latents:
         raise FileError(f"{folder / 'index.json'} does not name the tables of {about.n_latents} latents: {AGAIN}")
+    if "sources" in about.tables and about.sources is None:
+        raise FileError(f"{folder / 'index.json'} does not name the sources of its table `sources`: {AGAIN}")
     return folder, index
 
 

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import reopened, rows_read
+from monosem.activations import Mapping, VectorRows, models_of, reopened
 from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError, Interrupted, MismatchError
 from monosem.features.files import STATE, write_store
 from monosem.features.near import near_misses
+from monosem.features.parts import source_names
 from monosem.features.pictures import image_facts
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
-from monosem.models import SubjectModel, load_model
+from monosem.features.vocabulary import vocabulary_size
+from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
 from monosem.work import StopRequest, alone_in, as_job, doing
 
 HELD_OUT = "bundled:held_out"
+VECTOR_ROWS = 8192
+
+Reader = Callable[[Batch, dict[str, Tensor]], tuple[Tensor, Tensor]]
+"""What an SAE reads of a batch and of what was captured, and at which positions."""
 
 
 class HarvestObserver:
@@ -54,35 +61,46 @@ class HarvestObserver:
 
 def new_harvest(
     sae: SAE,
-    model: SubjectModel,
-    hook: str,
+    model: SubjectModel | ModelSet | None,
+    hook: str | Sequence[str] | None,
     text: str,
     settings: HarvestSettings | None = None,
     first_context: int = 0,
-    images: Images | None = None,
+    shown: Images | VectorRows | None = None,
 ) -> Harvest:
-    """An empty harvest of what an SAE does at a hook point of a model, on a text, from one of its contexts on.
+    """An empty harvest of what an SAE does at its hook points of a model, on a text, from one of its contexts on.
 
     With images a context is an image, what stands at a position is its place in the image, and a window is all of it.
+    With ready vectors, which have no model, a context is a row, of one position.
     """
     settings = settings or HarvestSettings()
-    if images is None:
-        length, bos = context_kind([sae], model)
-        size = len(model.tokenizer)
-    else:
-        length, bos, size = images.n_positions, False, images.n_positions
+    if isinstance(shown, Images):
+        length, bos, size = shown.n_positions, False, shown.n_positions
         settings = settings.model_copy(update={"before": length - 1, "after": length - 1})
+    elif model is None:
+        length, bos, size = 1, False, 1
+        settings = settings.model_copy(update={"before": 0, "after": 0, "silent": 0})
+    else:
+        length, bos = context_kind([sae], model)
+        size = vocabulary_size(model.tokenizer)
+    hooks = [hook] if isinstance(hook, str) else list(hook or [])
+    known = None if model is None else models_of(model)
     facts: dict[str, Any] = {
-        "model": model.name,
-        "model_fingerprint": model.fingerprint(),
-        "tokenizer_fingerprint": model.tokenizer_fingerprint(),
-        "hook": hook,
+        "model": None if model is None else model.name,
+        "model_fingerprint": None if known is None else " + ".join(one.fingerprint() for one in known),
+        "tokenizer_fingerprint": None if model is None else model.tokenizer_fingerprint(),
+        "hook": " + ".join(hooks) or None,
         "dictionary": dictionary_hash(sae),
         "prepend_bos": bos,
         "exclude_special": sae.metadata.exclude_special is not False,
     }
-    if images is not None:
-        facts["images"] = image_facts(images)
+    if isinstance(shown, Images):
+        facts["images"] = image_facts(shown)
+    if isinstance(shown, VectorRows):
+        facts["vectors"] = {"source": shown.name, "rows": len(shown), "labelled": shown.labels is not None}
+    sources = source_names(sae, model, hooks or None)
+    if sources is not None:
+        facts |= {"hooks": hooks or None, "sources": sources}
     return Harvest(sae.n_latents, size, length, text=text, first_context=first_context, settings=settings, facts=facts)
 
 
@@ -90,11 +108,12 @@ def new_harvest(
 def harvest(
     sae: SAE,
     path: str | Path,
-    model: SubjectModel | None = None,
-    hook: str | None = None,
+    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
+    hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = ...,
     images: Any = ...,
+    vectors: Any = ...,
     labels: Any = ...,
     tokens: int = ...,
     settings: HarvestSettings | None = ...,
@@ -108,11 +127,12 @@ def harvest(
 def harvest(
     sae: Sequence[SAE],
     path: Sequence[str | Path],
-    model: SubjectModel | None = None,
+    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = ...,
     images: Any = ...,
+    vectors: Any = ...,
     labels: Any = ...,
     tokens: int = ...,
     settings: HarvestSettings | None = ...,
@@ -127,11 +147,12 @@ def harvest(
 def harvest(
     sae: SAE | Sequence[SAE],
     path: str | Path | Sequence[str | Path],
-    model: SubjectModel | None = None,
+    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = None,
     images: Any = None,
+    vectors: Any = None,
     labels: Any = None,
     tokens: int = 1_000_000,
     settings: HarvestSettings | None = None,
@@ -141,18 +162,22 @@ def harvest(
 ) -> FeatureStore | list[FeatureStore]:
     """Harvest features into a store; several SAEs share one pass of the model.
 
+    Any dictionary has features: one of a place in a model, a transcoder, a crosscoder or cross-layer transcoder (then
+    with what each source has of a latent), and one of ready vectors (then with the rows on which it fires most).
+
     The state is saved every few minutes beside the store, and a harvest that was killed goes on from there, to the same
     result. With `keep_state` it stays, so that a later call with more tokens reads on instead of anew.
 
     Args:
         sae: one or several.
         path: the folder of the store, one for each.
-        model: the subject model; the SAE's own if not given.
-        hook: name of the hook point, one for each; the SAE's own if not given.
+        model: the subject model, or several side by side; the SAE's own if not given. Or ready vectors, as `vectors`.
+        hook: name of the hook point, one for each, or those that the one SAE reads side by side; its own if not given.
         text: what `read_documents` takes. It is read once, in order. The bundled held-out text if not given.
         images: what to read in place of text: what `Images` takes.
-        labels: one integer an image, where the images come without.
-        tokens: tokens (or positions of images) to read, at most, counted with special ones.
+        vectors: in place of a model and what it reads: rows (rows, d), as a tensor, an array or a file.
+        labels: one integer an image, where the images come without; of vectors a word for each row.
+        tokens: tokens (rows of vectors) (or positions of images) to read, at most, counted with special ones.
         settings: what to keep of every latent.
         keep_state: keep `harvest.safetensors`.
         minutes: between saves.
@@ -173,13 +198,27 @@ def harvest(
         raise ConfigError(f"{len(saes)} SAEs and {len(folders)} folders: give every SAE a folder of its own")
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
-    model = model or _model_of(saes[0])
-    hooks = [model.hook_point(name).name for name in _hooks(saes, hook)]
-    _check_same(saes, model, images)
-    text = HELD_OUT if text is None else text
-    contexts, name = reopened(saes[0].metadata, model, hooks[0], text=text, images=images, labels=labels)
-    shown = contexts if isinstance(contexts, Images) else None
-    begun = [new_harvest(s, model, h, name, settings, images=shown) for s, h in zip(saes, hooks, strict=True)]
+    if isinstance(model, Tensor | np.ndarray):
+        model, vectors = None, model
+    readers: list[Reader]
+    if vectors is not None:
+        if model is not None or text is not None or images is not None:
+            raise ConfigError("vectors stand in place of a model and what it reads: give one or the other")
+        contexts: BatchReader = VectorRows(vectors, labels)
+        name, readers = contexts.name, [_rows_of(s) for s in saes]
+        places: list[Sequence[str] | None] = [None] * len(saes)
+        captured: list[str] = []
+    else:
+        model = model or _model_of(saes[0])
+        _check_same(saes, model, images)
+        mappings = [Mapping(s, model, h) for s, h in zip(saes, _hooks(saes, hook), strict=True)]
+        readers, places = [m.inputs for m in mappings], [m.hooks for m in mappings]
+        captured = sorted({place for m in mappings for place in m.places_read})
+        text = HELD_OUT if text is None else text
+        first_hook = mappings[0].hooks[0]
+        contexts, name = reopened(saes[0].metadata, model, first_hook, text=text, images=images, labels=labels)
+    shown = contexts if isinstance(contexts, Images | VectorRows) else None
+    begun = [new_harvest(s, model, h, name, settings, shown=shown) for s, h in zip(saes, places, strict=True)]
     with alone_in(*folders):
         harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
         observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
@@ -191,12 +230,18 @@ def harvest(
                 one.save(folder / STATE)
 
         length = contexts.context_length
+        at_once = VECTOR_ROWS if model is None else model.contexts_at_once(length)
         with (
             StopRequest() as request,
             doing("harvesting", stop * length, done=first * length, unit="tokens") as reading,
         ):
-            for start, batch in _batches(contexts, first, stop, model.contexts_at_once(length)):
-                _pass(model, saes, hooks, observers, batch, start)
+            for start, batch in _batches(contexts, first, stop, at_once):
+                seen = {} if model is None else model.capture(batch.inputs, captured)
+                for one, read, observer in zip(saes, readers, observers, strict=True):
+                    if observer.harvest.next_context <= start:  # else it was saved later than the others
+                        x, kept = read(batch, seen)
+                        x = x.to(one.W_enc.device)
+                        observer(batch, kept, one.encode(x), x)
                 reading.advance(len(batch) * length)
                 if request.requested or time.monotonic() - saved > 60 * minutes:
                     save()
@@ -207,7 +252,7 @@ def harvest(
                         "same command goes on from it"
                     )
         if not all(h.n_tokens for h in harvests):
-            raise DataError(f"{'text' if shown is None else 'images'} {name!r}: there is nothing that the SAE reads")
+            raise DataError(f"{name}: there is nothing that the SAE reads")
         if keep_state:
             save()
         stores: list[FeatureStore] = []
@@ -218,25 +263,13 @@ def harvest(
     return stores[0] if isinstance(sae, SAE) else stores
 
 
-def _pass(
-    model: SubjectModel,
-    saes: list[SAE],
-    hooks: list[str],
-    observers: list[HarvestObserver],
-    batch: Batch,
-    start: int,
-) -> None:
-    captured = model.capture(batch.inputs, sorted(set(hooks)))
-    for sae, hook, observer in zip(saes, hooks, observers, strict=True):
-        if observer.harvest.next_context > start:  # it was saved later than the others
-            continue
-        x, kept = rows_read(sae.metadata, hook, batch, captured[hook])
-        x = x.to(sae.W_enc.device)
-        if x.shape[1] != sae.d_in:
-            raise MismatchError(
-                f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {x.shape[1]}: choose another hook"
-            )
-        observer(batch, kept, sae.encode(x), x)
+def _rows_of(sae: SAE) -> Reader:
+    """Reads ready vectors, all of them."""
+
+    def read(batch: Batch, _: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch.inputs.to(sae.W_enc), ~batch.padding
+
+    return read
 
 
 def _batches(contexts: BatchReader, first: int, stop: int, at_once: int) -> Iterator[tuple[int, Batch]]:
@@ -260,23 +293,29 @@ def _going_on(begun: Harvest, state: Path) -> Harvest:
     return saved
 
 
-def _model_of(sae: SAE) -> SubjectModel:
-    if sae.metadata.model is None:
+def _model_of(sae: SAE) -> SubjectModel | ModelSet:
+    known = sae.metadata
+    if known.models:
+        return ModelSet([load_model(name) for name in known.models])
+    if known.model is None and known.vectors is not None:
+        raise ConfigError(f"this SAE was trained on {known.vectors}: harvest(sae, path, vectors=...)")
+    if known.model is None:
         raise ConfigError("this SAE does not know its model: harvest(sae, path, model, hook)")
-    return load_model(sae.metadata.model)
+    return load_model(known.model)
 
 
-def _hooks(saes: list[SAE], hook: str | Sequence[str] | None) -> list[str]:
-    if isinstance(hook, str):
+def _hooks(saes: list[SAE], hook: str | Sequence[str] | None) -> list[str | Sequence[str] | None]:
+    """What is given for each; of one SAE that reads several places a list is all of them."""
+    if hook is None or isinstance(hook, str):
         return [hook] * len(saes)
-    given = [sae.metadata.hook for sae in saes] if hook is None else list(hook)
-    known = [name for name in given if name is not None]
-    if len(known) != len(saes):
-        raise ConfigError("an SAE does not know its hook point: harvest(sae, path, model, 'resid_post.2')")
-    return known
+    if len(saes) == 1 and len(saes[0].in_shape) > 1:
+        return [list(hook)]
+    if len(hook) != len(saes):
+        raise ConfigError(f"{len(saes)} SAEs and {len(hook)} hook points: name one for each")
+    return list(hook)
 
 
-def _check_same(saes: Sequence[SAE], model: SubjectModel, images: Any) -> None:
+def _check_same(saes: Sequence[SAE], model: SubjectModel | ModelSet, images: Any) -> None:
     """One reading of the data must serve all SAEs.
 
     Raises:
@@ -289,7 +328,7 @@ def _check_same(saes: Sequence[SAE], model: SubjectModel, images: Any) -> None:
             raise MismatchError(f"the SAEs were trained on data of different {rule}: harvest them one by one")
 
 
-def context_kind(saes: Sequence[SAE], model: SubjectModel) -> tuple[int, bool]:
+def context_kind(saes: Sequence[SAE], model: SubjectModel | ModelSet) -> tuple[int, bool]:
     """How text is cut for these SAEs: tokens in a context, and whether each begins with a special token.
 
     Raises:

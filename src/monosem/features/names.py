@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from monosem.data import Images
-from monosem.features.pictures import class_name
 from monosem.features.state import Harvest
 from monosem.features.streaming import EMPTY
 from monosem.features.vocabulary import Vocabulary
@@ -28,22 +27,31 @@ class Named(NamedTuple):
     """
 
 
-def names_of(harvest: Harvest, vocabulary: Vocabulary, peaks: np.ndarray, images: Images | None = None) -> Named:
+def names_of(
+    harvest: Harvest,
+    shown: np.ndarray,
+    vocabulary: Vocabulary,
+    peaks: np.ndarray,
+    named: Callable[[int], str] | None = None,
+) -> Named:
     """Names from the strongest examples.
 
     Args:
-        harvest: of text, or of images.
+        harvest: of text, of images or of rows.
+        shown: (n_latents, held) which of the strongest places count.
         vocabulary: its tokens, or places of images.
         peaks: (n_latents,) the commonest token at the peaks; -1 if there are none.
-        images: what was harvested, if it was images.
+        named: what a document is called, if the words are those: classes of images, labels of rows.
     """
     names: list[str | None] = []
     clarity = np.zeros(harvest.n_latents)
     for first in range(0, harvest.n_latents, LATENTS_A_TILE):
         part = slice(first, min(harvest.n_latents, first + LATENTS_A_TILE))
-        for i, said in enumerate(_said(harvest, vocabulary, part, images), first):
+        for i, said in enumerate(_said(harvest, shown, vocabulary, part, named), first):
             token = vocabulary.text(int(peaks[i])) if peaks[i] >= 0 else None
-            name, clarity[i] = _name(said, token, harvest.layout.n_top)
+            if said and named is not None and harvest.context_length == 1:  # rows: there is no place in them
+                token = said[0][1]
+            name, clarity[i] = _name(said, token, harvest.settings.top)
             names.append(name)
     return Named(names, clarity)
 
@@ -60,19 +68,18 @@ def _name(said: list[tuple[float, str]], token: str | None, n_top: int) -> tuple
 
 
 def _said(
-    harvest: Harvest, vocabulary: Vocabulary, part: slice, images: Images | None
+    harvest: Harvest, shown: np.ndarray, vocabulary: Vocabulary, part: slice, named: Callable[[int], str] | None
 ) -> list[list[tuple[float, str]]]:
     """Of some latents the activations of their strongest examples, and the word (class, place) at the peak of each."""
     top = harvest.layout.n_top
     place, activation = harvest.slots.place[part, :top], harvest.slots.activation[part, :top]
-    if images is not None and images.labels is not None:
-        document = harvest.slots.document[part, :top]
-        labels = np.asarray(images.labels)[np.where(place == EMPTY, 0, document)]
-        words = [[class_name(label, images.classes) for label in row] for row in labels.tolist()]
+    if named is not None:
+        documents = np.where(place == EMPTY, 0, harvest.slots.document[part, :top])
+        words = [[named(document) for document in row] for row in documents.tolist()]
     else:
         words = _words(harvest, vocabulary, part)
     order = np.lexsort((place, -activation))
-    kept = (place != EMPTY)[np.arange(len(place))[:, None], order]
+    kept = shown[part][np.arange(len(place))[:, None], order]
     return [[(float(activation[i, j]), words[i][j]) for j in order[i, kept[i]].tolist()] for i in range(len(place))]
 
 
@@ -81,8 +88,7 @@ def _words(harvest: Harvest, vocabulary: Vocabulary, part: slice) -> list[list[s
     layout = harvest.layout
     place, tokens = harvest.slots.place[part, : layout.n_top], harvest.slots.tokens[part, : layout.n_top]
     offset = np.where(place == EMPTY, 0, place & 0xFFFF)
-    begin = np.maximum(0, offset - layout.before)
-    length = np.minimum(layout.context_length, offset + layout.after + 1) - begin
+    begin, length = (column[part, : layout.n_top] for column in (harvest.slots.start, harvest.slots.length))
     peak, at = (offset - begin)[..., None], np.arange(tokens.shape[2])
     goes_in, goes_on = _joints(vocabulary)
     apart = np.ones(tokens.shape, bool)  # whether a token begins a word

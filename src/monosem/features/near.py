@@ -8,7 +8,7 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.codes import SparseCodes
-from monosem.sae import SAE
+from monosem.sae import SAE, Crosscoder, CrossLayerTranscoder
 
 
 @torch.no_grad()
@@ -22,18 +22,13 @@ def near_misses(
 
     Args:
         sae: the SAE.
-        x: raw activations.
+        x: raw activations, (rows, *sae.in_shape).
         codes: what `sae.encode(x)` has given.
         m: how many.
     """
-    inputs = sae.transform(x.to(sae.W_enc.dtype))
-    if getattr(sae, "subtract_b_dec", True):
-        inputs = inputs - sae.b_dec
+    inputs = sae.centred(sae.transform(sae.rows_of(x)[1]))
     most = int(codes.offsets.diff().max()) if codes.n_rows else 0
-    n = min(most + m, sae.n_latents)
-    values, selection = kernels.top_k(inputs, sae.W_enc, sae.b_enc, n)
-    values = values.reshape(codes.n_rows, n)
-    indices = selection.indices.reshape(values.shape).long()
+    values, indices = _largest(sae, inputs, min(most + m, sae.n_latents))
     rows = torch.arange(codes.n_rows, device=x.device)[:, None]
     on = codes.values > 0
     keys, _ = (codes.rows() * sae.n_latents + codes.indices)[on].sort()
@@ -41,4 +36,27 @@ def near_misses(
     at = torch.searchsorted(keys, wanted).clamp_max(max(0, keys.numel() - 1))
     off = (keys[at] != wanted) if keys.numel() else torch.ones_like(wanted, dtype=torch.bool)
     best = values.masked_fill(~off, -torch.inf).topk(min(m, values.shape[1]), dim=-1)
-    return best.values, indices.gather(1, best.indices).masked_fill(best.values.isinf(), -1)
+    latents = indices.gather(1, best.indices)
+    values = best.values / sae.sizes()[latents] if isinstance(sae, Crosscoder) else best.values
+    return values, latents.masked_fill(best.values.isinf(), -1)
+
+
+def _largest(sae: SAE, inputs: Tensor, n: int) -> tuple[Float[Tensor, "rows n"], Int[Tensor, "rows n"]]:
+    """The largest pre-activations, in the unit in which latents are on: in a crosscoder times their sizes."""
+    if not isinstance(sae, CrossLayerTranscoder):
+        sizes = sae.sizes() if isinstance(sae, Crosscoder) else None
+        W, b = (sae.W_enc, sae.b_enc) if sizes is None else (sae.W_enc * sizes[:, None], sae.b_enc * sizes)
+        return _top(inputs, W, b, n)
+    each = sae.latents_per_layer
+    found = [
+        _top(x, sae.encoder_of(layer), sae.b_enc[layer * each : (layer + 1) * each], min(n, each))
+        for layer, x in enumerate(inputs.unflatten(1, sae.in_shape).unbind(1))
+    ]
+    best = torch.cat([values for values, _ in found], 1).topk(n, dim=-1)
+    numbers = torch.cat([indices + layer * each for layer, (_, indices) in enumerate(found)], 1)
+    return best.values, numbers.gather(1, best.indices)
+
+
+def _top(inputs: Tensor, W: Tensor, b: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    values, selection = kernels.top_k(inputs.contiguous(), W, b, n)
+    return values.reshape(len(inputs), n), selection.indices.reshape(len(inputs), n).long()

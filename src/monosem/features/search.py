@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from monosem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from monosem.features.store import FeatureStore
+    from monosem.features.vocabulary import Vocabulary
 
 
-def by_token(store: FeatureStore, token: str, limit: int) -> pa.Table:
+class Tables(Protocol):
+    """What is searched: the tables of a store."""
+
+    index: dict[str, Any]
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
+        """As `FeatureStore.sql`."""
+        ...
+
+
+def by_token(store: Tables, token: str, limit: int) -> pa.Table:
     """Features that are named so, by clarity; whose lists have the token, by its share of firings or its weight."""
     tokens, wanted = store.vocabulary.find(token), token.strip().lower()
     among = ", ".join(map(str, tokens)) or "-1"
@@ -43,7 +58,7 @@ def by_token(store: FeatureStore, token: str, limit: int) -> pa.Table:
     return found
 
 
-def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
+def by_words(store: Tables, words: str, limit: int) -> pa.Table:
     """Features by the share of their strongest windows that contain all the words, those at the peak counting more."""
     wanted = words.lower().split()
     if not wanted:
@@ -84,7 +99,7 @@ def by_words(store: FeatureStore, words: str, limit: int) -> pa.Table:
 RARE_ENOUGH, OFTEN_ENOUGH, CLEAR_ENOUGH = 0.01, 30, 0.5
 
 
-def notable(store: FeatureStore, n: int, whole_words: bool) -> list[int]:
+def notable(store: Tables, n: int, whole_words: bool) -> list[int]:
     """As `FeatureStore.notable`."""
     word = " and regexp_full_match(name, '\\p{L}{3,}')" if whole_words else ""
     rows = store.sql(

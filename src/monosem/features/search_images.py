@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 
 from monosem.errors import ConfigError
 from monosem.features.pictures import class_name
-
-if TYPE_CHECKING:
-    from monosem.features.store import FeatureStore
+from monosem.features.search import Tables
 
 IMAGES = 8
 RARE_ENOUGH, OFTEN_ENOUGH = 0.05, 30
 
 
-def by_class(store: FeatureStore, words: str, limit: int) -> pa.Table:
+def by_class(store: Tables, words: str, limit: int) -> pa.Table:
     """Features by the share of their strongest images, weighted by activation, whose class is named so."""
     names = _classes(store)
     wanted = [label for label, name in names.items() if words.strip().lower() in name.lower()]
@@ -31,7 +27,7 @@ def by_class(store: FeatureStore, words: str, limit: int) -> pa.Table:
     )
 
 
-def notable(store: FeatureStore, n: int) -> list[int]:
+def notable(store: Tables, n: int) -> list[int]:
     """Latents that are sparse and clear: about as strong on all their strongest images, and true to one class."""
     rows = store.sql(
         f"select latent from features where count >= {OFTEN_ENOUGH} and rate < {RARE_ENOUGH} "
@@ -40,7 +36,7 @@ def notable(store: FeatureStore, n: int) -> list[int]:
     return rows.column("latent").to_pylist()
 
 
-def _classes(store: FeatureStore) -> dict[int, str]:
+def _classes(store: Tables) -> dict[int, str]:
     labels = store.sql("select distinct label from images where label is not null order by label")
     known = store.index["images"]["classes"]
     return {i: class_name(i, known) for i in labels.column("label").to_pylist()}

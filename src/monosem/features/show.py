@@ -25,22 +25,43 @@ def print_features(console: Console, features: Sequence[Feature], n_passages: in
         if not feature.count or feature.max is None:
             console.print(
                 Text(f"latent {feature.latent}", "bold"),
-                f"never fired in {feature.n_tokens:,} {things(feature)}\n",
+                f"never fired in {feature.n_tokens:,} {feature.things}\n",
                 soft_wrap=True,
             )
             continue
         head = Text().append(f"latent {feature.latent}", "bold")
-        head.append(f"  fires on {feature.rate:.3%} of {things(feature)}, max {feature.max:.3g}", "dim")
+        head.append(f"  fires on {feature.rate:.3%} of {feature.things}, max {feature.max:.3g}", "dim")
         console.print(head)
+        _sources(console, feature)
         for label, effects in (("promotes  ", feature.promoted), ("suppresses", feature.suppressed)):
             if effects:
                 _line(console, _effects(label, [(effect.text, effect.weight) for effect in effects]))
         for example in feature.top[:n_passages]:
-            if feature.pictures is not None:
-                _line(console, _image(example, feature.pictures, feature.max))
-            else:
-                _line(console, _passage(example, feature.max, console.width, console.color_system is None))
+            _line(console, _example(feature, example, console.width, console.color_system is None))
         console.print()
+
+
+def _example(feature: Feature, example: Example, width: int, plain: bool) -> Text:
+    if feature.rows is not None:
+        return Text().append(f"  {example.activation:7.3g}  ", "dim").append(feature.rows.name(example.document))
+    if feature.pictures is not None:
+        return _image(example, feature.pictures, feature.max or 0.0)
+    return _passage(example, feature.max or 0.0, width, plain)
+
+
+def _sources(console: Console, feature: Feature) -> None:
+    """What it has of each of several sources, a line each."""
+    if feature.reads is not None:
+        _line(console, Text().append("  reads      ", "dim").append(feature.reads))
+    verb = "writes to " if feature.reads is not None else "source    "
+    for part in feature.parts:
+        line = Text().append(f"  {verb} ", "dim").append(part.source)
+        cosines = [c for other, c in zip(feature.parts, part.cosines, strict=False) if other is not part]
+        alike = "  cos " + " ".join("-" if c is None else f"{c:.2f}" for c in cosines) if cosines else ""
+        line.append(f"  {part.share:.0%} of its norm, {part.norm:.3g}{alike if feature.reads is None else ''}", "dim")
+        if part.promoted:
+            line.append("  ").append(" ".join(f"«{visible(effect.text)}»" for effect in part.promoted[:4]), "blue")
+        _line(console, line)
 
 
 def feature_text(feature: Feature, width: int = 110) -> str:
@@ -48,13 +69,11 @@ def feature_text(feature: Feature, width: int = 110) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, highlight=False)
     print_features(console, [feature])
-    maximum = feature.max or 0.0
     for interval in feature.intervals(examples=2):
         if interval.count:
             console.print(f"  {interval.low:.3g} to {interval.high:.3g}: {interval.share:.1%} of firings")
             for example in interval.examples:
-                line = _passage(example, maximum, width, plain=True)
-                _line(console, _image(example, feature.pictures, maximum) if feature.pictures else line)
+                _line(console, _example(feature, example, width, plain=True))
     for label, pairs in (
         ("fires on", [(f"«{visible(t.text)}»", f"{t.share:.0%}") for t in feature.firing_tokens]),
         ("nearest", [(str(n.latent), f"{n.cosine:.2f}") for n in feature.neighbours]),
@@ -100,11 +119,6 @@ def _passage(example: Example, maximum: float, width: int, plain: bool) -> Text:
     return line
 
 
-def things(feature: Feature) -> str:
-    """What a feature fires on."""
-    return "tokens" if feature.pictures is None else "patches"
-
-
 def _image(example: Example, pictures: Pictures, maximum: float) -> Text:
     """One line: the image, its class, where the feature is strongest, and its patches, row by row, as shades."""
     label = pictures.label(example.document)
@@ -126,3 +140,6 @@ def visible(text: str) -> str:
     """Text with its line ends, tabs, separators and control characters made visible."""
     text = text.replace("\n", "↵").replace("\t", "⇥").replace("<|endoftext|>", "‖")
     return "".join(c if c.isprintable() else f"<{ord(c):02x}>" for c in text)
+
+
+Feature.as_text = feature_text

@@ -22,7 +22,9 @@ from monosem.features.streaming import EMPTY, N_BINS, NO_KEY, Firings, Layout, S
 from monosem.files import as_json, fits, parse_json, reading, safetensors_shapes, write_safetensors
 
 BEGIN = "delete it to begin again"
-STATE_FORMAT, STATE_VERSION = "monosem harvest", 1
+STATE_FORMAT, STATE_VERSION = "monosem harvest", 2
+HELD = 2
+"""Strongest places that are held for every one that is wanted: of passages that are alike one is kept in the end."""
 STRONGEST = 32
 """Latents of a token that count for co-firing."""
 CONTEXT_SALT, ROW_SALT, WINDOW_SALT = 1, 2, 3
@@ -37,7 +39,7 @@ class HarvestSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     top: int = Field(default=12, ge=1)
-    """Strongest places, one per document."""
+    """Strongest places, one per text: of equal documents, and of passages that are alike, the strongest."""
     sample: int = Field(default=3, ge=1)
     """Random firings in each of the ten bins of activation."""
     near: int = Field(default=5, ge=0)
@@ -121,15 +123,18 @@ class Harvest:
         self.n_tokens = 0
         self.token_counts = np.zeros(vocabulary_size, np.int64)
         s, token_type = self.settings, np.uint16 if vocabulary_size <= 2**16 else np.uint32
-        self.layout = Layout(s.top, s.sample, s.near, s.before, s.after, context_length, s.seed)
+        self.layout = Layout(HELD * s.top, s.sample, s.near, s.before, s.after, s.seed)
         shape = (n_latents, self.layout.slots)
         window = (*shape, min(context_length, s.before + s.after + 1))
         self.slots = Slots(
             np.full(shape, EMPTY, np.int64),
             np.zeros(shape, np.int32),
             np.zeros(shape, np.int32),
+            np.zeros(shape, np.int64),
             np.zeros(shape, np.float32),
             np.zeros(shape, np.float32),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.int32),
             np.zeros(window, token_type),
             np.zeros(window, np.uint8),
         )
@@ -150,6 +155,8 @@ class Harvest:
                 "place": np.zeros(0, np.int64),
                 "document": np.zeros(0, np.int32),
                 "position": np.zeros(0, np.int32),
+                "start": np.zeros(0, np.int32),
+                "length": np.zeros(0, np.int32),
                 "tokens": np.zeros((0, window[2]), token_type),
                 "on": np.zeros((0, -(-n_latents // 8)), np.uint8),
             },
@@ -181,18 +188,22 @@ class Harvest:
             near: gives the near misses of some rows of the codes; without it there will be none.
         """
         cells = np.flatnonzero(kept.reshape(-1).cpu().numpy())
-        first_place = text_number(self.spans[-1].text) << 48 | self.next_context << 16
-        tokens = Tokens(_flat(batch.tokens), _flat(batch.document), _flat(batch.position), first_place)
+        number = text_number(self.spans[-1].text)
+        first_place, width = number << 48 | self.next_context << 16, batch.tokens.shape[1]
+        content = batch.document + (number << 32) if batch.content is None else batch.content
+        columns = (batch.tokens, batch.document, batch.position, content)
+        padding = batch.padding.reshape(-1).cpu().numpy()
+        tokens = Tokens(*map(_flat, columns), padding, width, first_place)
         offsets = codes.offsets.cpu().numpy()
         indices, values = codes.indices.cpu().numpy(), codes.values.detach().float().cpu().numpy()
         rows = np.repeat(np.arange(len(cells)), np.diff(offsets))
         firings = Firings(*streaming.sort_firings(rows, indices, values, cells, self.n_latents))
         streaming.take_in(firings, tokens, self.totals, self.slots, self.layout)
-        places = first_place + ((cells // self.context_length) << 16) + cells % self.context_length
+        places = first_place + ((cells // width) << 16) + cells % width
         if near is not None and self.settings.near:
             self._add_near_misses(cells, places, near, firings, tokens)
         self._add_rows(places, offsets, indices, values)
-        self._add_windows(batch, cells, offsets, indices, values, tokens)
+        self._add_windows(cells, offsets, indices, values, tokens)
         self.n_tokens += len(cells)
         self.token_counts += np.bincount(tokens.tokens[cells], minlength=self.vocabulary_size)
         text, first, stop = self.spans[-1]
@@ -220,7 +231,6 @@ class Harvest:
 
     def _add_windows(
         self,
-        batch: Batch,
         cells: np.ndarray,
         offsets: np.ndarray,
         indices: np.ndarray,
@@ -228,7 +238,7 @@ class Harvest:
         tokens: Tokens,
     ) -> None:
         """Into the windows for silence: those whose peak stands at `before`, at `before` + one width, and so on."""
-        length, width = self.context_length, self.slots.tokens.shape[2]
+        length, width = tokens.width, self.slots.tokens.shape[2]
         at_peak = cells[(cells % length - self.settings.before) % width == 0]
         places = tokens.first_place + ((at_peak // length) << 16) + at_peak % length
         keys = self._keys(places, WINDOW_SALT)
@@ -236,12 +246,9 @@ class Harvest:
         peaks = at_peak[wanted]
         window = np.zeros((len(peaks), width), self.slots.tokens.dtype)
         on = np.zeros((len(peaks), self.n_latents), bool)
+        bounds = np.zeros((len(peaks), 2), np.int64)
         for i, peak in enumerate(peaks):
-            context = peak // length * length
-            first, stop = (
-                max(context, peak - self.settings.before),
-                min(context + length, peak + self.settings.after + 1),
-            )
+            first, stop = bounds[i] = streaming.window_of(tokens, peak, self.settings.before, self.settings.after)
             window[i, : stop - first] = tokens.tokens[first:stop]
             low, high = offsets[np.searchsorted(cells, [first, stop])]
             on[i, indices[low:high][values[low:high] > 0]] = True
@@ -249,6 +256,8 @@ class Harvest:
         columns |= {
             "document": tokens.document[peaks].astype(np.int32),
             "position": tokens.position[peaks].astype(np.int32),
+            "start": (bounds[:, 0] % length).astype(np.int32),
+            "length": (bounds[:, 1] - bounds[:, 0]).astype(np.int32),
         }
         self.windows.add(keys[wanted], columns)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from monosem.analysis import logit_weights
+from monosem.analysis import direction_logits, logit_weights
 from monosem.features.state import Harvest
 from monosem.features.streaming import NO_KEY
 from monosem.models import SubjectModel
@@ -132,19 +133,34 @@ class LogitEffects(NamedTuple):
     """(n, 4): mean, deviation, skew, kurtosis of its weights over the vocabulary."""
 
 
-@torch.no_grad()
-def logit_effects(sae: SAE, model: SubjectModel, m: int, vocabulary_size: int) -> LogitEffects:
-    """Promoted and suppressed tokens, with weights relative to the vocabulary's mean, and the weights' moments.
+def logit_effects(sae: SAE, model: SubjectModel, m: int, tokens: np.ndarray) -> LogitEffects:
+    """What the latents of a dictionary of one place do to the logits, as `logits_of`."""
+    return _effects(lambda tile: logit_weights(sae, model, tile.tolist()), sae.n_latents, m, tokens)
 
-    Output rows beyond the tokenizer's vocabulary (padding of some models) are left out.
+
+def logits_of(
+    directions: Callable[[Tensor], Tensor], n: int, model: SubjectModel, m: int, tokens: np.ndarray
+) -> LogitEffects:
+    """Promoted and suppressed tokens of directions (latents, d_model) in the residual stream, given tile by tile.
 
     Raises:
-        ConfigError: the model has no output embeddings, or the SAE writes another width.
+        ConfigError: the model has no output embeddings, or they read another width.
+    """
+    return _effects(lambda tile: direction_logits(directions(tile), model), n, m, tokens)
+
+
+@torch.no_grad()
+def _effects(logits: Callable[[Tensor], Tensor], n: int, m: int, tokens: np.ndarray) -> LogitEffects:
+    """Promoted and suppressed tokens, with weights relative to the vocabulary's mean, and the weights' moments.
+
+    Only `tokens` count, which ascend: models have output rows (padding, holes between ids) that stand for none.
     """
     parts: list[tuple[Tensor, ...]] = []
-    m = min(m, vocabulary_size)
-    for tile in torch.arange(sae.n_latents).split(max(1, TILE_ENTRIES // vocabulary_size)):
-        weights = logit_weights(sae, model, tile.tolist()).float()[:, :vocabulary_size]
+    m = min(m, len(tokens))
+    for tile in torch.arange(n).split(max(1, TILE_ENTRIES // max(1, len(tokens)))):
+        weights = logits(tile).float()
+        if len(tokens) < weights.shape[1]:
+            weights = weights[:, torch.from_numpy(tokens).to(weights.device)]
         mean = weights.mean(-1, keepdim=True)
         weights = weights - mean
         second = weights.square().mean(-1)
@@ -153,5 +169,5 @@ def logit_effects(sae: SAE, model: SubjectModel, m: int, vocabulary_size: int) -
         moments = torch.stack([mean[:, 0], second.sqrt(), third / safe**1.5, fourth / safe**2], 1)
         high, low = weights.topk(m), weights.topk(m, largest=False)
         parts.append((high.indices, high.values, low.indices, low.values, moments))
-    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    return LogitEffects(Ranked(*columns[:2]), Ranked(*columns[2:4]), columns[4])
+    high, weights, low, low_weights, moments = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return LogitEffects(Ranked(tokens[high], weights), Ranked(tokens[low], low_weights), moments)

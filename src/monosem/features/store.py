@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosem.errors import ConfigError
+from monosem.features import search, search_images, search_rows
 from monosem.features.feature import (
     Cofiring,
     Example,
@@ -22,10 +23,12 @@ from monosem.features.feature import (
     Histogram,
     LogitStatistics,
     Neighbour,
+    SourcePart,
     TokenWeight,
 )
 from monosem.features.files import PART, read_index
 from monosem.features.folder import readable
+from monosem.features.labels import Rows
 from monosem.features.pictures import Pictures
 from monosem.features.rows import LatentFile, Row, columns_of, numbers
 from monosem.features.tables import histogram_edges
@@ -123,12 +126,18 @@ class FeatureStore:
                 self._files(self._path(name, latents[0])).rows(latents) for name in ("features", "details", "examples")
             )
             passages = self._passages(part)
+            parts = self._files(self._path("sources", latents[0])).rows(latents) if self.index.get("sources") else []
             examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
             of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
             for row in examples:
                 of_latent[row["latent"]].append(row | passages.around(row["passage"], row["start"], row["length"]))
-            both = zip(features, details, strict=True)
-            found = {row["latent"]: self._feature(row | more, of_latent[row["latent"]]) for row, more in both}
+            parts_of: dict[int, list[Row]] = {latent: [] for latent in latents}
+            for row in parts:
+                parts_of[row["latent"]].append(row)
+            found: dict[int, Feature] = {}
+            for row, more in zip(features, details, strict=True):
+                latent = row["latent"]
+                found[latent] = self._feature(row | more, of_latent[latent], parts_of[latent])
             return {latent: found[latent] for latent in latents}
 
     def _read_passages(self, part: int) -> _Passages:
@@ -150,7 +159,7 @@ class FeatureStore:
         with readable(self.path, _refusal if asked else None):
             return self._threads.cursor.sql(query, params=list(values)).to_arrow_table()
 
-    def _feature(self, row: Row, examples: list[Row]) -> Feature:
+    def _feature(self, row: Row, examples: list[Row], parts: list[Row]) -> Feature:
         text = self.vocabulary.text
 
         def pairs(*names: str) -> Any:
@@ -181,8 +190,23 @@ class FeatureStore:
             samples=kinds["sample"],
             near_misses=kinds["near_miss"],
             silent=kinds["silent"],
+            parts=[self._part(part) for part in parts],
+            reads=None if row.get("reads") is None else self.index["sources"]["reads"][row["reads"]],
             pictures=self.pictures,
+            rows=self.rows,
         )
+
+    def _part(self, row: Row) -> SourcePart:
+        text = self.vocabulary.text
+        promoted, suppressed = (
+            [
+                TokenWeight(token, text(token), weight)
+                for token, weight in zip(row[f"{side}_tokens"], row[f"{side}_weights"], strict=True)
+            ]
+            for side in ("promoted", "suppressed")
+        )
+        name = self.index["sources"]["predicts"][row["source"]]
+        return SourcePart(name, row["norm"], row["share"], row["cosines"], promoted, suppressed)
 
     def _example(self, row: Row) -> Example:
         first = min(row["start"], ROOM)
@@ -211,9 +235,19 @@ class FeatureStore:
         special = [token for token, special in enumerate(table.column("special").to_pylist()) if special]
         return Vocabulary(table.column("bytes").to_pylist(), special)
 
+    @property
+    def things(self) -> str:
+        """What its latents fire on."""
+        return "patches" if self.pictures is not None else "rows" if self.rows is not None else "tokens"
+
+    @functools.cached_property
+    def rows(self) -> Rows | None:
+        """The rows of a store of ready vectors; None for others."""
+        return Rows(self.path, self.index) if self.index.get("vectors") else None
+
     @functools.cached_property
     def pictures(self) -> Pictures | None:
-        """The images of a store of images; None for text."""
+        """The images of a store of images; None for others."""
         return Pictures(self.path, self.index) if self.index.get("images") else None
 
     def table(
@@ -269,24 +303,28 @@ class FeatureStore:
 
         Args:
             token: its text; case and a space before it do not count.
-            words: all of them must stand in a passage; case does not count. Of images: the name of a class.
+            words: all of them must stand in a passage; case does not count. Of images: the name of a class; of ready
+                vectors: a part of a label.
             limit: rows, at most.
 
         Returns:
             latent, score (higher is better), how ("named", "fires on", "promotes", "suppresses", "passages",
-            "images"), best first.
+            "images", "rows"), best first.
 
         Raises:
             ConfigError: neither or both were given, or the text is neither a token of the vocabulary nor a name.
         """
         if (token is None) == (words is None):
             raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
-        from monosem.features.search import by_token, by_words
-        from monosem.features.search_images import by_class
-
-        if words is not None and self.pictures is not None:
-            return by_class(self, words, limit)
-        return by_token(self, token, limit) if token is not None else by_words(self, words or "", limit)
+        if token is not None:
+            if self.rows is not None:
+                raise ConfigError("rows of ready vectors have no tokens: search(words=...) looks in their labels")
+            return search.by_token(self, token, limit)
+        if self.rows is not None:
+            return search_rows.by_label(self, words or "", limit)
+        if self.pictures is not None:
+            return search_images.by_class(self, words or "", limit)
+        return search.by_words(self, words or "", limit)
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
         """Any query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).
@@ -308,18 +346,17 @@ class FeatureStore:
         """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on one word.
 
         They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
-        fire on few patches, by clarity.
+        fire on few patches, by clarity; of ready vectors those that fire on few rows.
 
         Args:
             n: how many.
             whole_words: only latents that are named by at least three letters.
         """
-        from monosem.features import search_images
-        from monosem.features.search import notable
-
         if self.pictures is not None:
             return search_images.notable(self, n)
-        return notable(self, n, whole_words)
+        if self.rows is not None:
+            return search_rows.notable(self, n)
+        return search.notable(self, n, whole_words)
 
     def similar(self, latent: int, n: int = 8) -> list[tuple[int, float]]:
         """The latents with the closest decoder rows, and cosines; as many as were stored, at most n."""
@@ -330,6 +367,9 @@ class FeatureStore:
         return (
             f"FeatureStore({str(self.path)!r}: {self.n_latents:,} latents of a {about['architecture']} SAE at "
             f"{about.get('hook')} of {about.get('model')}, {self.n_tokens:,} tokens)"
+            if self.rows is None
+            else f"FeatureStore({str(self.path)!r}: {self.n_latents:,} latents of a {about['architecture']} SAE on "
+            f"{self.rows.source}, {self.n_tokens:,} rows)"
         )
 
 

@@ -34,9 +34,15 @@ class Slots(NamedTuple):
     place: np.ndarray
     document: np.ndarray
     position: np.ndarray
+    content: np.ndarray
+    """What the document holds, as a hash: equal documents are the same text."""
     activation: np.ndarray
     scale: np.ndarray
     """Largest activation in the window."""
+    start: np.ndarray
+    """Offset in the context at which the window begins: padding is outside it."""
+    length: np.ndarray
+    """Of the window."""
     tokens: np.ndarray
     """(n_latents, slots, window)"""
     shades: np.ndarray
@@ -59,11 +65,11 @@ class Layout(NamedTuple):
     """How many slots of which kind, and the window around a token."""
 
     n_top: int
+    """Strongest places that are held. Some are dropped at the end where passages are alike: `features/alike.py`."""
     per_bin: int
     n_near: int
     before: int
     after: int
-    context_length: int
     seed: int
 
     @property
@@ -86,6 +92,10 @@ class Tokens(NamedTuple):
     tokens: np.ndarray
     document: np.ndarray
     position: np.ndarray
+    content: np.ndarray
+    padding: np.ndarray
+    width: int
+    """Positions in a context of the batch."""
     first_place: int
     """The place of the first token of the batch's first context."""
 
@@ -166,7 +176,7 @@ def _take_in_latent(latent, firings, tokens, totals, slots, layout):
         totals.sum[latent] += value
         totals.square[latent] += np.float64(value) * value
         totals.histogram[latent, bin] += 1
-        place = _place(tokens.first_place, cell, layout.context_length)
+        place = _place(tokens, cell)
         random = hash_of(layout.seed, latent, place)
         token_key = ((random >> _S32) << _S32) | np.uint64(tokens.tokens[cell])
         _keep_smallest(totals.firing_keys[latent], token_key)
@@ -174,9 +184,10 @@ def _take_in_latent(latent, firings, tokens, totals, slots, layout):
         slot = _random_slot(slots, layout, latent, group, layout.per_bin, layout.seed, random)
         if slot >= 0:
             _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
-        slot = _top_slot(slots, layout, latent, value, place, tokens.document[cell])
+        slot = _top_slot(slots, layout, latent, value, place, tokens.content[cell])
         if slot >= 0:
             _fill(slots, layout, latent, slot, place, value, cell, tokens, firings)
+            _weakest_first(slots, layout, latent)
 
 
 @njit(cache=True)
@@ -188,7 +199,7 @@ def take_in_near_misses(cells, latents, values, firings, tokens, slots, layout):
             latent = latents[i, j]
             if latent < 0:
                 continue
-            place = _place(tokens.first_place, cells[i], layout.context_length)
+            place = _place(tokens, cells[i])
             random = hash_of(layout.seed, latent, place)
             slot = _random_slot(slots, layout, latent, start, layout.n_near, layout.seed, random)
             if slot >= 0:
@@ -220,7 +231,7 @@ def _merge_latent(latent, totals, slots, other_totals, other_slots, layout):
         if place == EMPTY:
             continue
         if other < layout.n_top:
-            slot = _top_slot(slots, layout, latent, value, place, other_slots.document[latent, other])
+            slot = _top_slot(slots, layout, latent, value, place, other_slots.content[latent, other])
         else:
             group, size = near, layout.n_near
             if other < near:
@@ -229,11 +240,25 @@ def _merge_latent(latent, totals, slots, other_totals, other_slots, layout):
             slot = _random_slot(slots, layout, latent, group, size, layout.seed, random)
         if slot >= 0:
             _copy(slots, latent, slot, other_slots, latent, other)
+            if other < layout.n_top:
+                _weakest_first(slots, layout, latent)
 
 
 @njit(cache=True, inline="always")
-def _place(first_place, cell, context_length):
-    return first_place + ((cell // context_length) << 16) + cell % context_length
+def _place(tokens, cell):
+    return tokens.first_place + ((cell // tokens.width) << 16) + cell % tokens.width
+
+
+@njit(cache=True)
+def window_of(tokens, cell, before, after):
+    """The cells around one that are shown with it: of its context, and none of padding."""
+    context = cell // tokens.width * tokens.width
+    first, stop = max(context, cell - before), min(context + tokens.width, cell + after + 1)
+    while first < cell and tokens.padding[first]:
+        first += 1
+    while stop > cell + 1 and tokens.padding[stop - 1]:
+        stop -= 1
+    return first, stop
 
 
 @njit(cache=True, inline="always")
@@ -279,31 +304,38 @@ def _random_slot(slots, layout, latent, start, size, seed, random):
 
 
 @njit(cache=True)
-def _top_slot(slots, layout, latent, value, place, document):
-    """The slot of the strongest that a new place may have, one per document; -1 if none."""
-    worst_slot, free = -1, -1
-    text = place >> 48
+def _top_slot(slots, layout, latent, value, place, content):
+    """The slot of the strongest for a new place, one per text; -1 if none. In a full list slot 0 is weakest."""
+    if slots.place[latent, 0] != EMPTY and not _stronger(
+        value, place, slots.activation[latent, 0], slots.place[latent, 0]
+    ):
+        return -1
+    free = 0
     for slot in range(layout.n_top):
         held = slots.place[latent, slot]
         if held == EMPTY:
             free = slot
-            continue
-        if slots.document[latent, slot] == document and held >> 48 == text:
+        elif slots.content[latent, slot] == content:
             return slot if _stronger(value, place, slots.activation[latent, slot], held) else -1
-        if worst_slot < 0 or _stronger(
-            slots.activation[latent, worst_slot],
-            slots.place[latent, worst_slot],
+    return free
+
+
+@njit(cache=True)
+def _weakest_first(slots, layout, latent):
+    """Once a list of the strongest is full, its weakest stands in slot 0: what is weaker yet needs one comparison."""
+    if slots.place[latent, 0] == EMPTY:
+        return
+    weakest = 0
+    for slot in range(1, layout.n_top):
+        if _stronger(
+            slots.activation[latent, weakest],
+            slots.place[latent, weakest],
             slots.activation[latent, slot],
-            held,
+            slots.place[latent, slot],
         ):
-            worst_slot = slot
-    if free >= 0:
-        return free
-    if worst_slot >= 0 and _stronger(
-        value, place, slots.activation[latent, worst_slot], slots.place[latent, worst_slot]
-    ):
-        return worst_slot
-    return -1
+            weakest = slot
+    if weakest:
+        _swap(slots, latent, 0, weakest)
 
 
 @njit(cache=True, inline="always")
@@ -317,10 +349,11 @@ def _fill(slots, layout, latent, slot, place, value, cell, tokens, firings):
     slots.place[latent, slot] = place
     slots.document[latent, slot] = tokens.document[cell]
     slots.position[latent, slot] = tokens.position[cell]
+    slots.content[latent, slot] = tokens.content[cell]
     slots.activation[latent, slot] = value
-    context = cell // layout.context_length * layout.context_length
-    first = max(context, cell - layout.before)
-    stop = min(context + layout.context_length, cell + layout.after + 1)
+    first, stop = window_of(tokens, cell, layout.before, layout.after)
+    slots.start[latent, slot] = first % tokens.width
+    slots.length[latent, slot] = stop - first
     for i in range(stop - first):
         slots.tokens[latent, slot, i] = tokens.tokens[first + i]
         slots.shades[latent, slot, i] = 0
@@ -343,10 +376,34 @@ def _copy(slots, latent, slot, source, source_latent, source_slot):
     slots.place[latent, slot] = source.place[source_latent, source_slot]
     slots.document[latent, slot] = source.document[source_latent, source_slot]
     slots.position[latent, slot] = source.position[source_latent, source_slot]
+    slots.content[latent, slot] = source.content[source_latent, source_slot]
+    slots.start[latent, slot] = source.start[source_latent, source_slot]
+    slots.length[latent, slot] = source.length[source_latent, source_slot]
     slots.activation[latent, slot] = source.activation[source_latent, source_slot]
     slots.scale[latent, slot] = source.scale[source_latent, source_slot]
     slots.tokens[latent, slot] = source.tokens[source_latent, source_slot]
     slots.shades[latent, slot] = source.shades[source_latent, source_slot]
+
+
+@njit(cache=True)
+def _swap(slots, latent, a, b):
+    _exchange(slots.place, latent, a, b)
+    _exchange(slots.document, latent, a, b)
+    _exchange(slots.position, latent, a, b)
+    _exchange(slots.content, latent, a, b)
+    _exchange(slots.activation, latent, a, b)
+    _exchange(slots.scale, latent, a, b)
+    _exchange(slots.start, latent, a, b)
+    _exchange(slots.length, latent, a, b)
+    for i in range(slots.tokens.shape[2]):
+        tokens, shades = slots.tokens[latent], slots.shades[latent]
+        tokens[a, i], tokens[b, i] = tokens[b, i], tokens[a, i]
+        shades[a, i], shades[b, i] = shades[b, i], shades[a, i]
+
+
+@njit(cache=True, inline="always")
+def _exchange(column, latent, a, b):
+    column[latent, a], column[latent, b] = column[latent, b], column[latent, a]
 
 
 @njit(cache=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from monosem.activations import VectorRows
 from monosem.data import Images
 from monosem.errors import ConfigError
-from monosem.features import statistics, streaming
+from monosem.features import alike, statistics, streaming
 from monosem.features.names import Named, names_of
+from monosem.features.parts import Parts, parts_of
+from monosem.features.pictures import class_name
 from monosem.features.state import Harvest, text_number
 from monosem.features.statistics import Ranked
 from monosem.features.streaming import BINS_AN_OCTAVE, COARSE, EMPTY, N_BINS, SAMPLE_BINS
 from monosem.features.vocabulary import Vocabulary
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 
 KINDS = ("top", "sample", "near_miss", "silent")
@@ -36,34 +40,67 @@ class Sources:
     lifts: np.ndarray
     neighbours: Ranked
     logits: statistics.LogitEffects | None
+    parts: Parts | None
+    """What several sources have of each latent."""
+    shown: np.ndarray
+    """(n_latents, held) which of the strongest places are shown."""
     peaks: np.ndarray
     """(n_latents,) the commonest token at the peaks of the strongest examples; -1 if there are none."""
     named: Named
 
     @staticmethod
     def of(
-        harvest: Harvest, sae: SAE, model: SubjectModel, vocabulary: Vocabulary, images: Images | None = None
+        harvest: Harvest,
+        sae: SAE,
+        model: SubjectModel | ModelSet | None,
+        vocabulary: Vocabulary,
+        shown: Images | VectorRows | None = None,
     ) -> Sources:
+        """Compute it.
+
+        Args:
+            harvest: what was gathered.
+            sae: of this dictionary.
+            model: of this model; None for ready vectors.
+            vocabulary: what stands at positions.
+            shown: what was read, if it was not text.
+        """
         m = harvest.settings.listed
-        try:
-            logits = statistics.logit_effects(sae, model, m, harvest.vocabulary_size)
-        except ConfigError:  # a model without output embeddings, or an SAE that writes another width
-            logits = None
+        parts = parts_of(sae, model, harvest.facts.get("hooks"), m, vocabulary.known)
+        logits = None if parts is None else parts.together
+        if isinstance(model, SubjectModel) and parts is None:
+            try:
+                logits = statistics.logit_effects(sae, model, m, vocabulary.known)
+            except ConfigError:  # a model without output embeddings, or an SAE that writes another width
+                logits = None
         firing, cofiring = statistics.firing_tokens(harvest, m), statistics.cofiring(harvest, m)
         neighbours = statistics.decoder_neighbours(sae, m)
-        peaks = _commonest_peaks(harvest)
-        named = names_of(harvest, vocabulary, peaks, images)
-        return Sources(harvest, sae, vocabulary, *firing, *cofiring, neighbours, logits, peaks, named)
+        if isinstance(shown, VectorRows):  # every position of rows is the same
+            firing[0].indices[:] = -1
+        chosen = alike.shown(harvest, of_text=shown is None)
+        peaks = _commonest_peaks(harvest, chosen)
+        named = names_of(harvest, chosen, vocabulary, peaks, _names_of_documents(shown))
+        return Sources(harvest, sae, vocabulary, *firing, *cofiring, neighbours, logits, parts, chosen, peaks, named)
 
 
-def _commonest_peaks(harvest: Harvest) -> np.ndarray:
+def _names_of_documents(shown: Images | VectorRows | None) -> Callable[[int], str] | None:
+    """What latents are called by in place of words: classes of images, labels of rows or else their numbers."""
+    if isinstance(shown, VectorRows):
+        return lambda row: shown.label(row) or f"row {row}"
+    if shown is None or shown.labels is None:
+        return None
+    labels, classes = shown.labels, shown.classes
+    return lambda image: class_name(int(labels[image]), classes)
+
+
+def _commonest_peaks(harvest: Harvest, shown: np.ndarray) -> np.ndarray:
     """Of the strongest examples of every latent; of several equally common tokens the one with the strongest place."""
-    place = harvest.slots.place[:, : harvest.layout.n_top]
-    peak = np.minimum(place & 0xFFFF, min(harvest.layout.before, harvest.slots.tokens.shape[2] - 1))
-    tokens = np.take_along_axis(harvest.slots.tokens[:, : harvest.layout.n_top], peak[..., None], 2)[..., 0].astype(int)
-    tokens[place == EMPTY] = -1
+    held = slice(harvest.layout.n_top)
+    peak = np.where(shown, (harvest.slots.place[:, held] & 0xFFFF) - harvest.slots.start[:, held], 0)
+    tokens = np.take_along_axis(harvest.slots.tokens[:, held], peak[..., None], 2)[..., 0].astype(int)
+    tokens[~shown] = -1
     same = (tokens[:, :, None] == tokens[:, None, :]) & (tokens >= 0)[:, :, None]
-    strength = harvest.slots.activation[:, : harvest.layout.n_top] / np.maximum(harvest.totals.max, 1e-30)[:, None]
+    strength = harvest.slots.activation[:, held] / np.maximum(harvest.totals.max, 1e-30)[:, None]
     best = np.argmax(same.sum(2) + 0.5 * strength, axis=1)
     return tokens[np.arange(len(tokens)), best]
 
@@ -116,6 +153,12 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
     for name in ("promoted", "suppressed"):
         ranked = getattr(sources.logits, name, None)
         columns[f"{name}_text"] = text(ranked.indices[part, 0] if ranked else none - 1)
+    if sources.parts is not None:
+        reads = sources.parts.read_by(np.arange(first, stop))
+        if reads is not None:
+            columns["reads"] = pa.array(reads, pa.int16())
+        for i, share in enumerate(sources.parts.shares[part].T):
+            columns[f"share_{i}"] = pa.array(share, pa.float32())
     return pa.table(columns)
 
 
@@ -160,14 +203,12 @@ def _histograms(counts: np.ndarray) -> dict[str, pa.Array]:
 
 def examples_tables(sources: Sources, first: int, stop: int, first_passage: int) -> tuple[pa.Table, pa.Table]:
     """The examples of latents `first` to `stop`, and the passages that they stand in."""
-    harvest, layout = sources.harvest, sources.harvest.layout
-    kept, silent = _kept_examples(harvest, first, stop), _silent_examples(harvest, first, stop)
+    harvest = sources.harvest
+    kept, silent = _kept_examples(sources, first, stop), _silent_examples(harvest, first, stop)
     columns = {name: np.concatenate([kept[name], silent[name]]) for name in kept}
     order = np.lexsort((columns["place"], -columns["activation"], columns["kind"], columns["latent"]))
     columns = {name: column[order] for name, column in columns.items()}
-    offset = columns["place"] & 0xFFFF
-    begin = np.maximum(0, offset - layout.before)
-    length = np.minimum(layout.context_length, offset + layout.after + 1) - begin
+    begin, length = columns["start"].astype(np.int64), columns["length"].astype(np.int64)
     window = np.arange(columns["tokens"].shape[1])[None] < length.reshape(-1, 1)
     number, starts, passages = _passages(
         columns["place"] >> 16, begin, length, columns["tokens"], window, columns["latent"]
@@ -182,7 +223,7 @@ def examples_tables(sources: Sources, first: int, stop: int, first_passage: int)
         "position": pa.array(columns["position"], pa.int32()),
         "passage": pa.array(number + first_passage, pa.int64()),
         "start": pa.array(starts, pa.int16()),
-        "peak": pa.array(offset - begin, pa.int16()),
+        "peak": pa.array((columns["place"] & 0xFFFF) - begin, pa.int16()),
         "length": pa.array(length, pa.int16()),
         "scale": pa.array(columns["scale"], pa.float32()),
         "shades": _lists(columns["shades"], shaded, pa.uint8()),
@@ -208,11 +249,14 @@ def text_names(harvest: Harvest) -> list[str]:
     return list(dict.fromkeys(span.text for span in harvest.spans))
 
 
-def _kept_examples(harvest: Harvest, first: int, stop: int) -> Columns:
+def _kept_examples(sources: Sources, first: int, stop: int) -> Columns:
+    harvest = sources.harvest
     layout, slots = harvest.layout, harvest.slots
     near = layout.n_top + (SAMPLE_BINS + 1) * layout.per_bin
     kind_of_slot = np.repeat([0, 1, 2], [layout.n_top, near - layout.n_top, layout.n_near])
-    latents, slot = np.nonzero(slots.place[first:stop] != EMPTY)
+    there = slots.place[first:stop] != EMPTY
+    there[:, : layout.n_top] = sources.shown[first:stop]
+    latents, slot = np.nonzero(there)
     latents += first
     columns = {name: column[latents, slot] for name, column in slots._asdict().items()}
     kind = kind_of_slot[slot]
@@ -253,8 +297,14 @@ def _silent_examples(harvest: Harvest, first: int, stop: int) -> Columns:
         latents += first
     zeros = np.zeros(len(latents), np.float32)
     shades = np.zeros((len(latents), pool["tokens"].shape[1]), np.uint8)
-    columns = {name: pool[name][windows] for name in ("place", "document", "position", "tokens")}
-    columns |= {"activation": zeros, "scale": zeros, "shades": shades, "latent": latents}
+    columns = {name: pool[name][windows] for name in ("place", "document", "position", "start", "length", "tokens")}
+    columns |= {
+        "content": np.zeros(len(latents), np.int64),
+        "activation": zeros,
+        "scale": zeros,
+        "shades": shades,
+        "latent": latents,
+    }
     return columns | {"kind": np.full(len(latents), 3), "weight": np.ones(len(latents), np.float32)}
 
 

@@ -21,14 +21,20 @@ class Vocabulary:
 
     @staticmethod
     def of(tokenizer: Any) -> Vocabulary:
-        """All tokens of a tokenizer (transformers)."""
-        names: list[str] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        """All tokens of a tokenizer (transformers). An id that stands for none has no bytes."""
+        names = {token: name for name, token in tokenizer.get_vocab().items()}
+        added = {token: str(said) for token, said in tokenizer.added_tokens_decoder.items()}  # as they are written
         special = set(tokenizer.all_special_ids)
         characters = _byte_level() if _decodes(tokenizer, "ByteLevel") else None
         word_pieces = _decodes(tokenizer, "WordPiece")
         pieces: list[bytes] = []
-        for token, name in enumerate(names):
-            if characters and token not in special and all(c in characters for c in name):
+        for token in range(vocabulary_size(tokenizer)):
+            name = names.get(token)
+            if token in added:
+                pieces.append(added[token].encode())
+            elif name is None:
+                pieces.append(b"")
+            elif characters and token not in special and all(c in characters for c in name):
                 pieces.append(bytes(characters[c] for c in name))
             elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
                 pieces.append(bytes([int(name[3:5], 16)]))
@@ -42,6 +48,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    @functools.cached_property
+    def known(self) -> np.ndarray:
+        """The ids that stand for a token."""
+        return np.array([token for token, piece in enumerate(self.pieces) if piece], np.int64)
 
     def text(self, token: int) -> str:
         """One token by itself, with replacement characters where it is not whole ones."""
@@ -79,6 +90,11 @@ class Vocabulary:
     def _plain(self) -> list[str]:
         texts = [self.text(token) for token in range(len(self))]
         return [text.strip().lower() or text for text in texts]
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Every token id is smaller. Ids may have holes, so that there are more of them than tokens."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def _decodes(tokenizer: Any, kind: str) -> bool:

@@ -127,14 +127,14 @@ def _natural(name: str) -> list[tuple[bool, float, str]]:
 
 
 def feature_folders(path: Path) -> list[Path]:
-    """What there is to explore in a folder: itself, or the dictionaries with features of a run of several.
+    """What there is to explore in a folder: itself, or all dictionaries of a run of several.
 
     Raises:
-        FileError: none of the dictionaries has features.
+        FileError: none of the dictionaries is there yet.
     """
     if not (path / "run.yaml").is_file() or not Run(path).config.several:
         return [path]
-    found = [run.path for run in Run(path).members.values() if (run.path / "features" / "index.json").is_file()]
+    found = [run.path for run in Run(path).members.values()]
     if not found:
-        raise FileError(f"{path}: none of its dictionaries has features yet: `monosem harvest {path}`")
+        raise FileError(f"{path} has no dictionaries yet: go on with `monosem train {path}/run.yaml`")
     return found

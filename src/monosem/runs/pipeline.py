@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.activations import FILLING, ActivationSource, LiveActivations, activations, read_vectors, reopened
+from monosem.activations import Mapping as Places
 from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
@@ -160,9 +161,9 @@ def require_held_out(config: RunConfig) -> None:
 def run_evaluation(
     run: Run, model: Model | None = None, config: EvaluationConfig | None = None, progress: bool = True
 ) -> EvaluationReport:
-    """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/`, and `features/` where there is text.
+    """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/` and `features/`.
 
-    What reads several hook points or models has no features to harvest, ready vectors have no losses either.
+    Ready vectors have no losses, and are gone through once more for the features.
 
     Raises:
         FileError: another process is writing into the folder, or it cannot be written.
@@ -181,14 +182,13 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
     data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
     if model is None:
         report = evaluate(sae, read_vectors(Path(config.vectors or "")), **counts)
-    elif isinstance(model, ModelSet) or isinstance(described.hook, list):
-        report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, **counts)
+        harvest(sae, run.path / "features", vectors=config.vectors, tokens=config.tokens, progress=progress)
     else:
-        hook = model.hook_point(sae.metadata.hook or str(described.hook)).name
+        hooks = Places(sae, model, None if _remembers(sae) else described.hook).hooks
         if described.images is not None:  # opened once, for the evaluation and the store
-            data["images"], _ = reopened(sae.metadata, model, hook, images=_held_out_images(run, config.images))
+            data["images"], _ = reopened(sae.metadata, model, hooks[0], images=_held_out_images(run, config.images))
         images = data.get("images")
-        features = new_harvest(sae, model, hook, config.images or config.text or HELD_OUT, images=images)
+        features = new_harvest(sae, model, hooks, config.images or config.text or HELD_OUT, shown=images)
         observers = [HarvestObserver(features, sae)]
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
         write_store(features, run.path / "features", sae, model, images)
@@ -196,6 +196,10 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
     with doing("drawing figures"):
         write_figures(run.path / "figures", run.history(), report)
     return report
+
+
+def _remembers(sae: SAE) -> bool:
+    return bool(sae.metadata.hook or sae.metadata.hooks)
 
 
 @as_job
@@ -226,29 +230,36 @@ def run_harvest(
     keep_state: bool = False,
     progress: bool = True,
     images: str | None = None,
+    vectors: str | None = None,
 ) -> FeatureStore:
-    """Harvest a run's features into `features/`; the text, or images, are those of its evaluation if not given.
+    """Harvest a run's features into `features/`; the text, images or vectors are those of its evaluation if not given.
+
+    Vectors without others to evaluate on are those of the training.
 
     Raises:
-        ConfigError: there are no images to read, or the dictionary reads several hook points or models, or vectors.
+        ConfigError: there are no images to read, or vectors and a model are named.
     """
     with alone_in(run.path):
-        return _harvested(run, text, tokens, keep_state, progress, images)
+        options = {"tokens": tokens, "keep_state": keep_state, "progress": progress}
+        return _harvested(run, text, images, vectors, options)
 
 
 def _harvested(
-    run: Run, text: str | None, tokens: int, keep_state: bool, progress: bool, images: str | None
+    run: Run, text: str | None, images: str | None, vectors: str | None, options: dict[str, Any]
 ) -> FeatureStore:
-    described, own = run.config, run.config.evaluation
+    described, own, path = run.config, run.config.evaluation, run.path / "features"
+    if described.vectors is not None:
+        if text or images:
+            raise ConfigError(f"{run.path} is of ready vectors: it reads no text and no images (--vectors FILE)")
+        return harvest(run.sae(), path, vectors=vectors or own.vectors or described.vectors, **options)
+    if vectors is not None:
+        raise ConfigError(f"{run.path} is of {described.reads}: it reads what its model says, not vectors")
     images = images or (own.images if text is None else None)
     if described.images is not None:
         images = _held_out_images(run, images)
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
-    sae, path, model = run.sae(), run.path / "features", open_model(described)
-    if not isinstance(model, SubjectModel) or isinstance(described.hook, list):
-        raise ConfigError(f"{run.path} is of {described.reads}: features are harvested at one hook point of one model")
-    hook = sae.metadata.hook or str(described.hook)
-    return harvest(sae, path, model, hook, tokens=tokens, keep_state=keep_state, progress=progress, **data)
+    sae = run.sae()
+    return harvest(sae, path, open_model(described), None if _remembers(sae) else described.hook, **data, **options)
 
 
 def _held_out_images(run: Run, images: str | None) -> str:
