@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from shared_fixtures import run_command
 
 import monosem as ms
 from monosem.errors import ConfigError, FileError, HookError, MonosemError
+from monosem.explorer.dictionary import open_dictionaries
+from monosem.features import FeatureStore
 from monosem.runs import Run, RunConfig, describe_each, feature_folders, run_evaluations
 from monosem.sae import SAEMetadata, Transcoder
 
@@ -177,7 +180,7 @@ def test_every_dictionary_has_a_run_folder_and_all_have_one_table_and_one_figure
         report = run.members[name].evaluation()
         assert row["fvu"] == list(report["fvu"])
         assert row["loss_recovered_mean"] == list(report["loss_recovered_mean"])
-        assert (folder / name / "features").is_dir() == (name not in ("across", "clt"))
+        assert (folder / name / "features" / "index.json").is_file()
     assert rows["mlp"]["hook"] == "mlp_in.2 -> mlp_out.2"
     assert (folder / "results.svg").read_text().count("<svg") == 1
     kinds = {name: type(member.sae()).__name__ for name, member in run.members.items()}
@@ -226,12 +229,15 @@ def test_the_commands_work_on_all_and_on_each(folder: Path, monosem: Callable[..
     refused = monosem("top", folder)
     assert refused.code == 2
     assert "has several dictionaries: give the folder of one" in refused.err
-    assert sorted(path.name for path in feature_folders(folder)) == sorted(set(NAMES) - {"across", "clt"})
+    assert sorted(path.name for path in feature_folders(folder)) == sorted(NAMES)
     assert feature_folders(folder / "mlp") == [folder / "mlp"]
-    crossed = monosem("harvest", folder / "across", "--tokens", 500)
-    assert crossed.code == 2
-    assert "features are harvested at one hook point of one model" in crossed.err
-    assert monosem("harvest", folder / "mlp", "--tokens", 500).code == 0
+    for name in ("across", "clt", "mlp"):
+        assert monosem("harvest", folder / name, "--tokens", 500).code == 0
+        store = FeatureStore(folder / name)
+        assert store.n_tokens < 600
+        assert "latent 3" in monosem("top", folder / name, 3).out
+    assert [part.source for part in FeatureStore(folder / "across")[3].parts] == [f"resid_post.{i}" for i in range(4)]
+    assert FeatureStore(folder / "clt")[0].reads == "mlp_in.0"
 
 
 def test_evaluation_goes_on_where_it_was_stopped_and_begins_anew_with_other_settings(
@@ -294,8 +300,8 @@ def test_what_does_not_fit_ends_in_one_line_before_work_starts(
 def test_a_run_of_several_without_features_says_how_to_get_them(tmp_path: Path) -> None:
     RunConfig.of({"hooks": ["embed"], "output": str(tmp_path)}).write(tmp_path / "run.yaml")
     RunConfig.of({"hook": "embed", "output": f"{tmp_path}/embed"}).write(tmp_path / "embed" / "run.yaml")
-    with pytest.raises(FileError, match="none of its dictionaries has features yet"):
-        feature_folders(tmp_path)
+    with pytest.raises(FileError, match=f"monosem harvest {re.escape(str(tmp_path / 'embed'))}"):
+        open_dictionaries(feature_folders(tmp_path))
     with pytest.raises(MonosemError, match="several dictionaries"):
         Run(tmp_path).sae()
 

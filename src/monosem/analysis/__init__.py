@@ -1,5 +1,5 @@
 """What a dictionary's directions mean to the model."""
 
-from monosem.analysis.logit_lens import TokenEffects, logit_lens, logit_weights
+from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights
 
-__all__ = ["TokenEffects", "logit_lens", "logit_weights"]
+__all__ = ["TokenEffects", "direction_logits", "logit_lens", "logit_weights"]

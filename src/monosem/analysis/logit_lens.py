@@ -55,19 +55,36 @@ def logit_weights(sae: SAE, model: SubjectModel, latents: Sequence[int]) -> Floa
     """
     if len(sae.out_shape) > 1:
         raise ConfigError(f"a {sae.architecture} writes to several places: the logit lens needs one")
-    find = getattr(model.module, "get_output_embeddings", None)
-    unembedding = find() if find is not None else None
-    if unembedding is None:
-        raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
-    W_U: Tensor = unembedding.weight
+    W_U = _unembedding(model)
     if W_U.shape[1] != sae.d_out:
         raise ConfigError(f"the SAE writes width {sae.d_out}, the model's output embeddings read {W_U.shape[1]}")
-    rows = sae.decoder_directions(list(latents)).to(W_U)
+    return direction_logits(sae.decoder_directions(list(latents)), model)
+
+
+@torch.no_grad()
+def direction_logits(directions: Float[Tensor, "m d_model"], model: SubjectModel) -> Float[Tensor, "m vocabulary"]:
+    """What directions of the residual stream add to every logit, as `logit_weights`.
+
+    Raises:
+        ConfigError: the model has no output embeddings, or of another width.
+    """
+    W_U = _unembedding(model)
+    rows = directions.to(W_U)
+    if W_U.shape[1] != rows.shape[1]:
+        raise ConfigError(f"directions have width {rows.shape[1]}, the model's output embeddings read {W_U.shape[1]}")
     norm = _final_norm(model)
     if norm is not None:
         gain, centres = norm_of(norm, rows.shape[1])
         rows = (rows - rows.mean(-1, keepdim=True) if centres else rows) * gain.to(rows)
     return rows @ W_U.T
+
+
+def _unembedding(model: SubjectModel) -> Float[Tensor, "vocabulary d_model"]:
+    find = getattr(model.module, "get_output_embeddings", None)
+    unembedding = find() if find is not None else None
+    if unembedding is None:
+        raise ConfigError(f"{model.name} has no output embeddings: the logit lens needs a language model")
+    return unembedding.weight
 
 
 def _final_norm(model: SubjectModel) -> nn.Module | None:

@@ -1,5 +1,6 @@
 """Features: what makes each latent fire. Harvested in one pass, kept as tables, shown."""
 
+from monosem.features.card import feature_card
 from monosem.features.feature import Example, Feature, Interval
 from monosem.features.files import write_store
 from monosem.features.harvest import HarvestObserver, harvest, new_harvest
@@ -18,6 +19,7 @@ __all__ = [
     "HarvestSettings",
     "Interval",
     "Vocabulary",
+    "feature_card",
     "harvest",
     "near_misses",
     "new_harvest",
