@@ -169,7 +169,7 @@ def test_near_misses_are_the_closest_that_are_off(case: tuple[SAE, SubjectModel 
     best = off.topk(4).values
     there = ~best.isinf()
     chosen = sizes.expand(len(x), -1).gather(1, latents.clamp_min(0))
-    torch.testing.assert_close((values * chosen)[there], best[there], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((values * chosen)[there], best[there], rtol=1e-3, atol=1e-4)
 
 
 def test_a_harvest_of_several_goes_on_and_adds_up(small_model: SubjectModel, pair: ModelSet, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def top(
     count: Annotated[int, typer.Option(help="How many notable latents, if none are named.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write a picture instead: FILE.svg or FILE.html.")] = None,
 ) -> None:
-    """Print the passages on which latents fire most, one per document, with tokens shaded by activation.
+    """Print the passages on which latents fire most, one per text, with tokens shaded by activation.
 
     Also the tokens that each latent promotes and suppresses at the output (logit lens).
     """

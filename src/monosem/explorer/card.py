@@ -136,7 +136,7 @@ def _example(example: Example, feature: Feature) -> shapes.Example:
     return shapes.Example(
         activation=example.activation,
         weight=example.weight,
-        texts=example.texts,
+        texts=example.texts if feature.rows is None else [feature.rows.name(example.document)],
         activations=[float(f"{a:.4g}") if a else 0 for a in example.activations.tolist()] if on else [],
         peak=example.peak,
         document=example.document,

@@ -328,7 +328,7 @@ class Harvest:
                 raise FileError(f"{path} is no harvest of this version: {BEGIN}")
             about = fits(head, _Saved, path, BEGIN)
             settings = about.settings
-            slots = Layout(settings.top, settings.sample, settings.near, 0, 0, 0, 0).slots
+            slots = Layout(HELD * settings.top, settings.sample, settings.near, 0, 0, 0).slots
             expected = {
                 "token_counts": (about.vocabulary_size,),
                 "totals.firing_keys": (about.n_latents, settings.firing_sample),

@@ -4,6 +4,8 @@ export interface Site {
   monosem_version: string
   static: boolean
   dictionaries: Summary[]
+  /** Paths given that could not be opened, and what to do. */
+  missing: { path: string; words: string }[]
 }
 
 export interface Abilities {
@@ -27,6 +29,10 @@ export interface Summary {
   can: Abilities
   /** How positions lie on the images of a dictionary of images; null for text. */
   images: Images | null
+  /** What latents fire on: "tokens", "patches" of images, "rows" of ready vectors. */
+  things: string
+  /** Names of the sources of a crosscoder or cross-layer transcoder; null for others. */
+  sources: { predicts: string[]; reads: string[] } | null
 }
 
 export interface Images {
@@ -177,6 +183,17 @@ export interface Interval {
   examples: number[]
 }
 
+/** What a latent has of one of several sources. */
+export interface SourcePart {
+  source: string
+  norm: number
+  share: number
+  /** With its decoder rows for all sources; null where one writes nothing. */
+  cosines: (number | null)[]
+  promoted: TokenWeight[]
+  suppressed: TokenWeight[]
+}
+
 export interface Feature {
   dictionary: string
   latent: number
@@ -205,6 +222,9 @@ export interface Feature {
   near_misses: Example[]
   silent: Example[]
   matches: Match[] | null
+  parts: SourcePart[]
+  /** The layer that a latent of a cross-layer transcoder reads. */
+  reads: string | null
 }
 
 export interface Preview {
