@@ -29,6 +29,7 @@ class Made(NamedTuple):
     """(contexts, pos)"""
     kept: Tensor
     document: Tensor
+    padding: Tensor
     dense: Tensor
     """(contexts, pos, latents); 0 where not kept"""
 
@@ -57,4 +58,6 @@ def made(small_model: SubjectModel, tmp_path_factory: pytest.TempPathFactory) ->
         sae.encode(small_model.capture(part, [HOOK])[HOOK]).to_dense().detach() for part in batch.tokens.split(16)
     ]  # in the batches of the harvest, so that values are the same to the bit
     kept = ~batch.special
-    return Made(store, sae, small_model, batch.tokens, kept, batch.document, torch.cat(dense) * kept[..., None])
+    return Made(
+        store, sae, small_model, batch.tokens, kept, batch.document, batch.padding, torch.cat(dense) * kept[..., None]
+    )

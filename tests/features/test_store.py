@@ -60,16 +60,17 @@ def test_passages_show_the_tokens_and_activations_of_their_place(made: Made, kin
         for example in getattr(feature, kind):
             n += 1
             context = example.context
+            end = int((~made.padding[context]).sum())
             at = (made.document[context] == example.document).nonzero()[:, 0]
             matches = [
                 o
                 for o in at.tolist()
-                if made.tokens[context, max(0, o - 20) : o + 12].tolist() == example.tokens.tolist()
+                if made.tokens[context, max(0, o - 20) : min(end, o + 12)].tolist() == example.tokens.tolist()
                 and min(o, 20) == example.peak
             ]
             assert matches, "the window stands where it says"
             offset = matches[0]
-            truth = made.dense[context, max(0, offset - 20) : offset + 12, feature.latent].numpy()
+            truth = made.dense[context, max(0, offset - 20) : min(end, offset + 12), feature.latent].numpy()
             np.testing.assert_allclose(example.activations, truth, atol=truth.max() / 255 + 1e-6)
             assert "".join(example.texts) == made.model.tokenizer.decode(example.tokens)
             if kind in ("top", "samples"):

@@ -67,6 +67,10 @@ class RowBatch:
     def ends(self) -> None:
         return None
 
+    @property
+    def last_words(self) -> None:
+        return None
+
 
 class VectorRows:
     """The rows of a tensor, an array or a file, once, in order; and what is known of each in words."""

@@ -204,8 +204,9 @@ def harvest(
     if vectors is not None:
         if model is not None or text is not None or images is not None:
             raise ConfigError("vectors stand in place of a model and what it reads: give one or the other")
-        contexts: BatchReader = VectorRows(vectors, labels)
-        name, readers = contexts.name, [_rows_of(s) for s in saes]
+        rows = VectorRows(vectors, labels)
+        contexts: BatchReader = rows
+        name, readers = rows.name, [_rows_of(s) for s in saes]
         places: list[Sequence[str] | None] = [None] * len(saes)
         captured: list[str] = []
     else:

@@ -191,9 +191,15 @@ class Harvest:
         number = text_number(self.spans[-1].text)
         first_place, width = number << 48 | self.next_context << 16, batch.tokens.shape[1]
         content = batch.document + (number << 32) if batch.content is None else batch.content
-        columns = (batch.tokens, batch.document, batch.position, content)
-        padding = batch.padding.reshape(-1).cpu().numpy()
-        tokens = Tokens(*map(_flat, columns), padding, width, first_place)
+        tokens = Tokens(
+            tokens=_flat(batch.tokens),
+            document=_flat(batch.document),
+            position=_flat(batch.position),
+            content=_flat(content),
+            padding=batch.padding.reshape(-1).cpu().numpy(),
+            width=width,
+            first_place=first_place,
+        )
         offsets = codes.offsets.cpu().numpy()
         indices, values = codes.indices.cpu().numpy(), codes.values.detach().float().cpu().numpy()
         rows = np.repeat(np.arange(len(cells)), np.diff(offsets))
