@@ -71,7 +71,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 SHADOWS = """
-import monosem.activations.vectors, monosem.training.run, monosem.evaluation.check
+import monosem.activations.vectors, monosem.training.run, monosem.activations.check
 import monosem as ms
 assert callable(ms.activations) and callable(ms.train) and callable(ms.check), ms.activations
 from monosem import activations

@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monosem.activations import activations
+    from monosem.activations import activations, check
     from monosem.analysis import logit_lens
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import check, evaluate, recovery
+    from monosem.evaluation import evaluate, recovery
     from monosem.features import FeatureStore, harvest
     from monosem.interventions import Splice
     from monosem.models import ModelSet, SubjectModel, load_model
@@ -60,7 +60,7 @@ _HOME = {
     "logit_lens": "analysis",
     "SparseCodes": "codes",
     "MonosemError": "errors",
-    "check": "evaluation",
+    "check": "activations",
     "evaluate": "evaluation",
     "recovery": "evaluation",
     "FeatureStore": "features",

@@ -198,9 +198,11 @@ def missing(rows: Tensor, among: Tensor) -> int:
     ids=str,
 )
 def test_rows_are_those_of_the_positions_that_the_rule_keeps(model: SubjectModel, rule: dict[str, Any]) -> None:
-    source = LiveActivations(model, "resid_post.1", TEXTS, **SMALL, **rule)
+    size = 60 if "last_only" in rule else 320
+    source = LiveActivations(model, "resid_post.1", TEXTS, **{**SMALL, **rule, "buffer_tokens": size})
     rows = torch.cat([source.pool(number) for number in range(3)])
-    sure, possible = rows_by_hand(model, source, 2 * 20), rows_by_hand(model, source, 3 * 20)
+    block = source._block_contexts
+    sure, possible = rows_by_hand(model, source, 2 * block), rows_by_hand(model, source, 3 * block)
     assert missing(sure, rows) == missing(rows, possible) == 0
     assert len(sure) < len(rows) <= len(possible)
     known = source.metadata
@@ -209,6 +211,41 @@ def test_rows_are_those_of_the_positions_that_the_rule_keeps(model: SubjectModel
     probe = source.probe()
     assert torch.equal(source.probe_activations(probe), source.probe_activations(source.probe()))
     assert missing(source.probe_activations(probe), rows_by_hand(model, source, 32)) == 0
+    assert 0.6 * size < len(rows) / 2.5 <= 1.2 * size, "a block is about as many rows as the buffer holds"
+
+
+@pytest.mark.parametrize("rule", [{}, {"last_only": True}, {"skip_first": 2}], ids=str)
+def test_short_documents_are_read_by_length_and_buffers_are_counted_in_rows(
+    model: SubjectModel, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
+) -> None:
+    """Of documents of 1 to 14 tokens in contexts of 60, hardly any padding goes through the model."""
+    texts = ["abcdefghijklmn"[: 1 + 5 * i % 14] for i in range(3000)]
+    options: dict[str, Any] = {"context_length": 60, "packing": False, "buffer_tokens": 1000, "seed": 1, **rule}
+    positions = {"all": 0, "padding": 0}
+    forward = model.capture
+
+    def counted(inputs: Any, hooks: Any) -> Any:
+        positions["all"] += inputs["input_ids"].numel()
+        positions["padding"] += int((inputs["attention_mask"] == 0).sum())
+        return forward(inputs, hooks)
+
+    source = LiveActivations(model, "resid_post.1", texts, **options)
+    monkeypatch.setattr(model, "capture", counted)
+    pools = [source.make_pool(number) for number in range(4)]
+    assert positions["padding"] < 0.25 * positions["all"]
+    for pool in pools[1:]:
+        assert 700 < len(pool) < 1200
+    monkeypatch.undo()
+    fresh = LiveActivations(model, "resid_post.1", texts, **options)
+    assert torch.equal(fresh.make_pool(2), pools[2])
+    by_hand = rows_by_hand(model, source, 3 * source._block_contexts)
+    assert missing(torch.cat(pools[:3])[::7], by_hand) == 0
+
+
+def test_where_there_is_nothing_to_read_it_is_said_at_once(model: SubjectModel) -> None:
+    with pytest.raises(DataError, match=r"nothing that the SAE reads in 4,096 .*skip_first=15") as error:
+        LiveActivations(model, "embed", ["abc", "de"] * 400, **SMALL, packing=False, skip_first=15)
+    assert "exclude_special=True" in str(error.value)
 
 
 def test_padding_does_not_change_what_stands_before_it(model: SubjectModel) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import monosem as ms
+from monosem.activations import Mapping
 from monosem.data import Document, PackedText
 from monosem.evaluation import EvaluationReport
-from monosem.evaluation.mapping import Mapping
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE, SAEMetadata
 

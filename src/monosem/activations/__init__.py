@@ -1,9 +1,11 @@
 """Activations to train on: live from a model, or ready in memory or a file."""
 
+from monosem.activations.check import CheckResult, check, join
 from monosem.activations.health import inspect_rows
-from monosem.activations.inputs import positions_read, reopened, rows_read
+from monosem.activations.inputs import reopened
 from monosem.activations.live import FILLING, LiveActivations, models_of
 from monosem.activations.mapping import Mapping, is_mapping
+from monosem.activations.reading import Found, Piece, Reading, Wanted, positions_read, read_rows, rows_a_context
 from monosem.activations.rows import VectorRows
 from monosem.activations.source import ActivationSource, Place, batches
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
@@ -12,20 +14,28 @@ from monosem.activations.views import HookView
 __all__ = [
     "FILLING",
     "ActivationSource",
+    "CheckResult",
+    "Found",
     "HookView",
     "IterableActivations",
     "LiveActivations",
     "Mapping",
+    "Piece",
     "Place",
+    "Reading",
     "VectorActivations",
     "VectorRows",
+    "Wanted",
     "activations",
     "batches",
+    "check",
     "inspect_rows",
     "is_mapping",
+    "join",
     "models_of",
     "positions_read",
+    "read_rows",
     "read_vectors",
     "reopened",
-    "rows_read",
+    "rows_a_context",
 ]

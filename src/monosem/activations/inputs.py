@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
-from monosem.data import Batch, Images, PackedText, kept_positions, read_documents
+from monosem.data import Images, PackedText, read_documents
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.models import ModelSet, SubjectModel
@@ -124,35 +120,6 @@ def reopened(
     options = {"context_length": length, "prepend_bos": known.prepend_bos, "packing": known.packing}
     reader, facts = open_text(model, text or [], **options)
     return reader, facts["text"]
-
-
-def rows_read(
-    known: SAEMetadata, hook: str, batch: Batch, x: Float[Tensor, "contexts pos d"]
-) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "contexts pos"]]:
-    """Of the activations at a hook point, the rows that an SAE reads, and at which positions these stand."""
-    kept = positions_read(known, batch, {hook: x})
-    return x[kept.to(x.device)].to(torch.float32), kept
-
-
-def positions_read(
-    known: SAEMetadata, batch: Batch, captured: Mapping[str, Float[Tensor, "contexts pos *source d"]]
-) -> Bool[Tensor, "contexts pos"]:
-    """The positions of contexts that an SAE reads, by its rules and by the norms at all the hook points captured."""
-    kept = kept_positions(
-        batch,
-        exclude_special=known.exclude_special is not False,
-        skip_first=known.skip_first or 0,
-        last_only=bool(known.last_only),
-    )
-    for hook, x in captured.items():
-        if x.shape[:2] != batch.special.shape:
-            raise DataError(f"{hook} gives {tuple(x.shape)} for {len(batch)} contexts of {batch.special.shape[1]}")
-        names = [hook] if x.ndim == 3 else [f"{hook} of {model}" for model in known.models or []]
-        limits = [(known.max_norm or {}).get(name, math.inf) for name in names]
-        if min(limits, default=math.inf) < math.inf:  # rows of a norm that was left out of training
-            norms = x.to(torch.float32).norm(dim=-1).reshape(*kept.shape, -1)
-            kept = kept & (norms <= norms.new_tensor(limits)).all(-1).cpu()
-    return kept
 
 
 def _grid(n_positions: int) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from monosem.activations.content import reader_hash
 from monosem.activations.inputs import open_images, open_text
+from monosem.activations.reading import READ_TOKENS, Wanted, contexts_at_once, read_rows, rows_a_context
 from monosem.activations.views import HookSource
-from monosem.data import Batch, BatchReader, PackedText, ReadAhead, kept_positions
+from monosem.data import Batch, BatchReader, PackedText, ReadAhead
 from monosem.data.batch import Span
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
@@ -25,7 +26,6 @@ from monosem.sae.metadata import PixelFormat
 from monosem.work import Stage, doing, may_stop_here
 
 FILLING = "filling the shuffle buffer"
-READ_TOKENS = 32_768  # read ahead at a time
 PROBE_ROWS = 8  # at least
 PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
 
@@ -78,7 +78,7 @@ class LiveActivations(HookSource):
             last_only: keep the last token of every document alone.
             max_norm_ratio: leave out rows whose norm, at any of the hooks, is above so many times the median norm of
                 the first contexts (10 is usual): sink tokens.
-            buffer_tokens: size of the shuffle buffer.
+            buffer_tokens: size of the shuffle buffer: rows, as many contexts as have about so many.
             seed: of the order of documents and the shuffle.
 
         Raises:
@@ -105,8 +105,8 @@ class LiveActivations(HookSource):
         self.widths = {name: flat(example[name], self.n_models).shape[-1] for name in self.hooks}
         self.n_sources = self.n_models if len(self.hooks) == 1 else 1
         self.d_in = sum(self.widths.values()) // self.n_sources
-        self._block_contexts = max(1, buffer_tokens // self.context_length)
-        self._at_once = model.contexts_at_once(self.context_length)
+        self._block_contexts = max(1, int(buffer_tokens / rows_a_context(self.contexts, self._rules)))
+        self._at_once = contexts_at_once(model, self.contexts)
         passes = READ_TOKENS // self.context_length // self._at_once if images is None else 1
         self._read_at_once = max(1, passes) * self._at_once
         self._ahead = ReadAhead(self.contexts.read)
@@ -190,53 +190,50 @@ class LiveActivations(HookSource):
             for start in range(0, len(part), self._at_once):
                 batch = part[start : start + self._at_once]
                 x, kept = self._activations(batch, span[0] + start)
-                to_next = self._goes_to_next(span[0] + start, kept.shape).to(x.device)
-                goes.append(x[kept & to_next])
-                stays.append(x[kept & ~to_next])
+                to_next = self._goes_to_next(span[0] + start, kept.shape)[kept].to(x.device)
+                goes.append(x[to_next])
+                stays.append(x[~to_next])
                 self._contexts_read += len(batch)
-                self._rows_kept += len(stays[-1]) + len(goes[-1])
+                self._rows_kept += len(x)
                 reading.advance(len(batch) * self.context_length)
                 may_stop_here()
         return stays, goes
 
+    @property
+    def _rules(self) -> SAEMetadata:
+        """Which positions are wanted, as far as the data say it."""
+        models = models_of(self.model)
+        return SAEMetadata(models=[m.name for m in models] if len(models) > 1 else None, **self.positions)
+
     def _activations(
         self, batch: Batch, start: int
-    ) -> tuple[Float[Tensor, "contexts pos columns"], Bool[Tensor, "contexts pos"]]:
-        """What the hook points see, side by side, and which positions are wanted."""
-        x, kept = self._capture(batch, start)
-        limits = self._norm_limits()
+    ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "contexts pos"]]:
+        """What the hook points see at the positions that are wanted, side by side, and which these are."""
+        limits, rules = self._norm_limits(), self._rules
         if limits is not None:
-            kept &= (self._norms(x) <= limits.to(x)).all(-1)
-        return x, kept
+            rules.max_norm = dict(zip(self._norm_names(), limits.tolist(), strict=True))
+        return self._capture(batch, start, rules)
 
-    def _capture(self, batch: Batch, start: int) -> tuple[Tensor, Tensor]:
-        captured = self.model.capture(batch.inputs, self.hooks)
-        parts = [flat(captured[hook].to(torch.float32), self.n_models) for hook in self.hooks]
+    def _capture(self, batch: Batch, start: int, rules: SAEMetadata) -> tuple[Tensor, Tensor]:
+        ((rows, kept),) = read_rows(self.model, batch, [Wanted(rules, self.hooks)])
+        parts = [flat(rows[hook], self.n_models) for hook in self.hooks]
         for hook, part in zip(self.hooks, parts, strict=True):
-            if part.shape[:2] != batch.special.shape:
-                raise DataError(f"{hook} gives {tuple(part.shape)} for {len(batch)} contexts of {self.context_length}")
-        x = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-        if not torch.isfinite(x).all():
-            self._refuse_infinite(parts, batch, start)
-        return x, kept_positions(batch, **self.positions).to(x.device)
-
-    def _refuse_infinite(self, parts: list[Tensor], batch: Batch, start: int) -> None:
-        for hook, part in zip(self.hooks, parts, strict=True):
-            bad = ~torch.isfinite(part).all(-1) & ~batch.padding.to(part.device)
+            bad = ~torch.isfinite(part).all(-1)
             if bad.any():
-                context, position = bad.nonzero()[0].tolist()
+                context, position = kept.nonzero()[bad.nonzero()[0, 0].item()].tolist()
                 raise DataError(
                     f"activations at {hook} are not finite in context {start + context}, position {position}: "
                     "load the model in float32 or bfloat16, or look at that text"
                 )
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0], kept
 
     def _norm_limits(self) -> Float[Tensor, " norms"] | None:
         """The largest norm of a row that is kept, at each hook point (of each model)."""
         if self.max_norm_ratio is None:
             return None
         if self._limits is None:
-            x, kept = self._capture(self.contexts.read(0, PROBE_CONTEXTS), 0)
-            self._limits = self.max_norm_ratio * self._norms(x[kept]).median(0).values.cpu()
+            x, _ = self._capture(self.contexts.read(0, PROBE_CONTEXTS), 0, self._rules)
+            self._limits = self.max_norm_ratio * self._norms(x).median(0).values.cpu()
         return self._limits
 
     def _norms(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch norms"]:
@@ -294,7 +291,7 @@ class LiveActivations(HookSource):
         batch, kept = self.contexts.read(0, 2), torch.zeros(0)
         for n_contexts in (2, PROBE_CONTEXTS):  # the second where almost nothing is kept of a context
             batch = self.contexts.read(0, n_contexts)
-            kept = self._activations(batch, 0)[1].cpu()
+            kept = self._activations(batch, 0)[1]
             if kept.sum() >= PROBE_ROWS:
                 break
         probe = {"tokens": batch.tokens.to(torch.int32), "kept": kept}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Captured
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations.inputs import positions_read
+from monosem.activations.reading import Found, Wanted, read_rows
 from monosem.data import Batch
 from monosem.errors import ConfigError, MismatchError
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
-
-Rows = tuple[Tensor, Tensor, Bool[Tensor, "contexts pos"]]
 
 
 def is_mapping(sae: SAE) -> bool:
@@ -54,29 +51,42 @@ class Mapping:
         limited = bool(self.sae.metadata.max_norm)
         return self.places if limited else list(dict.fromkeys(self.hooks))
 
-    def read(self, batch: Batch) -> Rows:
-        """What the dictionary reads and predicts of some contexts, and at which positions.
+    @property
+    def alone(self) -> bool:
+        """Whether it is a dictionary of one place in one model."""
+        return not is_mapping(self.sae) and len(self.hooks) == 1
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is to be read of it: what it reads and what it predicts."""
+        return Wanted(self.sae.metadata, self.places)
+
+    @property
+    def wanted_inputs(self) -> Wanted:
+        """What is to be read of what it reads."""
+        return Wanted(self.sae.metadata, self.places_read)
+
+    def inputs(self, found: Found) -> Float[Tensor, "rows ..."]:
+        """What the dictionary reads.
 
         Raises:
             MismatchError: the activations are not of the dictionary's shape.
         """
-        captured = self.model.capture(batch.inputs, self.places)
-        x, kept = self.inputs(batch, captured)
-        rows = [captured[hook][kept.to(captured[hook].device)].to(self.sae.W_enc) for hook in self.targets]
-        return x, self._side(rows, self.sae.out_shape, self.targets), kept
+        return self._side([found.rows[hook].to(self.sae.W_enc) for hook in self.hooks], self.sae.in_shape, self.hooks)
 
-    def inputs(
-        self, batch: Batch, captured: Captured[str, Float[Tensor, "contexts pos *source d"]]
-    ) -> tuple[Float[Tensor, "rows ..."], Bool[Tensor, "contexts pos"]]:
-        """What the dictionary reads of some contexts, of activations captured at `places_read` or more.
+    def sides(self, found: Found) -> tuple[Float[Tensor, "rows ..."], Float[Tensor, "rows ..."]]:
+        """What the dictionary reads and what it predicts.
 
         Raises:
             MismatchError: the activations are not of the dictionary's shape.
         """
-        own = {hook: captured[hook] for hook in self.places if hook in captured}
-        kept = positions_read(self.sae.metadata, batch, own)
-        rows = [own[hook][kept.to(own[hook].device)].to(self.sae.W_enc) for hook in self.hooks]
-        return self._side(rows, self.sae.in_shape, self.hooks), kept
+        target = [found.rows[hook].to(self.sae.W_enc) for hook in self.targets]
+        return self.inputs(found), self._side(target, self.sae.out_shape, self.targets)
+
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor, Bool[Tensor, "contexts pos"]]:
+        """What the dictionary reads and predicts of some contexts, and at which positions; raises as `sides`."""
+        (found,) = read_rows(self.model, batch, [self.wanted])
+        return *self.sides(found), found.kept
 
     @property
     def read_from(self) -> dict[str, tuple[SubjectModel, str]]:

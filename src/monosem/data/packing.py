@@ -57,6 +57,11 @@ class ContextBatch:
         parts = {name: x[part] for name, x in columns.items() if isinstance(x, Tensor)}
         return replace(self, **parts)
 
+    def of(self, contexts: Int[Tensor, " some"], length: int) -> ContextBatch:
+        """Some of the contexts, up to a length."""
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: x[contexts, :length] for name, x in columns.items() if isinstance(x, Tensor)})
+
     @property
     def special(self) -> Bool[Tensor, "contexts pos"]:
         return self.document < 0 if self.written is None else (self.document < 0) | self.written

@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import Mapping, is_mapping, reopened, rows_read
+from monosem.activations import Mapping, Reading, Wanted, is_mapping, join, reopened, rows_a_context
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
-from monosem.errors import ConfigError, MismatchError
+from monosem.errors import ConfigError
 from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
+from monosem.evaluation.downstream import LOSSES, DownstreamLoss
 from monosem.evaluation.intervals import Interval
-from monosem.evaluation.losses import downstream_loss
+from monosem.evaluation.losses import add_losses, downstream_loss
 from monosem.evaluation.mapping import measure_mapping
+from monosem.evaluation.progress import measured
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
@@ -72,7 +73,8 @@ def evaluate(
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
         images: what to read in place of text: what `Images` takes.
         labels: one integer an image, where the images come without.
-        tokens: tokens (or positions of images) to read, at most; the text is read once.
+        tokens: tokens (or positions of images) to measure: rows that the SAE reads, at most one context more; the text
+            is read once.
         loss_tokens: tokens for the losses; 0 leaves them out.
         controls: measure them too.
         observers: called with the codes of every batch, so that one pass serves all.
@@ -80,7 +82,8 @@ def evaluate(
 
     Raises:
         ConfigError: what the SAE does not know was not given, or tokens is not positive.
-        MismatchError: the model's activations have another width, or its context is too short.
+        MismatchError: the model's activations have another width, its tokenizer another vocabulary, or its context is
+            too short.
         DataError: the text is empty.
     """
     if tokens < 1:
@@ -101,30 +104,22 @@ def evaluate(
             observers=observers,
         )
         return _report(sae, sums.parts, sums.controls, facts, sums.loss if sums.n_predictions else None)
+    join(sae, model, hook)
     contexts, name = reopened(sae.metadata, model, hook, text=text, images=images, labels=labels)
-    n_contexts = -(-tokens // contexts.context_length)
-    first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
+    rows_a_context(contexts, sae.metadata)
+    wanted = [Wanted(sae.metadata, [hook])]
     with doing("reading a sample"):
-        sample, _ = rows_read(sae.metadata, hook, first, model.capture(first.inputs, [hook])[hook])
-    if sample.shape[1] != sae.d_in:
-        raise MismatchError(
-            f"the SAE reads width {sae.d_in}, {hook} of {model.name} has width {sample.shape[1]}: choose another hook"
-        )
+        first = Reading(model, contexts, wanted, min(tokens, FIT_TOKENS))
+        sample = torch.cat([piece.found[0].rows[hook] for piece in first])
     l0 = max(1, round(sae.encode(sample[:4096]).l0().double().mean().item()))
     with doing("fitting controls"):
         functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
     replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
     loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
-    at_once = model.contexts_at_once(contexts.context_length)
-    loss_at_once = loss_contexts(model, contexts.context_length)
-    steps = range(0, n_contexts, at_once)
     losing = stage(LOSSES, 0 if loss is None else min(loss_tokens, tokens), unit="tokens")
-    for start in each(EVALUATING, steps, at_once * contexts.context_length):
-        batch = contexts.read(start, min(start + at_once, n_contexts))
-        if not len(batch):
-            break
-        x, kept = rows_read(sae.metadata, hook, batch, model.capture(batch.inputs, [hook])[hook])
+    for piece in measured(Reading(model, contexts, wanted, tokens)):
+        batch, x, kept = piece.batch, piece.found[0].rows[hook], piece.found[0].kept
         codes = sae.encode(x)
         documents = batch.document[kept]
         for column, part in parts.items():
@@ -132,14 +127,9 @@ def evaluate(
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
             observer(batch, kept, codes, x)
-        replaced = 0
-        while loss is not None and replaced < len(batch) and loss.n_replaced < loss_tokens:
-            missing = -(-(loss_tokens - loss.n_replaced) // contexts.context_length)
-            some = slice(replaced, replaced + min(loss_at_once, missing))
+        if loss is not None:
             with losing:
-                loss.add(batch[some], kept[some])
-                losing.advance((some.stop - some.start) * contexts.context_length)
-            replaced = some.stop
+                losing.advance(add_losses(loss, batch, kept, loss_tokens))
     losing.close()
     things = "patches" if images is not None else "tokens"
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}

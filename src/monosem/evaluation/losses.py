@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from monosem.data import BatchReader, ImageBatch, Images
+from monosem.activations.reading import parts_of
+from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
-from monosem.evaluation.downstream import DownstreamLoss, OutputLoss, RowFunction
+from monosem.evaluation.downstream import DownstreamLoss, OutputLoss, RowFunction, loss_contexts
 from monosem.evaluation.language import LanguageLoss
 from monosem.models import SubjectModel
 
@@ -27,12 +29,29 @@ def downstream_loss(
     logits = model(example.inputs)
     if not isinstance(logits, Tensor) or logits.shape[-1] < 2 or logits.ndim not in (2, 3):
         return None
-    writes = getattr(model.module, "can_generate", lambda: model.family is None)()
     each = logits.ndim == 3
-    if each and writes and not isinstance(example, ImageBatch):
+    if each and model.writes_text and not isinstance(example, ImageBatch):
         return LanguageLoss(model, hook, replacements)
     labels = not each and isinstance(contexts, Images) and _labels_fit(model, contexts, logits.shape[-1])
     return OutputLoss(model, hook, replacements, each=each, labels=labels)
+
+
+def add_losses(loss: DownstreamLoss, batch: Batch, kept: Bool[Tensor, "contexts pos"], wanted: int) -> int:
+    """Take in the first contexts of a batch, until `wanted` positions have been replaced in all; how many were.
+
+    Logits are computed of a few contexts at a time, of like length where most of them is padding.
+    """
+    model, length = loss.model, batch.tokens.shape[1]
+    packed = getattr(batch, "packed", True)
+    start, before = 0, loss.n_replaced
+    while start < len(batch) and loss.n_replaced < wanted:
+        reached = kept[start:].sum(1).cumsum(0)
+        stop = start + int((reached < wanted - loss.n_replaced).sum()) + 1
+        stop = min(stop, start + loss_contexts(model, length), len(batch)) if packed else stop
+        for order, part in parts_of(batch[start:stop], loss_contexts(model, 1)):
+            loss.add(part, kept[start:stop][order, : part.tokens.shape[1]])
+        start = stop
+    return loss.n_replaced - before
 
 
 def _labels_fit(model: SubjectModel, images: Images, n_classes: int) -> bool:

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.activations import Mapping, reopened
-from monosem.data import Batch, BatchReader
-from monosem.errors import DataError
+from monosem.activations import Found, Mapping, Reading, reopened, rows_a_context
+from monosem.data import Batch, BatchReader, ContextBatch
 from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import EVALUATING, LOSSES, DownstreamLoss, loss_contexts
+from monosem.evaluation.downstream import LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.losses import downstream_loss
+from monosem.evaluation.progress import measured
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
-from monosem.work import Stage, doing, each, stage
+from monosem.work import Stage, doing, stage
 
 FIT_TOKENS = 32_768
 
@@ -65,9 +65,9 @@ class MappingSums:
     def n_predictions(self) -> int:
         return 0 if self.loss is None else self.loss.n_predictions
 
-    def add(self, batch: Batch, losing: Stage | None) -> None:
-        """Take in some contexts; the losses too, if there is a stage of the work for them."""
-        x, target, kept = self.mapping.read(batch)
+    def add(self, batch: Batch, found: Found, losing: Stage | None) -> None:
+        """Take in some contexts and what was read of them; the losses too, if there is a stage of the work for them."""
+        (x, target), kept = self.mapping.sides(found), found.kept
         codes, target = self.mapping.sae.encode(x), target.flatten(1)
         self._rebuilt = {"SAE": self.mapping.sae.decode(codes, x).flatten(1)}
         self._rebuilt |= {name: control(target) for name, control in self.controls.items()}
@@ -76,9 +76,12 @@ class MappingSums:
         for observer in self.observers:
             observer(batch, kept, codes, x)
         if losing is not None and self.loss is not None:
+            if isinstance(batch, ContextBatch):  # not what is padding in all
+                length = int((~batch.padding).sum(1).max())
+                batch, kept = batch.of(torch.arange(len(batch)), length), kept[:, :length]
             with losing:
                 self.loss.add(batch, kept)
-                losing.advance(kept.numel())
+                losing.advance(int(kept.sum()))
 
 
 @torch.no_grad()
@@ -97,22 +100,20 @@ def measure_mapping(
         DataError: there is nothing that the dictionary reads.
     """
     contexts, name = reopened(mapping.sae.metadata, mapping.model, mapping.hooks[0], **data)
-    n_contexts = -(-tokens // contexts.context_length)
-    first = contexts.read(0, min(n_contexts, max(1, FIT_TOKENS // contexts.context_length)))
+    rows_a_context(contexts, mapping.sae.metadata)
+    at_once = loss_contexts(mapping.model, contexts.context_length)
+
+    def reading(rows: int) -> Reading:
+        return Reading(mapping.model, contexts, [mapping.wanted], rows, at_once=at_once)
+
     with doing("reading a sample"):
-        x, sample, _ = mapping.read(first)
-    if not len(x):
-        raise DataError(f"{name} has no positions that the SAE reads")
+        first = [mapping.sides(piece.found[0]) for piece in reading(min(tokens, FIT_TOKENS))]
+        x, sample = (torch.cat(parts) for parts in zip(*first, strict=True))
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
     losing = stage(LOSSES, min(loss_tokens, tokens), unit="tokens")
     sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
-    at_once = loss_contexts(mapping.model, contexts.context_length)
-    steps = range(0, n_contexts, at_once)
-    for start in each(EVALUATING, steps, at_once * contexts.context_length):
-        batch = contexts.read(start, min(start + at_once, n_contexts))
-        if not len(batch):
-            break
-        sums.add(batch, losing if sums.n_predictions < loss_tokens else None)
+    for piece in measured(reading(tokens)):
+        sums.add(piece.batch, piece.found[0], losing if sums.n_predictions < loss_tokens else None)
     losing.close()
     where = " + ".join(mapping.hooks)
     if mapping.targets != mapping.hooks:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.activations import Wanted, read_rows, rows_a_context
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.layout import Layout, neighbourhoods
@@ -118,12 +119,12 @@ class Geometry:
             raise Unavailable(f"{a.name} and {b.name} are of different models: their features cannot be compared")
         if a.n_latents * b.n_latents > WIDEST_CORRELATION:
             raise Unavailable("these dictionaries are too wide for correlations of activations")
-        codes_a, kept_a = self._codes(a, a)
-        codes_b, kept_b = self._codes(b, a)
-        if kept_a.shape != kept_b.shape:
-            raise Unavailable(f"{a.name} and {b.name} read contexts of different lengths")
+        codes_a, kept_a, tokens_a = self._codes(a, a)
+        codes_b, kept_b, tokens_b = self._codes(b, a)
+        if not torch.equal(tokens_a, tokens_b):
+            raise Unavailable(f"{a.name} and {b.name} read text cut differently: in length, beginnings or packing")
         both = kept_a & kept_b
-        correlations = correlate(codes_a[both], codes_b[both])
+        correlations = correlate(codes_a[both[kept_a]], codes_b[both[kept_b]])
         there, back = correlations.max(1), correlations.max(0)
         n = int(both.sum())
         return (
@@ -132,22 +133,28 @@ class Geometry:
             n,
         )
 
-    def _codes(self, dictionary: Dictionary, reader: Dictionary) -> tuple[Tensor, Tensor]:
-        """(contexts, pos, n_latents) activations on the text of `reader`, and which positions are read."""
-        text = reader.index["texts"][0]
+    def _codes(self, dictionary: Dictionary, reader: Dictionary) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, n_latents) activations on the text of `reader`; where these stand, and the tokens of all contexts.
 
-        def work(sae: Any, model: Any) -> tuple[Tensor, Tensor]:
-            packed = self.subjects.packed(dictionary, sae, model, text["text"])
-            length, hook = dictionary.index["context_length"], str(dictionary.hook)
-            stop = min(text["stop_context"], text["first_context"] + max(1, CORRELATED_TOKENS // length))
+        Of the contexts that were harvested, those in which `reader` reads a few thousand tokens.
+        """
+        text, rules = reader.index["texts"][0], reader.sae().metadata
+
+        def work(sae: Any, model: Any) -> tuple[Tensor, Tensor, Tensor]:
+            contexts = self.subjects.contexts(dictionary, sae, model, text["text"])
+            hook, first = str(dictionary.hook), text["first_context"]
+            n = max(1, int(CORRELATED_TOKENS / rows_a_context(contexts, rules)))
+            stop = min(text["stop_context"], first + n)
             dense: list[Tensor] = []
             kept: list[Tensor] = []
-            for start in range(text["first_context"], stop, CORRELATED_CONTEXTS):
-                batch = packed.read(start, min(stop, start + CORRELATED_CONTEXTS))
-                x = model.capture(batch.tokens, [hook])[hook].float().to(sae.W_enc.device)
-                dense.append(sae.encode(x).to_dense().detach().cpu())
-                kept.append(~(batch.special | batch.padding))
-            return torch.cat(dense), torch.cat(kept)
+            tokens: list[Tensor] = []
+            for start in range(first, stop, CORRELATED_CONTEXTS):
+                batch = contexts.read(start, min(stop, start + CORRELATED_CONTEXTS))
+                (found,) = read_rows(model, batch, [Wanted(sae.metadata, [hook])])
+                dense.append(sae.encode(found.rows[hook].to(sae.W_enc.device)).to_dense().detach().cpu())
+                kept.append(found.kept)
+                tokens.append(batch.tokens)
+            return torch.cat(dense), torch.cat(kept), torch.cat(tokens)
 
         return self.subjects.ask(dictionary, work)
 

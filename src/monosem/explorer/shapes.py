@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
+
+from monosem.text import well_formed
+
+Words = Annotated[str, BeforeValidator(lambda words: well_formed(words) if isinstance(words, str) else words)]
+"""Text that came as JSON: lone surrogates are read as U+FFFD."""
 
 
 class Problem(TypedDict):
@@ -477,10 +482,10 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str = Field(min_length=1, max_length=100_000)
+    text: Words = Field(min_length=1, max_length=100_000)
     top: int = Field(default=32, ge=1, le=128)
     """Features to give per token, the strongest."""
-    target: str | None = Field(default=None, max_length=200)
+    target: Words | None = Field(default=None, max_length=200)
     """A next token, to rank features by their direct effect on it."""
 
 
@@ -489,10 +494,10 @@ class NoteChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    label: str | None = Field(default=None, max_length=500)
-    comment: str | None = Field(default=None, max_length=20_000)
+    label: Words | None = Field(default=None, max_length=500)
+    comment: Words | None = Field(default=None, max_length=20_000)
     starred: bool | None = None
-    lists: list[str] | None = Field(default=None, max_length=100)
+    lists: list[Words] | None = Field(default=None, max_length=100)
 
 
 class NoteFile(BaseModel):

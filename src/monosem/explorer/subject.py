@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.activations import Wanted, join, positions_read, read_rows, reopened
 from monosem.analysis import logit_weights
 from monosem.codes import SparseCodes
-from monosem.data import PackedText, read_documents
+from monosem.data import BatchReader, Document, PackedText
 from monosem.errors import ConfigError, DataError, MismatchError, MonosemError
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.shapes import (
@@ -47,8 +48,8 @@ class Pass(NamedTuple):
     read: list[int]
     """Which tokens the SAE has read: the rows of the codes."""
     codes: SparseCodes
-    logits: Tensor
-    """(vocabulary,) at the last token."""
+    logits: Tensor | None
+    """(vocabulary,) at the last token; None where the model predicts no next token."""
 
 
 class Subjects:
@@ -58,7 +59,7 @@ class Subjects:
         self._worker = ThreadPoolExecutor(1, "model")
         self._models: dict[str, SubjectModel] = {}
         self._loading: dict[str, Future[None]] = {}
-        self._texts: dict[tuple[str, str], PackedText] = {}
+        self._texts: dict[tuple[str, str], BatchReader] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -125,9 +126,7 @@ class Subjects:
         wanted = dictionary.index.get("model_fingerprint")
         if wanted is not None and wanted != model.fingerprint():
             raise MismatchError(f"{name} is not the model that was harvested: its weights differ")
-        width = model.width(str(dictionary.hook))
-        if width != sae.d_in:
-            raise MismatchError(f"the SAE reads width {sae.d_in}, {dictionary.hook} of {name} has width {width}")
+        join(sae, model, str(dictionary.hook))
         context_kind([sae], model)
 
     # What it is asked --------------------------------------------------------------------------------------------
@@ -156,14 +155,13 @@ class Subjects:
     def _context(
         self, dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str, context: int, latent: int
     ) -> Context:
-        packed = self.packed(dictionary, sae, model, text)
-        batch = packed.read(context, context + 1)
-        keep = ~(batch.special if sae.metadata.exclude_special is not False else batch.padding) & ~batch.padding
+        hook = str(dictionary.hook)
+        batch = self.contexts(dictionary, sae, model, text).read(context, context + 1)
+        (found,) = read_rows(model, batch, [Wanted(sae.metadata, [hook])])
         tokens = batch.tokens[0][~batch.padding[0]].tolist()
-        x = model.capture(batch.tokens, [str(dictionary.hook)])[str(dictionary.hook)].float()
-        codes = sae.encode(x[keep.to(x.device)].to(sae.W_enc.device))
+        codes = sae.encode(found.rows[hook].to(sae.W_enc.device))
         activations = np.zeros(len(tokens))
-        for row, place in enumerate(keep[0].nonzero()[:, 0].tolist()):
+        for row, place in enumerate(found.kept[0].nonzero()[:, 0].tolist()):
             at = slice(int(codes.offsets[row]), int(codes.offsets[row + 1]))
             on = codes.indices[at] == latent
             activations[place] = float(codes.values[at][on].sum())
@@ -175,19 +173,17 @@ class Subjects:
             position=[p if p >= 0 else None for p in positions[: len(tokens)]],
         )
 
-    def packed(self, dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -> PackedText:
-        """A harvested text, tokenised as it was then. Only on the model's thread."""
+    def contexts(self, dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -> BatchReader:
+        """A harvested text, cut as it was then. Only on the model's thread."""
         key = (dictionary.name, text)
         if key not in self._texts:
             path = Path(text).expanduser()
             if path.is_file() and path.stat().st_size > LARGEST_TEXT:
                 raise Unavailable(f"{text} is too large to find a context in: {path.stat().st_size / 2**30:.1f} GiB")
             try:
-                documents = read_documents(text)
+                self._texts[key], _ = reopened(sae.metadata, model, str(dictionary.hook), text=text)
             except MonosemError as error:
                 raise Unavailable(f"the text cannot be read any more: {error}") from error
-            length, bos = context_kind([sae], model)
-            self._texts[key] = PackedText(documents, model.tokenizer, length, prepend_bos=bos)
         return self._texts[key]
 
 
@@ -196,25 +192,33 @@ def run_text(dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -
     length, bos = context_kind([sae], model)
     if not text.strip("\0"):
         raise DataError("the text is empty: type some words")
-    tokens = model.tokens(text, prepend_bos=bos)
-    truncated = max(0, tokens.shape[1] - length)
-    tokens = tokens[:, :length]
+    document = PackedText([Document(text)], model.tokenizer, length, prepend_bos=bos, packing=False)
+    whole = document.read(0, 1 + len(text))
+    if not len(whole):
+        raise DataError("the text has no tokens: type some words")
+    batch = whole.of(torch.arange(1), int((~whole.padding[0]).sum()))
     captured: list[Tensor] = []
 
     def keep(x: Tensor, _: EditContext) -> Tensor:
         captured.append(x.clone())
         return x
 
-    with model.edit({str(dictionary.hook): keep}):
-        logits = model(tokens)
-    ids: list[int] = tokens[0].tolist()
-    everything = sae.metadata.exclude_special is False
-    special = dictionary.store.vocabulary.special
-    read = [i for i, token in enumerate(ids) if everything or token not in special]
-    if not read:
-        raise DataError("the text has only special tokens: type some words")
-    codes = sae.encode(captured[0][0, read].float().to(sae.W_enc.device))
-    return Pass(ids, truncated, read, codes, logits[0, -1].float().cpu())
+    hook = str(dictionary.hook)
+    with model.edit({hook: keep}):
+        logits = model(batch.tokens)
+    kept = positions_read(sae.metadata, batch, {hook: captured[0]})
+    if not kept.any():
+        why = "has only special tokens" if batch.special.all() else "has no position that the SAE reads"
+        raise DataError(f"the text {why}: type some words")
+    codes = sae.encode(captured[0][kept.to(captured[0].device)].float().to(sae.W_enc.device))
+    writes = isinstance(logits, Tensor) and logits.ndim == 3 and model.writes_text
+    return Pass(
+        batch.tokens[0].tolist(),
+        int((whole.document[1:] >= 0).sum()),
+        kept[0].nonzero()[:, 0].tolist(),
+        codes,
+        logits[0, -1].float().cpu() if writes else None,
+    )
 
 
 def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Question) -> Prompt:
@@ -241,7 +245,8 @@ def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Que
         features[str(latent)] = PromptFeature(
             **dictionary.named(latent), max=None if np.isnan(most) else most, effect=effect
         )
-    chances = done.logits.softmax(-1).topk(min(LIKELIEST, len(done.logits)))
+    logits = torch.zeros(0) if done.logits is None else done.logits
+    chances = logits.softmax(-1).topk(min(LIKELIEST, len(logits)))
     likeliest = [
         TokenChance(token=token, text=vocabulary.text(token), probability=chance)
         for token, chance in zip(chances.indices.tolist(), chances.values.tolist(), strict=True)

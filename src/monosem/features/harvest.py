@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import Mapping, VectorRows, models_of, reopened
+from monosem.activations import Found, Mapping, Piece, Reading, VectorRows, join, models_of, reopened, rows_a_context
 from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
@@ -27,13 +27,13 @@ from monosem.features.vocabulary import vocabulary_size
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
+from monosem.text import first_token
 from monosem.work import StopRequest, alone_in, as_job, doing
 
 HELD_OUT = "bundled:held_out"
 VECTOR_ROWS = 8192
-
-Reader = Callable[[Batch, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""What an SAE reads of a batch and of what was captured, and at which positions."""
+ROWS = "rows"
+"""In place of a hook point, of ready vectors."""
 
 
 class HarvestObserver:
@@ -177,7 +177,8 @@ def harvest(
         images: what to read in place of text: what `Images` takes.
         vectors: in place of a model and what it reads: rows (rows, d), as a tensor, an array or a file.
         labels: one integer an image, where the images come without; of vectors a word for each row.
-        tokens: tokens (rows of vectors) (or positions of images) to read, at most, counted with special ones.
+        tokens: tokens (rows of vectors, positions of images) that the SAE is to read, the first of several; at most one
+            context more.
         settings: what to keep of every latent.
         keep_state: keep `harvest.safetensors`.
         minutes: between saves.
@@ -200,56 +201,53 @@ def harvest(
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     if isinstance(model, Tensor | np.ndarray):
         model, vectors = None, model
-    readers: list[Reader]
     if vectors is not None:
         if model is not None or text is not None or images is not None:
             raise ConfigError("vectors stand in place of a model and what it reads: give one or the other")
-        rows = VectorRows(vectors, labels)
-        contexts: BatchReader = rows
-        name, readers = rows.name, [_rows_of(s) for s in saes]
+        contexts: BatchReader = VectorRows(vectors, labels)
+        name, takes, mappings = contexts.name, [_rows_of(s) for s in saes], list[Mapping]()
         places: list[Sequence[str] | None] = [None] * len(saes)
-        captured: list[str] = []
     else:
         model = model or _model_of(saes[0])
         _check_same(saes, model, images)
         mappings = [Mapping(s, model, h) for s, h in zip(saes, _hooks(saes, hook), strict=True)]
-        readers, places = [m.inputs for m in mappings], [m.hooks for m in mappings]
-        captured = sorted({place for m in mappings for place in m.places_read})
+        for mapping in mappings:
+            if isinstance(model, SubjectModel) and mapping.alone:
+                join(mapping.sae, model, mapping.hooks[0])
+        takes, places = [m.inputs for m in mappings], [m.hooks for m in mappings]
         text = HELD_OUT if text is None else text
         first_hook = mappings[0].hooks[0]
         contexts, name = reopened(saes[0].metadata, model, first_hook, text=text, images=images, labels=labels)
     shown = contexts if isinstance(contexts, Images | VectorRows) else None
     begun = [new_harvest(s, model, h, name, settings, shown=shown) for s, h in zip(saes, places, strict=True)]
+    rows_a_context(contexts, saes[0].metadata)
     with alone_in(*folders):
         harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
         observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
-        first, stop = min(h.next_context for h in harvests), -(-tokens // contexts.context_length)
+        first, counted = min(h.next_context for h in harvests), (harvests[0].n_tokens, harvests[0].next_context)
+        pieces: Iterable[Piece] = _vector_pieces(contexts, len(saes), first, tokens)
+        if model is not None:
+            wanted = [mapping.wanted_inputs for mapping in mappings]
+            pieces = Reading(model, contexts, wanted, tokens, start=first, counted=counted)
         saved = time.monotonic()
 
         def save() -> None:
             for one, folder in zip(harvests, folders, strict=True):
                 one.save(folder / STATE)
 
-        length = contexts.context_length
-        at_once = VECTOR_ROWS if model is None else model.contexts_at_once(length)
-        with (
-            StopRequest() as request,
-            doing("harvesting", stop * length, done=first * length, unit="tokens") as reading,
-        ):
-            for start, batch in _batches(contexts, first, stop, at_once):
-                seen = {} if model is None else model.capture(batch.inputs, captured)
-                for one, read, observer in zip(saes, readers, observers, strict=True):
-                    if observer.harvest.next_context <= start:  # else it was saved later than the others
-                        x, kept = read(batch, seen)
-                        x = x.to(one.W_enc.device)
-                        observer(batch, kept, one.encode(x), x)
-                reading.advance(len(batch) * length)
+        with StopRequest() as request, doing("harvesting", tokens, done=counted[0], unit="tokens") as work:
+            for piece in pieces:
+                for one, take, observer, found in zip(saes, takes, observers, piece.found, strict=True):
+                    if observer.harvest.next_context <= piece.start:  # else it was saved later than the others
+                        x = take(found).to(one.W_enc.device)
+                        observer(piece.batch, found.kept, one.encode(x), x)
+                work.advance(int(piece.found[0].kept.sum()))
                 if request.requested or time.monotonic() - saved > 60 * minutes:
                     save()
                     saved = time.monotonic()
                 if request.requested:
                     raise Interrupted(
-                        f"stopped after {reading.done:,} of {stop * length:,} tokens; the state is kept, and the "
+                        f"stopped after {work.done:,} of {tokens:,} tokens; the state is kept, and the "
                         "same command goes on from it"
                     )
         if not all(h.n_tokens for h in harvests):
@@ -264,21 +262,18 @@ def harvest(
     return stores[0] if isinstance(sae, SAE) else stores
 
 
-def _rows_of(sae: SAE) -> Reader:
-    """Reads ready vectors, all of them."""
-
-    def read(batch: Batch, _: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return batch.inputs.to(sae.W_enc), ~batch.padding
-
-    return read
+def _rows_of(sae: SAE) -> Callable[[Found], Tensor]:
+    """Takes ready vectors as they are."""
+    return lambda found: found.rows[ROWS].to(sae.W_enc)
 
 
-def _batches(contexts: BatchReader, first: int, stop: int, at_once: int) -> Iterator[tuple[int, Batch]]:
-    for start in range(first, stop, at_once):
-        batch = contexts.read(start, min(start + at_once, stop))
+def _vector_pieces(contexts: BatchReader, n_saes: int, first: int, stop: int) -> Iterator[Piece]:
+    """Ready vectors, all of which every SAE reads."""
+    for start in range(first, stop, VECTOR_ROWS):
+        batch = contexts.read(start, min(start + VECTOR_ROWS, stop))
         if not len(batch):
             return
-        yield start, batch
+        yield Piece(start, batch, [Found({ROWS: batch.inputs}, ~batch.padding)] * n_saes)
 
 
 def _going_on(begun: Harvest, state: Path) -> Harvest:
@@ -339,7 +334,7 @@ def context_kind(saes: Sequence[SAE], model: SubjectModel | ModelSet) -> tuple[i
     if model.tokenizer is None:
         raise DataError(f"{model.name} has no tokenizer to read text with: load_model(module, tokenizer=...)")
     own = min(model.context_length or 1024, 1024)
-    has_bos = model.tokenizer.bos_token_id is not None
+    has_bos = first_token(model.tokenizer) is not None
     kinds: set[tuple[int, bool]] = set()
     for sae in saes:
         bos = sae.metadata.prepend_bos

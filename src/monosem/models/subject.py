@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,7 @@ from monosem.models.alone import as_studied
 from monosem.models.families import hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
 from monosem.models.inputs import Inputs
-from monosem.text import first_token, last_token, well_formed
+from monosem.text import first_token, last_token, special_tokens, well_formed
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class EditContext:
     positions: Int[Tensor, "batch pos"] | None = None
     mask: Bool[Tensor, "batch pos"] | None = None
     """False where a token is padding."""
+    special: Bool[Tensor, "batch pos"] | None = None
+    """True where a token is one of the tokenizer's special ones."""
     generated: Bool[Tensor, "batch pos"] | None = None
     """True where a token was generated, False where it belongs to the prompt."""
 
@@ -42,6 +44,13 @@ class Edit(Protocol):
     @property
     def hooks(self) -> Sequence[str]: ...
     def apply(self, x: Tensor, context: EditContext) -> Tensor: ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """An edit that looks at the model before it is put in."""
+
+    def join(self, model: SubjectModel) -> None: ...
 
 
 NAMES = ("input_ids", "attention_mask")
@@ -70,6 +79,9 @@ class SubjectModel:
         self._places = hook_table(module, self.family, self.n_layers)
         self._d_model: int | None = getattr(config, "hidden_size", None)
         self._prompt_length: int | None = None
+        self._special = torch.tensor(
+            sorted(special_tokens(tokenizer)) if tokenizer is not None else [], dtype=torch.int64
+        )
 
     @property
     def d_model(self) -> int:
@@ -111,6 +123,11 @@ class SubjectModel:
     def contexts_at_once(self, length: int) -> int:
         """How many contexts of that many positions go through the model at a time in long work."""
         return max(1, (CPU_POSITIONS if self.device.type == "cpu" else GPU_POSITIONS) // length)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it predicts the next token; of a module of no known family it is taken to."""
+        return getattr(self.module, "can_generate", lambda: self.family is None)()
 
     def fingerprint(self) -> str:
         """A short hash of every parameter's name, shape and 64 of its values: equal for equal weights in any precision.
@@ -267,6 +284,9 @@ class SubjectModel:
         if isinstance(edits, Mapping):
             pairs = list(edits.items())
         else:
+            for edit in edits:
+                if isinstance(edit, Joining):
+                    edit.join(self)
             pairs = [(hook, edit.apply) for edit in edits for hook in edit.hooks]
         points = [(self.hook_point(hook), function) for hook, function in pairs]
         current: list[EditContext] = [EditContext("")]
@@ -299,7 +319,7 @@ class SubjectModel:
             mask = attention[:, -tokens.shape[1] :].bool()
         prompt = self._prompt_length
         generated = torch.zeros_like(mask) if prompt is None else positions >= prompt
-        return EditContext("", tokens, positions, mask, generated)
+        return EditContext("", tokens, positions, mask, torch.isin(tokens, self._special.to(tokens.device)), generated)
 
     def _attach(self, point: HookPoint, function: EditFunction, context: list[EditContext] | None) -> Any:
         module = self.module.get_submodule(point.path)

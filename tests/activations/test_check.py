@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from family_models import FAMILY_MODELS, family_module
 from torch import nn
 
 import monosem as ms
+from monosem.activations.check import same_place
 from monosem.errors import MismatchError
 from monosem.models import SubjectModel
 from monosem.sae import SAE, SAEMetadata
@@ -65,6 +67,60 @@ def test_a_wrong_hook_is_named(sae: SAE, model: SubjectModel) -> None:
     assert "mean norm" in str(result)
     with pytest.raises(MismatchError, match="not at resid_post"):
         result.raise_if_bad()
+
+
+@pytest.mark.parametrize(
+    "place", ["resid_pre.2", "blocks.2.hook_resid_pre", "transformer.h.1", "transformer.h.2:input"]
+)
+def test_one_place_by_another_name_is_the_same_place(sae: SAE, model: SubjectModel, place: str) -> None:
+    assert str(ms.check(sae, model, place)) == "SAE and model fit"
+
+
+@pytest.mark.parametrize("family", [name for name, spec in FAMILY_MODELS.items() if name != "dinov2 gated"])
+def test_places_of_a_family_are_the_same_where_nothing_lies_between(family: str) -> None:
+    model = SubjectModel(family_module(family))
+    assert same_place(model, "resid_pre.1", "resid_post.0")
+    assert not same_place(model, "resid_pre.1", "resid_post.1")
+    assert not same_place(model, "attn_out.0", "mlp_out.0")
+    assert same_place(model, "resid_pre.0", "embed")
+    assert same_place(model, "resid_mid.1", "mlp_in.1") == (FAMILY_MODELS[family].order == "post-norm")
+    assert not same_place(model, "resid_pre.1", "resid_post.7")
+
+
+def test_another_beginning_of_contexts_is_named(sae: SAE, other: SubjectModel, tokenizer: Any) -> None:
+    changed = copy.deepcopy(tokenizer)
+    changed.bos_token = tokenizer.convert_ids_to_tokens(40)
+    result = ms.check(sae, SubjectModel(other.module, changed, "other"))
+    assert "begin with token 0, the tokenizer of other begins them with 40" in str(result)
+    assert not result.fatal
+    changed.bos_token = None
+    assert "the tokenizer of other has none" in str(ms.check(sae, SubjectModel(other.module, changed, "other")))
+
+
+def test_wherever_an_sae_joins_a_model_it_is_said_in_words_what_does_not_fit(
+    sae: SAE, model: SubjectModel, make_gpt2: Callable[..., nn.Module], tokenizer: Any, tmp_path: Any
+) -> None:
+    narrow = SubjectModel(make_gpt2(width=16), tokenizer, "narrow")
+    changed = copy.deepcopy(tokenizer)
+    changed.add_tokens(["whereupon"])
+    another = SubjectModel(model.module, changed, "another")
+    options: dict[str, Any] = {"text": TEXTS, "tokens": 60, "progress": False}
+
+    def spliced(sae: SAE, model: SubjectModel, hook: str, **_: Any) -> None:
+        with model.edit([ms.Splice(sae, hook)]):
+            model(TEXTS[0])
+
+    def harvested(sae: SAE, model: SubjectModel, hook: str, **options: Any) -> None:
+        ms.harvest(sae, tmp_path / "store", model, hook, **options)
+
+    for use in (ms.evaluate, harvested, spliced):
+        use(sae, model, "resid_pre.2", **options)
+        with pytest.warns(UserWarning, match=r"trained at resid_post\.1, not at resid_post\.0; .* mean norm"):
+            use(sae, model, "resid_post.0", **options)
+        with pytest.raises(MismatchError, match=r"reads width 32, resid_post\.1 of narrow has width 16"):
+            use(sae, narrow, "resid_post.1", **options)
+        with pytest.raises(MismatchError, match="another vocabulary"):
+            use(sae, another, "resid_post.1", **options)
 
 
 def test_a_hook_that_does_not_exist_is_named(sae: SAE, model: SubjectModel) -> None:

@@ -1,0 +1,160 @@
+"""check: do an SAE and a model belong together? In words. join: the same question, asked wherever the two meet."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from monosem.activations.live import probe_rows
+from monosem.errors import DataError, HookError, MismatchError
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+from monosem.text import first_token
+
+NORM_TOLERANCE = 0.02
+FVU_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What fits and what does not; true if nothing speaks against using the two together."""
+
+    problems: list[str]
+    notes: list[str]
+    fatal: list[str] = field(default_factory=list[str])
+    """The problems with which the two cannot be used together at all: place, width, tokenizer."""
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        lines = [f"problem: {problem}" for problem in self.problems] + [f"note: {note}" for note in self.notes]
+        return "\n".join(lines) or "SAE and model fit"
+
+    def raise_if_bad(self) -> None:
+        """Raise MismatchError with all problems."""
+        if self.problems:
+            raise MismatchError("; ".join(self.problems))
+
+
+@torch.no_grad()
+def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult:
+    """Compare what an SAE remembers of its model with a model: weights, tokenizer, hook, width, scale, quality.
+
+    The model is run on the probe batch that the SAE carries; mean norm, FVU and L0 must be what they were.
+
+    Args:
+        sae: the SAE.
+        model: the model.
+        hook: the hook point at which it is to be used; its own if not given.
+    """
+    known, problems, notes, fatal = sae.metadata, list[str](), list[str](), list[str]()
+    result = CheckResult(problems, notes, fatal)
+    if known.hook is None and hook is None:
+        notes.append("the SAE does not know its hook point: name one")
+        return result
+    place = hook or known.hook or ""
+    try:
+        place = model.hook_point(place).name
+    except HookError as error:
+        return CheckResult([str(error)], notes, [str(error)])
+    if known.hook is not None and not same_place(model, place, known.hook, sae.probe.get("tokens")):
+        problems.append(f"the SAE was trained at {known.hook}, not at {place}")
+    if known.model_fingerprint not in (None, model.fingerprint()):
+        problems.append(f"the weights of {model.name} are not those of {known.model}, on which the SAE was trained")
+    if known.tokenizer_fingerprint not in (None, model.tokenizer_fingerprint()):
+        fatal.append("the tokenizer has another vocabulary than the one in training")
+        problems += fatal
+    begins = _begins_otherwise(sae, model)
+    if begins:
+        problems.append(begins)
+    width = model.width(place)
+    if width != sae.d_in:
+        words = f"the SAE reads width {sae.d_in}, {place} of {model.name} has width {width}: choose another hook"
+        fatal.append(words)
+        problems.append(words)
+        return result
+    if known.fingerprint is None or "tokens" not in sae.probe:
+        notes.append("the SAE carries no probe batch of text: scale and quality were not checked")
+        return result
+    unreadable = _unreadable(model, sae.probe["tokens"])
+    if unreadable:
+        fatal.append(unreadable)
+        problems.append(unreadable)
+        return result
+    x = probe_rows(model, place, sae.probe)
+    norm = x.norm(dim=-1).mean().item()
+    if abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
+        problems.append(
+            f"activations at {place} have mean norm {norm:.4g}, in training it was {known.fingerprint.mean_norm:.4g} "
+            f"(factor {norm / known.fingerprint.mean_norm:.3g}): another hook, another scale or folded norms"
+        )
+    target = x if known.target_hook is None else probe_rows(model, known.target_hook, sae.probe)
+    error = (target - sae(x).reconstruction).pow(2).sum()
+    fvu = (error / (target - target.mean(0)).pow(2).sum()).item()
+    if fvu > known.fingerprint.fvu + FVU_TOLERANCE:
+        problems.append(f"FVU on the SAE's own probe batch is {fvu:.3f}, it was {known.fingerprint.fvu:.3f}")
+    return result
+
+
+def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
+    """Ask whether an SAE and a model fit where they are to be used together, and warn in words of all that does not.
+
+    Raises:
+        MismatchError: they cannot be used together: the hook point is missing, width or tokenizer are others.
+    """
+    result = check(sae, model, hook)
+    if result.fatal:
+        raise MismatchError("; ".join(result.fatal))
+    if result.problems:
+        warnings.warn("; ".join(result.problems), stacklevel=3)
+
+
+def same_place(model: SubjectModel, one: str, other: str, tokens: Tensor | None = None) -> bool:
+    """Whether two hook points are one place, as `resid_pre.2` and `resid_post.1`: by name, or by what stands there.
+
+    Args:
+        model: the model.
+        one: a hook point.
+        other: another; None of the model's is no place.
+        tokens: what to read (contexts, pos); the least that the model reads if not given.
+    """
+    try:
+        names = [model.hook_point(name).name for name in (one, other)]
+        if names[0] == names[1]:
+            return True
+        readable = tokens is not None and _unreadable(model, tokens) is None
+        inputs = tokens[:1].long() if readable and tokens is not None else model.inputs.least()
+        captured = model.capture(inputs, names)
+    except (HookError, DataError):
+        return False
+    return torch.equal(captured[names[0]], captured[names[1]])
+
+
+def _begins_otherwise(sae: SAE, model: SubjectModel) -> str | None:
+    """In what the beginnings of contexts differ from those in training, if so."""
+    if not sae.metadata.prepend_bos or model.tokenizer is None:
+        return None
+    begins = first_token(model.tokenizer)
+    if begins is None:
+        return f"the SAE's contexts begin with a beginning-of-sequence token, the tokenizer of {model.name} has none"
+    trained = sae.probe["tokens"][:, 0].unique().tolist() if "tokens" in sae.probe else [begins]
+    if trained == [begins]:
+        return None
+    return f"the SAE's contexts begin with token {trained[0]}, the tokenizer of {model.name} begins them with {begins}"
+
+
+def _unreadable(model: SubjectModel, tokens: Tensor) -> str | None:
+    """Why a model cannot read these tokens (contexts, pos), if so."""
+    length, largest = tokens.shape[1], int(tokens.max())
+    if model.context_length is not None and length > model.context_length:
+        return f"the SAE's contexts have {length} tokens, the context of {model.name} has {model.context_length}"
+    find = getattr(model.module, "get_input_embeddings", None)
+    embedding = find() if find is not None else None
+    if isinstance(embedding, nn.Embedding) and largest >= embedding.num_embeddings:
+        last = embedding.num_embeddings - 1
+        return f"the SAE's probe batch has token {largest}, the vocabulary of {model.name} ends at {last}"
+    return None
