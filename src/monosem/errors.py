@@ -29,5 +29,9 @@ class TrainingInterrupted(Interrupted):
     """The run was stopped by the user; its checkpoint is written."""
 
 
+class DivergenceError(MonosemError):
+    """Numbers have grown out of all bounds, or are numbers no more; what was good before is kept."""
+
+
 class MismatchError(MonosemError):
     """An SAE and a model (or activations) do not belong together."""

@@ -187,10 +187,21 @@ def test_a_bad_row_is_found_in_whichever_pool_it_falls() -> None:
 def test_a_bad_batch_of_an_iterable_is_refused() -> None:
     x = numbered(5)
     x[2] = float("nan")
-    stream = batches(IterableActivations([numbered(5), x]), 5)
-    next(stream)
     with pytest.raises(DataError, match="row 2"):
-        next(stream)
+        list(batches(IterableActivations([numbered(5), x]), 5))
+
+
+def test_empty_batches_of_an_iterable_do_not_end_it() -> None:
+    parts = [numbered(9)[:3], numbered(9)[:0], numbered(9)[3:]]
+    (found,) = batches(IterableActivations(part for part in parts), 9)
+    assert ids(found[0]) == list(range(9))
+    with pytest.raises(DataError, match="empty"):
+        IterableActivations([parts[1], parts[1]])
+
+
+def test_batches_of_different_widths_are_refused() -> None:
+    with pytest.raises(DataError, match="the first has 4, one 3"):
+        IterableActivations([torch.zeros(2, 4), torch.zeros(2, 3)])
 
 
 # Files ------------------------------------------------------------------------------------------------------------

@@ -138,3 +138,17 @@ def test_what_predicts_nothing_has_no_loss(vit_sae: SAE, photos: np.ndarray) -> 
     assert "kl" not in report.metrics
     with pytest.raises(ConfigError, match="name other images"):
         ms.evaluate(vit_sae, encoder, HOOK)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-8])
+def test_a_loss_that_no_ablation_moves_has_no_share_that_is_recovered(noise: float) -> None:
+    """A model whose output does not depend on the hook point: nothing is lost, so nothing is recovered."""
+    loss, n = LanguageLoss(SubjectModel(nn.Linear(2, 2)), "", {}), np.arange(50)
+    loss.sums.add("predictions", n, np.ones(50))
+    for name, moved in (("clean", 0.0), ("SAE", noise), ("zero", noise), ("mean", 1.0)):
+        loss.sums.add(name, n, np.full(50, 2.0 + moved))
+        loss.sums.add(f"kl {name}", n, np.zeros(50))
+    found = loss.metrics("SAE")
+    assert np.isnan(found["loss_recovered_zero"].value)
+    assert found["loss_recovered_zero"][1:] == (None, None)
+    assert found["loss_recovered_mean"].value == pytest.approx(1)

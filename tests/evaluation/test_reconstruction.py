@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from monosem.codes import SparseCodes
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.reconstruction import Reconstruction
+from monosem.evaluation.report import EvaluationReport
 from monosem.sae import SAE, ReLUSAE, TopKSAE
 
 N, D = 400, 12
@@ -179,3 +181,44 @@ def test_the_random_control_is_of_the_same_kind_and_has_learnt_nothing(
     assert not torch.allclose(control.W_dec, sae.W_dec)
     torch.testing.assert_close(control.W_dec.norm(dim=1), torch.ones(30))
     assert torch.equal(control.W_dec, random_sae(sae, x).W_dec)
+
+
+# What is not defined ----------------------------------------------------------------------------------------------
+
+
+def test_rows_of_zeros_have_neither_cosine_nor_norm_ratio_and_leave_those_of_the_others_alone() -> None:
+    x, rebuilt = data(), 0.5 * data(1)
+    with_zeros, theirs = torch.cat([x, torch.zeros(90, D)]), torch.cat([rebuilt, torch.ones(90, D)])
+    found, expected = measured(with_zeros, theirs), measured(x, rebuilt)
+    for metric in ("cosine", "norm_ratio"):
+        assert found[metric].value == pytest.approx(expected[metric].value, rel=1e-12)
+    assert found["norm_ratio"].high is not None
+    assert found["norm_ratio"].high < 10
+
+
+def test_what_zeros_alone_have_not_is_undefined_and_said_so() -> None:
+    zeros = torch.zeros(30, D)
+    found = measured(zeros, torch.ones(30, D))
+    assert found["mse"].value == 1
+    for metric in ("fvu", "explained_variance", "cosine", "norm_ratio"):
+        assert math.isnan(found[metric].value)
+        assert found[metric][1:] == (None, None)
+    report = EvaluationReport({"SAE": found}, {"rows": 30, "data": "zeros"}, np.zeros(3), np.zeros(1, dtype=np.int64))
+    assert str(report).count("undefined") == 4
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1, 1e6])
+def test_rows_that_are_all_the_same_have_no_fvu(offset: float) -> None:
+    x = torch.full((50, D), offset)
+    for rebuilt in (x, x + 1, x - 1e-7):
+        assert math.isnan(measured(x, rebuilt)["fvu"].value)
+    one = data(n=1)
+    assert math.isnan(measured(one, one + 1)["fvu"].value)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_the_scale_of_activations_changes_no_ratio(scale: float) -> None:
+    x, rebuilt = data(), data() + 0.3 * data(1)
+    found, expected = measured(scale * x, scale * rebuilt), measured(x, rebuilt)
+    for metric in ("fvu", "explained_variance", "cosine", "norm_ratio"):
+        assert found[metric].value == pytest.approx(expected[metric].value, rel=1e-9)

@@ -255,3 +255,21 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(
     with (folder / "sae.safetensors").open("rb") as file:
         torch.load(file, weights_only=False)  # the trap is a real one
     assert sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "transform.mean", "transform.scale"])
+def test_weights_that_are_not_finite_are_refused(name: str, make_sae: MakeSAE, tmp_path: Path) -> None:
+    sae = make_sae(TopKSAE, k=4)
+    sae.state_dict()[name].view(-1)[0] = torch.nan
+    sae.save(tmp_path)
+    with pytest.raises(FileError, match=rf"sae\.safetensors.* 1 of the [0-9]+ numbers of {name} are not finite"):
+        load_sae(tmp_path)
+
+
+def test_a_limit_may_be_infinite(make_sae: MakeSAE, tmp_path: Path) -> None:
+    """That of a latent which is never on."""
+    sae = make_sae(TopKSAE, k=4)
+    with torch.no_grad():
+        sae.b_enc[3] = -torch.inf
+    sae.save(tmp_path)
+    assert torch.equal(load_sae(tmp_path).b_enc, sae.b_enc)

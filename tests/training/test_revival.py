@@ -17,7 +17,7 @@ from monosem.synthetic import PlantedDictionary
 from monosem.training import Trainer, TrainingConfig
 from monosem.training.optimizer import Adam
 from monosem.training.resample import due, resample
-from monosem.training.revival import RevivalConfig, RevivalMethod, add_revival
+from monosem.training.revival import RevivalConfig, RevivalMethod, add_revival, raise_silent
 
 MakeSAE = Callable[..., SAE]
 Near = Callable[[Tensor, Tensor], None]
@@ -266,6 +266,60 @@ def test_every_method_brings_dead_latents_back(
     without = dead_at_the_end(cls, k, "none")
     assert without >= 30
     assert dead_at_the_end(cls, k, method) <= 0.9 * without
+
+
+BORN_SILENT = -40.0
+"""A bias with which a latent is below zero on every row."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "method"),
+    [
+        (TopKSAE, {"k": 4}, "aux_k"),
+        (ReLUSAE, {}, "aux_k"),
+        (TopKSAE, {"k": 4}, "resample"),
+        (BatchTopKSAE, {"k": 4}, "resample"),
+    ],
+)
+def test_latents_that_are_below_zero_on_every_row_come_back_and_stay(
+    cls: type[SAE], options: dict[str, int], method: RevivalMethod, evaluation: str
+) -> None:
+    """Half of 128. They have the second half of the run to die again, as resampled rows of small norm do in TopK."""
+    if evaluation == "dense":
+        pytest.skip("once is enough")
+    planted = PlantedDictionary(96, 24, l0=3)
+    x, sae = planted.sample(128 * 200).x, cls(24, 128, **options)  # pyright: ignore[reportArgumentType]
+    sae.initialise(x[:4096])
+    with torch.no_grad():
+        sae.b_enc[::2] = BORN_SILENT
+    trainer = Trainer(sae, TrainingConfig(batch_size=128, revival=RevivalConfig(method=method)), len(x))
+    for batch in x.split(128):
+        trainer.step(batch)
+    firing = sae.encode(planted.sample(4096, seed=1).x).firing_counts()
+    assert (firing[::2] == 0).double().mean() < 0.3
+
+
+def test_only_silent_latents_are_raised_and_no_further_than_to_speak(make_sae: MakeSAE) -> None:
+    sae, x = make_sae(TopKSAE, k=4), torch.randn(300, 7, dtype=torch.float64)
+    dead = torch.zeros(20, dtype=torch.bool)
+    dead[:6] = True
+    with torch.no_grad():
+        sae.b_enc[:3] -= 1000
+        sae.b_enc[10] -= 1000  # silent, but not dead for long enough
+    before = sae.b_enc.detach().clone()
+    assert raise_silent(sae, dead, x).tolist() == [0, 1, 2]
+    assert torch.equal(sae.b_enc[3:], before[3:])
+    on = (x @ sae.W_enc.T + sae.b_enc > 0)[:, :3].sum(0)
+    assert ((on >= 1) & (on <= 4)).all()
+    assert not len(raise_silent(sae, dead, x))
+    assert not len(raise_silent(sae, ~dead & dead, x))
+
+
+def test_a_resampled_row_is_as_long_as_the_architecture_needs(make_sae: MakeSAE) -> None:
+    config = RevivalConfig(method="resample")
+    assert config.new_norm(make_sae(TopKSAE, k=4)) == config.new_norm(make_sae(BatchTopKSAE, k=4)) == 1
+    assert config.new_norm(make_sae(ReLUSAE)) == 0.2
+    assert RevivalConfig(resample_norm=0.7).new_norm(make_sae(TopKSAE, k=4)) == 0.7
 
 
 @pytest.mark.parametrize("config", [RevivalConfig(), RevivalConfig(method="none"), RevivalConfig(coefficient=0)])

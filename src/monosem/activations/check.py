@@ -87,7 +87,7 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         return result
     x = probe_rows(model, place, sae.probe)
     norm = x.norm(dim=-1).mean().item()
-    if abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
+    if known.fingerprint.mean_norm > 0 and abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
         problems.append(
             f"activations at {place} have mean norm {norm:.4g}, in training it was {known.fingerprint.mean_norm:.4g} "
             f"(factor {norm / known.fingerprint.mean_norm:.3g}): another hook, another scale or folded norms"
@@ -95,7 +95,7 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     target = x if known.target_hook is None else probe_rows(model, known.target_hook, sae.probe)
     error = (target - sae(x).reconstruction).pow(2).sum()
     fvu = (error / (target - target.mean(0)).pow(2).sum()).item()
-    if fvu > known.fingerprint.fvu + FVU_TOLERANCE:
+    if known.fingerprint.fvu is not None and fvu > known.fingerprint.fvu + FVU_TOLERANCE:
         problems.append(f"FVU on the SAE's own probe batch is {fvu:.3f}, it was {known.fingerprint.fvu:.3f}")
     return result
 

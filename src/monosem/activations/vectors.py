@@ -23,6 +23,7 @@ from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 
 POOL_ROWS = 131_072
+ITERABLE_ROWS = 4096
 CONVERT = "convert them first"
 
 
@@ -72,26 +73,34 @@ class IterableActivations(ActivationSource):
 
     def __init__(self, batches: Iterable[Tensor | np.ndarray]) -> None:
         self._iterator: Iterator[Any] = iter(batches)
+        listed = isinstance(batches, list | tuple)
+        self.n_rows = sum(len(_one_array(batch)) for batch in batches) if listed else None
+        """How many rows there are; None where that is not known before."""
+        self.d_in, self._number = 0, 0
         self._first: Tensor | None = self._read()
-        if self._first is None:
+        if not len(self._first):
             raise DataError("the iterable of activations is empty")
-        self.d_in, self._number, self._probe = self._first.shape[1], 0, self._first[:256].clone()
+        self._probe = self._first[:256].clone()
 
-    def _read(self) -> Tensor | None:
-        batch = next(self._iterator, None)
-        if batch is None:
-            return None
-        rows = as_tensor(real_numbers(_one_array(batch), "a batch of activations"))
-        if rows.ndim != 2 or not rows.shape[1]:
-            raise DataError(f"each batch must have the shape (rows, d_in), got {tuple(rows.shape)}")
-        return check_finite(rows.to(torch.float32))
+    def _read(self) -> Tensor:
+        """The next batches, of ITERABLE_ROWS rows together if there are so many."""
+        parts: list[Tensor] = []
+        while sum(map(len, parts)) < ITERABLE_ROWS and (batch := next(self._iterator, None)) is not None:
+            rows = as_tensor(real_numbers(_one_array(batch), "a batch of activations"))
+            if rows.ndim != 2 or not rows.shape[1]:
+                raise DataError(f"each batch must have the shape (rows, d_in), got {tuple(rows.shape)}")
+            self.d_in = self.d_in or rows.shape[1]
+            if rows.shape[1] != self.d_in:
+                raise DataError(f"batches of one width are needed: the first has {self.d_in}, one {rows.shape[1]}")
+            parts.append(check_finite(rows.to(torch.float32)))
+        return torch.cat(parts) if parts else torch.zeros(0, self.d_in)
 
     def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
         if number != self._number:
             raise ConfigError("activations from an iterable cannot be resumed: give an array or a file instead")
         self._number += 1
         rows, self._first = (self._first if self._first is not None else self._read()), None
-        return torch.zeros(0, self.d_in) if rows is None else rows
+        return rows
 
     def identity(self) -> dict[str, Any]:
         return {"first rows of an iterable": rows_hash(self._probe)}

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.errors import DataError
 from monosem.sae import SAE
 
 
@@ -40,5 +41,11 @@ def random_sae(
         device=sae.W_enc.device,
         seed=seed,
     )
-    fresh.initialise(x, target)
+    try:
+        fresh.initialise(x, target)
+    except DataError:  # rows that are all the same, or too few, have no transform of their own
+        for new, own in ((fresh.transform, sae.transform), (fresh.target_transform, sae.target_transform)):
+            new.load_state_dict(own.state_dict())
+            new.fitted = True
+        fresh.scale_encoder(x, target)
     return fresh.eval()

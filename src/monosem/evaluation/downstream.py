@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,6 +20,8 @@ from monosem.models import ModelSet, Replay, SubjectModel
 EVALUATING, LOSSES = "evaluating", "measuring losses"  # stages of the work
 LOSS_POSITIONS = 4_096
 """Logits are computed of no more at a time: a vocabulary may be large."""
+UNMOVED = 1e-6
+"""Nats a prediction: a loss that an ablation changes by less has not moved."""
 RowFunction = Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
 
 
@@ -95,7 +98,7 @@ class DownstreamLoss(ABC):
         """Loss, loss recovered against both ablations, and KL(clean || replaced) of one replacement, of the sums."""
         found: dict[str, Metric] = {"ce": _mean_of(name)} if self.has_targets else {}
         for ablation in ("mean", "zero"):
-            found[f"loss_recovered_{ablation}"] = lambda s, lost=ablation: (s[lost] - s[name]) / (s[lost] - s["clean"])
+            found[f"loss_recovered_{ablation}"] = lambda s, lost=ablation: _recovered(s, name, lost)
         return found | {"kl": _mean_of(f"kl {name}")}
 
     def facts(self) -> dict[str, str | int | float]:
@@ -104,6 +107,13 @@ class DownstreamLoss(ABC):
         for name in ("clean", "zero", "mean") if self.has_targets else ():
             facts[f"ce_{name}"] = self.sums.interval(_mean_of(name)).value
         return facts
+
+
+def _recovered(sums: dict[str, np.ndarray], name: str, lost: str) -> np.ndarray:
+    """The share of a loss that an ablation costs which a replacement does not; NaN where it costs none."""
+    cost = sums[lost] - sums["clean"]
+    moved = np.abs(cost) > UNMOVED * sums["predictions"]
+    return (sums[lost] - sums[name]) / np.where(moved, cost, np.nan)
 
 
 def _mean_of(name: str) -> Metric:

@@ -18,7 +18,7 @@ Metric = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class Interval(NamedTuple):
-    """A value and its 95 % interval (None where an interval has no meaning)."""
+    """A value (NaN where there is none, as of a division by nothing) and its 95 % interval, or None for one."""
 
     value: float
     low: float | None = None
@@ -84,8 +84,9 @@ def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -
     with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
         value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))
         resampled = np.mean([metric(sums.drawn(weights, used)) for sums, metric in parts], axis=0)
+    value = value if np.isfinite(value) else float("nan")
     resampled = resampled[np.isfinite(resampled)]
-    if len(used) < 2 or not len(resampled):
+    if len(used) < 2 or np.isnan(value) or not len(resampled):
         return Interval(value)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(value, float(low), float(high))

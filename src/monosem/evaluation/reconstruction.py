@@ -10,11 +10,17 @@ from torch import Tensor
 from monosem.codes import SparseCodes
 from monosem.evaluation.intervals import DocumentSums, Interval
 
+ROUNDING = 1e-13
+"""Of the energy about the reference: a variance below it is that of rounding."""
+
 
 class Reconstruction:
     """Sums from which the reconstruction metrics follow, at any batch size alike.
 
     FVU = sum ||x - x_hat||^2 / sum ||x - mean(x)||^2        mean over the whole data set; explained variance 1 - FVU
+
+    Cosine and norm ratio are means over the rows that are not zero, of which they are defined. What is not defined of
+    any (FVU of rows that are all the same) is NaN.
     """
 
     def __init__(self, reference: Float[Tensor, " d"]) -> None:
@@ -43,8 +49,12 @@ class Reconstruction:
         add("error", (x - reconstruction).pow(2).sum(-1))
         add("energy", shifted.pow(2).sum(-1))
         add("shifted", shifted)
-        add("cosine", torch.nn.functional.cosine_similarity(x, reconstruction, dim=-1))
-        add("norm_ratio", reconstruction.norm(dim=-1) / x.norm(dim=-1).clamp_min(1e-12))
+        norms, rebuilt_norms = x.norm(dim=-1), reconstruction.norm(dim=-1)
+        long = norms > 0
+        dots = (x * reconstruction).sum(-1) / (norms * rebuilt_norms)
+        add("long", long.double())
+        add("cosine", torch.where(long & (rebuilt_norms > 0), dots, 0.0))
+        add("norm_ratio", torch.where(long, rebuilt_norms / norms, 0.0))
         if codes is not None:
             l0 = codes.l0().reshape(-1)
             add("l0", l0.double())
@@ -64,8 +74,8 @@ class Reconstruction:
             "fvu": self.sums.interval(_fvu),
             "explained_variance": self.sums.interval(lambda s: 1 - _fvu(s)),
             "mse": self.sums.interval(lambda s: s["error"] / s["rows"] / d),
-            "cosine": self.sums.interval(lambda s: s["cosine"] / s["rows"]),
-            "norm_ratio": self.sums.interval(lambda s: s["norm_ratio"] / s["rows"]),
+            "cosine": self.sums.interval(lambda s: s["cosine"] / s["long"]),
+            "norm_ratio": self.sums.interval(lambda s: s["norm_ratio"] / s["long"]),
         }
         if self.firing is not None:
             found["l0"] = self.sums.interval(lambda s: s["l0"] / s["rows"])
@@ -75,4 +85,5 @@ class Reconstruction:
 
 def _fvu(sums: dict[str, np.ndarray]) -> np.ndarray:
     shift = (sums["shifted"] ** 2).sum(-1) / sums["rows"]
-    return sums["error"] / (sums["energy"] - shift)
+    variance = sums["energy"] - shift
+    return sums["error"] / np.where(variance > ROUNDING * sums["energy"], variance, 0.0)

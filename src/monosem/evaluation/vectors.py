@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.activations.vectors import check_finite
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.downstream import EVALUATING
@@ -33,7 +34,7 @@ def measure_rows(
     Raises:
         MismatchError: they are of other shapes.
         ConfigError: this SAE predicts another site, and no target was given.
-        DataError: there are no rows.
+        DataError: there are no rows, or one is not finite.
     """
     x = _rows(sae, x, sae.in_shape, rows, "reads")
     if target is None and not sae.subtract_b_dec:
@@ -72,4 +73,6 @@ def _rows(sae: SAE, given: Tensor | np.ndarray, shape: tuple[int, ...], rows: in
     if tuple(given.shape[1:]) != shape or not given.ndim:
         wanted = " x ".join(map(str, shape))
         raise MismatchError(f"the SAE {does} rows of width {wanted}, got activations of shape {tuple(given.shape)}")
-    return given[:rows].to(sae.W_enc.device, torch.float32)
+    found = given[:rows].to(sae.W_enc.device, torch.float32)
+    check_finite(found.flatten(1))
+    return found

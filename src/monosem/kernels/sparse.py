@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from monosem.errors import DivergenceError
+
 DENSE_ABOVE = 0.3
 """Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
 
@@ -154,12 +156,20 @@ def largest(
 
     `candidates` returns the entries above a number. `guess` should lie a little below the smallest one wanted: all
     entries above the guess are candidates, and if there are too few, a lower guess is tried.
+
+    Raises:
+        DivergenceError: there are not so many, as not all of them are numbers.
     """
     with torch.no_grad():
         while True:
             values, selection = candidates(guess)
             if values.numel() >= total:
                 break
+            if guess == float("-inf"):
+                raise DivergenceError(
+                    f"of the {total:,} largest pre-activations {total - values.numel():,} are not finite: the weights "
+                    "or the activations are not"
+                )
             guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
         if values.numel() == total:
             return values, selection, values.min()

@@ -300,6 +300,21 @@ class SAE(nn.Module, ABC):
         self.W_enc.mul_(factor)
         return factor
 
+    def not_finite(self) -> str:
+        """Which parameters and buffers are not finite, in words; nothing if all are.
+
+        A limit may be infinite: that of a latent which is never on.
+        """
+        found: list[str] = []
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            if name.startswith("controller."):
+                continue
+            limit = tensor.shape == (self.n_latents,)
+            bad = int((tensor.isnan() if limit else ~tensor.isfinite()).sum())
+            if bad:
+                found.append(f"{bad:,} of the {tensor.numel():,} numbers of {name} are not finite")
+        return ", ".join(found)
+
     def remarks(self) -> list[str]:
         """What the user should know of the training that has ended, in words."""
         return []

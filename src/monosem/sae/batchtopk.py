@@ -72,6 +72,8 @@ class BatchTopKSAE(TopKSAE):
         with torch.no_grad():
             sample = x[:: max(1, len(x) // 64)]
             pre, _ = self.candidates(sample, float("-inf"))
+            if not pre.numel():
+                return float("-inf")
             rank = min(pre.numel(), int(1.3 * k * len(sample)) + 1)
             return pre.kthvalue(pre.numel() - rank + 1).values.item()
 

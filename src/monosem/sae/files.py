@@ -76,7 +76,7 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     """Read an SAE from its folder, or from a run folder that has one.
 
     Raises:
-        FileError: the folder or a file is missing, damaged, or of another format.
+        FileError: the folder or a file is missing, damaged, or of another format, or its numbers are not finite.
     """
     folder = find_sae(path)
     config = _read_config(folder / "cfg.json")
@@ -93,6 +93,9 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     tensors = read_safetensors(folder / "sae.safetensors", device)
     sae.probe = {name.removeprefix(PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(PROBE)}
     sae.load_state_dict(tensors)
+    bad = sae.not_finite()
+    if bad:
+        raise FileError(f"{folder / 'sae.safetensors'} is of no use, {bad}: restore it, or train the SAE anew")
     return sae
 
 

@@ -12,8 +12,8 @@ class InputFingerprint(BaseModel):
 
     mean_norm: float
     """Mean L2 norm of the raw activations of the probe batch."""
-    fvu: float
-    """Fraction of variance unexplained on the probe batch."""
+    fvu: float | None = None
+    """Fraction of variance unexplained on the probe batch; None if its rows are all the same."""
     l0: float
     """Mean number of latents on, per row of the probe batch."""
 
@@ -75,5 +75,6 @@ class SAEMetadata(BaseModel):
     max_norm: dict[str, float] | None = None
     """What that came to, at each hook point."""
     tokens_trained: int = 0
+    """Rows that it has been trained on, in all runs together."""
     fingerprint: InputFingerprint | None = None
     monosem_version: str | None = None

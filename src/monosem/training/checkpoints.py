@@ -31,7 +31,12 @@ class _Progress(BaseModel):
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[str, Any]) -> Path:
-    """Write `checkpoints/step_N` into a run folder, beside what is there; `source` is the state of what it reads."""
+    """Write `checkpoints/step_N` into a run folder, beside what is there; `source` is the state of what it reads.
+
+    Raises:
+        DivergenceError: the SAE is not worth keeping.
+    """
+    trainer.require_sound()
     checkpoints = folder / "checkpoints"
     new, final = checkpoints / ".new", checkpoints / _name(trainer.steps)
     if final.exists():  # the run went on from it, and has made no step since

@@ -140,7 +140,8 @@ class Member:
     def _begin_anew(self) -> None:
         sae, trained_before = self.sae, self.sae.metadata.tokens_trained
         version = importlib.metadata.version("monosem")
-        sae.metadata = self.source.metadata.model_copy(update={"monosem_version": version})
+        known = {"monosem_version": version, "tokens_trained": trained_before}
+        sae.metadata = self.source.metadata.model_copy(update=known)
         if not trained_before:
             sample = self.rows(max(self.config.batch_size, INITIALISED_ON)).to(sae.W_enc.device)
             with doing("initialising"):
@@ -165,7 +166,12 @@ class Member:
         return found
 
     def log(self, step: Step) -> None:
-        """Tell all loggers of the step that has just been made."""
+        """Tell all loggers of the step that has just been made.
+
+        Raises:
+            DivergenceError: the run goes nowhere.
+        """
+        self.trainer.require_bounded()
         for logger in self.loggers:
             logger.log(self.trainer.steps, {"tokens": self.trainer.tokens, **step.metrics})
 
@@ -185,9 +191,9 @@ class Member:
         if self._result is not None:
             return self._result
         sae = self.sae
+        self.trainer.require_sound()
         skipped = self.source.metadata.documents_skipped
-        known = {"tokens_trained": self.trainer.tokens, "documents_skipped": skipped}
-        sae.metadata = sae.metadata.model_copy(update=known)
+        sae.metadata = sae.metadata.model_copy(update={"documents_skipped": skipped})
         _store_fingerprint(sae, self.source)
         if self.folder:
             sae.save(self.folder / "sae")
@@ -207,10 +213,11 @@ def _store_fingerprint(sae: SAE, source: ActivationSource) -> None:
 @torch.no_grad()
 def fingerprint(sae: SAE, x: Tensor, target: Tensor | None = None) -> InputFingerprint:
     """What the SAE makes of a batch of raw activations; `target` is what it must predict, if that is something else."""
-    out, wanted = sae(x), x if target is None else target
+    out, wanted = sae(x), (x if target is None else target).double()
     total = (wanted - wanted.mean(0)).pow(2).sum()
+    unexplained = (wanted - out.reconstruction).pow(2).sum()
     return InputFingerprint(
-        mean_norm=x.flatten(1).norm(dim=-1).mean().item(),
-        fvu=((wanted - out.reconstruction).pow(2).sum() / total).item(),
+        mean_norm=x.double().flatten(1).norm(dim=-1).mean().item(),
+        fvu=(unexplained / total).item() if total > 0 else None,
         l0=out.codes.l0().float().mean().item(),
     )

@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem import kernels
 from monosem.sae import SAE, BatchTopKSAE, Crosscoder, TopKSAE
 from monosem.sae.base import row_norms
 
 RevivalMethod = Literal["aux_k", "resample", "ghost", "ghost_scaled", "pre_activation", "none"]
+SILENT_AT_ONCE = 4096  # latents
 COEFFICIENTS: dict[str, float] = {"aux_k": 1 / 32, "ghost": 1.0, "ghost_scaled": 1.0, "pre_activation": 0.03}
 
 
@@ -27,17 +28,24 @@ class RevivalConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: RevivalMethod = "aux_k"
-    """aux_k: the strongest dead latents explain what the live ones leave. resample: dead latents start anew from badly
-    reconstructed inputs. ghost, ghost_scaled: all dead latents, through exp, explain what is left; for latents that are
-    dead although nothing competes with them. pre_activation: dead latents are raised to where they fire. none."""
+    """aux_k: the strongest dead latents explain what the live ones leave; those that are below zero on every row, and
+    would get no gradient, are raised until they speak. resample: dead latents start anew from badly reconstructed
+    inputs. ghost, ghost_scaled: all dead latents, through exp, explain what is left; for latents that are dead although
+    nothing competes with them. pre_activation: dead latents are raised to where they fire. none."""
     coefficient: float | None = Field(default=None, ge=0)
     """Weight of the method's loss; if not given, 1/32 for aux_k, 1 for ghost gradients, 0.03 for pre_activation."""
     k_aux: int | None = Field(default=None, ge=1)
     """aux_k: dead latents that speak per token; half of the activations' width if not given."""
     resample_at: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5)
     """resample: at which shares of the run."""
-    resample_norm: float = Field(default=0.2, gt=0)
-    """resample: norm of a new encoder row, as a share of the mean norm of live ones."""
+    resample_norm: float | None = Field(default=None, gt=0)
+    """resample: norm of a new encoder row, as a share of the mean norm of live ones; if not given, 0.2 where a latent
+    has a threshold to pass, 1 where it must win against the others (topk and its kin)."""
+
+    def new_norm(self, sae: SAE) -> float:
+        """`resample_norm`, or the architecture's own."""
+        own = 1.0 if isinstance(sae, TopKSAE) else 0.2
+        return own if self.resample_norm is None else self.resample_norm
 
     @property
     def weight(self) -> float:
@@ -92,6 +100,28 @@ def aux_k(
     nothing = residual.new_zeros(residual.shape[1])
     error, _ = kernels.squared_error(activations, dead.W_dec, nothing, selection, residual)
     return error / residual.pow(2).mean().clamp_min(torch.finfo(residual.dtype).tiny)
+
+
+@torch.no_grad()
+def raise_silent(
+    sae: SAE, dead: Bool[Tensor, " n_latents"], centred: Float[Tensor, "rows d_in"]
+) -> Int[Tensor, " raised"]:
+    """Raise the biases of dead latents that are below zero on every row, until they are above it on 1 % of the rows.
+
+    AuxK gives them no gradient before. Returns which.
+    """
+    raised = [dead.nonzero()[:0, 0]]
+    if not isinstance(sae.b_enc, nn.Parameter) or not dead.any():
+        return raised[0]
+    for latents in dead.nonzero()[:, 0].split(SILENT_AT_ONCE):
+        W_enc, b_enc, _ = sae.part(latents)
+        pre = centred @ W_enc.T + b_enc
+        highest = pre.topk(1 + len(pre) // 100, dim=0).values
+        silent = highest[0] <= 0
+        small = torch.finfo(pre.dtype).eps * pre.abs().amax()
+        sae.b_enc[latents[silent]] += small - highest[-1, silent]
+        raised.append(latents[silent])
+    return torch.cat(raised)
 
 
 def ghost(

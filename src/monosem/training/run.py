@@ -13,8 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.activations import FILLING, ActivationSource, Place, VectorActivations, activations, batches
-from monosem.errors import ConfigError, TrainingInterrupted
+from monosem.activations import (
+    FILLING,
+    ActivationSource,
+    IterableActivations,
+    Place,
+    VectorActivations,
+    activations,
+    batches,
+)
+from monosem.errors import ConfigError, DataError, TrainingInterrupted
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
 from monosem.training.member import Member, TrainingResult
@@ -122,13 +130,16 @@ def fit(
     Args:
         sae: trained in place.
         x: (n, d_in) tensor or array, a `.npy` or `.safetensors` file, or an iterable of batches.
-        tokens: rows to train on, with repetition; the rows that there are, but at least 1,000,000, if not given.
+        tokens: rows to train on, with repetition; if not given, the rows that there are, but at least 1,000,000. An
+            iterable is read once: of a list the length is known, of another one 1,000,000 rows are assumed.
         config: the settings.
         path: the run folder.
         progress: show a live line.
     """
-    source = activations(x)
-    if tokens is None:
+    source, config = activations(x), config or TrainingConfig()
+    if tokens is None and isinstance(source, IterableActivations) and source.n_rows is not None:
+        tokens = max(1, source.n_rows - source.n_rows % config.batch_size)
+    elif tokens is None:
         tokens = max(1_000_000, len(source.x)) if isinstance(source, VectorActivations) else 1_000_000
     return train(sae, source, tokens=tokens, config=config, path=path, progress=progress)
 
@@ -180,6 +191,8 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
             _loop(members, stage, callbacks, stop)
     finally:
         stage.close()
+    if not stop.requested:
+        _say_if_ended(members[0].trainer)
     with doing("writing checkpoints"):
         for member in members:
             member.write_checkpoint()
@@ -190,6 +203,24 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
             where = folder / "checkpoints" if members[0].folder == folder else folder
             message += f"; the checkpoint is in {where}, and the same command goes on from it"
         raise TrainingInterrupted(message)
+
+
+def _say_if_ended(trainer: Trainer) -> None:
+    """In words, if the source has ended before the run.
+
+    Raises:
+        DataError: there was not one batch in it.
+    """
+    size, total = trainer.config.batch_size, trainer.total_tokens or 0
+    if not trainer.steps:
+        raise DataError(f"nothing was trained: there are fewer rows than a batch of {size:,}: lower batch_size")
+    if trainer.steps < (trainer.n_steps or 0):
+        share = trainer.tokens / total
+        warnings.warn(
+            f"the activations ended after {trainer.tokens:,} of {total:,} tokens, {share:.0%} of the schedule: the "
+            f"learning rate was not lowered to the end. Train with tokens={trainer.tokens} to have it so",
+            stacklevel=4,
+        )
 
 
 class _Stream:

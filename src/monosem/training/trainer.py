@@ -11,15 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
-from monosem.errors import ConfigError, DataError
+from monosem.errors import ConfigError, DataError, DivergenceError, MonosemError
 from monosem.sae import SAE, SkipTranscoder, TrainingContext, TrainingLoss
 from monosem.training.config import TrainingConfig
 from monosem.training.optimizer import Adam
 from monosem.training.resample import due, resample
-from monosem.training.revival import add_revival
+from monosem.training.revival import add_revival, raise_silent
 from monosem.training.schedules import lr_factor
 
 MIN_DEAD_STEPS = 20
+EXPLODED = 100.0
+"""Times the energy of what is to be reconstructed, from which on a squared error is that of a run that has diverged."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Step:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """loss, its terms, fvu, l0, dead (share of latents), lr."""
+        """loss, its terms, fvu (NaN where the rows are all the same), l0, dead (share of latents), lr."""
         with torch.no_grad():
             total = (self.target - self.target.mean(0)).pow(2).sum()
             unexplained = self.output.residual.pow(2).sum()
@@ -44,7 +46,7 @@ class Step:
                 "loss": self.loss,
                 **self.output.terms,
                 **self.revival,
-                "fvu": unexplained / total,
+                "fvu": torch.where(total > 0, unexplained / total, torch.nan),
                 "l0": self.output.fired.sum() / len(self.target),
                 "dead": self.n_dead / len(self.output.fired),
             }
@@ -69,8 +71,18 @@ class Trainer:
             total_tokens: length of the run, for the schedules; without, the rate stays level after warm-up.
 
         Raises:
-            ConfigError: resampling without total_tokens, or of an architecture with several decoders.
+            ConfigError: resampling without total_tokens, or of an architecture with several decoders; or parameters of
+                half precision.
+            DataError: a parameter is not finite.
         """
+        if sae.W_enc.dtype in (torch.float16, torch.bfloat16):
+            raise ConfigError(
+                f"an SAE in {str(sae.W_enc.dtype).removeprefix('torch.')} cannot be trained, its steps are lost in "
+                "rounding: make it in float32 (dtype=torch.float32, or sae.float()), and convert it after training"
+            )
+        bad = sae.not_finite()
+        if bad:
+            raise DataError(f"the SAE cannot be trained: {bad}: load or make it anew")
         self.sae, self.config, self.total_tokens = sae, config or TrainingConfig(), total_tokens
         if self.config.revival.method == "resample" and not total_tokens:
             raise ConfigError("resampling happens at shares of a run: give total_tokens, or another revival.method")
@@ -87,6 +99,7 @@ class Trainer:
         self.screen = self.config.matmul == "auto" and kernels.fast_bfloat16(sae.W_enc.device)
         self.buffers = kernels.Buffers()
         self.steps, self.tokens = 0, 0
+        self.last: Step | None = None
         self.tokens_since_fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_enc.device)
 
     @property
@@ -104,7 +117,9 @@ class Trainer:
             target: what it must predict, if that is not x.
 
         Raises:
-            DataError: wrong width, or no target where one is needed.
+            DataError: wrong width, no rows, no target where one is needed, or rows that are not finite.
+            DivergenceError: the numbers of the SAE are no longer finite. (Without a check of a device other than the
+                CPU, which would have to be waited for: see `require_sound`.)
         """
         sae = self.sae
         if x.ndim < 2 or tuple(x.shape[1:]) != sae.in_shape:
@@ -114,6 +129,8 @@ class Trainer:
             raise DataError(f"the target must have the shape {(len(x), *sae.out_shape)}, got {tuple(target.shape)}")
         if target is None and sae.out_shape != sae.in_shape:
             raise DataError(f"this {sae.architecture} predicts rows of another shape than it reads: step(x, target)")
+        if not len(x):
+            raise DataError("a batch must have at least one row")
         x, target = self._rows(x), None if target is None else self._rows(target)
         if not (sae.transform.fitted and sae.target_transform.fitted):
             sae.initialise(x.reshape(-1, *sae.in_shape), None if target is None else target.reshape(-1, *sae.out_shape))
@@ -123,11 +140,13 @@ class Trainer:
         progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after
         with self.buffers.in_use():
-            output = sae.training_loss(inputs, goal, TrainingContext(self.screen, progress))
+            output = self._loss(inputs, goal, TrainingContext(self.screen, progress))
             output.loss.backward()
             revival: dict[str, Tensor] = {}
             if self.tokens >= self.dead_after:
                 centred = sae.centred(inputs).detach()
+                if self.config.revival.method == "aux_k" and self._passes(self.dead_after, len(x)):
+                    raise_silent(sae, dead, centred)
                 revival = add_revival(sae, self.config.revival, dead, centred, output.residual)
             if self.config.clip_gradient is not None:
                 torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
@@ -135,10 +154,67 @@ class Trainer:
             self.optimizer.step(lr)
         self.tokens += len(x)
         self.steps += 1
+        sae.metadata.tokens_trained += len(x)
         self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + len(x))
         if self.total_tokens and due(self.config.revival, self.tokens - len(x), self.tokens, self.total_tokens):
             self._resample(inputs, goal, output)
-        return Step(output.loss.detach(), output, goal, lr, dead.sum(), revival)
+        self.last = Step(output.loss.detach(), output, goal, lr, dead.sum(), revival)
+        return self.last
+
+    def _passes(self, interval: int, rows: int) -> bool:
+        """Whether a multiple of so many tokens lies in a step of so many rows."""
+        return (self.tokens + rows) // interval > self.tokens // interval
+
+    def _loss(self, inputs: Tensor, goal: Tensor, context: TrainingContext) -> TrainingLoss:
+        try:
+            output = self.sae.training_loss(inputs, goal, context)
+        except DivergenceError as error:
+            raise self._bad(inputs, goal, str(error)) from error
+        if output.loss.device.type == "cpu" and not output.loss.isfinite():
+            raise self._bad(inputs, goal, "the loss is not finite")
+        return output
+
+    def require_sound(self) -> None:
+        """Look at the last step, and at all parameters.
+
+        Raises:
+            DivergenceError: they are not finite, or the error is many times the energy of what is to be reconstructed.
+        """
+        self.require_bounded()
+        bad = self.sae.not_finite()
+        if bad:
+            raise self._diverged(bad)
+
+    def require_bounded(self) -> None:
+        """Look at the last step alone.
+
+        Raises:
+            DivergenceError: its error is many times the energy of what is to be reconstructed, or no number.
+        """
+        if self.last is None:
+            return
+        energy = self.last.target.double().pow(2).sum().item()
+        error = self.last.output.residual.double().pow(2).sum().item()
+        if energy > 0 and not error <= EXPLODED * energy:
+            raise self._diverged(f"the squared error is {error / energy:.3g} times the energy of the activations")
+
+    def _bad(self, inputs: Tensor, goal: Tensor, what: str) -> MonosemError:
+        """What is wrong, where a loss cannot be had: the rows or the SAE."""
+        finite = inputs.isfinite().flatten(1).all(1) & goal.isfinite().flatten(1).all(1)
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            return DataError(
+                f"{int((~finite).sum()):,} of {len(finite):,} rows of the batch are not finite in float "
+                f"(the first: row {first}): drop or mend them"
+            )
+        return self._diverged(what)
+
+    def _diverged(self, what: str) -> DivergenceError:
+        usual = TrainingConfig().peak_lr(self.sae.n_latents)
+        return DivergenceError(
+            f"training diverged after {self.steps:,} steps ({self.tokens:,} tokens): {what}. Lower the rate (lr is "
+            f"{self.peak_lr:g}; {usual:.2g} is usual for {self.sae.n_latents:,} latents) or set clip_gradient=1"
+        )
 
     def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
         sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
@@ -146,7 +222,7 @@ class Trainer:
         if isinstance(sae, SkipTranscoder):
             wanted = wanted - inputs @ sae.W_skip.T
         both = (sae.centred(inputs), wanted)
-        norm = self.config.revival.resample_norm
+        norm = self.config.revival.new_norm(sae)
         latents = resample(sae, self.optimizer, dead, both, output.residual, norm=norm, seed=self.steps)
         self.tokens_since_fired[latents] = 0
 
