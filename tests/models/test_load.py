@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -161,3 +162,11 @@ def test_fingerprints_see_a_change_anywhere_in_a_large_tensor() -> None:
             module.model.embed_tokens.weight[rows] += 0.1
         assert SubjectModel(module).fingerprint() != before
         before = SubjectModel(module).fingerprint()
+
+
+def test_a_config_of_more_layers_than_weights_is_refused_before_it_is_built(tiny_module: Any, tmp_path: Path) -> None:
+    tiny_module.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 10**9}))
+    with pytest.raises(FileError, match=r"1,000,000,000 layers"):
+        load_model(tmp_path)

@@ -13,6 +13,7 @@ from torch import nn
 
 from monosem import kernels
 from monosem.errors import ConfigError, FileError
+from monosem.files import one_line, safetensors_shapes
 from monosem.hub import offline, reachable
 from monosem.models.gguf import check_gguf, gguf_file
 from monosem.models.subject import SubjectModel
@@ -117,6 +118,7 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     if "gguf_file" in where:  # which names no class, and whose blocks would stay packed where kernels for them are
         default = transformers.AutoModelForCausalLM
         unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    _check_layers(Path(source), config)
     if config.model_type == "clip":
         config = config.vision_config
         cls: Any = transformers.CLIPVisionModel
@@ -131,6 +133,15 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     return module
 
 
+def _check_layers(folder: Path, config: Any) -> None:
+    """More layers than there are weights would be built for hours before anything is missed."""
+    n_weights = sum(len(safetensors_shapes(file)) for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+        layers = getattr(part, "num_hidden_layers", 0)
+        if n_weights and isinstance(layers, int) and layers > n_weights:
+            raise FileError(f"its config.json speaks of {layers:,} layers, there are {n_weights} weights in all")
+
+
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
     """No progress bars, no report of unused weights; whatever goes wrong becomes one line."""
@@ -141,8 +152,8 @@ def _readable_errors(name: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    except Exception as error:  # transformers and tokenizers raise what they like, `Exception` itself among it
+        reason = one_line(str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
         raise FileError(
             f"cannot load the model {name!r}: {reason}{offline()}. "
             "Give 'bundled', a folder with config.json and weights, a GGUF file, or a Hugging Face id that can be "

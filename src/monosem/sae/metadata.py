@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class InputFingerprint(BaseModel):
@@ -23,9 +23,9 @@ class PixelFormat(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    channels: int = 3
-    height: int
-    width: int
+    channels: int = Field(default=3, ge=1, le=16)
+    height: int = Field(ge=1, le=2**14)
+    width: int = Field(ge=1, le=2**14)
     mean: list[float] = [0.5, 0.5, 0.5]
     """Of each channel, on the scale from 0 to 1; subtracted."""
     std: list[float] = [0.5, 0.5, 0.5]
@@ -59,7 +59,7 @@ class SAEMetadata(BaseModel):
     """The file, or the shape, of ready activations."""
     documents_skipped: int | None = None
     """Documents or images that could not be read, if any."""
-    context_length: int | None = None
+    context_length: int | None = Field(default=None, ge=1, le=2**27)
     """Tokens in a context, the beginning-of-sequence token included."""
     prepend_bos: bool | None = None
     exclude_special: bool | None = None
@@ -74,7 +74,7 @@ class SAEMetadata(BaseModel):
     """Rows of more than so many times the median norm were left out."""
     max_norm: dict[str, float] | None = None
     """What that came to, at each hook point."""
-    tokens_trained: int = 0
+    tokens_trained: int = Field(default=0, ge=0)
     """Rows that it has been trained on, in all runs together."""
     fingerprint: InputFingerprint | None = None
     monosem_version: str | None = None
