@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.activations.inputs import described
-from monosem.activations.vectors import check_finite, read_vectors
-from monosem.errors import DataError, FileError
+from monosem.activations.vectors import as_tensor, check_finite, read_vectors, real_numbers
+from monosem.errors import DataError
+from monosem.files import open_parquet
 
 LONGEST_LABEL = 200  # characters
 
@@ -96,7 +97,7 @@ class VectorRows:
             raise DataError(f"{self.name}: vectors have the shape (rows, d) and at least one row, not {tuple(x.shape)}")
         if labels is not None and len(labels) != len(x):
             raise DataError(f"{self.name}: {len(labels)} labels for {len(x)} rows")
-        self.x, self.labels = x, labels
+        self.x, self.labels = real_numbers(x, self.name), labels
 
     def __len__(self) -> int:
         return len(self.x)
@@ -107,10 +108,7 @@ class VectorRows:
 
     def read(self, start: int, stop: int) -> RowBatch:
         """Rows start to stop; fewer at the end."""
-        part = self.x[start:stop]
-        if isinstance(part, np.ndarray):
-            part = torch.from_numpy(np.array(part, part.dtype.newbyteorder("=")))
-        rows = part.to(torch.float32)
+        rows = as_tensor(self.x[start:stop]).to(torch.float32)
         check_finite(rows.flatten(1), torch.arange(start, start + len(rows)))
         return RowBatch(rows, start)
 
@@ -128,18 +126,15 @@ def read_labels(path: Path) -> list[str] | None:
         FileError: the file cannot be read as a table.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if path.suffix != ".parquet":
         return None
-    try:
-        kinds = {field.name: field.type for field in pq.read_schema(path)}
+    with open_parquet(path) as file:
+        kinds = {field.name: field.type for field in file.schema_arrow}
         vectors = [name for name, kind in kinds.items() if pa.types.is_nested(kind)]
         numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
         names = [name for name in kinds if name not in (vectors or numbers) and not pa.types.is_nested(kinds[name])]
-        columns = pq.read_table(path, columns=names).to_pydict() if names else {}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise FileError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+        columns = file.read(names).to_pydict() if names else {}
     if not columns:
         return None
     if len(columns) == 1:
