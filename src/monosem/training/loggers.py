@@ -61,7 +61,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     remedy = "take the line out of the file"
-    rows = list(read_json_lines(path, dict[str, float | None], remedy=remedy))
+    rows = list(read_json_lines(path, dict[str, int | float | None], remedy=remedy))
     if any(row.get("step") is None or row.get("tokens", 0) is None for row in rows):
         raise FileError(f"{path} cannot be used: a line has no step or no number of tokens: {remedy}")
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
