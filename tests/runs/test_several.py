@@ -363,9 +363,9 @@ TEXT = ["Once upon a time, there was a little dog who lived in a house.", "A cat
 def read_by_hand(model: ms.SubjectModel) -> tuple[torch.Tensor, torch.Tensor]:
     """The one context of the text, and where its special tokens are."""
     bos, eos = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
-    stream = [bos]
+    stream: list[int] = []
     for text in TEXT:
-        stream += [eos, *model.tokens(text, prepend_bos=False)[0].tolist()]
+        stream += [eos if stream else bos, *model.tokens(text, prepend_bos=False)[0].tolist()]
     tokens = torch.tensor([stream])
     return tokens, (tokens == bos) | (tokens == eos)
 

@@ -28,6 +28,7 @@ def explore(
     from monosem.errors import ConfigError
     from monosem.explorer import export_feature, export_site, open_dictionaries
     from monosem.runs import feature_folders
+    from monosem.work import doing, job
 
     paths = [folder for path in paths for folder in feature_folders(path)]
     if (feature is None) != (html is None):
@@ -36,9 +37,13 @@ def explore(
     for missing in opened.missing:
         console().print(f"Left out: {missing['words']}", soft_wrap=True, highlight=False)
     if html is not None and feature is not None:
-        console().print(f"Written: {export_feature(opened, feature, html)}")
+        with job(), doing("writing the feature"):
+            written = export_feature(opened, feature, html)
+        console().print(f"Written: {written}")
     elif export is not None:
-        console().print(f"Written: {export_site(opened, export)}. Serve it with any file server.")
+        with job(), doing("writing the site"):
+            written = export_site(opened, export)
+        console().print(f"Written: {written}. Serve it with any file server.")
     else:
         show(list(paths), host, port, open_page)
 
