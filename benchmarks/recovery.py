@@ -18,7 +18,7 @@ from rich.table import Table
 
 from monosem.errors import MonosemError
 from monosem.evaluation import Interval, random_recovery, recovery
-from monosem.sae import SAE, CrossLayerTranscoder, SkipTranscoder, Transcoder
+from monosem.sae import SAE, SkipTranscoder, Transcoder
 from monosem.synthetic import PlantedBatch, PlantedDictionary
 from monosem.training import Trainer, TrainingConfig
 
@@ -72,8 +72,7 @@ def measure(kind: type[SAE], planted: PlantedDictionary, tokens: int, seed: int)
         out = sae(x)
         fvu = (out.reconstruction - target).pow(2).sum() / (target - target.mean(0)).pow(2).sum()
         truth = written - skipped(sae, planted.features)
-    decoder = sae.decoder_of(0) if isinstance(sae, CrossLayerTranscoder) else sae.W_dec
-    found = recovery(decoder.flatten(1)[:, :D], truth)  # of several sources the first
+    found = recovery(sae.decoder_directions().flatten(1)[:, :D], truth)  # of several sources the first
     figures = [spelled(i) for i in (found.features, found.latents, found.matched)]
     return [*figures, f"{out.codes.l0().double().mean().item():.1f}", f"{fvu.item():.3f}", f"{seconds:.0f}"]
 

@@ -58,6 +58,8 @@ OPERATIONS: dict[str, str] = {
 LIVE: dict[str, str] = {
     "train_together": "all at once from one pass of a model",
     "resume": "stopped and called again, the same bits",
+    "harvest": "into a store, of several sources too",
+    "explore": "cards, neighbours by raw rows, matches in another dictionary",
 }
 """Those that need a model, tested in test_architecture_table_live.py."""
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from architecture_table import ARCHITECTURES, made
+from architecture_table import ARCHITECTURES, made, refusal
 from torch import nn
 
 from monosem.activations import ActivationSource, LiveActivations
-from monosem.errors import TrainingInterrupted
+from monosem.errors import MonosemError, TrainingInterrupted
+from monosem.explorer.card import features_json
+from monosem.explorer.dictionary import open_dictionaries
+from monosem.explorer.geometry import Geometry
+from monosem.explorer.subject import Subjects
+from monosem.features import harvest
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.training import TrainingConfig, train_together
@@ -22,6 +28,9 @@ from monosem.training import TrainingConfig, train_together
 N, STEPS, BATCH, WIDTH = 24, 4, 64, 32
 TEXTS = [f"Number {i} of the documents says {'much ' * (i % 7)}about {'tea' if i % 2 else 'rain'}." for i in range(60)]
 CONFIG = TrainingConfig(batch_size=BATCH, log_every=STEPS, matmul="float32")
+
+
+LIVE_CELLS = [f"{architecture}-{transform}" for architecture in ARCHITECTURES for transform in made(architecture)]
 
 
 class Members(NamedTuple):
@@ -97,3 +106,28 @@ def test_stopped_in_the_middle_all_go_on_to_the_same_bits(
     for name, sae in trained.items():
         for key, tensor in sae.state_dict().items():
             assert torch.equal(again.saes[name].state_dict()[key], tensor), (name, key)
+
+
+SHOWN = [name for name in LIVE_CELLS if name.endswith("-centre_scale") or name.startswith("topk-")]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_is_harvested_is_explored(name: str, model: SubjectModel, trained: dict[str, SAE], tmp_path: Path) -> None:
+    """Every architecture, and every transform once: cards, neighbours of raw rows, a match with itself."""
+    sae, known = trained[name], refusal("harvest", *name.rsplit("-", 1))  # pyright: ignore[reportArgumentType]
+    sae.save(tmp_path / "a" / "sae")
+    if known is not None:
+        with pytest.raises(MonosemError, match=known.words):
+            harvest(sae, tmp_path / "a" / "features", model, text=TEXTS, tokens=320, progress=False)
+        return
+    harvest(sae, tmp_path / "a" / "features", model, text=TEXTS, tokens=320, progress=False)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    opened = open_dictionaries([tmp_path / "a", tmp_path / "b"])
+    geometry = Geometry(opened, Subjects())
+    first, second = opened.values()
+    card = features_json(first, [0])[0]
+    rows = torch.nn.functional.normalize(sae.decoder_directions().flatten(1), dim=-1)
+    nearest = (rows @ rows[0]).index_fill(0, torch.tensor([0]), -2).argmax()
+    assert card["neighbours"][0]["latent"] == nearest
+    best = geometry.best(first, second)
+    assert best.similarities == pytest.approx(1, abs=1e-4)
