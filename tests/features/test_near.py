@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monosem.features import near_misses
-from monosem.sae import SAE, BatchTopKSAE, ReLUSAE, TopKSAE
+from monosem.sae import SAE, BatchTopKSAE, JumpReLUSAE, ProLUSAE, ReLUSAE, TopKSAE
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,22 @@ def test_where_fewer_are_off_the_rest_is_filled_up() -> None:
     assert torch.isinf(values[latents < 0]).all()
     empty = near_misses(sae, x[:0], sae.encode(x[:0]), 2)
     assert len(empty[0]) == 0
+
+
+@pytest.mark.parametrize("cls", [JumpReLUSAE, ProLUSAE])
+def test_where_each_has_a_limit_of_its_own_they_are_those_nearest_to_theirs(cls: type[SAE]) -> None:
+    """Not those of the largest pre-activations: a high one may be far below a higher limit."""
+    sae, generator = cls(16, 50), torch.Generator().manual_seed(0)
+    limits = 3 * torch.rand(50, generator=generator)
+    with torch.no_grad():
+        if isinstance(sae, JumpReLUSAE):
+            sae.threshold.copy_(limits)
+        else:
+            sae.b_enc.copy_(-limits)
+    x = torch.randn(30, 16, generator=generator)
+    codes = sae.encode(x)
+    values, latents = near_misses(sae, x, codes, 4)
+    pre = (x - sae.b_dec) @ sae.W_enc.T
+    off = (pre - limits).masked_fill(codes.to_dense() > 0, -torch.inf)
+    assert torch.equal(latents, off.topk(4).indices)
+    torch.testing.assert_close(values, pre.gather(1, latents))

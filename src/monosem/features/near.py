@@ -8,14 +8,14 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.codes import SparseCodes
-from monosem.sae import SAE, Crosscoder, CrossLayerTranscoder
+from monosem.sae import SAE, Crosscoder, CrossLayerTranscoder, ThresholdSAE
 
 
 @torch.no_grad()
 def near_misses(
     sae: SAE, x: Float[Tensor, "rows d_in"], codes: SparseCodes, m: int
 ) -> tuple[Float[Tensor, "rows m"], Int[Tensor, "rows m"]]:
-    """For every row the m largest pre-activations among the latents that are off, largest first.
+    """For every row the pre-activations of the m latents that are off and nearest to being on, nearest first.
 
     For TopK these are ranks k+1 to k+m, for others the latents just under the threshold. Where fewer are off, -inf and
     -1 fill up.
@@ -37,13 +37,21 @@ def near_misses(
     off = (keys[at] != wanted) if keys.numel() else torch.ones_like(wanted, dtype=torch.bool)
     best = values.masked_fill(~off, -torch.inf).topk(min(m, values.shape[1]), dim=-1)
     latents = indices.gather(1, best.indices)
-    values = best.values / sae.sizes()[latents] if isinstance(sae, Crosscoder) else best.values
+    values = best.values
+    if isinstance(sae, Crosscoder):
+        values = values / sae.sizes()[latents]
+    if isinstance(sae, ThresholdSAE):
+        values = values + (sae.limits if sae.limits.ndim == 0 else sae.limits[latents])
     return values, latents.masked_fill(best.values.isinf(), -1)
 
 
 def _largest(sae: SAE, inputs: Tensor, n: int) -> tuple[Float[Tensor, "rows n"], Int[Tensor, "rows n"]]:
-    """The largest pre-activations, in the unit in which latents are on: in a crosscoder times their sizes."""
+    """The largest pre-activations, in the unit in which latents are on: less their limits, if each has one of its own,
+    and in a crosscoder times their sizes.
+    """
     if not isinstance(sae, CrossLayerTranscoder):
+        if isinstance(sae, ThresholdSAE):
+            return _top(inputs, sae.W_enc, sae.bias - sae.limits, n)
         sizes = sae.sizes() if isinstance(sae, Crosscoder) else None
         W, b = (sae.W_enc, sae.b_enc) if sizes is None else (sae.W_enc * sizes[:, None], sae.b_enc * sizes)
         return _top(inputs, W, b, n)
