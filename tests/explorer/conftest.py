@@ -18,12 +18,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 import torch
-import uvicorn
 
 from monosem.explorer.app import make_app
 from monosem.explorer.dictionary import open_dictionaries
 from monosem.explorer.page import Page
-from monosem.explorer.server import listen
+from monosem.explorer.server import Server, listen
 from monosem.features import harvest
 from monosem.models import SubjectModel
 from monosem.sae import SAE, load_sae
@@ -151,8 +150,7 @@ def running(paths: Sequence[Path], page: Page) -> Iterator[Client]:
     """A server in a thread, on a port of its own."""
     app = make_app(open_dictionaries(paths), page=page)
     with listen("127.0.0.1", 0) as listening:
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        server = uvicorn.Server(config)
+        server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from monosem.explorer.guard import LARGEST_BODY, Guard, own_names
+from monosem.explorer.guard import LARGEST_BODY, Guard
+from monosem.explorer.names import own_names
 from monosem.explorer.page import Page
 
 

@@ -141,7 +141,7 @@ def test_a_condition_reaches_no_other_file(client: Any, run_folder: Path, file: 
     condition = f"(select count(*) from read_text('{path}')) > 0"
     reply = client.ask("/api/d/small/features", where=condition)
     assert reply.status == 400
-    assert "Permission" in reply.json["error"] or "disabled" in reply.json["error"], reply
+    assert "cannot be read from here" in reply.json["error"], reply
 
 
 # The table ------------------------------------------------------------------------------------------------------------

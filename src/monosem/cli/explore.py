@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ import typer
 def explore(
     paths: Annotated[list[Path], typer.Argument(help="Run folders or feature stores.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8321,
-    host: Annotated[str, typer.Option(help="Address to listen on; others can reach this machine's own.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which others call this machine; may be repeated.")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     export: Annotated[
         Path | None, typer.Option(help="Write a static site into this folder, for any file server, and stop.")
@@ -45,20 +49,34 @@ def explore(
             written = export_site(opened, export)
         console().print(f"Written: {written}. Serve it with any file server.")
     else:
-        show(list(paths), host, port, open_page)
+        show(list(paths), host, port, open_page, allow_host or [])
 
 
-def show(paths: list[Path], host: str = "127.0.0.1", port: int = 8321, open_page: bool = True) -> None:
+def show(
+    paths: list[Path],
+    host: str = "127.0.0.1",
+    port: int = 8321,
+    open_page: bool = True,
+    allowed: Sequence[str] = (),
+) -> None:
     """Serve stores until Ctrl-C, and say where."""
     from monosem.cli.console import console
-    from monosem.explorer import open_browser, serve
+    from monosem.explorer import is_loopback, open_browser, serve
 
-    def ready(address: str) -> None:
-        console().print(f"Exploring at {address} (Ctrl-C stops)", soft_wrap=True)
+    def ready(addresses: list[str]) -> None:
+        console().print(f"Exploring at {addresses[0]} (Ctrl-C stops)", soft_wrap=True)
+        if not is_loopback(host):
+            known = " or ".join(addresses[1:] or addresses)
+            console().print(
+                f"Open to the network, without a password: whoever reaches {known} can "
+                "read these dictionaries and the texts they were harvested on, run the model, and change notes. "
+                "Other names of this machine: --allow-host NAME.",
+                soft_wrap=True,
+            )
         if open_page:
-            open_browser(address)
+            open_browser(addresses[0])
 
     try:
-        serve(paths, host, port, ready)
-    except KeyboardInterrupt:  # uvicorn has shut down in order, and passes it on
+        serve(paths, host, port, ready, allowed)
+    except KeyboardInterrupt:  # before it served
         return

@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from monosem.errors import ConfigError, DataError, MonosemError
 from monosem.explorer.dictionary import Unavailable
+from monosem.explorer.lanes import Busy
+from monosem.sql import Stopped
 
 
 def to_json(value: Any) -> bytes:
@@ -56,6 +58,8 @@ async def of_error(_: Request, error: Exception) -> Response:
         return problem(404, str(error))
     if isinstance(error, Unavailable):
         return problem(409, str(error))
+    if isinstance(error, Busy | Stopped):
+        return problem(503, str(error))
     if isinstance(error, ConfigError | DataError):
         return problem(400, str(error))
     if isinstance(error, MonosemError):

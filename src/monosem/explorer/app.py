@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -20,27 +20,34 @@ from monosem.explorer.card import features_json, previews, python_code
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
+from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.page import NOT_BUILT, Page
 from monosem.explorer.search import search
 from monosem.explorer.site import Site
 from monosem.explorer.table import Filters, histogram_of, page_of
 
 MOST_PREVIEWS = 100
-AT_ONCE = 4
-"""Requests worked on at a time; more wait: each takes memory of its own while it is worked on."""
+LARGEST_NUMBER = 2**31 - 1
+LONGEST_WORDS, LONGEST_SQL = 1_000, 10_000
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": shapes.Problem} for status in (400, 403, 404, 409, 422, 500)
+    status: {"model": shapes.Problem} for status in (400, 403, 404, 405, 409, 413, 422, 500, 503)
 }
+Words = Annotated[str, Query(max_length=LONGEST_WORDS)]
+Many = Annotated[int, Query(ge=0, le=LARGEST_NUMBER)]
 
 
 def _filters(
-    range: Annotated[list[str] | None, Query(description="COLUMN,LOW,HIGH; may be repeated")] = None,
-    where: Annotated[str | None, Query(description="a condition in DuckDB's SQL")] = None,
-    contains: Annotated[str | None, Query(description="in the label or the top, peak or promoted token")] = None,
+    range: Annotated[list[str] | None, Query(description="COLUMN,LOW,HIGH; may be repeated", max_length=50)] = None,
+    where: Annotated[
+        str | None, Query(description="a condition in DuckDB's SQL: one expression", max_length=LONGEST_SQL)
+    ] = None,
+    contains: Annotated[
+        str | None, Query(description="in the label or the top, peak or promoted token", max_length=LONGEST_WORDS)
+    ] = None,
     latents: Annotated[str | None, Query(description="1,2,3: only these")] = None,
     starred: bool = False,
     labelled: bool = False,
-    list: Annotated[str | None, Query(description="only those on this list")] = None,
+    list: Annotated[str | None, Query(description="only those on this list", max_length=LONGEST_WORDS)] = None,
     dead: Annotated[bool, Query(description="false leaves out latents that never fired")] = True,
 ) -> Filters:
     return Filters(range or (), where, contains, latents, starred, labelled, list, dead)
@@ -49,7 +56,7 @@ def _filters(
 Given = Annotated[Filters, Depends(_filters)]
 
 
-def make_app(dictionaries: dict[str, Dictionary], names: tuple[str, ...] = (), page: Page | None = None) -> FastAPI:
+def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), page: Page | None = None) -> FastAPI:
     """The application.
 
     Args:
@@ -57,11 +64,11 @@ def make_app(dictionaries: dict[str, Dictionary], names: tuple[str, ...] = (), p
         names: host names, beside localhost and addresses in numbers, under which the server may be called.
         page: the built page; the package's own if not given.
     """
-    site = Site(dictionaries)
+    site, lanes = Site(dictionaries), Lanes()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
+        to_thread.current_default_thread_limiter().total_tokens = QUICK
         yield
         site.close()
 
@@ -76,8 +83,11 @@ def make_app(dictionaries: dict[str, Dictionary], names: tuple[str, ...] = (), p
     )
     for kind in (RequestValidationError, HTTPException, MonosemError, IndexError, Exception):
         app.add_exception_handler(kind, of_error)
+    app.state.site = site
     _read_routes(app, site)
-    _model_routes(app, site)
+    _table_routes(app, site, lanes)
+    _long_routes(app, site, lanes)
+    _model_routes(app, site, lanes)
     _note_routes(app, site)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
@@ -97,42 +107,10 @@ def _read_routes(app: FastAPI, site: Site) -> None:
         """What a dictionary is, its figures, its firing rates."""
         return answer(site.dictionary(name))
 
-    @get("/api/d/{name}/features", response_model=shapes.Page)
-    def table(
-        name: str,
-        given: Given,
-        sort: str = "latent",
-        limit: Annotated[int, Query(ge=0, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0)] = 0,
-    ) -> Response:
-        """A page of the table, filtered and sorted."""
-        return answer(page_of(site[name], given, sort, limit, offset))
-
-    @get("/api/d/{name}/histogram", response_model=shapes.ColumnHistogram)
-    def histogram(
-        name: str,
-        given: Given,
-        column: str = "rate",
-        bins: Annotated[int, Query(ge=1, le=400)] = 40,
-        log: bool = False,
-    ) -> Response:
-        """Latents by the value of a column, under the table's filters."""
-        return answer(histogram_of(site[name], given, column, bins, log))
-
-    @get("/api/d/{name}/map", response_model=shapes.Map)
-    def points(name: str) -> Response:
-        """Features as points."""
-        return answer(site.geometry.map(site[name]))
-
     @get("/api/d/{name}/f/{latent}", response_model=shapes.Feature)
     def feature(name: str, latent: int) -> Response:
         """Everything on one feature's page."""
         return answer(features_json(site[name], [latent])[0])
-
-    @get("/api/d/{name}/f/{latent}/matches", response_model=list[shapes.Match])
-    def matches(name: str, latent: int) -> Response:
-        """Its best match in every other dictionary of the same width."""
-        return answer(site.geometry.matches(site[name], latent))
 
     @get("/api/d/{name}/f/{latent}/python", response_model=shapes.Code)
     def python(name: str, latent: int) -> Response:
@@ -150,38 +128,77 @@ def _read_routes(app: FastAPI, site: Site) -> None:
             pictures.png(number), headers={"cache-control": "private, max-age=3600"}, media_type="image/png"
         )
 
+
+def _table_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
+    @app.get("/api/d/{name}/features", response_model=shapes.Page)
+    async def table(
+        name: str,
+        given: Given,
+        sort: str = "latent",
+        limit: Annotated[int, Query(ge=0, le=500)] = 50,
+        offset: Many = 0,
+    ) -> Response:
+        """A page of the table, filtered and sorted."""
+        return await lanes.of(given).run(lambda: answer(page_of(site[name], given, sort, limit, offset)))
+
+    @app.get("/api/d/{name}/histogram", response_model=shapes.ColumnHistogram)
+    async def histogram(
+        name: str,
+        given: Given,
+        column: str = "rate",
+        bins: Annotated[int, Query(ge=1, le=400)] = 40,
+        log: bool = False,
+    ) -> Response:
+        """Latents by the value of a column, under the table's filters."""
+        return await lanes.of(given).run(lambda: answer(histogram_of(site[name], given, column, bins, log)))
+
+
+def _long_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
+    get = app.get
+
+    @get("/api/d/{name}/search", response_model=shapes.Found)
+    async def find(name: str, q: Words, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
+        """Features by token, words, notes, activating text or similarity."""
+        lane = lanes.model if kind == "text" else lanes.long
+        return await lane.run(lambda: answer(search(site[name], site.subjects, q, kind, limit)))
+
+    @get("/api/d/{name}/map", response_model=shapes.Map)
+    async def points(name: str) -> Response:
+        """Features as points."""
+        return await lanes.long.run(lambda: answer(site.geometry.map(site[name])))
+
+    @get("/api/d/{name}/f/{latent}/matches", response_model=list[shapes.Match])
+    async def matches(name: str, latent: int) -> Response:
+        """Its best match in every other dictionary of the same width."""
+        return await lanes.long.run(lambda: answer(site.geometry.matches(site[name], latent)))
+
     @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
-    def hovers(name: str, latents: str, words: str = "") -> Response:
+    async def hovers(name: str, latents: str, words: Words = "") -> Response:
         """Names and three passages of up to 100 features, the strongest or those that hold some words."""
         numbers = [int(n) for n in latents.split(",")[:MOST_PREVIEWS] if n.strip().isascii() and n.strip().isdigit()]
-        return answer(previews(site[name], numbers, words))
+        return await lanes.long.run(lambda: answer(previews(site[name], numbers, words)))
 
-    @get("/api/compare", response_model=shapes.Comparison)
-    def compare(
+
+def _model_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
+    @app.get("/api/compare", response_model=shapes.Comparison)
+    async def compare(
         a: str,
         b: str,
         threshold: Annotated[float, Query(ge=-1, le=1)] = THRESHOLD,
         by: Literal["decoder", "activations"] | None = None,
     ) -> Response:
         """Two dictionaries: features matched, split, merged, missing."""
-        return answer(site.geometry.compare(site[a], site[b], threshold, by))
-
-
-def _model_routes(app: FastAPI, site: Site) -> None:
-    @app.get("/api/d/{name}/search", response_model=shapes.Found)
-    def find(name: str, q: str, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
-        """Features by token, words, notes, activating text or similarity."""
-        return answer(search(site[name], site.subjects, q, kind, limit))
+        return await lanes.model.run(lambda: answer(site.geometry.compare(site[a], site[b], threshold, by)))
 
     @app.post("/api/d/{name}/prompt", response_model=shapes.Prompt)
-    def prompt(name: str, question: shapes.Question) -> Response:
+    async def prompt(name: str, question: shapes.Question) -> Response:
         """A text through model and dictionary."""
-        return answer(site.subjects.prompt(site[name], question))
+        return await lanes.model.run(lambda: answer(site.subjects.prompt(site[name], question)))
 
     @app.get("/api/d/{name}/context", response_model=shapes.Context)
-    def context(name: str, text: str, context: int, latent: int) -> Response:
+    async def context(name: str, text: str, context: Many, latent: Many) -> Response:
         """The whole context around an example."""
-        return answer(site.subjects.context(site[name], text, context, latent))
+        return await lanes.model.run(lambda: answer(site.subjects.context(site[name], text, context, latent)))
 
     @app.get("/api/d/{name}/model", response_model=shapes.ModelState)
     def model(name: str) -> Response:

@@ -30,12 +30,12 @@ from monosem.explorer.shapes import (
     Text,
 )
 from monosem.features import FeatureStore
-from monosem.features.folder import readable
 from monosem.features.rows import numbers
 from monosem.features.store import NEVER
 from monosem.files import open_parquet, read_json
 from monosem.sae import SAE, load_sae
 from monosem.sae.identity import dictionary_hash
+from monosem.sql import Limited, readable
 
 
 class Unavailable(MonosemError):
@@ -45,8 +45,9 @@ class Unavailable(MonosemError):
 class Dictionary:
     """One dictionary. May be used by several threads."""
 
-    def __init__(self, name: str, path: Path, store: FeatureStore) -> None:
+    def __init__(self, name: str, path: Path, store: FeatureStore, limited: Limited | None = None) -> None:
         self.name, self.path, self.store = name, path, store
+        self.limited = limited or Limited()
         self.index: dict[str, Any] = store.index
         self.n_latents = store.n_latents
         self.model_name: str | None = store.index.get("model")
@@ -149,6 +150,21 @@ class Dictionary:
         """The columns of the table of features, and what they hold."""
         schema = self.store.table(limit=0).schema
         return {field.name: "text" if str(field.type) in ("string", "large_string") else "number" for field in schema}
+
+    def ask(self, query: str, values: Sequence[Any] = (), where: str | None = None) -> dict[str, list[Any]]:
+        """The columns of what a query finds in the store.
+
+        Args:
+            query: in SQL.
+            values: for every `?` in it.
+            where: a part of it that a stranger has written: it is parsed, and ended when it takes long.
+
+        Raises:
+            ConfigError: it cannot be run.
+        """
+        if where:
+            return self.limited.ask(self.store.tables, query, values, where)
+        return self.store.tables.run(query, values).to_pydict()
 
     # Names -------------------------------------------------------------------------------------------------------
 
@@ -261,6 +277,7 @@ def open_dictionaries(paths: Sequence[str | Path]) -> Dictionaries:
     if not paths:
         raise ConfigError("give a run folder or a feature store to explore: monosem explore runs/demo")
     opened, first = Dictionaries(), None
+    limited = Limited()
     for given in paths:
         path = Path(given)
         try:
@@ -273,7 +290,7 @@ def open_dictionaries(paths: Sequence[str | Path]) -> Dictionaries:
         if any(store.path.resolve() == other.store.path.resolve() for other in opened.values()):
             raise ConfigError(f"{path} was given twice")
         name = _free_name(store.path.resolve(), opened)
-        opened[name] = Dictionary(name, path, store)
+        opened[name] = Dictionary(name, path, store, limited)
     if first is not None and not opened:
         raise first
     return opened

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
+
+from monosem.explorer.names import names_it
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LARGEST_BODY = 32 * 2**20
+LARGEST_BODY, LARGEST_FILE = 2**20, 32 * 2**20
+"""Bytes: of a note or a prompt, and of a file of notes."""
 CHANGING = ("POST", "PUT", "PATCH", "DELETE")
+OWN_POLICY = (
+    "default-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+"""Content-Security-Policy of the page."""
 HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
-        "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    ),
+    "content-security-policy": f"{OWN_POLICY}; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -28,20 +31,23 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: checks Host, Origin and the body; adds the headers.
+    """ASGI middleware: checks who asks, and the body; adds the headers.
 
-    A name that an attacker may point at this machine (DNS rebinding) is refused: a `Host` must be an address in
-    numbers, `localhost`, or a name given.
+    - A name that an attacker may point at this machine (DNS rebinding) is refused: a `Host` must be an address in
+      numbers, `localhost`, or a name given.
+    - What a page of another origin asks for is refused, images and scripts included, as the browser says in
+      `Sec-Fetch-Site` and `Origin`: reading takes work too. Links to the page from elsewhere are followed.
     """
 
-    def __init__(self, app: App, names: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: App, names: Iterable[str] = ()) -> None:
         self.app = app
-        self.names = {"localhost", *(name.lower() for name in names)}
+        self.names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+        if scope["type"] != "http":
             return
 
         async def send_guarded(message: MutableMapping[str, Any]) -> None:
@@ -51,47 +57,48 @@ class Guard:
             await send(message)
 
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], headers)
+        most = LARGEST_FILE if scope["path"].endswith("/notes") else LARGEST_BODY
+        refusal = self._refusal_of_asker(scope, headers)
+        if refusal is None and scope["method"] in CHANGING:
+            refusal = _refusal_of_body(scope["method"], headers, most)
         if refusal is not None:
             await _answer(send_guarded, *refusal)
             return
-        await self.app(scope, _bounded(receive), send_guarded)
+        await self.app(scope, _bounded(receive, most), send_guarded)
 
-    def _refusal(self, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        host = headers.get("host", "")
+    def _refusal_of_asker(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
-            return 403, f"this server is not {host!r}: open it as 127.0.0.1 or localhost, or start it with --host"
-        if method not in CHANGING:
-            return None
-        origin = headers.get("origin")
+            return 403, (
+                f"this server is not {host[:100]!r}: open it as 127.0.0.1 or localhost, or start it with --allow-host"
+            )
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            return 403, f"a page of {origin!r} may not change anything here"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return 403, "a page of another site may not change anything here"
-        if method != "DELETE" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return 400, "send JSON: Content-Type must be application/json"
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
-            return 413, f"the body is larger than {LARGEST_BODY // 2**20} MiB"
+            return 403, f"a page of {origin[:100]!r} may not ask anything here"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not _is_link(scope, headers):
+            return 403, "a page of another site may not ask anything here"
         return None
 
     def knows(self, host: str) -> bool:
         """Whether a `Host` header names this server."""
-        name = host.strip().lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") == 1:
-            name = name.partition(":")[0]
-        if name in self.names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return names_it(host, self.names)
 
 
-def _bounded(receive: Receive) -> Receive:
+def _is_link(scope: Scope, headers: dict[str, str]) -> bool:
+    """Whether somebody has followed a link to an address of the page, in a window of its own."""
+    to_page = scope["method"] == "GET" and not scope["path"].startswith("/api/")
+    return to_page and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+
+
+def _refusal_of_body(method: str, headers: dict[str, str], most: int) -> tuple[int, str] | None:
+    if method != "DELETE" and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return 400, "send JSON: Content-Type must be application/json"
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()) or int(length[:20]) > most:
+        return 413, f"the body is larger than {most // 2**20} MiB"
+    return None
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
     """A body that comes in pieces, without a length, is cut off where it gets too large."""
     seen = 0
 
@@ -99,7 +106,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if seen > LARGEST_BODY else message
+        return {"type": "http.disconnect"} if seen > most else message
 
     return bounded
 
@@ -109,9 +116,3 @@ async def _answer(send: Send, status: int, words: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def own_names(host: str) -> tuple[str, ...]:
-    """The names under which a server that listens on `host` may be called."""
-    loopback = host in ("127.0.0.1", "::1", "localhost")
-    return () if loopback else (host, socket.gethostname())

@@ -13,17 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from monosem.errors import ConfigError, FileError
-from monosem.explorer.shapes import ListCount, Note, NoteChange
+from monosem.explorer.shapes import KeptNote, ListCount, Note, NoteChange
 from monosem.files import fits, one_line, parse_json, regular_file
 
 AWAY = "move the file away"
 _SCHEMA = """create table if not exists notes (
     dictionary text not null, latent integer not null, label text, comment text, starred integer not null,
     lists text not null, changed text not null, primary key (dictionary, latent)) without rowid"""
-_LISTS = TypeAdapter(list[str])
 
 
 class Notes:
@@ -112,16 +111,18 @@ class Notes:
         Raises:
             ConfigError: one of them is none.
         """
-        for note in notes:
-            latent = note.get("latent")
-            if not isinstance(latent, int) or isinstance(latent, bool) or not 0 <= latent < self.n_latents:
-                raise ConfigError(f"a note names latent {latent!r}, which is not among 0 to {self.n_latents - 1}")
-            try:
-                NoteChange(**{name: value for name, value in note.items() if name not in ("latent", "changed")})
-            except (ValidationError, TypeError) as error:
-                words = str(error).splitlines()
-                raise ConfigError(f"the note of latent {latent} cannot be read: {' '.join(words[1:3])}") from error
-        return len(self._write([{**_empty(note["latent"]), **note} for note in notes]))
+        return len(self._write([{**_empty(0), **self._kept(note)} for note in notes]))
+
+    def _kept(self, note: dict[str, Any]) -> dict[str, Any]:
+        """A note of a file, once it has been found to be one."""
+        try:
+            kept = KeptNote(**note)
+        except (ValidationError, TypeError) as error:
+            words = " ".join(str(error).splitlines()[1:3])[:300]
+            raise ConfigError(f"the note of latent {note.get('latent')!r:.100} cannot be read: {words}") from error
+        if kept.latent >= self.n_latents:
+            raise ConfigError(f"a note names latent {kept.latent}, which is not among 0 to {self.n_latents - 1}")
+        return kept.model_dump(exclude_none=True)
 
     def _write(self, notes: list[Any]) -> list[Note]:
         cleaned = [_clean(note) for note in notes]
@@ -155,12 +156,12 @@ def _empty(latent: int) -> Note:
 def _clean(note: dict[str, Any]) -> Note:
     """Without spaces around and empty strings; one that says nothing is empty."""
     label, comment = ((note.get(name) or "").strip() or None for name in ("label", "comment"))
-    lists = sorted({name.strip() for name in _LISTS.validate_python(note.get("lists") or []) if name.strip()})
+    lists = sorted({name.strip() for name in (note.get("lists") or []) if name.strip()})
     starred = bool(note.get("starred"))
     if not (label or comment or starred or lists):
         return _empty(note["latent"])
     changed = note.get("changed") or _now()
-    return Note(latent=note["latent"], label=label, comment=comment, starred=starred, lists=lists, changed=str(changed))
+    return Note(latent=note["latent"], label=label, comment=comment, starred=starred, lists=lists, changed=changed)
 
 
 def _now() -> str:

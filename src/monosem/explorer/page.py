@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monosem.errors import FileError
+from monosem.explorer.guard import OWN_POLICY
 
 BUILT = Path(__file__).parent / "page"
 NOT_BUILT = (
@@ -62,4 +63,6 @@ class Page:
         for tag in (SERVER_BASE, SERVER_META):
             if tag not in html:
                 raise FileError(f"{self.paths['index.html']} lacks {tag}: build the page anew (`make page`)")
-        return html.replace(SERVER_BASE, STATIC_BASE).replace(SERVER_META, STATIC_META)
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{OWN_POLICY}">'
+        html = html.replace(SERVER_META, f"{STATIC_META}{policy}")
+        return html.replace(SERVER_BASE, STATIC_BASE)

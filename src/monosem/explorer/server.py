@@ -3,62 +3,112 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import pyarrow
 import uvicorn
+from fastapi import FastAPI
 
 from monosem.errors import ConfigError
 from monosem.explorer.app import make_app
+from monosem.explorer.connection import Connection
 from monosem.explorer.dictionary import open_dictionaries
-from monosem.explorer.guard import own_names
+from monosem.explorer.names import LOOPBACK, own_names, reached_at
 from monosem.explorer.page import Page
 
 PORT = 8321
-LOOPBACK = "127.0.0.1"
+GRACE = 1
+"""Seconds that answers have to end once the server stops ..."""
+LAST = 1.6
+"""... and the whole process has."""
 
 
 def serve(
     paths: Sequence[str | Path],
     host: str = LOOPBACK,
     port: int = PORT,
-    ready: Callable[[str], None] | None = None,
+    ready: Callable[[list[str]], None] | None = None,
+    allowed: Iterable[str] = (),
 ) -> None:
-    """Serve stores until Ctrl-C.
+    """Serve stores until Ctrl-C or SIGTERM.
+
+    These end the process, within two seconds whatever it does then: nothing else stops a thread within a library.
 
     Args:
         paths: run folders or feature stores.
         host: address to listen on; only this machine can reach the default one.
         port: 0 takes any that is free.
-        ready: called with the server's address once it answers.
+        ready: called with the server's addresses once it answers; the first is for this machine.
+        allowed: names under which the server may be called, beside those of this machine.
 
     Raises:
         FileError: a store is missing, damaged or of another version.
         ConfigError: the port is taken or the host is not one of this machine.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what it no longer needs
-    app = make_app(open_dictionaries(paths), own_names(host), Page())
+    app = make_app(open_dictionaries(paths), own_names(host, allowed), Page())
     with listen(host, port) as listening:
-        found = listening.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else {"0.0.0.0": LOOPBACK}.get(host, host)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        server = _Server(config, lambda: ready(f"http://{shown}:{found}") if ready else None)
-        server.run(sockets=[listening])
+        found = reached_at(host, listening.getsockname()[1])
+        Server(app, (lambda: ready(found)) if ready else None).run(sockets=[listening])
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+class Server(uvicorn.Server):
+    """uvicorn's, which waits for nobody."""
+
+    def __init__(self, app: FastAPI, ready: Callable[[], None] | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        self._close = app.state.site.close
         self._ready = ready
+        self._ends: int | None = None
+        """Exit status, once a signal has come."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
+        if self.started and self._ready:
             self._ready()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve; a signal then ends the process at once: Python's own way to end takes libraries seconds."""
+        try:
+            super().run(sockets)
+        finally:
+            if self._ends is not None:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(self._ends)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop: in order, and at last in any case."""
+        if self._ends is None:
+            self._ends = 0 if sig == signal.SIGINT else 128 + sig
+            end = threading.Timer(LAST, os._exit, [self._ends])
+            end.daemon = True
+            end.start()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what runs elsewhere, then as usual."""
+        self._close()
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no error
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -497,7 +497,15 @@ class NoteChange(BaseModel):
     label: Words | None = Field(default=None, max_length=500)
     comment: Words | None = Field(default=None, max_length=20_000)
     starred: bool | None = None
-    lists: list[Words] | None = Field(default=None, max_length=100)
+    lists: list[Annotated[Words, Field(max_length=200)]] | None = Field(default=None, max_length=100)
+    """Names of the lists that it is on."""
+
+
+class KeptNote(NoteChange):
+    """A note of a file of notes."""
+
+    latent: int = Field(ge=0, strict=True)
+    changed: str | None = Field(default=None, pattern=r"^\d{4}-\d\d-\d\dT[\d:.]{5,15}(Z|[+-]\d\d:\d\d)$")
 
 
 class NoteFile(BaseModel):

@@ -29,6 +29,8 @@ class Site:
     def close(self) -> None:
         """End what runs in the background."""
         self.subjects.close()
+        for dictionary in self.dictionaries.values():
+            dictionary.limited.close()
 
     def __getitem__(self, name: str) -> Dictionary:
         """A dictionary.

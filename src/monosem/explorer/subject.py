@@ -283,7 +283,7 @@ def rarity(dictionary: Dictionary, latents: np.ndarray, values: np.ndarray) -> n
     wanted = np.unique(latents)
     if len(wanted):
         among = ", ".join(map(str, wanted.tolist()))
-        found = dictionary.store.sql(
+        found = dictionary.store.tables.run(
             "select latent, histogram_first, histogram from details "
             f"where latent between {wanted[0]} and {wanted[-1]} and latent in ({among})"
         ).to_pylist()

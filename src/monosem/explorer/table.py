@@ -11,8 +11,8 @@ import numpy as np
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Column, ColumnHistogram, Page, Row
-from monosem.features.rows import numbers
 from monosem.features.store import NEVER
+from monosem.sql import condition
 
 MOST_ROWS, MOST_BINS = 500, 400
 WORD_COLUMNS = ("name", "top_token_text", "promoted_text")
@@ -31,6 +31,11 @@ class Filters:
     on_list: str | None = None
     dead: bool = True
 
+    @property
+    def asked(self) -> str | None:
+        """The condition that somebody has written; None if there is none."""
+        return self.where if self.where and self.where.strip() else None
+
     def condition(self, dictionary: Dictionary) -> tuple[str, list[Any]]:
         """As SQL on `features`, with the values for its question marks."""
         parts: list[str] = []
@@ -39,7 +44,7 @@ class Filters:
         for given in self.ranges:
             parts += _range(given, numbers_of(dictionary))
         if self.latents is not None:
-            parts.append(_among(_numbers(self.latents)))
+            parts.append(_among(_numbers(self.latents, dictionary.n_latents)))
         if self.starred:
             parts.append(_among(latent for latent, note in notes.items() if note["starred"]))
         if self.labelled:
@@ -54,10 +59,8 @@ class Filters:
             found = [f"contains(lower(coalesce({column}, '')), ?)" for column in WORD_COLUMNS]
             parts.append(f"({' or '.join([*found, _among(labelled)])})")
             values += [words] * len(WORD_COLUMNS)
-        if self.where and self.where.strip():
-            if "?" in self.where:
-                raise ConfigError("where: write values into the condition; it takes no ?")
-            parts.append(f"({self.where}\n)")
+        if self.asked:
+            parts.append(condition(self.asked))
         return " and ".join(parts) or "true", values
 
 
@@ -67,18 +70,16 @@ def page_of(dictionary: Dictionary, filters: Filters, sort: str = "latent", limi
     Raises:
         ConfigError: a column is unknown or the condition is none.
     """
-    condition, values = filters.condition(dictionary)
+    wanted, values = filters.condition(dictionary)
     order = _order(dictionary, sort)
     limit = min(max(0, limit), MOST_ROWS)
-    store = dictionary.store
     total = dictionary.n_latents
-    if condition != "true":
-        found = store.sql(f"select count(*) as n from features where {condition}", values)
-        total = int(found.column("n")[0].as_py())
-    chosen = store.sql(
-        f"select latent from features where {condition} order by {order} limit {limit} offset {max(0, offset)}", values
-    )
-    return Page(total=total, offset=offset, rows=rows_of(dictionary, chosen.column("latent").to_pylist()))
+    if wanted != "true":
+        found = dictionary.ask(f"select count(*) as n from features where {wanted}", values, filters.asked)
+        total = int(found["n"][0])
+    page = f"select latent from features where {wanted} order by {order} limit {limit} offset {max(0, offset)}"
+    chosen = dictionary.ask(page, values, filters.asked)
+    return Page(total=total, offset=offset, rows=rows_of(dictionary, chosen["latent"]))
 
 
 def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
@@ -86,7 +87,7 @@ def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
     if not latents:
         return []
     low, high = min(latents), max(latents)  # a range lets whole row groups be skipped
-    found = dictionary.store.sql(
+    found = dictionary.store.tables.run(
         f"select * from features where latent between {low} and {high} and {_among(latents)}"
     ).to_pylist()
     by_latent = {row["latent"]: row for row in found}
@@ -110,26 +111,28 @@ def histogram_of(
     if column not in numbers_of(dictionary):
         raise ConfigError(f"histogram of {column!r}: choose one of {', '.join(numbers_of(dictionary))}")
     bins = min(max(1, bins), MOST_BINS)
-    condition, values = filters.condition(dictionary)
+    wanted, values = filters.condition(dictionary)
     known = f"{column} is not null and not isnan({column}::double)" + (f" and {column} > 0" if log else "")
     value = f"log10({column}::double)" if log else f"{column}::double"
-    span = dictionary.store.sql(
+    span = dictionary.ask(
         f"select count(*) as total, min(v) as low, max(v) as high, count(v) as n from "
-        f"(select case when {known} then {value} end as v from features where {condition})",
+        f"(select case when {known} then {value} end as v from features where {wanted})",
         values,
-    ).to_pylist()[0]
-    if not span["n"]:
-        return ColumnHistogram(column=column, log=log, edges=[], counts=[], total=span["total"], left_out=span["total"])
-    low, high = float(span["low"]), float(span["high"])
+        filters.asked,
+    )
+    ((total, low, high, n),) = zip(*(span[name] for name in ("total", "low", "high", "n")), strict=True)
+    if not n:
+        return ColumnHistogram(column=column, log=log, edges=[], counts=[], total=total, left_out=total)
     room = max(1e-6 * (high - low), 1e-6 * abs(high), 1e-9)  # so that both ends are inside also once rounded
     low, high = low - room, high + room
-    found = dictionary.store.sql(
+    found = dictionary.ask(
         f"select least({bins - 1}, floor(({value} - ({low!r})) * {bins / (high - low)!r})::int) as bin, count(*) as n "
-        f"from features where {condition} and {known} group by bin",
+        f"from features where {wanted} and {known} group by bin",
         values,
+        filters.asked,
     )
     counts = np.zeros(bins, np.int64)
-    counts[numbers(found.column("bin"))] = numbers(found.column("n"))
+    counts[found["bin"]] = found["n"]
     edges = np.linspace(low, high, bins + 1)
     edges = 10**edges if log else edges
     return ColumnHistogram(
@@ -137,8 +140,8 @@ def histogram_of(
         log=log,
         edges=edges.tolist(),
         counts=counts.tolist(),
-        total=span["total"],
-        left_out=span["total"] - span["n"],
+        total=total,
+        left_out=total - n,
     )
 
 
@@ -146,7 +149,7 @@ def columns_of(dictionary: Dictionary) -> list[Column]:
     """The table's columns and their extents."""
     kinds, numbers = dictionary.columns, numbers_of(dictionary)
     extents = ", ".join(f"min({name}) as min_{name}, max({name}) as max_{name}" for name in numbers)
-    found = dictionary.store.sql(f"select {extents} from features").to_pylist()[0]
+    found = dictionary.store.tables.run(f"select {extents} from features").to_pylist()[0]
     return [
         Column(name=name, kind="number", min=found[f"min_{name}"], max=found[f"max_{name}"])
         if kind == "number"
@@ -197,9 +200,10 @@ def _range(given: str, columns: Sequence[str]) -> list[str]:
     return conditions
 
 
-def _numbers(given: str) -> list[int]:
+def _numbers(given: str, stop: int) -> list[int]:
     try:
-        return [int(number) for number in given.split(",") if number.strip()]
+        found = [int(number) for number in given.split(",") if number.strip()]
+        return [number for number in found if 0 <= number < stop]
     except ValueError:
         raise ConfigError(f"latents={given}: write numbers with commas between") from None
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosem.activations import VectorRows
-from monosem.features.folder import readable
+from monosem.sql import readable
 
 
 class Rows:

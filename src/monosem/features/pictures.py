@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from monosem.data import Images
 from monosem.errors import FileError
-from monosem.features.folder import readable
 from monosem.features.vocabulary import Vocabulary
+from monosem.sql import readable
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALLER_SIDE = 96  # pixels of a thumbnail, at most

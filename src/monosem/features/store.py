@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +26,13 @@ from monosem.features.feature import (
     TokenWeight,
 )
 from monosem.features.files import PART, read_index
-from monosem.features.folder import readable
 from monosem.features.labels import Rows
+from monosem.features.lookup import TokenIndex, WordIndex
 from monosem.features.pictures import Pictures
 from monosem.features.rows import LatentFile, Row, columns_of, numbers
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
+from monosem.sql import Tables, condition, readable
 
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
@@ -76,27 +76,15 @@ class FeatureStore:
         Raises:
             FileError: there is none, it is damaged, or of another version.
         """
-        import duckdb
-
         self.path, self.index = read_index(path)
         self.n_latents: int = self.index["n_latents"]
         self.n_tokens: int = self.index["tokens"]
-        self._connection = duckdb.connect(":memory:")
-        self._threads = threading.local()
+        tables = self.index["tables"].items()
+        self.tables = Tables(self.path, {name: [part["file"] for part in table["parts"]] for name, table in tables})
         own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
         self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         self._files = functools.lru_cache(FILES_KEPT)(LatentFile.open)
-        run = self._connection.execute
-        run("set enable_progress_bar = false")
-        run("set preserve_insertion_order = true")
-        run("set parquet_metadata_cache = true")
-        with readable(self.path):
-            for name, table in self.index["tables"].items():
-                files = ", ".join(_quoted(self.path / part["file"]) for part in table["parts"])
-                run(f"create view {name} as select * from read_parquet([{files}])")
-        run(f"set allowed_directories = [{_quoted(self.path.resolve())}, {_quoted(self.path)}]")
-        run("set enable_external_access = false")
-        run("set lock_configuration = true")
+        self.word_index = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_words(part))
 
     def __len__(self) -> int:
         return self.n_latents
@@ -144,6 +132,14 @@ class FeatureStore:
         with pq.ParquetFile(self._path("passages", part * PART)) as file:
             return _Passages(file.read(use_threads=False))
 
+    def _read_words(self, part: int) -> WordIndex:
+        return WordIndex.of(self, part * PART, min(self.n_latents, (part + 1) * PART))
+
+    @functools.cached_property
+    def token_index(self) -> TokenIndex:
+        """The tokens that latents fire on, promote and suppress, to search in."""
+        return TokenIndex.of(self)
+
     def _path(self, table: str, latent: int) -> Path:
         about = self.index["tables"][table]
         return self.path / about["parts"][latent // about["latents_per_part"]]["file"]
@@ -152,12 +148,6 @@ class FeatureStore:
         """Some columns of the table `features`, of every latent in order; words as dictionaries."""
         with readable(self.path):
             return columns_of([self.path / part["file"] for part in self.index["tables"]["features"]["parts"]], names)
-
-    def _run(self, query: str, values: Sequence[Any] = (), asked: bool = False) -> pa.Table:
-        if not hasattr(self._threads, "cursor"):
-            self._threads.cursor = self._connection.cursor()
-        with readable(self.path, _refusal if asked else None):
-            return self._threads.cursor.sql(query, params=list(values)).to_arrow_table()
 
     def _feature(self, row: Row, examples: list[Row], parts: list[Row]) -> Feature:
         text = self.vocabulary.text
@@ -231,7 +221,7 @@ class FeatureStore:
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the text is made of."""
-        table = self._run("select bytes, special from vocabulary order by token")
+        table = self.tables.run("select bytes, special from vocabulary order by token")
         special = [token for token, special in enumerate(table.column("special").to_pylist()) if special]
         return Vocabulary(table.column("bytes").to_pylist(), special)
 
@@ -261,7 +251,7 @@ class FeatureStore:
         """A page of the table `features`.
 
         Args:
-            where: an SQL condition on its columns.
+            where: an SQL condition on its columns: one expression.
             sort: a column; with "-" before it, downwards. Latents without a value come last, equal ones by number.
             limit: rows, at most; None for all.
             offset: rows to leave out.
@@ -279,23 +269,25 @@ class FeatureStore:
             order = f"{sort.removeprefix('-')} {'desc' if sort.startswith('-') else 'asc'} nulls last, latent"
         elif sort == "-latent":
             order = "latent desc"
-        page = f"select latent from features where {_condition(where)} order by {order}"
-        page += "" if limit is None else f" limit {int(limit)} offset {int(offset)}"
-        chosen = self._run(page, asked=True).column("latent").to_pylist()
-        if not chosen:
-            return self._run(f"select {', '.join(columns or ['*'])} from features limit 0")
-        among = f"latent in ({', '.join(map(str, chosen))})" if limit is not None else _condition(where)
-        return self._run(
-            f"select {', '.join(columns or ['*'])} from features where {among} order by {order}", asked=True
-        )
+        wanted, shown = f"where {condition(where)} order by {order}", ", ".join(columns or ["*"])
+        if limit is None:
+            return self.tables.ask(f"select {shown} from features {wanted}", where=where)
+        page = f"select latent from features {wanted} limit {int(limit)} offset {int(offset)}"
+        chosen = self.tables.ask(page, where=where).column("latent").to_pylist()
+        among = f"latent in ({', '.join(map(str, chosen))})" if chosen else "false"
+        return self.tables.run(f"select {shown} from features where {among} order by {order}")
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        return self._run("select * from features limit 0").column_names
+        return self.tables.run("select * from features limit 0").column_names
 
     def count(self, where: str | None = None) -> int:
-        """How many features a condition leaves."""
-        found = self._run(f"select count(*) as n from features where {_condition(where)}", asked=True)
+        """How many features a condition leaves: one expression in SQL.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        found = self.tables.ask(f"select count(*) as n from features where {condition(where)}", where=where)
         return found.column("n")[0].as_py()
 
     def search(self, token: str | None = None, words: str | None = None, limit: int = 50) -> pa.Table:
@@ -327,20 +319,14 @@ class FeatureStore:
         return search.by_words(self, words or "", limit)
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
-        """Any query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).
+        """One query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).
 
-        Nothing can be written and no other file reached. `?` in the query stand for `values`.
+        It is parsed before it is run: nothing can be written and no other file read. `?` in it stand for `values`.
 
         Raises:
             ConfigError: the query is wrong, or wants to do more than read the store.
         """
-        import duckdb
-
-        with readable(self.path, _refusal):
-            statements = self._connection.extract_statements(query)
-        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise ConfigError("store.sql runs one query that reads: select ...")
-        return self._run(query, values, asked=True)
+        return self.tables.ask(query, values)
 
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
         """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on one word.
@@ -377,15 +363,3 @@ def _alive(store: weakref.ref[FeatureStore]) -> FeatureStore:
     found = store()
     assert found is not None, "it is asked for by itself"
     return found
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
-def _condition(where: str | None) -> str:
-    return f"({where})" if where and where.strip() else "true"
-
-
-def _refusal(error: Exception) -> Exception:
-    return ConfigError(f"the query cannot be run: {' '.join(str(error).split())[:300]}")

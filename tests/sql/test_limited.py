@@ -1,0 +1,86 @@
+"""What takes too long or too much is ended, and the next question is answered."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from monosem.errors import ConfigError, FileError
+from monosem.sql import Limited, Stopped, Tables, condition
+
+SECONDS = 1.0
+ENDLESS = {
+    "between blocks of rows": "(select count(*) from range(1000000000000)) > 0",
+    "recursive": "(with recursive r as (select 1 as i union all select i + 1 from r) select count(*) from r) > 0",
+    "within a function": "levenshtein(repeat('a' || latent, 99999), repeat('b', 99999)) > 0",
+    "while it is planned": "levenshtein(repeat('a', 99999), repeat('b', 99999)) > 0",
+    "asleep": "sleep_ms(100000) is null",
+}
+TOO_LARGE = {
+    "a string": "length(repeat('a' || latent, 2000000000)) > 0",
+    "a list": "len(list_sort(range(2000000000))) > 0",
+    "a table": "(select count(distinct a.range) from range(100000000) a) > 0",
+}
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Limited]:
+    made = Limited(processes=1, seconds=SECONDS)
+    yield made
+    made.close()
+
+
+def count(limited: Limited, tables: Tables, where: str) -> int:
+    return limited.ask(tables, f"select count(*) as n from features where {condition(where)}", where=where)["n"][0]
+
+
+def test_a_question_is_answered_or_refused_as_by_the_tables(limited: Limited, tables: Tables) -> None:
+    assert count(limited, tables, "rate < 0.1") == 10
+    assert limited.ask(tables, "select latent from features where latent < ?", [2]) == {"latent": [0, 1]}
+    with pytest.raises(ConfigError, match="cannot be run"):
+        count(limited, tables, "colour > 1")
+    with pytest.raises(ConfigError, match="one expression"):
+        count(limited, tables, "true, false")
+    with pytest.raises(ConfigError, match="no table"):
+        count(limited, tables, "(select count(*) from '/etc/passwd') > 0")
+    (tables.folder / "examples.parquet").write_bytes(b"")
+    with pytest.raises((FileError, ConfigError)):
+        limited.ask(tables, "from examples")
+
+
+@pytest.mark.parametrize("kind", [*ENDLESS, *TOO_LARGE])
+def test_what_does_not_end_is_ended(limited: Limited, tables: Tables, kind: str) -> None:
+    assert count(limited, tables, "true") == 100
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=r"was ended|memory|allocat|does not exist"):
+        count(limited, tables, (ENDLESS | TOO_LARGE)[kind])
+    assert time.monotonic() - begun < SECONDS + 3
+    assert count(limited, tables, "true") == 100
+
+
+def test_closing_ends_what_is_running(tables: Tables) -> None:
+    limited = Limited(processes=1, seconds=60)
+    count(limited, tables, "true")
+    (process,) = limited._running
+    met: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            count(limited, tables, ENDLESS["within a function"])
+        except Stopped as error:
+            met.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.3)
+    limited.close()
+    asking.join(5)
+    assert met
+    with pytest.raises(Stopped):
+        count(limited, tables, "true")
+    with pytest.raises(ProcessLookupError):
+        os.kill(process._process.pid, 0)
