@@ -58,6 +58,7 @@ OPERATIONS: dict[str, str] = {
 LIVE: dict[str, str] = {
     "train_together": "all at once from one pass of a model",
     "resume": "stopped and called again, the same bits",
+    "check": "fits its own model, and no other",
     "harvest": "into a store, of several sources too",
     "explore": "cards, neighbours by raw rows, matches in another dictionary",
 }

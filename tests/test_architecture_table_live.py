@@ -14,7 +14,7 @@ import torch
 from architecture_table import ARCHITECTURES, made, refusal
 from torch import nn
 
-from monosem.activations import ActivationSource, LiveActivations
+from monosem.activations import ActivationSource, LiveActivations, check
 from monosem.errors import MonosemError, TrainingInterrupted
 from monosem.explorer.card import features_json
 from monosem.explorer.dictionary import open_dictionaries
@@ -106,6 +106,17 @@ def test_stopped_in_the_middle_all_go_on_to_the_same_bits(
     for name, sae in trained.items():
         for key, tensor in sae.state_dict().items():
             assert torch.equal(again.saes[name].state_dict()[key], tensor), (name, key)
+
+
+def test_all_fit_the_model_that_they_are_of(model: SubjectModel, trained: dict[str, SAE]) -> None:
+    """And none fits another: transcoders by what they predict, several sources side by side."""
+    other = SubjectModel(copy.deepcopy(model.module), model.tokenizer, "other")
+    with torch.no_grad():
+        other.module.get_parameter("transformer.wte.weight").mul_(3)
+    for name, sae in trained.items():
+        assert check(sae, model).problems == [], name
+        assert check(sae, model).notes == [], name
+        assert not check(sae, other), name
 
 
 SHOWN = [name for name in LIVE_CELLS if name.endswith("-centre_scale") or name.startswith("topk-")]

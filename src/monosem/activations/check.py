@@ -53,14 +53,16 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     """
     known, problems, notes, fatal = sae.metadata, list[str](), list[str](), list[str]()
     result = CheckResult(problems, notes, fatal)
-    if known.hook is None and hook is None:
-        notes.append("the SAE does not know its hook point: name one")
+    hooks, targets = _sides(sae, hook)
+    if not hooks:
+        lacking = "which activations it reads side by side" if len(sae.in_shape) > 1 else "its hook point: name one"
+        notes.append(f"the SAE does not know {lacking}")
         return result
-    place = hook or known.hook or ""
     try:
-        place = model.hook_point(place).name
+        places = [model.hook_point(name).name for name in hooks]
     except HookError as error:
         return CheckResult([str(error)], notes, [str(error)])
+    place = " + ".join(places)
     if known.hook is not None and not same_place(model, place, known.hook, sae.probe.get("tokens")):
         problems.append(f"the SAE was trained at {known.hook}, not at {place}")
     if known.model_fingerprint not in (None, model.fingerprint()):
@@ -71,9 +73,10 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     begins = _begins_otherwise(sae, model)
     if begins:
         problems.append(begins)
-    width = model.width(place)
-    if width != sae.d_in:
-        words = f"the SAE reads width {sae.d_in}, {place} of {model.name} has width {width}: choose another hook"
+    wrong = [(name, model.width(name)) for name in places if model.width(name) != sae.d_in]
+    if wrong:
+        name, width = wrong[0]
+        words = f"the SAE reads width {sae.d_in}, {name} of {model.name} has width {width}: choose another hook"
         fatal.append(words)
         problems.append(words)
         return result
@@ -85,19 +88,29 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         fatal.append(unreadable)
         problems.append(unreadable)
         return result
-    x = probe_rows(model, place, sae.probe)
-    norm = x.norm(dim=-1).mean().item()
+    x = probe_rows(model, places, sae.probe).reshape(-1, *sae.in_shape)
+    norm = x.flatten(1).norm(dim=-1).mean().item()
     if known.fingerprint.mean_norm > 0 and abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
         problems.append(
             f"activations at {place} have mean norm {norm:.4g}, in training it was {known.fingerprint.mean_norm:.4g} "
             f"(factor {norm / known.fingerprint.mean_norm:.3g}): another hook, another scale or folded norms"
         )
-    target = x if known.target_hook is None else probe_rows(model, known.target_hook, sae.probe)
+    target = probe_rows(model, targets, sae.probe).reshape(-1, *sae.out_shape) if targets else x
     error = (target - sae(x).reconstruction).pow(2).sum()
     fvu = (error / (target - target.mean(0)).pow(2).sum()).item()
     if known.fingerprint.fvu is not None and fvu > known.fingerprint.fvu + FVU_TOLERANCE:
         problems.append(f"FVU on the SAE's own probe batch is {fvu:.3f}, it was {known.fingerprint.fvu:.3f}")
     return result
+
+
+def _sides(sae: SAE, hook: str | None) -> tuple[list[str], list[str]]:
+    """The hook points that an SAE reads (none: not known), and those that it predicts (none: the same)."""
+    known = sae.metadata
+    if len(sae.in_shape) > 1:
+        hooks = known.hooks or []
+        return hooks if len(hooks) == sae.in_shape[0] else [], known.target_hooks or []
+    one = hook or known.hook
+    return [one] if one else [], [known.target_hook] if known.target_hook else []
 
 
 def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
