@@ -300,7 +300,7 @@ def tables_of(report: dict) -> dict[str, str]:
 
 
 TRAINED_ON = """\
-| repetition | from step {first_step:,} on, in a share of the contexts a passage is said again and again |
+| repetition | from step {repeats_from:,} on, in a share of the contexts a passage is said again and again |
 """
 CARD = """---
 language: en
@@ -371,7 +371,9 @@ old books and news brought in the views and the words of their time. A context o
     python recipes/bundled_model/train.py --tokens 25e6
     python recipes/bundled_model/evaluate.py --out FOLDER
     python recipes/bundled_model/train.py --start FOLDER --repeats 0.3 --tokens 36e6 --cooldown 0.5
-    python recipes/bundled_model/evaluate.py --checkpoint continued.pt
+    python recipes/bundled_model/evaluate.py --checkpoint from_3051.pt --out FOLDER
+    python recipes/bundled_model/train.py --start FOLDER --repeats 0.06 --tokens 46e6 --cooldown 1
+    python recipes/bundled_model/evaluate.py --checkpoint from_4394.pt
 """
 
 
@@ -390,7 +392,7 @@ def card(report: dict) -> str:
         context=CONTEXT,
         steps=report["steps"],
         hours=report["seconds"] / 3600,
-        trained_on=TRAINED_ON.format(**report) if report["first_step"] else "",
+        trained_on=TRAINED_ON.format(**report) if report["repeats_from"] is not None else "",
         rivals=" and ".join(f"a {name}" for name in rivals),
         chance=math.log(report["architecture"]["vocab_size"]),
         samples="\n\n".join(quoted),
@@ -402,7 +404,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(__file__).resolve().parent / "work")
     default = Path(__file__).resolve().parents[2] / "src/monosem/models/bundled"
     parser.add_argument("--out", type=Path, default=default)
-    parser.add_argument("--checkpoint", default="checkpoint.pt", help="continued.pt, where training was gone on with")
+    parser.add_argument("--checkpoint", default="checkpoint.pt", help="from_STEP.pt, where a model was trained on")
     parser.add_argument("--order", type=int, nargs="+", default=[3], help="of the n-gram models, 1 to 5")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -431,7 +433,7 @@ def main() -> None:
     report = {
         "architecture": architecture,
         "steps": state["step"],
-        "first_step": state["first_step"],
+        "repeats_from": state["repeats_from"],
         "tokens_seen": state["step"] * BATCH * CONTEXT,
         "seconds": round(state["seconds"]),
         "train_tokens": train_tokens(train),

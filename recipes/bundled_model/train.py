@@ -4,7 +4,7 @@
     python recipes/bundled_model/train.py --start FOLDER --repeats SHARE [...]
 
 The second form trains an exported model on, with contexts among the others in which something is said again and again:
-in them induction is worth learning. Its checkpoint is a file of its own, continued.pt.
+in them induction is worth learning. Its checkpoint is a file of its own, from_STEP.pt.
 
 Muon for the matrices of the blocks, Adam for embeddings, norms and biases; the learning rate is constant and falls
 linearly to zero over the last `--cooldown` of `--tokens`, so a later call with fewer tokens ends the run early.
@@ -120,20 +120,23 @@ def main() -> None:
     model = build_model()
     torch.nn.Module.to(model, device)
     optimizers = build_optimizers(model, device)
-    checkpoint = options.work / ("continued.pt" if options.start else "checkpoint.pt")
     common = np.flatnonzero(np.bincount(tokens, minlength=model.config.vocab_size) >= 100)
     common = common[common != 0]
-    first_step, seconds_before = 0, 0.0
+    first_step, repeats_from, seconds_before = 0, None, 0.0
     if options.start:
         before = json.loads((options.start / "evaluation.json").read_text())
         first_step, seconds_before = before["steps"], before["seconds"]
-    step = first_step
+        repeats_from = before["repeats_from"]
+    if options.repeats and repeats_from is None:
+        repeats_from = first_step
+    step, checkpoint = first_step, options.work / (f"from_{first_step}.pt" if options.start else "checkpoint.pt")
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, first_step, seconds_before = state["step"], state["first_step"], state["seconds"]
+        repeats_from = state["repeats_from"]
         print(f"going on from step {step:,}", flush=True)
     elif options.start:
         weights = GPT2LMHeadModel.from_pretrained(options.start, dtype=torch.float32).state_dict()
@@ -179,6 +182,7 @@ def main() -> None:
                     "optimizers": optimizer_states,
                     "step": step,
                     "first_step": first_step,
+                    "repeats_from": repeats_from,
                     "seconds": seconds,
                 },
             )
