@@ -94,6 +94,11 @@ class InputTransform(nn.Module):
             self.scale.copy_(len(moments.mean) ** 0.5 / torch.tensor(norm, dtype=torch.float64))
         if self.kind != "scale":
             self.mean.copy_(moments.mean)
+        if not all(buffer.isfinite().all() for buffer in self.buffers()) or self.scale == 0:
+            raise DataError(
+                f"activations of mean norm {moments.norm:g} are beyond what {self.scale.dtype} can scale: multiply "
+                "them by a number that brings them near 1"
+            )
         self.fitted = True
 
     def _fit_whitening(self, moments: Moments) -> None:
@@ -232,8 +237,10 @@ def _eigh(symmetric: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[T
 
 def _row_moments(x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
     """Mean and standard deviation over the entries of each row."""
-    mean = x.mean(-1, keepdim=True)
-    return mean, ((x - mean).pow(2).mean(-1, keepdim=True) + TINY).sqrt()
+    wide = x.double()  # whose squares do not overflow
+    mean = wide.mean(-1, keepdim=True)
+    deviation = ((wide - mean).pow(2).mean(-1, keepdim=True) + TINY).sqrt()
+    return mean.to(x.dtype), deviation.to(x.dtype)
 
 
 class Moments:

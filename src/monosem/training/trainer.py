@@ -211,9 +211,11 @@ class Trainer:
 
     def _diverged(self, what: str) -> DivergenceError:
         usual = TrainingConfig().peak_lr(self.sae.n_latents)
+        scaled = self.sae.transform.kind not in ("none", "centre")
+        scale = "" if scaled else "; or scale the activations, with transform='centre_scale'"
         return DivergenceError(
             f"training diverged after {self.steps:,} steps ({self.tokens:,} tokens): {what}. Lower the rate (lr is "
-            f"{self.peak_lr:g}; {usual:.2g} is usual for {self.sae.n_latents:,} latents) or set clip_gradient=1"
+            f"{self.peak_lr:g}; {usual:.2g} is usual for {self.sae.n_latents:,} latents) or set clip_gradient=1{scale}"
         )
 
     def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
