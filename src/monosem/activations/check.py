@@ -26,6 +26,8 @@ class CheckResult:
     notes: list[str]
     fatal: list[str] = field(default_factory=list[str])
     """The problems with which the two cannot be used together at all: place, width, tokenizer."""
+    misfits: list[str] = field(default_factory=list[str])
+    """Those by which the SAE reads something else than in training: hook, scale, beginnings of contexts."""
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -51,8 +53,8 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         model: the model.
         hook: the hook point at which it is to be used; its own if not given.
     """
-    known, problems, notes, fatal = sae.metadata, list[str](), list[str](), list[str]()
-    result = CheckResult(problems, notes, fatal)
+    known, problems, notes, fatal, misfits = sae.metadata, list[str](), list[str](), list[str](), list[str]()
+    result = CheckResult(problems, notes, fatal, misfits)
     hooks, targets = _sides(sae, hook)
     if not hooks:
         lacking = "which activations it reads side by side" if len(sae.in_shape) > 1 else "its hook point: name one"
@@ -64,7 +66,8 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         return CheckResult([str(error)], notes, [str(error)])
     place = " + ".join(places)
     if known.hook is not None and not same_place(model, place, known.hook, sae.probe.get("tokens")):
-        problems.append(f"the SAE was trained at {known.hook}, not at {place}")
+        misfits.append(f"the SAE was trained at {known.hook}, not at {place}")
+        problems += misfits
     if known.model_fingerprint not in (None, model.fingerprint()):
         problems.append(f"the weights of {model.name} are not those of {known.model}, on which the SAE was trained")
     if known.tokenizer_fingerprint not in (None, model.tokenizer_fingerprint()):
@@ -72,6 +75,7 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         problems += fatal
     begins = _begins_otherwise(sae, model)
     if begins:
+        misfits.append(begins)
         problems.append(begins)
     wrong = [(name, model.width(name)) for name in places if model.width(name) != sae.d_in]
     if wrong:
@@ -85,16 +89,16 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         return result
     unreadable = _unreadable(model, sae.probe["tokens"])
     if unreadable:
-        fatal.append(unreadable)
         problems.append(unreadable)
         return result
     x = probe_rows(model, places, sae.probe).reshape(-1, *sae.in_shape)
     norm = x.flatten(1).norm(dim=-1).mean().item()
     if known.fingerprint.mean_norm > 0 and abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
-        problems.append(
+        misfits.append(
             f"activations at {place} have mean norm {norm:.4g}, in training it was {known.fingerprint.mean_norm:.4g} "
             f"(factor {norm / known.fingerprint.mean_norm:.3g}): another hook, another scale or folded norms"
         )
+        problems.append(misfits[-1])
     target = probe_rows(model, targets, sae.probe).reshape(-1, *sae.out_shape) if targets else x
     error = (target - sae(x).reconstruction).pow(2).sum()
     fvu = (error / (target - target.mean(0)).pow(2).sum()).item()
@@ -114,7 +118,7 @@ def _sides(sae: SAE, hook: str | None) -> tuple[list[str], list[str]]:
 
 
 def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
-    """Ask whether an SAE and a model fit where they are to be used together, and warn in words of all that does not.
+    """Ask whether an SAE and a model fit where they are to be used together; warn in words of hook, scale and BOS.
 
     Raises:
         MismatchError: they cannot be used together: the hook point is missing, width or tokenizer are others.
@@ -122,8 +126,8 @@ def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
     result = check(sae, model, hook)
     if result.fatal:
         raise MismatchError("; ".join(result.fatal))
-    if result.problems:
-        warnings.warn("; ".join(result.problems), stacklevel=3)
+    if result.misfits:
+        warnings.warn("; ".join(result.misfits), stacklevel=3)
 
 
 def same_place(model: SubjectModel, one: str, other: str, tokens: Tensor | None = None) -> bool:
