@@ -313,11 +313,11 @@ def test_a_store_that_cannot_be_read_is_named_before_the_server_starts(
     elif damage == "missing":
         part.unlink()
     elif damage == "version":
-        index.write_text(index.read_text().replace('"format_version": 2', '"format_version": 99'))
+        index.write_text(re.sub(r'"format_version": \d+', '"format_version": 99', index.read_text()))
         says = "version 99"
     else:
         index.write_text(index.read_text()[:200])
-        says = "index.json is damaged"
+        says = "index.json cannot be read"
     assert says in one_line(monosem("explore", tmp_path / "run", "--no-open", "--port", 0))
 
 
