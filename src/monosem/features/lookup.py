@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -24,10 +25,10 @@ class Searched(Protocol):
     n_latents: int
     tables: Tables
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> Vocabulary: ...
 
-    @property
+    @functools.cached_property
     def token_index(self) -> TokenIndex: ...
 
     def word_index(self, part: int) -> WordIndex:
