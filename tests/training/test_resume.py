@@ -471,7 +471,9 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
 
 
 @pytest.mark.filterwarnings("ignore:the activations ended")
-def test_activations_from_an_iterable_cannot_be_taken_up_again(tmp_path: Path) -> None:
+def test_activations_from_an_iterable_cannot_be_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "ITERABLE_ROWS", 10)  # what is read at a time; within it a run does go on
+
     def once() -> TrainingResult:
         generator = torch.Generator().manual_seed(0)
         rows = (torch.randn(10, 6, generator=generator) for _ in range(4))
