@@ -206,7 +206,7 @@ def harvest(
             raise ConfigError("vectors stand in place of a model and what it reads: give one or the other")
         contexts: BatchReader = VectorRows(vectors, labels)
         name, takes, mappings = contexts.name, [_rows_of(s) for s in saes], list[Mapping]()
-        places: list[Sequence[str] | None] = [None] * len(saes)
+        places: Sequence[Sequence[str] | None] = [None] * len(saes)
     else:
         model = model or _model_of(saes[0])
         _check_same(saes, model, images)
