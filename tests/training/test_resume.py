@@ -480,6 +480,7 @@ def test_activations_from_an_iterable_cannot_be_taken_up_again(tmp_path: Path, m
         config = TrainingConfig(batch_size=10)
         return fit(TopKSAE(6, 24, k=3), rows, tokens=60, config=config, path=tmp_path, progress=False)
 
-    once()
+    with pytest.warns(UserWarning, match="ended after 40 of 60 tokens"):
+        once()
     with pytest.raises(ConfigError, match="cannot be resumed"):
         once()

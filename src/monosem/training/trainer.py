@@ -239,8 +239,6 @@ class Trainer:
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self.steps, self.tokens = numbers["steps"], numbers["tokens"]
-        self.screen &= numbers.get(
-            "screen", True
-        )  # on another processor bits may change, but not because of a close call
+        self.screen &= numbers.get("screen", True)  # what was close to call is not called again
         self.optimizer.load_state(tensors, self.steps)
         self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
