@@ -172,7 +172,8 @@ class Dictionary:
     def _columns(self) -> tuple[pa.ChunkedArray, np.ndarray, np.ndarray]:
         """Name, firing rate and maximum of every latent: 12 bytes each, and every name once a file."""
         table = self.store.columns(("name", "rate", "max"))
-        return table.column("name"), numbers(table.column("rate")).astype(np.float32), numbers(table.column("max"))
+        with readable(self.store.path):
+            return table.column("name"), numbers(table.column("rate")).astype(np.float32), numbers(table.column("max"))
 
     @property
     def rates(self) -> np.ndarray:

@@ -75,3 +75,14 @@ def _numbers(array: pa.Array) -> np.ndarray:
         return found
     bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")[array.offset : array.offset + len(array)]
     return np.where(bits, found, kind.type(np.nan if kind.kind == "f" else 0))
+
+
+def require_numbers(row: Row, names: Sequence[str]) -> None:
+    """Refuse a row of which some columns hold something else than numbers or nothing.
+
+    Raises:
+        TypeError: with the name of the column.
+    """
+    for name in names:
+        if not isinstance(row.get(name), int | float | None):
+            raise TypeError(f"column {name!r} holds {row[name]!r:.40}, not a number")

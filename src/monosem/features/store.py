@@ -29,13 +29,14 @@ from monosem.features.files import PART, read_index
 from monosem.features.labels import Rows
 from monosem.features.lookup import TokenIndex, WordIndex
 from monosem.features.pictures import Pictures
-from monosem.features.rows import LatentFile, Row, columns_of, numbers
+from monosem.features.rows import LatentFile, Row, columns_of, numbers, require_numbers
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
 from monosem.sql import Tables, condition, readable
 
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
+FIGURES = ("clarity", "count", "rate", "mean", "deviation", "max", "decoder_norm", "encoder_cosine")
 NEVER = "never fired"
 """Name of a latent that has none."""
 PARTS_KEPT = 8
@@ -125,6 +126,7 @@ class FeatureStore:
             found: dict[int, Feature] = {}
             for row, more in zip(features, details, strict=True):
                 latent = row["latent"]
+                require_numbers(row, FIGURES)
                 found[latent] = self._feature(row | more, of_latent[latent], parts_of[latent])
             return {latent: found[latent] for latent in latents}
 
