@@ -53,7 +53,7 @@ def made(small_model: SubjectModel, tmp_path_factory: pytest.TempPathFactory) ->
     folder: Path = tmp_path_factory.mktemp("run") / "features"
     store = harvest(sae, folder, small_model, tokens=TOKENS, settings=SETTINGS, progress=False)
     text = PackedText(read_documents("bundled:held_out"), small_model.tokenizer, LENGTH)
-    batch = text.read(0, TOKENS // LENGTH)
+    batch = text.read(0, store.index["texts"][0]["stop_context"])
     dense = [
         sae.encode(small_model.capture(part, [HOOK])[HOOK]).to_dense().detach() for part in batch.tokens.split(16)
     ]  # in the batches of the harvest, so that values are the same to the bit
