@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 
 SECONDS = 10.0
@@ -22,12 +24,13 @@ def reachable(name: str, kind: str = "model") -> bool:
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP client of the hub raises; an older one raises kinds of OSError alone."""
-    try:
-        import httpx
-    except ImportError:
-        return ()
-    return (httpx.HTTPError, httpx.InvalidURL)
+    """What the HTTP client of the hub raises: httpx or httpx2; an older one raises kinds of OSError alone."""
+    found: list[type[Exception]] = []
+    for name in ("httpx", "httpx2"):
+        if importlib.util.find_spec(name) is not None:
+            client = importlib.import_module(name)
+            found += [client.HTTPError, client.InvalidURL]
+    return tuple(found)
 
 
 def offline() -> str:

@@ -220,7 +220,7 @@ class LiveActivations(HookSource):
         for hook, part in zip(self.hooks, parts, strict=True):
             bad = ~torch.isfinite(part).all(-1)
             if bad.any():
-                context, position = kept.nonzero()[bad.nonzero()[0, 0].item()].tolist()
+                context, position = kept.nonzero()[int(bad.nonzero()[0, 0])].tolist()
                 raise DataError(
                     f"activations at {hook} are not finite in context {start + context}, position {position}: "
                     "load the model in float32 or bfloat16, or look at that text"
