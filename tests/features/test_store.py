@@ -159,7 +159,8 @@ def test_cofiring_is_exact_while_all_tokens_are_in_the_sample(made: Made, tmp_pa
     store = ms.harvest(
         made.sae, tmp_path, made.model, tokens=3000, settings=SETTINGS.model_copy(update={"cofiring_rows": 4000})
     )
-    rows = (made.dense[: 3000 // LENGTH][made.kept[: 3000 // LENGTH]] > 0).double()
+    read = store.index["texts"][0]["stop_context"]
+    rows = (made.dense[:read][made.kept[:read]] > 0).double()
     together = rows.T @ rows
     n = 0
     for feature in store.features(range(LATENTS)):
