@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_store import HOOK, LATENTS, LENGTH, SETTINGS, Made
+from small_store import HOOK, LATENTS, SETTINGS, Made
 
 import monosem as ms
 from monosem.analysis import logit_lens
