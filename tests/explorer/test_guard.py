@@ -13,7 +13,24 @@ from monosem.explorer.names import own_names
 from monosem.explorer.page import Page
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "127.0.0.1.evil.example", "localhost.evil", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8321",
+        "127.0.0.1.evil.example",
+        "localhost.evil",
+        "[::1].evil.com",
+        "[::1]evil.com:8321",
+        "[127.0.0.1]",
+        "::1",
+        "localhost:port",
+        "localhost:99999",
+        "localhost:80:80",
+        "me@localhost",
+        "",
+    ],
+)
 def test_a_foreign_host_is_refused(client: Any, host: str) -> None:
     for path in ("/", "/api/dictionaries", "/api/d/small/f/3"):
         reply = client.ask(path, headers={"Host": host})
@@ -50,6 +67,35 @@ def test_another_page_changes_nothing(client: Any, headers: dict[str, str], stat
     reply = client.ask("/api/d/small/notes/7", "PUT", {"label": "stolen"}, headers)
     assert reply.status == status, reply
     assert client.get("/api/d/small/notes/7")["label"] is None
+
+
+READING = ("/", "/api/dictionaries", "/api/d/small/features?where=rate%3E0", "/api/d/small/f/3", "/assets/page-1.js")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+    ],
+)
+def test_another_page_reads_nothing(client: Any, headers: dict[str, str]) -> None:
+    for path in READING:
+        reply = client.ask(path, headers=headers)
+        assert (reply.status, "may not ask" in reply.json["error"]) == (403, True)
+
+
+def test_the_page_itself_programs_and_links_to_the_page_are_answered(client: Any) -> None:
+    own = [{}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": client.base}]
+    assert {client.ask(path, headers=headers).status for path in READING for headers in own} == {200}
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert client.ask("/d/small/f/3", headers=link).status == 200
+    assert client.ask("/api/d/small/f/3", headers=link).status == 403
 
 
 def test_every_answer_allows_only_files_of_the_server(client: Any) -> None:

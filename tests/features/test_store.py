@@ -279,6 +279,22 @@ def test_sql_reads_the_tables_and_nothing_else(made: Made, tmp_path: Path) -> No
     assert len(store.sql("from features")) == LATENTS
 
 
+def test_a_condition_cannot_reach_the_files_of_the_store(made: Made) -> None:
+    own = next((made.store.path / "features").glob("*.parquet"))
+    before = own.read_bytes()
+    for where in (
+        f"1=1); copy (select 1) to '{own}' (format parquet); --",
+        "true; select 1",
+        "true) or (true",
+        "true, true",
+    ):
+        for ask in (made.store.count, made.store.table):
+            with pytest.raises(ConfigError):
+                ask(where=where)
+    assert own.read_bytes() == before
+    assert made.store.count("true -- all of them") == LATENTS
+
+
 def test_the_tables_are_those_that_are_documented(made: Made) -> None:
     """Names and order of columns, and where a direct reader finds them."""
     text = (Path(__file__).parents[2] / "docs" / "feature_store.md").read_text()
