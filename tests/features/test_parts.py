@@ -72,11 +72,11 @@ def case(
 def test_they_fire_where_a_plain_pass_says(case: tuple[SAE, SubjectModel | ModelSet, FeatureStore]) -> None:
     sae, model, store = case
     text = PackedText(read_documents("bundled:held_out"), model.tokenizer, LENGTH)
-    x, _, kept = Mapping(sae, model).read(text.read(0, TOKENS // LENGTH))
+    x, _, kept = Mapping(sae, model).read(text.read(0, store.index["texts"][0]["stop_context"]))
     dense = sae.encode(x).to_dense().detach()
     assert store.n_tokens == len(x) == int(kept.sum())
     assert 0 < (dense > 0).double().mean() < 0.9
-    document = text.read(0, TOKENS // LENGTH).document[kept]
+    document = text.read(0, store.index["texts"][0]["stop_context"]).document[kept]
     for feature in store.features(range(N)):
         own = dense[:, feature.latent]
         assert abs(feature.count - int((own > 0).sum())) <= 1, "up to a rounding at the threshold"
