@@ -70,7 +70,7 @@ def test_reconstruction_is_measured_on_the_patches_alone(vit: SubjectModel, vit_
     assert high is not None
     assert low < report["fvu"].value < high
     assert "patches" in str(report)
-    assert ms.evaluate(vit_sae, vit, images=photos, tokens=17 * 4, progress=False).facts["rows"] == 4 * 16
+    assert ms.evaluate(vit_sae, vit, images=photos, tokens=16 * 4, progress=False).facts["rows"] == 4 * 16
 
 
 def test_without_labels_recovery_is_in_kl_from_the_own_output(

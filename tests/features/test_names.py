@@ -67,16 +67,18 @@ def test_names_and_clarity_are_those_of_plain_loops(made: Made) -> None:
 def test_a_name_is_the_whole_word_around_the_peak(
     pieces: list[str], name: str, small_model: SubjectModel, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The same five tokens in twelve documents, the latent on at the third; activations from 2 down to 1."""
+    """The same five tokens at the beginning of twelve documents, the latent on at the third; from 2 down to 1."""
     tokenizer = small_model.tokenizer
     ids = [token for piece in pieces for token in tokenizer(piece)["input_ids"]]
     peak = sum(len(tokenizer(piece)["input_ids"]) for piece in pieces[:2])
-    tokens = torch.tensor(ids).expand(12, -1)
+    words = [token for text, token in tokenizer.get_vocab().items() if text.startswith("\u0120")]
+    others = torch.tensor(sorted(words)[: 12 * 16]).reshape(12, 16)  # all documents go on otherwise
+    tokens = torch.cat([torch.tensor(ids).expand(12, -1), others], 1)
     document = torch.arange(12)[:, None].expand_as(tokens)
-    position = torch.arange(len(ids)).expand_as(tokens)
-    dense = torch.zeros(12, len(ids), 3)
+    position = torch.arange(tokens.shape[1]).expand_as(tokens)
+    dense = torch.zeros(12, tokens.shape[1], 3)
     dense[:, peak, 1] = torch.linspace(2, 1, 12)
-    harvest = Harvest(3, len(tokenizer), len(ids))
+    harvest = Harvest(3, len(tokenizer), tokens.shape[1])
     kept = torch.ones_like(tokens, dtype=torch.bool)
     batch = ContextBatch(tokens, document, position, ~kept)
     harvest.add(batch, kept, SparseCodes.from_dense(dense.reshape(-1, 3)))

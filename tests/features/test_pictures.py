@@ -133,7 +133,7 @@ def test_large_images_are_kept_small(vit_sae: SAE) -> None:
 def test_a_harvest_that_goes_on_equals_one_at_once(
     vit: SubjectModel, vit_sae: SAE, archive: Path, store: FeatureStore, tmp_path: Path
 ) -> None:
-    first = harvest(vit_sae, tmp_path, vit, images=archive, tokens=17 * 7, keep_state=True, progress=False)
+    first = harvest(vit_sae, tmp_path, vit, images=archive, tokens=16 * 7, keep_state=True, progress=False)
     assert first.n_tokens == 7 * 16
     again = harvest(vit_sae, tmp_path, vit, images=archive, progress=False)
     assert again.n_tokens == store.n_tokens

@@ -131,7 +131,7 @@ def as_tensor(x: Tensor | np.ndarray) -> Tensor:
     if isinstance(x, Tensor):
         return x
     wide = x.dtype.kind == "f" and x.dtype.itemsize >= 8
-    return torch.from_numpy(np.ascontiguousarray(x, np.float64 if wide else np.float32))
+    return torch.from_numpy(np.require(x, np.float64 if wide else np.float32, ["C", "W"]))
 
 
 def _one_array(batch: Any) -> Tensor | np.ndarray:
