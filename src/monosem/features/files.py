@@ -100,6 +100,12 @@ class _Vectors(BaseModel):
     source: str
 
 
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    top: int = Field(ge=1)
+
+
 class _Index(BaseModel):
     """What index.json says, of what is read of it."""
 
@@ -113,7 +119,7 @@ class _Index(BaseModel):
     text_names: list[str]
     tokens: int = Field(ge=0)
     context_length: int = Field(ge=1)
-    settings: dict[str, Any]
+    settings: _Settings
     histogram: dict[str, int]
     tables: dict[Annotated[str, Field(pattern="^[a-z_]+$")], _Table]
     model: str | None = None
