@@ -12,6 +12,7 @@ import monosem as ms
 from monosem.kernels import sparse
 from monosem.kernels.reference import keep_top_k
 from monosem.sae import SAE, SkipTranscoder, TopKSAE, TrainingContext, Transcoder
+from monosem.training import RevivalConfig
 
 MakeSAE = Callable[..., SAE]
 Near = Callable[..., None]
@@ -93,7 +94,9 @@ def test_a_linear_mlp_is_captured_by_the_skip_with_no_latent_on() -> None:
     sae = SkipTranscoder(16, 40, k=6, d_out=11, dtype=torch.float64)
     torch.nn.init.constant_(sae.b_enc, -1e3)
     target = x @ linear + 1
-    trainer = ms.Trainer(sae, ms.TrainingConfig(lr=0.02, batch_size=500), total_tokens=100_000)
+    trainer = ms.Trainer(
+        sae, ms.TrainingConfig(lr=0.02, batch_size=500, revival=RevivalConfig(method="none")), total_tokens=100_000
+    )
     batches = [slice(500 * (step % 8), 500 * (step % 8) + 500) for step in range(200)]
     metrics = [trainer.step(x[rows], target[rows]) for rows in batches][-1].metrics
     assert metrics["l0"] == 0
