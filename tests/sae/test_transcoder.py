@@ -12,7 +12,7 @@ import monosem as ms
 from monosem.kernels import sparse
 from monosem.kernels.reference import keep_top_k
 from monosem.sae import SAE, SkipTranscoder, TopKSAE, TrainingContext, Transcoder
-from monosem.training import RevivalConfig
+from monosem.training.revival import RevivalConfig
 
 MakeSAE = Callable[..., SAE]
 Near = Callable[..., None]
