@@ -33,5 +33,6 @@ def special_tokens(tokenizer: Any) -> frozenset[int]:
     """Ids of all tokens that stand for no piece of a text: those that have a role, and what was added as special."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {token for token, how in added.items() if getattr(how, "special", False)}
-    roles = {getattr(tokenizer, role, None) for role in ("bos_token_id", "eos_token_id")} - {None}
-    return frozenset(special | roles | set(getattr(tokenizer, "all_special_ids", ())))
+    roles: list[int | None] = [getattr(tokenizer, role, None) for role in ("bos_token_id", "eos_token_id")]
+    known = {token for token in roles if token is not None}
+    return frozenset(special | known | set(getattr(tokenizer, "all_special_ids", ())))
