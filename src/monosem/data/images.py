@@ -20,9 +20,10 @@ from monosem.data.documents import Skipped
 from monosem.data.image_files import images_of, source_hash
 from monosem.data.pixels import as_image, in_colours, scale_of
 from monosem.errors import DataError, FileError
-from monosem.files import DAMAGE, one_line, regular_file
+from monosem.files import DAMAGE, one_line, regular_file, require_room
 from monosem.sae.metadata import PixelFormat
 
+MOST_PACKED = 200  # times the size of its file is a picture in memory, if it is no bomb
 LONGEST = 8  # times its width is an image high, or the other way round, before its ends are cut off
 
 
@@ -206,6 +207,7 @@ class Images:
             mode = "L" if self.wanted.channels == 1 else "RGB"
             if isinstance(item, Path):
                 with Image.open(regular_file(item)) as file:
+                    require_room(item, file.width * file.height * len(file.getbands()), MOST_PACKED)
                     image = in_colours(file, mode)
             else:
                 image = in_colours(as_image(item, self._scale), mode)

@@ -64,7 +64,7 @@ def as_image(item: Any, scale: float = 1.0) -> Image.Image:
         return item
     array = _array(item)
     if array.dtype != np.uint8:
-        array = (array.astype(np.float64) * scale).round().clip(0, 255).astype(np.uint8)
+        array = (array.astype(np.float32) * scale).round().clip(0, 255).astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 

@@ -54,7 +54,7 @@ class Notes:
             with closing(sqlite3.connect(self.path, timeout=10)) as connection, connection:
                 connection.execute(_SCHEMA)
                 yield connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words may be damaged
             raise FileError(f"the notes in {self.path} cannot be used ({one_line(error)}): {AWAY}") from error
 
     def all(self) -> dict[int, Note]:

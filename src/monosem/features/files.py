@@ -28,7 +28,7 @@ from monosem.features.tables import (
     vocabulary_table,
 )
 from monosem.features.vocabulary import Vocabulary
-from monosem.files import as_json, fits, read_json, replacing, write_json
+from monosem.files import as_json, fits, read_json, reading, replacing, write_json
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.work import each
@@ -270,7 +270,8 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_part(folder: Path, file: str, n_bytes: int) -> None:
-    path = (folder / file).resolve()
+    with reading(folder / "index.json", AGAIN):
+        path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise FileError(f"{folder / 'index.json'} names a file outside its folder: {file}: {AGAIN}")
     size = path.stat().st_size if path.is_file() else None

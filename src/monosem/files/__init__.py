@@ -4,7 +4,7 @@ Reading: only regular files, limits on size, depth and declared shape before mem
 field. Writing: whole or not at all, and JSON that every reader takes.
 """
 
-from monosem.files.archives import Bomb, decompressed, opened
+from monosem.files.archives import Bomb, decompressed, opened, require_room
 from monosem.files.arrays import from_bfloat16, read_array, read_arrays, read_idx, read_safetensors, safetensors_shapes
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
@@ -47,6 +47,7 @@ __all__ = [
     "reading",
     "regular_file",
     "replacing",
+    "require_room",
     "safetensors_shapes",
     "write_bytes",
     "write_json",

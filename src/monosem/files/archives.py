@@ -25,12 +25,22 @@ class Bomb(FileError):
     """A file holds much more than its size lets expect."""
 
 
-def too_much(path: str | Path) -> Bomb:
+def too_much(path: str | Path, expansion: int = EXPANSION) -> Bomb:
     """What is said of a file that holds more."""
     return Bomb(
-        f"{path} holds more than {EXPANSION} times its own size, as a bomb would: if that is right, unpack it and give "
+        f"{path} holds more than {expansion} times its own size, as a bomb would: if that is right, unpack it and give "
         "what was in it"
     )
+
+
+def require_room(path: str | Path, n_bytes: int, expansion: int) -> None:
+    """Refuse a file that says that it unpacks to more than `expansion` times its size, and SMALL.
+
+    Raises:
+        FileError: it does.
+    """
+    if n_bytes > SMALL + expansion * Path(path).stat().st_size:
+        raise too_much(path, expansion)
 
 
 class _Limited(io.RawIOBase):

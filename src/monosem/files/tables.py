@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosem.files.archives import SMALL, too_much
+from monosem.files.archives import require_room
 from monosem.files.checked import RESTORE, reading, regular_file
 
 if TYPE_CHECKING:
@@ -37,6 +37,5 @@ def open_parquet(path: str | Path, remedy: str = RESTORE, **options: Any) -> Ite
         about = file.metadata
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         unpacked = max(sum(group.total_byte_size for group in groups), 4 * about.num_rows * about.num_columns)
-        if unpacked > SMALL + EXPANSION * path.stat().st_size:
-            raise too_much(path)
+        require_room(path, unpacked, EXPANSION)
         yield file

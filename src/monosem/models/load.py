@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     if "gguf_file" in where:  # which names no class, and whose blocks would stay packed where kernels for them are
         default = transformers.AutoModelForCausalLM
         unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    _check_layers(Path(source), config)
+    _check_config(Path(source), config)
     if config.model_type == "clip":
         config = config.vision_config
         cls: Any = transformers.CLIPVisionModel
@@ -133,13 +134,17 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     return module
 
 
-def _check_layers(folder: Path, config: Any) -> None:
-    """More layers than there are weights would be built for hours before anything is missed."""
+def _check_config(folder: Path, config: Any) -> None:
+    """More layers than there are weights would be built for hours; a share of NaN shows when the model runs."""
     n_weights = sum(len(safetensors_shapes(file)) for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
         layers = getattr(part, "num_hidden_layers", 0)
         if n_weights and isinstance(layers, int) and layers > n_weights:
             raise FileError(f"its config.json speaks of {layers:,} layers, there are {n_weights} weights in all")
+        for name, value in vars(part).items() if part is not None else ():
+            share = name.endswith(("drop", "dropout", "dropout_prob"))
+            if isinstance(value, float) and not (0 <= value <= 1 if share else math.isfinite(value)):
+                raise FileError(f"its config.json says that {name} is {value}")
 
 
 @contextmanager

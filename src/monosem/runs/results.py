@@ -24,9 +24,9 @@ Row = dict[str, Any]
 
 
 def _with_value(measured: list[float | None]) -> list[float | None]:
-    """A value that is no number was written as null."""
-    value, low, high = measured
-    return [math.nan if value is None else value, low, high]
+    """A value that is no number was written as null; an interval has two ends or none."""
+    value, *ends = measured
+    return [math.nan if value is None else value, *(ends if None not in ends else [None, None])]
 
 
 Measured = Annotated[list[float | None], Field(min_length=3, max_length=3), AfterValidator(_with_value)]

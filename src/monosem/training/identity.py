@@ -87,7 +87,7 @@ class Identity:
         names = dict.fromkeys([*self.settings, *asked.settings])
         absent = "none"
         differing = [
-            f"{name} ({self.settings.get(name, absent)} then, {asked.settings.get(name, absent)} now)"
+            f"{name} ({self.settings.get(name, absent)!s:.80} then, {asked.settings.get(name, absent)!s:.80} now)"
             for name in names
             if name not in passed and self.settings.get(name, absent) != asked.settings.get(name, absent)
         ]
