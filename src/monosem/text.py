@@ -34,5 +34,5 @@ def special_tokens(tokenizer: Any) -> frozenset[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {token for token, how in added.items() if getattr(how, "special", False)}
     roles: list[int | None] = [getattr(tokenizer, role, None) for role in ("bos_token_id", "eos_token_id")]
-    known = {token for token in roles if token is not None}
-    return frozenset(special | known | set(getattr(tokenizer, "all_special_ids", ())))
+    roles += getattr(tokenizer, "all_special_ids", ())  # a role may name a token that is not there
+    return frozenset(special | {token for token in roles if token is not None})
