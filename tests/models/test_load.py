@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -164,9 +165,19 @@ def test_fingerprints_see_a_change_anywhere_in_a_large_tensor() -> None:
         before = SubjectModel(module).fingerprint()
 
 
-def test_a_config_of_more_layers_than_weights_is_refused_before_it_is_built(tiny_module: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"n_layer": 10**9}, "1,000,000,000 layers"),
+        ({"attn_pdrop": math.nan}, "attn_pdrop is nan"),
+        ({"n_head": -2}, "-2"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_before_it_is_built(
+    setting: dict[str, Any], words: str, tiny_module: Any, tmp_path: Path
+) -> None:
     tiny_module.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 10**9}))
-    with pytest.raises(FileError, match=r"1,000,000,000 layers"):
+    (tmp_path / "config.json").write_text(json.dumps({**config, **setting}))
+    with pytest.raises(FileError, match=words):
         load_model(tmp_path)

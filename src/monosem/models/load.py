@@ -135,7 +135,7 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
 
 
 def _check_config(folder: Path, config: Any) -> None:
-    """More layers than there are weights would be built for hours; a share of NaN shows when the model runs."""
+    """More layers than there are weights would be built for hours; a share of NaN, or -2 heads, show when the model runs."""
     n_weights = sum(len(safetensors_shapes(file)) for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
         layers = getattr(part, "num_hidden_layers", 0)
@@ -143,6 +143,8 @@ def _check_config(folder: Path, config: Any) -> None:
             raise FileError(f"its config.json speaks of {layers:,} layers, there are {n_weights} weights in all")
         for name, value in vars(part).items() if part is not None else ():
             share = name.endswith(("drop", "dropout", "dropout_prob"))
+            if name.startswith(("n_", "num_")) and isinstance(value, int) and value < 0:
+                raise FileError(f"its config.json says that {name} is {value}")
             if isinstance(value, float) and not (0 <= value <= 1 if share else math.isfinite(value)):
                 raise FileError(f"its config.json says that {name} is {value}")
 
