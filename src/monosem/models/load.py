@@ -135,7 +135,7 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
 
 
 def _check_config(folder: Path, config: Any) -> None:
-    """More layers than there are weights would be built for hours; a share of NaN, or -2 heads, show when the model runs."""
+    """More layers than weights would be built for hours; a share of NaN, or -2 heads, show when the model runs."""
     n_weights = sum(len(safetensors_shapes(file)) for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
     for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
         layers = getattr(part, "num_hidden_layers", 0)
