@@ -44,7 +44,8 @@ def save_picture(console: Console, path: Path, title: str) -> None:
     from monosem.files import write_text
 
     if path.suffix == ".html":
-        console.save_html(str(path))
-        return
-    picture = console.export_svg(title=title, theme=SVG_EXPORT_THEME, unique_id="monosem")
-    write_text(path, re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL))
+        text = console.export_html()
+    else:
+        picture = console.export_svg(title=title, theme=SVG_EXPORT_THEME, unique_id="monosem")
+        text = re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL)
+    write_text(path, text)
