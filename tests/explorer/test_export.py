@@ -127,6 +127,15 @@ def test_the_command_writes_one_feature(monosem: Command, run_folder: Path, tmp_
     assert "resid_post.2 of bundled" in html
 
 
+def test_the_server_gives_one_feature_as_the_same_file(client: Any, run_folder: Path) -> None:
+    reply = client.ask("/api/d/small/f/3/html")
+    (dictionary,) = open_dictionaries([run_folder]).values()
+    assert reply.body.decode() == feature_html(dictionary, 3)
+    assert reply.headers["content-disposition"] == 'attachment; filename="small-f-3.html"'
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert client.ask("/api/d/small/f/256/html").status == client.ask("/api/d/none/f/3/html").status == 404
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

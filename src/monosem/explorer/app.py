@@ -18,6 +18,7 @@ from monosem.explorer import shapes
 from monosem.explorer.answers import answer, of_error, problem
 from monosem.explorer.card import features_json, previews, python_code
 from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
 from monosem.explorer.lanes import QUICK, Lanes
@@ -116,6 +117,13 @@ def _read_routes(app: FastAPI, site: Site) -> None:
     def python(name: str, latent: int) -> Response:
         """Python that opens it."""
         return answer(python_code(site[name], latent))
+
+    @get("/api/d/{name}/f/{latent}/html", response_class=Response, responses={200: {"content": {"text/html": {}}}})
+    def html(name: str, latent: int) -> Response:
+        """The feature as one HTML file that needs nothing else, to be kept."""
+        attached = f'attachment; filename="{name}-f-{latent}.html"'
+        headers = {"cache-control": "no-store", "content-disposition": attached}
+        return Response(feature_html(site[name], latent), headers=headers, media_type="text/html")
 
     @get("/api/d/{name}/image/{number}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
     def image(name: str, number: int) -> Response:
