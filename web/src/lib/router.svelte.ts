@@ -40,6 +40,13 @@ export function address(name: string, ...parts: (string | number)[]): string {
   return ['/d', encodeURIComponent(name), ...parts].join('/')
 }
 
+/** The feature that a link leads to, if it leads to one. */
+export function featureOf(link: HTMLAnchorElement): { name: string; latent: number } | null {
+  if (link.origin !== location.origin) return null
+  const found = /^\/d\/([^/]+)\/f\/(\d+)/.exec(isStatic ? link.hash.slice(1) : link.pathname)
+  return found && { name: decode(found[1]), latent: Number(found[2]) }
+}
+
 export function withParams(path: string, params: URLSearchParams | Record<string, string>): string {
   const query = new URLSearchParams(params).toString()
   return query ? `${path}?${query}` : path

@@ -88,12 +88,21 @@ export interface Dictionary extends Summary {
   notable: number[]
 }
 
-export interface Row {
+/** A latent and how to call it. */
+export interface Named {
   latent: number
+  /** Null where it has no clear one. */
+  name: string | null
+  /** Characters of the name that are the piece it fires on. */
+  name_piece?: [number, number] | null
+  label: string | null
+  rate: number
+}
+
+export interface Row extends Named {
   /** How far its strongest passages agree, 0 to 1. */
   clarity: number | null
   count: number
-  rate: number
   mean: number | null
   deviation: number | null
   max: number | null
@@ -112,8 +121,6 @@ export interface Row {
   logit_kurtosis: number | null
   promoted_text: string | null
   suppressed_text: string | null
-  name: string
-  label: string | null
   starred: boolean
 }
 
@@ -129,23 +136,15 @@ export interface TokenWeight {
   weight: number
 }
 
-export interface Other {
-  latent: number
-  name: string
-  label: string | null
-  rate: number
+export interface Other extends Named {
   cosine: number | null
   share: number | null
   lift: number | null
 }
 
-export interface Match {
+export interface Match extends Named {
   dictionary: string
-  latent: number
   cosine: number
-  name: string
-  label: string | null
-  rate: number
 }
 
 export interface Example {
@@ -199,7 +198,8 @@ export interface Feature {
   latent: number
   n_latents: number
   n_tokens: number
-  name: string
+  name: string | null
+  name_piece?: [number, number] | null
   clarity: number | null
   note: Note
   count: number
@@ -227,11 +227,7 @@ export interface Feature {
   reads: string | null
 }
 
-export interface Preview {
-  latent: number
-  name: string
-  label: string | null
-  rate: number
+export interface Preview extends Named {
   max: number | null
   passages: Example[]
 }
@@ -253,7 +249,7 @@ export interface FeatureMap {
   x: number[]
   y: number[]
   rates: number[]
-  names: string[]
+  names: (string | null)[]
 }
 
 export type Result = Row & { score: number; how: string }
@@ -265,11 +261,7 @@ export interface Found {
   words: string | null
 }
 
-export interface PromptFeature {
-  latent: number
-  name: string
-  label: string | null
-  rate: number
+export interface PromptFeature extends Named {
   max: number | null
   effect: number | null
 }
@@ -307,8 +299,8 @@ export interface Side {
   matches: number[]
   similarities: number[]
   kinds: Kind[]
-  names: string[]
-  match_names: string[]
+  names: (string | null)[]
+  match_names: (string | null)[]
 }
 
 export interface Comparison {
