@@ -17,6 +17,7 @@ from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
+from monosem.explorer.origin import Origin, read_origin
 from monosem.explorer.shapes import (
     Abilities,
     Evaluation,
@@ -122,6 +123,11 @@ class Dictionary:
         """(n_latents, d) decoder rows in raw units, at unit length; raises as `sae`."""
         with self._lock:
             return self._directions
+
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """What the run's files tell of the weights that it began with."""
+        return Origin(None, None) if self._sae_folder is None else read_origin(self._sae_folder.parent)
 
     @functools.cached_property
     def evaluation(self) -> Evaluation | None:

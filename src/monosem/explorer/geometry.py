@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.activations import Wanted, read_rows, rows_a_context
 from monosem.errors import ConfigError
+from monosem.explorer.correlation import FEWEST, Best, correlated
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.layout import Layout, neighbourhoods
+from monosem.explorer.origin import shared_start
 from monosem.explorer.shapes import Comparison, Histogram, Kind, Map, Match, Side
 from monosem.explorer.subject import Subjects
 
@@ -22,20 +23,11 @@ MOST_POINTS = MOST_LISTED = 20_000
 TILE_ENTRIES = 2**24
 THRESHOLD = 0.7
 BINS = 40
-CORRELATED_TOKENS, CORRELATED_CONTEXTS = 4_096, 8
-WIDEST_CORRELATION = 2**25
-"""Entries of the table of correlations: 128 MiB."""
+REMEMBER = "decoder matches measure that, whatever was learned"
 MAP_METHOD = (
     "Features whose decoder rows point the same way are drawn together (as UMAP does, on the 5 nearest of each by "
     "cosine). Only what lies close means something: where a group stands, and what lies far off, does not."
 )
-
-
-class Best(NamedTuple):
-    """Every latent's best match in another dictionary."""
-
-    matches: np.ndarray
-    similarities: np.ndarray
 
 
 class Geometry:
@@ -76,12 +68,23 @@ class Geometry:
         dictionary.check(latent)
         found: list[Match] = []
         for other in self.dictionaries.values():
-            if other is dictionary or other.can["map"] or dictionary.can["map"] or not _same_width(dictionary, other):
+            if other is dictionary or not _same_width(dictionary, other):
                 continue
             cosines = other.directions() @ dictionary.directions()[latent]
-            best = int(cosines.argmax())
-            found.append(Match(**other.named(best), dictionary=other.name, cosine=float(cosines[best])))
+            best, start = int(cosines.argmax()), self.start(dictionary, other)
+            caution = None if start is None else f"{_sentence(start)}, and {REMEMBER}: compare by activations"
+            named = other.named(best)
+            found.append(Match(**named, dictionary=other.name, cosine=float(cosines[best]), caution=caution))
         return sorted(found, key=lambda match: -match["cosine"])
+
+    def start(self, a: Dictionary, b: Dictionary) -> str | None:
+        """How the weights of two dictionaries of the same width began together, in words; None if nothing says so."""
+        a, b = sorted((a, b), key=lambda each: each.name)
+        hashes = a.index.get("dictionary"), b.index.get("dictionary")
+        return self._once(
+            ("start", a.name, b.name),
+            lambda: shared_start(a.origin, b.origin, hashes, (a.directions(), b.directions())),
+        )
 
     def best(self, a: Dictionary, b: Dictionary) -> Best:
         """Every latent's best match by decoder cosine, tile by tile."""
@@ -96,67 +99,74 @@ class Geometry:
     ) -> Comparison:
         """Two dictionaries: which features are in both, split, merged or missing.
 
+        Args:
+            a: the one.
+            b: the other.
+            threshold: similarity below which nothing matches.
+            by: what is compared; if not given, activations, or decoder rows where those cannot be had.
+
         Raises:
             ConfigError: they are the same one.
             Unavailable: they cannot be compared in this way.
         """
         if a is b:
             raise ConfigError("compare two different dictionaries: a= and b= are the same")
-        by = by or ("decoder" if _same_width(a, b) else "activations")
-        if by == "decoder":
-            if not _same_width(a, b):
-                raise Unavailable(f"decoder rows have {a.width} and {b.width} numbers: by=activations")
-            there, back = self.best(a, b), self.best(b, a)
-            method = "Cosine of decoder rows."
-        else:
-            there, back, n = self._once(("correlated", a.name, b.name), lambda: self._correlated(a, b))
-            method = f"Correlation of activations over {n:,} tokens of {a.index['texts'][0]['text']}."
+        why_not = None
+        if by != "decoder":
+            try:
+                return self._by_activations(a, b, threshold)
+            except Unavailable as error:
+                if by == "activations" or not _same_width(a, b):
+                    raise
+                why_not = str(error)
+        if not _same_width(a, b):
+            raise Unavailable(_not_the_same_width(a, b))
+        there, back = self.best(a, b), self.best(b, a)
+        method = "Cosine of decoder rows."
+        if why_not is not None:
+            method = f"Cosine of decoder rows, for activations cannot be compared: {why_not}."
+        return self._compared(a, b, "decoder", method, threshold, there, back)
+
+    def _by_activations(self, a: Dictionary, b: Dictionary, threshold: float) -> Comparison:
+        there, back, n = self._once(("correlated", a.name, b.name), lambda: correlated(self.subjects, a, b))
+        text = a.index["texts"][0]["text"]
+        method = f"Correlation of activations over {n:,} tokens of {text}, of features that fire on {FEWEST} or more."
+        return self._compared(a, b, "activations", method, threshold, there, back)
+
+    def _compared(
+        self,
+        a: Dictionary,
+        b: Dictionary,
+        by: Literal["decoder", "activations"],
+        method: str,
+        threshold: float,
+        there: Best,
+        back: Best,
+    ) -> Comparison:
         sides = _side(a, b, there, back, threshold), _side(b, a, back, there, threshold)
-        return Comparison(a=a.name, b=b.name, by=by, method=method, threshold=threshold, sides=sides)
+        caution, start = None, self.start(a, b) if _same_width(a, b) else None
+        if start is not None:
+            pairs = zip(sides[0]["latents"], sides[0]["matches"], sides[0]["kinds"], strict=True)
+            matched = [latent == match for latent, match, kind in pairs if kind == "matched"]
+            same = f"of {len(matched):,} matched here, {sum(matched):,} have the same number in both"
+            remembers = (
+                f"{REMEMBER}: compare by activations"
+                if by == "decoder"
+                else "decoder matches would measure that; by activations only what has hardly moved from there is alike"
+            )
+            caution = f"{_sentence(start)}, and {remembers} ({same})."
+        return Comparison(a=a.name, b=b.name, by=by, method=method, caution=caution, threshold=threshold, sides=sides)
 
-    def _correlated(self, a: Dictionary, b: Dictionary) -> tuple[Best, Best, int]:
-        if a.model_name != b.model_name or a.index.get("model_fingerprint") != b.index.get("model_fingerprint"):
-            raise Unavailable(f"{a.name} and {b.name} are of different models: their features cannot be compared")
-        if a.n_latents * b.n_latents > WIDEST_CORRELATION:
-            raise Unavailable("these dictionaries are too wide for correlations of activations")
-        codes_a, kept_a, tokens_a = self._codes(a, a)
-        codes_b, kept_b, tokens_b = self._codes(b, a)
-        if not torch.equal(tokens_a, tokens_b):
-            raise Unavailable(f"{a.name} and {b.name} read text cut differently: in length, beginnings or packing")
-        both = kept_a & kept_b
-        correlations = correlate(codes_a[both[kept_a]], codes_b[both[kept_b]])
-        there, back = correlations.max(1), correlations.max(0)
-        n = int(both.sum())
-        return (
-            Best(there.indices.numpy(), there.values.numpy()),
-            Best(back.indices.numpy(), back.values.numpy()),
-            n,
-        )
 
-    def _codes(self, dictionary: Dictionary, reader: Dictionary) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, n_latents) activations on the text of `reader`; where these stand, and the tokens of all contexts.
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
-        Of the contexts that were harvested, those in which `reader` reads a few thousand tokens.
-        """
-        text, rules = reader.index["texts"][0], reader.sae().metadata
 
-        def work(sae: Any, model: Any) -> tuple[Tensor, Tensor, Tensor]:
-            contexts = self.subjects.contexts(dictionary, sae, model, text["text"])
-            hook, first = str(dictionary.hook), text["first_context"]
-            n = max(1, int(CORRELATED_TOKENS / rows_a_context(contexts, rules)))
-            stop = min(text["stop_context"], first + n)
-            dense: list[Tensor] = []
-            kept: list[Tensor] = []
-            tokens: list[Tensor] = []
-            for start in range(first, stop, CORRELATED_CONTEXTS):
-                batch = contexts.read(start, min(stop, start + CORRELATED_CONTEXTS))
-                (found,) = read_rows(model, batch, [Wanted(sae.metadata, [hook])])
-                dense.append(sae.encode(found.rows[hook].to(sae.W_enc.device)).to_dense().detach().cpu())
-                kept.append(found.kept)
-                tokens.append(batch.tokens)
-            return torch.cat(dense), torch.cat(kept), torch.cat(tokens)
-
-        return self.subjects.ask(dictionary, work)
+def _not_the_same_width(a: Dictionary, b: Dictionary) -> str:
+    for each in (a, b):
+        if each.can["map"]:
+            return f"{each.name}: {each.can['map']}"
+    return f"decoder rows have {a.width} and {b.width} numbers: by=activations"
 
 
 def _same_width(a: Dictionary, b: Dictionary) -> bool:
@@ -181,24 +191,13 @@ def _closest(a: Tensor, b: Tensor) -> Best:
         best = (a[start : start + step] @ b.T).max(1)
         matches[start : start + step] = best.indices.numpy()
         similarities[start : start + step] = best.values.numpy()
-    return Best(matches, similarities)
-
-
-@torch.no_grad()
-def correlate(a: Tensor, b: Tensor) -> Tensor:
-    """(n_a, n_b) Pearson correlations between the columns of (rows, n_a) and (rows, n_b); 0 where one never varies."""
-
-    def standard(x: Tensor) -> Tensor:
-        x = x - x.mean(0)
-        norm = x.norm(dim=0)
-        return torch.where(norm > 1e-12, x / norm.clamp_min(1e-12), torch.zeros_like(x))
-
-    return standard(a).T @ standard(b)
+    return Best(matches, similarities, np.ones(len(a), bool))
 
 
 def _side(a: Dictionary, b: Dictionary, there: Best, back: Best, threshold: float) -> Side:
-    alive = np.flatnonzero(a.rates > 0)
-    kinds = kinds_of(there, back, threshold, b.rates > 0)[alive]
+    fires, other_fires = a.rates > 0, b.rates > 0
+    alive = np.flatnonzero(fires & there.measured)
+    kinds = kinds_of(there, back, threshold, other_fires & back.measured)[alive]
     similarities = there.similarities[alive]
     order = np.argsort(-similarities, kind="stable")[:MOST_LISTED]
     latents, matches = alive[order], there.matches[alive][order]
@@ -208,6 +207,7 @@ def _side(a: Dictionary, b: Dictionary, there: Best, back: Best, threshold: floa
         dictionary=a.name,
         other=b.name,
         counts={name: int((kinds == i).sum()) for i, name in enumerate(names)},
+        too_rare=int((fires & ~there.measured).sum()),
         mean=float(similarities.mean()) if len(similarities) else 0.0,
         histogram=Histogram(edges=edges.tolist(), counts=counts.tolist()),
         latents=latents.tolist(),

@@ -226,6 +226,7 @@ class Match(Named):
 
     dictionary: str
     cosine: float
+    caution: str | None
 
 
 class Example(TypedDict):
@@ -447,6 +448,7 @@ class Side(TypedDict):
     dictionary: str
     other: str
     counts: dict[str, int]
+    too_rare: int
     mean: float
     histogram: Histogram
     latents: list[int]
@@ -464,6 +466,7 @@ class Comparison(TypedDict):
     b: str
     by: Literal["decoder", "activations"]
     method: str
+    caution: str | None
     threshold: float
     sides: tuple[Side, Side]
 
