@@ -96,7 +96,8 @@ def test_runs_that_began_with_the_same_weights_are_not_said_to_share_features(
         }
         assert len(in_place) > 0.9 * len(decoder["sides"][0]["latents"])
         start = "Both began from the same weights (seed 0), and decoder matches"
-        assert decoder["caution"].startswith(f"{start} measure that, whatever was learned: compare by activations (of ")
+        assert decoder["caution"].startswith(f"{start} measure that, whatever was learned (of ")
+        assert decoder["caution"].endswith("): compare by activations.")
         assert found["by"] == "activations"
         assert found["sides"][0]["counts"]["matched"] < 0.5 * decoder["sides"][0]["counts"]["matched"]
         assert found["caution"].startswith(start)

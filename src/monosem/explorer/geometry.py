@@ -149,12 +149,12 @@ class Geometry:
             pairs = zip(sides[0]["latents"], sides[0]["matches"], sides[0]["kinds"], strict=True)
             matched = [latent == match for latent, match, kind in pairs if kind == "matched"]
             same = f"of {len(matched):,} matched here, {sum(matched):,} have the same number in both"
-            remembers = (
-                f"{REMEMBER}: compare by activations"
+            means = (
+                f"{REMEMBER} ({same}): compare by activations."
                 if by == "decoder"
-                else "decoder matches would measure that; by activations only what has hardly moved from there is alike"
+                else f"decoder matches would measure that; activations only where training has moved little ({same})."
             )
-            caution = f"{_sentence(start)}, and {remembers} ({same})."
+            caution = f"{_sentence(start)}, and {means}"
         return Comparison(a=a.name, b=b.name, by=by, method=method, caution=caution, threshold=threshold, sides=sides)
 
 

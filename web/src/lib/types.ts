@@ -145,6 +145,8 @@ export interface Other extends Named {
 export interface Match extends Named {
   dictionary: string
   cosine: number
+  /** Why a close match may be none of features: both began with the same weights. */
+  caution: string | null
 }
 
 export interface Example {
@@ -293,6 +295,8 @@ export interface Side {
   dictionary: string
   other: string
   counts: Record<Kind, number>
+  /** Fired too rarely in the tokens compared: left out of the rest. */
+  too_rare: number
   mean: number
   histogram: { edges: number[]; counts: number[] }
   latents: number[]
@@ -308,6 +312,7 @@ export interface Comparison {
   b: string
   by: 'decoder' | 'activations'
   method: string
+  caution: string | null
   threshold: number
   sides: [Side, Side]
 }
