@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import orjson
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -17,19 +18,26 @@ from monosem.explorer.lanes import Busy
 from monosem.sql import Stopped
 
 
+class Rounded(list[float]):
+    """Numbers that are as short already as they shall be."""
+
+
 def to_json(value: Any) -> bytes:
     """JSON, UTF-8; what is not finite is null."""
-    return json.dumps(_short(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
-        errors="replace"
-    )
+    short = _short(value)
+    try:
+        return orjson.dumps(short)
+    except TypeError:  # half a character, which somebody has written into a note
+        return json.dumps(short, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def _short(value: Any) -> Any:
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         return float(f"{value:.7g}") + 0.0 if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _short(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if kind is dict:
+        return {key: _short(inner) for key, inner in value.items()}
+    if kind is list or kind is tuple:
         if value and type(value[0]) is str:  # the texts of tokens, most of all there is
             return value
         return [_short(inner) for inner in value]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from monosem.explorer import shapes
+from monosem.explorer.answers import Rounded
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
@@ -137,7 +138,7 @@ def _example(example: Example, feature: Feature) -> shapes.Example:
         activation=example.activation,
         weight=example.weight,
         texts=example.texts if feature.rows is None else [feature.rows.name(example.document)],
-        activations=[float(f"{a:.4g}") if a else 0 for a in example.activations.tolist()] if on else [],
+        activations=Rounded([float(f"{a:.4g}") if a else 0 for a in example.activations.tolist()]) if on else [],
         peak=example.peak,
         document=example.document,
         position=example.position,
@@ -145,5 +146,7 @@ def _example(example: Example, feature: Feature) -> shapes.Example:
         context=example.context,
         before=example.before,
         after=example.after,
+        passage=example.passage,
+        start=example.start,
         label=labels.label(example.document) if labels is not None else None,
     )

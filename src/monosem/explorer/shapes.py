@@ -243,6 +243,8 @@ class Example(TypedDict):
     context: int
     before: list[str]
     after: list[str]
+    passage: int
+    start: int
     label: str | None
 
 

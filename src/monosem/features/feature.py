@@ -42,6 +42,10 @@ class Example:
     before: list[str]
     """What is stored of the passage before the window."""
     after: list[str]
+    passage: int
+    """Its number in the store's table of passages."""
+    start: int
+    """Of the window in the passage."""
 
 
 class TokenWeight(NamedTuple):

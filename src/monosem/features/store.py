@@ -45,21 +45,40 @@ FILES_KEPT = 3 * PARTS_KEPT
 """Files whose footers do: some 0.2 MB each."""
 
 
-class _Passages:
+class Passages:
     """The passages of a part, in which the examples of its latents stand."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, vocabulary: Vocabulary, text_names: Sequence[str]) -> None:
         tokens = table.column("tokens").combine_chunks()
         self.first = table.column("passage")[0].as_py() if len(table) else 0
-        self.ends, self.tokens = numbers(tokens.offsets), numbers(tokens.values)
+        """Number of the first."""
         self.facts = table.select(["text", "context", "offset"]).to_pylist()
+        self.text_names = text_names
+        self._ends, self._tokens, self._vocabulary = numbers(tokens.offsets), numbers(tokens.values), vocabulary
+        self._texts: dict[int, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def texts(self, passage: int) -> list[str]:
+        """The text of each of its tokens; a character of several tokens stands at the last of them."""
+        i = passage - self.first
+        if i not in self._texts:
+            self._texts[i] = self._vocabulary.texts(self._tokens[int(self._ends[i]) : int(self._ends[i + 1])])
+        return self._texts[i]
 
     def around(self, passage: int, start: int, length: int) -> Row:
-        """Of a window: where its passage is from, and its tokens with ROOM before and after."""
-        i = passage - self.first
-        first, stop = int(self.ends[i]), int(self.ends[i + 1])
-        tokens = self.tokens[first + max(0, start - ROOM) : min(stop, first + start + length + ROOM)]
-        return {**self.facts[i], "tokens": tokens.tolist()}
+        """Of a window: where its passage is from, its tokens, and what is stored before and after."""
+        i, texts, stop = passage - self.first, self.texts(passage), start + length
+        at = int(self._ends[i])
+        return {
+            "text": self.text_names[self.facts[i]["text"]],
+            "context": self.facts[i]["context"],
+            "tokens": self._tokens[at + start : min(at + stop, int(self._ends[i + 1]))],
+            "texts": texts[start:stop],
+            "before": texts[max(0, start - ROOM) : start],
+            "after": texts[stop : stop + ROOM],
+        }
 
 
 class FeatureStore:
@@ -83,7 +102,7 @@ class FeatureStore:
         tables = self.index["tables"].items()
         self.tables = Tables(self.path, {name: [part["file"] for part in table["parts"]] for name, table in tables})
         own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
-        self._passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
+        self.passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         self._files = functools.lru_cache(FILES_KEPT)(LatentFile.open)
         self.word_index = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_words(part))
 
@@ -114,7 +133,7 @@ class FeatureStore:
             features, details, examples = (
                 self._files(self._path(name, latents[0])).rows(latents) for name in ("features", "details", "examples")
             )
-            passages = self._passages(part)
+            passages = self.passages(part)
             parts = self._files(self._path("sources", latents[0])).rows(latents) if self.index.get("sources") else []
             examples.sort(key=lambda row: (-row["activation"], row["passage"], row["start"]))
             of_latent: dict[int, list[Row]] = {latent: [] for latent in latents}
@@ -130,9 +149,9 @@ class FeatureStore:
                 found[latent] = self._feature(row | more, of_latent[latent], parts_of[latent])
             return {latent: found[latent] for latent in latents}
 
-    def _read_passages(self, part: int) -> _Passages:
-        with pq.ParquetFile(self._path("passages", part * PART)) as file:
-            return _Passages(file.read(use_threads=False))
+    def _read_passages(self, part: int) -> Passages:
+        with readable(self.path), pq.ParquetFile(self._path("passages", part * PART)) as file:
+            return Passages(file.read(use_threads=False), self.vocabulary, self.index["text_names"])
 
     def _read_words(self, part: int) -> WordIndex:
         return WordIndex.of(self, part * PART, min(self.n_latents, (part + 1) * PART))
@@ -201,23 +220,23 @@ class FeatureStore:
         return SourcePart(name, row["norm"], row["share"], row["cosines"], promoted, suppressed)
 
     def _example(self, row: Row) -> Example:
-        first = min(row["start"], ROOM)
-        stop = first + row["length"]
-        tokens, texts = np.array(row["tokens"][first:stop], np.int64), self.vocabulary.texts
+        tokens = np.array(row["tokens"], np.int64)
         shades = np.array(row["shades"] or [0] * len(tokens), np.float32)
         return Example(
             row["activation"],
             row["weight"],
             tokens,
-            texts(tokens),
+            row["texts"],
             shades * (row["scale"] / 255),
             row["peak"],
             row["document"],
             row["position"],
-            self.index["text_names"][row["text"]],
+            row["text"],
             row["context"],
-            texts(row["tokens"][:first]),
-            texts(row["tokens"][stop:]),
+            row["before"],
+            row["after"],
+            row["passage"],
+            row["start"],
         )
 
     @functools.cached_property

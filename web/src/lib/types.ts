@@ -161,6 +161,9 @@ export interface Example {
   context: number
   before: string[]
   after: string[]
+  /** Where the window begins in the store's table of passages. */
+  passage: number
+  start: number
   /** Class of the image, if it has one. */
   label: string | null
   /** What ablating the feature does to each token's log-likelihood, in nats; comes with interventions. */
