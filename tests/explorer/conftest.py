@@ -29,7 +29,7 @@ from monosem.sae import SAE, load_sae
 
 INDEX = (
     '<!doctype html><html><head><base href="/"><meta name="monosem" content="server"></head>'
-    '<body><script type="module" src="./assets/page-1.js"></script></body></html>'
+    '<body><script defer src="./assets/page-1.js"></script></body></html>'
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOTS = os.environ.get("MONOSEM_SCREENSHOTS")

@@ -18,6 +18,7 @@ import pytest
 
 from monosem.errors import ConfigError, FileError
 from monosem.explorer import Dictionary, export_site, open_dictionaries
+from monosem.explorer.chunks import read_chunk
 from monosem.explorer.export import feature_html
 from monosem.explorer.notes import Notes
 from monosem.explorer.page import Page
@@ -33,43 +34,65 @@ def site(run_folder: Path, second: Any, page: Page, tmp_path_factory: pytest.Tem
     return export_site(dictionaries, tmp_path_factory.mktemp("site") / "out", page)
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
+def whole(site: Path, latent: int) -> Any:
+    """A feature of the site, with the texts of its examples as the passages have them."""
+    chunk = read_chunk(site, f"d/small/f/{latent // 32}")
+    feature = chunk["features"][latent - chunk["first"]]
+    held = read_chunk(site, f"d/small/passages/{chunk['passages']}")
+    for kind in ("top", "samples", "near_misses", "silent"):
+        for example in feature[kind]:
+            passage = held["passages"][example["passage"] - held["first"]]
+            start, stop = example["start"], example["start"] + example.pop("length")
+            example |= {"text": passage["text"], "context": passage["context"], "texts": passage["texts"][start:stop]}
+            example |= {"before": passage["texts"][max(0, start - held["room"]) : start]}
+            example |= {"after": passage["texts"][stop : stop + held["room"]]}
+    return feature
 
 
 def test_an_export_holds_what_the_server_says(site: Path, client: Any) -> None:
-    features = read(site / "data/d/small/f/2.json")
-    assert (features["first"], len(features["features"])) == (64, 32)
+    chunk = read_chunk(site, "d/small/f/2")
+    assert (chunk["first"], len(chunk["features"])) == (64, 32)
     for latent in (64, 80):
         served = client.get(f"/api/d/small/f/{latent}")
         served["matches"] = client.get(f"/api/d/small/f/{latent}/matches")
-        assert features["features"][latent - 64] == served
-    rows = read(site / "data/d/small/table/0.json")
+        assert whole(site, latent) == served
+    rows = read_chunk(site, "d/small/table/0")
     assert rows["rows"] == client.get("/api/d/small/features", limit=500)["rows"]
-    assert read(site / "data/d/small/map.json") == client.get("/api/d/small/map")
-    about, served = read(site / "data/d/small/index.json"), client.get("/api/d/small")
+    assert read_chunk(site, "d/small/map") == client.get("/api/d/small/map")
+    about, served = read_chunk(site, "d/small/index"), client.get("/api/d/small")
     different = {"path", "can"}
     assert {k: v for k, v in about.items() if k not in different} == {
         k: v for k, v in served.items() if k not in different
     }
-    assert read(site / "data/compare/small/second.json") == client.get("/api/compare", a="small", b="second")
+    assert read_chunk(site, "compare/small/second") == client.get("/api/compare", a="small", b="second")
 
 
 def test_an_export_says_that_it_is_one(site: Path) -> None:
-    overview = read(site / "data/dictionaries.json")
+    overview = read_chunk(site, "dictionaries")
     assert overview["static"] is True
     assert "monosem explore" in overview["dictionaries"][0]["can"]["prompt"]
     assert overview["dictionaries"][0]["path"] == "small"  # no path of this machine
     index = (site / "index.html").read_text()
-    assert '<base href="./">' in index
+    assert "<base" not in index
     assert '<meta name="monosem" content="static">' in index
     assert (site / "assets/page-1.js").is_file()
 
 
 def test_no_part_of_an_export_is_missing(site: Path) -> None:
-    parts = [read(site / f"data/d/small/f/{part}.json") for part in range(8)]
+    parts = [read_chunk(site, f"d/small/f/{part}") for part in range(8)]
     assert [f["latent"] for part in parts for f in part["features"]] == list(range(256))
-    assert not (site / "data/d/small/f/8.json").exists()
+    assert not (site / "data/d/small/f/8.js").exists()
+
+
+def test_another_export_leaves_nothing_of_the_one_before(run_folder: Path, page: Page, tmp_path: Path) -> None:
+    dictionaries = open_dictionaries([run_folder])
+    folder = export_site(dictionaries, tmp_path / "site", page)
+    files = sorted(folder.rglob("*"))
+    (folder / "data/d/other/f").mkdir(parents=True)
+    (folder / "data/d/other/f/0.js").write_text("old")
+    (folder / "assets/page-0.js").write_text("old")
+    export_site(open_dictionaries([run_folder]), folder, page)
+    assert sorted(folder.rglob("*")) == files
 
 
 def test_an_export_does_not_write_over_other_things(run_folder: Path, page: Page, site: Path, tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_an_export_holds_its_images(vit_run: Path, page: Page, tmp_path: Path) -
     assert "img-src data:" in one
 
 
+def test_a_site_opened_from_a_file_shows_its_images(vit_run: Path, look: Any, tmp_path: Path) -> None:
+    latent = strongest(FeatureStore(vit_run))
+    site = export_site(open_dictionaries([vit_run]), tmp_path / "site")
+    with look((site / "index.html").as_uri()) as visit:
+        visit.open(f"#/d/vit/f/{latent}")
+        image = visit.page.locator("figure img").first
+        image.wait_for()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+        assert visit.page.locator("figure rect").count() > 0
+
+
 def test_the_card_shades_the_patches_of_images(vit_run: Path, look: Any, serve: Any) -> None:
     store = FeatureStore(vit_run)
     latent = strongest(store)

@@ -18,7 +18,8 @@ def explore(
     ] = None,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     export: Annotated[
-        Path | None, typer.Option(help="Write a static site into this folder, for any file server, and stop.")
+        Path | None,
+        typer.Option(help="Write a static site into this folder, and stop. It opens by double click or from a server."),
     ] = None,
     feature: Annotated[int | None, typer.Option(help="A feature, to be written with --html.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write --feature into this one file, and stop.")] = None,
@@ -45,9 +46,9 @@ def explore(
             written = export_feature(opened, feature, html)
         console().print(f"Written: {written}")
     elif export is not None:
-        with job(), doing("writing the site"):
+        with job():
             written = export_site(opened, export)
-        console().print(f"Written: {written}. Serve it with any file server.")
+        console().print(f"Written: {written}. Open {written / 'index.html'}, or serve the folder with any file server.")
     else:
         show(list(paths), host, port, open_page, allow_host or [])
 

@@ -22,6 +22,9 @@ class Rounded(list[float]):
     """Numbers that are as short already as they shall be."""
 
 
+AS_IT_IS = {str, int, bool, type(None), Rounded}
+
+
 def to_json(value: Any) -> bytes:
     """JSON, UTF-8; what is not finite is null."""
     short = _short(value)
@@ -36,7 +39,7 @@ def _short(value: Any) -> Any:
     if kind is float:
         return float(f"{value:.7g}") + 0.0 if math.isfinite(value) else None
     if kind is dict:
-        return {key: _short(inner) for key, inner in value.items()}
+        return {key: inner if type(inner) in AS_IT_IS else _short(inner) for key, inner in value.items()}
     if kind is list or kind is tuple:
         if value and type(value[0]) is str:  # the texts of tokens, most of all there is
             return value

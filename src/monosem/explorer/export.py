@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from monosem.errors import ConfigError
 from monosem.explorer.answers import to_json
 from monosem.explorer.card import features_json
+from monosem.explorer.chunks import write_chunk
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.page import Page
 from monosem.explorer.shapes import Abilities
 from monosem.explorer.site import Site
 from monosem.explorer.table import rows_of
 from monosem.features.card import feature_card
-from monosem.files import write_bytes, write_text
+from monosem.features.files import PART
+from monosem.features.store import ROOM
+from monosem.files import write_bytes, write_text, writing
+from monosem.work import doing, each
 
 ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
 MARK = "monosem-export.json"
@@ -25,21 +30,17 @@ STATIC: Abilities = {
     "notes": "a static site cannot keep notes: run `monosem explore`",
     "context": "a static site has only the passages that were harvested",
 }
+OF_PASSAGES = ("texts", "before", "after", "text", "context")
+"""What the table of passages says of an example; a site holds it once, not with each of the examples there."""
 
 
-def export_site(
-    dictionaries: dict[str, Dictionary],
-    folder: str | Path,
-    page: Page | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
+def export_site(dictionaries: dict[str, Dictionary], folder: str | Path, page: Page | None = None) -> Path:
     """Write a static site; docs/explorer_api.md names its files.
 
     Args:
         dictionaries: what to show.
-        folder: new, empty, or an earlier export.
+        folder: new, empty, or an earlier export, whose place it takes.
         page: the built page; the package's own if not given.
-        progress: called with features written, and all.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -52,23 +53,22 @@ def export_site(
     site = Site(dictionaries)
     try:
         write_bytes(folder / MARK, to_json({"format": "monosem export", "dictionaries": list(dictionaries)}))
+        with writing(folder):
+            for old in ("data", "assets"):
+                shutil.rmtree(folder / old, ignore_errors=not (folder / old).exists())
         for name, path in page.paths.items():
             write_bytes(folder / name, index.encode() if name == "index.html" else path.read_bytes())
         overview = site.overview()
         summaries = [
             {**summary, "path": summary["name"], "can": _can(summary["can"])} for summary in overview["dictionaries"]
         ]
-        write_bytes(folder / "data/dictionaries.json", to_json({**overview, "static": True, "dictionaries": summaries}))
-        done, total = 0, sum(dictionary.n_latents for dictionary in dictionaries.values())
-        for name, dictionary in dictionaries.items():
-            home = folder / "data/d" / name
-            _write_dictionary(site, dictionary, home)
-            for first in range(0, dictionary.n_latents, FEATURES_A_FILE):
-                _write_features(site, dictionary, home, first)
-                done = min(total, done + FEATURES_A_FILE)
-                if progress:
-                    progress(done, total)
-        _write_comparisons(site, folder / "data/compare")
+        write_chunk(folder, "dictionaries", {**overview, "static": True, "dictionaries": summaries})
+        for dictionary in dictionaries.values():
+            _write_dictionary(site, dictionary, folder)
+            firsts = range(0, dictionary.n_latents, FEATURES_A_FILE)
+            for first in each(f"writing {dictionary.name}", firsts, FEATURES_A_FILE, "features"):
+                _write_features(site, dictionary, folder, first)
+        _write_comparisons(site, folder)
     finally:
         site.close()
     return folder
@@ -78,37 +78,60 @@ def _can(can: Abilities) -> Abilities:
     return {**STATIC, "map": can["map"]}
 
 
-def _write_dictionary(site: Site, dictionary: Dictionary, home: Path) -> None:
+def _write_dictionary(site: Site, dictionary: Dictionary, folder: Path) -> None:
+    home = f"d/{dictionary.name}"
     about = site.dictionary(dictionary.name)
-    write_bytes(home / "index.json", to_json({**about, "path": dictionary.name, "can": _can(about["can"])}))
-    write_bytes(home / "notes.json", to_json(site.notes(dictionary.name)))
+    write_chunk(folder, f"{home}/index", {**about, "path": dictionary.name, "can": _can(about["can"])})
+    write_chunk(folder, f"{home}/notes", site.notes(dictionary.name))
     pictures = dictionary.store.pictures
     for number, png in pictures.every() if pictures is not None else ():
-        write_bytes(home / f"image/{number}.png", png)
+        write_bytes(folder / f"data/{home}/image/{number}.png", png)
     if dictionary.can["map"] is None:
-        write_bytes(home / "map.json", to_json(site.geometry.map(dictionary)))
+        with doing(f"laying out the map of {dictionary.name}"):
+            write_chunk(folder, f"{home}/map", site.geometry.map(dictionary))
     for first in range(0, dictionary.n_latents, ROWS_A_FILE):
         latents = range(first, min(dictionary.n_latents, first + ROWS_A_FILE))
-        write_bytes(
-            home / f"table/{first // ROWS_A_FILE}.json", to_json({"first": first, "rows": rows_of(dictionary, latents)})
-        )
+        rows = {"first": first, "rows": rows_of(dictionary, latents)}
+        write_chunk(folder, f"{home}/table/{first // ROWS_A_FILE}", rows)
+    for part in range(0 if dictionary.store.rows is not None else -(-dictionary.n_latents // PART)):
+        write_chunk(folder, f"{home}/passages/{part}", _passages(dictionary, part))
 
 
-def _write_features(site: Site, dictionary: Dictionary, home: Path, first: int) -> None:
+def _passages(dictionary: Dictionary, part: int) -> dict[str, Any]:
+    found = dictionary.store.passages(part)
+    passages = [
+        {"text": found.text_names[facts["text"]], "context": facts["context"], "texts": found.texts(found.first + i)}
+        for i, facts in enumerate(found.facts)
+    ]
+    return {"first": found.first, "room": ROOM, "passages": passages}
+
+
+def _write_features(site: Site, dictionary: Dictionary, folder: Path, first: int) -> None:
     latents = range(first, min(dictionary.n_latents, first + FEATURES_A_FILE))
-    features = features_json(dictionary, latents)
+    features: list[Any] = features_json(dictionary, latents)
     for feature in features:
         feature["matches"] = site.geometry.matches(dictionary, feature["latent"])
-    write_bytes(home / f"f/{first // FEATURES_A_FILE}.json", to_json({"first": first, "features": features}))
+        if dictionary.store.rows is None:
+            for kind in ("top", "samples", "near_misses", "silent"):
+                feature[kind] = [_placed(example) for example in feature[kind]]
+    chunk = {"first": first, "passages": first // PART, "features": features}
+    write_chunk(folder, f"d/{dictionary.name}/f/{first // FEATURES_A_FILE}", chunk)
 
 
-def _write_comparisons(site: Site, home: Path) -> None:
+def _placed(example: dict[str, Any]) -> dict[str, Any]:
+    """An example that says where its window stands in the passages, in place of its texts."""
+    kept = {name: value for name, value in example.items() if name not in OF_PASSAGES}
+    return {**kept, "length": len(example["texts"])}
+
+
+def _write_comparisons(site: Site, folder: Path) -> None:
     names = list(site.dictionaries)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             first, second = site[a], site[b]
             if first.can["map"] is None and second.can["map"] is None and first.width == second.width:
-                write_bytes(home / a / f"{b}.json", to_json(site.geometry.compare(first, second)))
+                with doing(f"comparing {a} and {b}"):
+                    write_chunk(folder, f"compare/{a}/{b}", site.geometry.compare(first, second))
 
 
 # One feature ----------------------------------------------------------------------------------------------------------

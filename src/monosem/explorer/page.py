@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monosem.errors import FileError
-from monosem.explorer.guard import OWN_POLICY
 
 BUILT = Path(__file__).parent / "page"
 NOT_BUILT = (
@@ -16,7 +15,13 @@ NOT_BUILT = (
     "The API works without it: /api/dictionaries, /api/openapi.json."
 )
 SERVER_BASE, SERVER_META = '<base href="/">', '<meta name="monosem" content="server">'
-STATIC_BASE, STATIC_META = '<base href="./">', '<meta name="monosem" content="static">'
+STATIC_META = '<meta name="monosem" content="static">'
+STATIC_POLICY = (
+    "default-src 'none'; script-src 'self' file:; style-src 'self' file:; style-src-attr 'unsafe-inline'; "
+    "img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'"
+)
+"""Content-Security-Policy of a static site, which loads its own files alone. Opened as a file it has no origin: what is
+beside it are files too."""
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".woff2": "font/woff2", ".svg": "image/svg+xml"}
 
 
@@ -52,7 +57,7 @@ class Page:
         return File(path.read_bytes(), f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
 
     def static_index(self) -> str:
-        """index.html as it must read in a static export.
+        """index.html as it must read in a static site.
 
         Raises:
             FileError: the page is not built, or without the two tags that tell it where it is.
@@ -63,6 +68,5 @@ class Page:
         for tag in (SERVER_BASE, SERVER_META):
             if tag not in html:
                 raise FileError(f"{self.paths['index.html']} lacks {tag}: build the page anew (`make page`)")
-        policy = f'<meta http-equiv="Content-Security-Policy" content="{OWN_POLICY}">'
-        html = html.replace(SERVER_META, f"{STATIC_META}{policy}")
-        return html.replace(SERVER_BASE, STATIC_BASE)
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{STATIC_POLICY}">'
+        return html.replace(SERVER_BASE, policy).replace(SERVER_META, STATIC_META)

@@ -1,33 +1,49 @@
-/** A static export as a source: the table is loaded once, then filtered, sorted and searched in the page. */
+/** A static site as a source: the table is loaded once, then filtered, sorted and searched in the page. */
 
-import { json, remember, type Source } from './source'
+import { chunk } from './chunks'
+import { remember, type Source } from './source'
 import type * as t from './types'
 
 const ROWS_PER_FILE = 1024
 const FEATURES_PER_FILE = 32
+
+/** An example as the file of its feature has it: where its window stands in the passages, in place of its texts. */
+type Placed = Omit<t.Example, 'texts' | 'before' | 'after' | 'text' | 'context'> & { length: number }
+
+interface Passages {
+  first: number
+  /** Tokens to show before and after a window. */
+  room: number
+  passages: { text: string; context: number; texts: string[] }[]
+}
+
+interface Features {
+  first: number
+  /** Number of the file of passages that they stand in. */
+  passages: number
+  features: t.Feature[]
+}
+
+const KINDS = ['top', 'samples', 'near_misses', 'silent'] as const
 
 export class FileSource implements Source {
   private readonly files = remember<unknown>(120)
   private readonly tables = remember<t.Row[]>(2)
 
   private read<T>(file: string): Promise<T> {
-    return this.files(file, () => json(`data/${file}`)) as Promise<T>
-  }
-
-  private folder(name: string): string {
-    return `d/${encodeURIComponent(name)}`
+    return this.files(file, () => chunk(file)) as Promise<T>
   }
 
   private absent(what: string): Error {
-    return new Error(`${what} needs a running server: \`monosem explore\`. This is a static export.`)
+    return new Error(`${what} needs a running server: \`monosem explore\`. This is a static site.`)
   }
 
   site(): Promise<t.Site> {
-    return this.read('dictionaries.json')
+    return this.read('dictionaries')
   }
 
   dictionary(name: string): Promise<t.Dictionary> {
-    return this.read(`${this.folder(name)}/index.json`)
+    return this.read(`d/${name}/index`)
   }
 
   private rows(name: string): Promise<t.Row[]> {
@@ -35,7 +51,7 @@ export class FileSource implements Source {
       const { n_latents } = await this.dictionary(name)
       const parts = Array.from({ length: Math.ceil(n_latents / ROWS_PER_FILE) }, (_, part) => part)
       const files = await Promise.all(
-        parts.map((part) => json<{ first: number; rows: t.Row[] }>(`data/${this.folder(name)}/table/${part}.json`)),
+        parts.map((part) => chunk<{ first: number; rows: t.Row[] }>(`d/${name}/table/${part}`)),
       )
       return files.flatMap((file) => file.rows)
     })
@@ -111,15 +127,16 @@ export class FileSource implements Source {
   }
 
   map(name: string): Promise<t.FeatureMap> {
-    return this.read(`${this.folder(name)}/map.json`)
+    return this.read(`d/${name}/map`)
   }
 
   async feature(name: string, latent: number): Promise<t.Feature> {
     const part = Math.floor(latent / FEATURES_PER_FILE)
-    const file = await this.read<{ first: number; features: t.Feature[] }>(`${this.folder(name)}/f/${part}.json`)
+    const file = await this.read<Features>(`d/${name}/f/${part}`)
     const feature = file.features.find((each) => each.latent === latent)
-    if (!feature) throw new Error(`Feature ${latent} is not in this export of ${name}.`)
-    return feature
+    if (!feature) throw new Error(`Feature ${latent} is not in this static site of ${name}.`)
+    const placed = KINDS.some((kind) => feature[kind].some((example) => !example.texts))
+    return placed ? whole(feature, await this.read<Passages>(`d/${name}/passages/${file.passages}`)) : feature
   }
 
   async matches(name: string, latent: number): Promise<t.Match[]> {
@@ -145,7 +162,7 @@ export class FileSource implements Source {
   }
 
   image(name: string, number: number): string {
-    return `data/${this.folder(name)}/image/${number}.png`
+    return `data/d/${encodeURIComponent(name)}/image/${number}.png`
   }
 
   async search(name: string, query: string, kind: string): Promise<t.Found> {
@@ -175,7 +192,7 @@ export class FileSource implements Source {
       for (const row of rows) if (same(row.promoted_text)) add(row, 0, 'promotes')
       for (const row of rows) if (same(row.suppressed_text)) add(row, 0, 'suppresses')
     }
-    const words = kind === 'token' || kind === 'notes' ? null : 'In a static export, search looks at labels, names, and top, peak, promoted and suppressed tokens.'
+    const words = kind === 'token' || kind === 'notes' ? null : 'In a static site, search looks at labels, names, and top, peak, promoted and suppressed tokens.'
     return { query, kind, results: wanted ? [...found.values()].slice(0, 50) : [], words }
   }
 
@@ -189,13 +206,13 @@ export class FileSource implements Source {
 
   async compare(a: string, b: string): Promise<t.Comparison> {
     const names = (await this.site()).dictionaries.map((each) => each.name)
-    if (names.indexOf(a) <= names.indexOf(b)) return this.read(`compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}.json`)
-    const other = await this.read<t.Comparison>(`compare/${encodeURIComponent(b)}/${encodeURIComponent(a)}.json`)
+    if (names.indexOf(a) <= names.indexOf(b)) return this.read(`compare/${a}/${b}`)
+    const other = await this.read<t.Comparison>(`compare/${b}/${a}`)
     return { ...other, a, b, sides: [other.sides[1], other.sides[0]] }
   }
 
   notes(name: string): Promise<t.Notes> {
-    return this.read(`${this.folder(name)}/notes.json`)
+    return this.read(`d/${name}/notes`)
   }
 
   putNote(): Promise<t.Note> {
@@ -205,6 +222,17 @@ export class FileSource implements Source {
   importNotes(): Promise<number> {
     return Promise.reject(this.absent('Import'))
   }
+}
+
+/** A feature with the texts of its examples. */
+function whole(feature: t.Feature, { first, room, passages }: Passages): t.Feature {
+  const read = (example: t.Example | (t.Example & Placed)): t.Example => {
+    if (!('length' in example)) return example
+    const { text, context, texts } = passages[example.passage - first]
+    const [start, stop] = [example.start, example.start + example.length]
+    return { ...example, text, context, texts: texts.slice(start, stop), before: texts.slice(Math.max(0, start - room), start), after: texts.slice(stop, stop + room) }
+  }
+  return { ...feature, ...Object.fromEntries(KINDS.map((kind) => [kind, feature[kind].map(read)])) }
 }
 
 /** Order of two values of a column; nothing comes last either way. */
