@@ -38,6 +38,8 @@ from monosem.sae import SAE, load_sae
 from monosem.sae.identity import dictionary_hash
 from monosem.sql import Limited, readable
 
+COMPARED = ("l0", "fvu", "loss_recovered_mean", "loss_recovered_zero")
+
 
 class Unavailable(MonosemError):
     """This store cannot do that: it has no model, no weights, or another width."""
@@ -236,7 +238,22 @@ class Dictionary:
             images=self.images(),
             things=self.store.things,
             sources=self.sources,
+            figures=self.figures(),
         )
+
+    def figures(self) -> list[MeasuredColumn]:
+        """The figures of the evaluation by which dictionaries are compared, as far as it has them."""
+        try:
+            evaluation = self.evaluation
+        except FileError:  # the dictionary's own page says what is wrong with it
+            return []
+        metrics = [] if evaluation is None else evaluation["metrics"]
+        return [
+            MeasuredColumn(**{**metric["columns"][0], "name": metric["key"]})
+            for key in COMPARED
+            for metric in metrics
+            if metric["key"] == key
+        ]
 
     def images(self) -> Images | None:
         """How positions lie on its images; None for text."""

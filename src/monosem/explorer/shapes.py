@@ -51,6 +51,15 @@ class Missing(TypedDict):
     words: str
 
 
+class MeasuredColumn(TypedDict):
+    """A metric of the SAE or of a control, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+
+
 class Summary(TypedDict):
     """A dictionary in a line."""
 
@@ -68,6 +77,7 @@ class Summary(TypedDict):
     images: Images | None
     things: str
     sources: Sources | None
+    figures: list[MeasuredColumn]
 
 
 class Site(TypedDict):
@@ -77,15 +87,6 @@ class Site(TypedDict):
     static: bool
     dictionaries: list[Summary]
     missing: list[Missing]
-
-
-class MeasuredColumn(TypedDict):
-    """A metric of the SAE or of a control, with its 95 % interval."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
 
 
 class Metric(TypedDict):

@@ -33,6 +33,16 @@ export interface Summary {
   things: string
   /** Names of the sources of a crosscoder or cross-layer transcoder; null for others. */
   sources: { predicts: string[]; reads: string[] } | null
+  /** Of the evaluation, as far as it has them: "l0", "fvu", "loss_recovered_mean", "loss_recovered_zero". */
+  figures: Measured[]
+}
+
+/** A figure with its 95 % interval. */
+export interface Measured {
+  name: string
+  value: number
+  low: number | null
+  high: number | null
 }
 
 export interface Images {
@@ -51,7 +61,7 @@ export interface Evaluation {
 export interface Metric {
   key: string
   label: string
-  columns: { name: string; value: number; low: number | null; high: number | null }[]
+  columns: Measured[]
 }
 
 export interface ColumnHistogram {
