@@ -6,4 +6,5 @@ import { watch } from './lib/hover'
 
 watch()
 const target = document.getElementById('app')
+target?.replaceChildren()  // the shell that is there before this program
 if (target) mount(App, { target })
