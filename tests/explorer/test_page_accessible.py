@@ -1,0 +1,155 @@
+"""The page for everybody: axe-core finds nothing, every text can be read, and nothing moves under slow answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monosem.explorer.page import Page
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
+axe_core = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+Look = Callable[..., Any]
+MOST_SHIFT = 0.05
+LEAST_CONTRAST = 4.5
+LATENCY, SLOWER = 200, 4
+"""Milliseconds before each answer, and times that the processor is slower."""
+WIDTHS = {"wide": 1280, "narrow": 400}
+
+# Of every text that is seen: its contrast with what lies under it, as the style sheet mixes the colours.
+CONTRASTS = r"""
+() => {
+  const numbers = (color) => {
+    const found = color.match(/-?[\d.]+(e-?\d+)?/g).map(Number)
+    const unit = color.startsWith('color(') ? 1 : 255
+    return [...found.slice(0, 3).map((each) => each / unit), found[3] ?? 1]
+  }
+  const over = ([r, g, b, a], under) => [r, g, b].map((each, i) => each * a + under[i] * (1 - a))
+  const light = (color) => color.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0)
+  const under = (element) => {
+    if (!element) return [1, 1, 1]
+    return over(numbers(getComputedStyle(element).backgroundColor), under(element.parentElement))
+  }
+  const found = []
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement
+    if (!walk.currentNode.data.trim() || element.closest('option, :disabled, .hidden, noscript, script')) continue
+    if (!element.checkVisibility()) continue
+    const ground = under(element)
+    const style = getComputedStyle(element)
+    const ink = over(numbers(element.closest('svg') ? style.fill : style.color), ground)
+    const [low, high] = [light(ink), light(ground)].sort((a, b) => a - b)
+    const said = `${element.tagName}.${element.className} ${walk.currentNode.data.trim()}`
+    found.push([(high + 0.05) / (low + 0.05), said])
+  }
+  return found.sort((a, b) => a[0] - b[0])
+}
+"""
+
+# Adds up what moves, and notes every frame after the first paint in which nothing of the page is there.
+WATCH = """
+window.shift = 0
+window.moved = []
+window.blank = 0
+window.frames = 0
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    if (entry.hadRecentInput) continue
+    window.shift += entry.value
+    for (const { node } of entry.sources)
+      window.moved.push(`${entry.value} ${node?.parentElement?.outerHTML.slice(0, 80)}`)
+  }
+}).observe({ type: 'layout-shift', buffered: true })
+const look = () => {
+  if (performance.getEntriesByName('first-contentful-paint').length) {
+    const main = document.querySelector('main')
+    window.frames += 1
+    if (!main?.innerText.trim() && !main?.querySelector('.waiting, svg, canvas')) window.blank += 1
+  }
+  requestAnimationFrame(look)
+}
+requestAnimationFrame(look)
+"""
+
+
+@pytest.fixture(scope="module")
+def base(run_folder: Path, second: Any, browser: Any) -> Iterator[str]:
+    """The built page on two dictionaries; its model is loaded."""
+    from conftest import running
+
+    with running([run_folder, second.folder / "features"], Page()) as client:
+        client.get("/api/compare", a="small", b="second")
+        yield client.base
+
+
+def views(latent: int = 4) -> dict[str, tuple[str, str]]:
+    """Every view: its address, and what is there once it is whole."""
+    return {
+        "home": ("/", "td a"),
+        "overview": ("/d/small?limit=8&where=rate+%3C+0.9", "tr[data-index] .name, .sql"),
+        "feature": (f"/d/small/f/{latent}", ".passage"),
+        "prompt": ("/d/small/prompt?q=The+river", ".cell[data-i]"),
+        "two prompts": ("/d/small/prompt?q=She+ran.&r=He+ran.", "td.bars"),
+        "search": ("/d/small/search?q=the", ".result mark"),
+        "compare": ("/compare?a=small&b=second", ".pair"),
+        "notes": ("/d/small/notes", "main p"),
+    }
+
+
+def whole(visit: Any, sign: str) -> None:
+    """Wait until a view is there, and nothing of it is waited for."""
+    visit.sees(sign)
+    visit.expect(visit.page.locator(".waiting, .stale")).to_have_count(0, timeout=60_000)
+    visit.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def wrong(page: Any, *rules: str) -> list[str]:
+    """What axe-core finds on a page as it is, by all its rules or some."""
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = axe_core.Axe().run(page, options=options).response["violations"]
+    return [f"{each['id']}: {each['help']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("view", views())
+def test_axe_finds_nothing_and_every_text_can_be_read(look: Look, base: str, view: str) -> None:
+    path, sign = views()[view]
+    with look(base, color_scheme="light") as visit:
+        visit.open(path)
+        whole(visit, sign)
+        if view == "home":
+            visit.page.keyboard.press("?")
+            visit.sees("dialog h1")
+            assert wrong(visit.page) == []
+            visit.page.keyboard.press("Escape")
+        assert wrong(visit.page) == []
+        for scheme in ("light", "dark"):
+            visit.page.emulate_media(color_scheme=scheme)
+            contrasts = visit.page.evaluate(CONTRASTS)
+            assert len(contrasts) > 10
+            assert [each for each in contrasts if each[0] < LEAST_CONTRAST] == [], scheme
+        assert wrong(visit.page, "color-contrast") == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_slow_answers_leave_no_page_blank_and_move_nothing(look: Look, base: str, width: str) -> None:
+    with look(base) as visit:
+        page = visit.page
+        page.set_viewport_size({"width": WIDTHS[width], "height": 900})
+        page.add_init_script(WATCH)
+        devices = visit.context.new_cdp_session(page)
+        devices.send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
+        slow = {"offline": False, "latency": LATENCY, "downloadThroughput": -1, "uploadThroughput": -1}
+        devices.send("Network.enable")
+        devices.send("Network.emulateNetworkConditions", slow)
+        for view, (path, sign) in views().items():
+            visit.open(path)
+            whole(visit, sign)
+            shift, blank, frames, moved = page.evaluate("[window.shift, window.blank, window.frames, window.moved]")
+            assert frames > 3
+            assert (view, blank) == (view, 0)
+            assert shift <= MOST_SHIFT, (view, moved)
