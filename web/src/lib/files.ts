@@ -165,19 +165,25 @@ export class FileSource implements Source {
     return `data/d/${encodeURIComponent(name)}/image/${number}.png`
   }
 
-  async search(name: string, query: string, kind: string): Promise<t.Found> {
+  async searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere> {
+    const { dictionaries } = await this.site()
+    const found = await Promise.all(dictionaries.map(async ({ name }) => ({ name, found: await this.search(name, query, kind, 12), error: null })))
+    return { query, kind, dictionaries: found }
+  }
+
+  async search(name: string, query: string, kind: string, limit = 50, offset = 0): Promise<t.Found> {
     const wanted = query.trim().toLowerCase()
     const rows = await this.rows(name)
-    if (kind === 'text') return { query, kind, results: [], words: this.absent('Search by activating text').message }
+    if (kind === 'text') return { query, kind, groups: [], results: [], words: this.absent('Search by activating text').message }
     if (kind === 'similar') {
       const feature = await this.feature(name, Number(query))
-      const results = feature.neighbours.map((other) => ({ ...rows[other.latent], score: other.cosine ?? 0, how: 'similar' }))
-      return { query, kind, results, words: null }
+      const results = feature.neighbours.map((other) => ({ ...rows[other.latent], score: other.cosine ?? 0, how: 'similar', word: null, passage: null }))
+      return { query, kind, groups: [{ how: 'similar', total: results.length, kind: 'similar' }], results, words: null }
     }
     const same = (text: string | null) => text?.trim().toLowerCase() === wanted
     const found = new Map<number, t.Result>()
     const add = (row: t.Row | undefined, score: number, how: string) => {
-      if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how })
+      if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how, word: null, passage: null })
     }
     if (kind === 'all' && /^\d+$/.test(wanted)) add(rows[Number(wanted)], 1, 'number')
     if (kind === 'all' || kind === 'notes' || kind === 'words')
@@ -186,14 +192,25 @@ export class FileSource implements Source {
       const named = rows.filter((row) => same(row.name))
       named.sort((a, b) => (b.clarity ?? 0) - (a.clarity ?? 0))
       for (const row of named) add(row, row.clarity ?? 0, 'named')
+    }
+    if (kind === 'all' || kind === 'token' || kind === 'word') {
       const firing = rows.filter((row) => same(row.top_token_text) || same(row.peak_token_text))
       firing.sort((a, b) => (b.top_token_share ?? 0) - (a.top_token_share ?? 0))
-      for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on')
-      for (const row of rows) if (same(row.promoted_text)) add(row, 0, 'promotes')
-      for (const row of rows) if (same(row.suppressed_text)) add(row, 0, 'suppresses')
+      for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on token')
     }
+    for (const how of ['promotes', 'suppresses'] as const)
+      if (['all', 'token', how].includes(kind))
+        for (const row of rows) if (same(how === 'promotes' ? row.promoted_text : row.suppressed_text)) add(row, 0, how)
+    const every = wanted ? [...found.values()] : []
+    const totals = new Map<string, number>()
+    for (const { how } of every) totals.set(how, (totals.get(how) ?? 0) + 1)
+    const groups = [...totals].map(([how, total]) => ({ how, total, kind: how === 'label' ? 'notes' : how === 'number' ? null : ['promotes', 'suppresses'].includes(how) ? how : 'token' }))
+    const most = Math.ceil(limit / 4)
+    const taken = new Map<string, number>()
+    const some = every.filter(({ how }) => taken.set(how, (taken.get(how) ?? 0) + 1).get(how)! <= most)
+    const results = kind === 'all' ? some.slice(0, limit) : every.slice(offset, offset + limit)
     const words = kind === 'token' || kind === 'notes' ? null : 'In a static site, search looks at labels, names, and top, peak, promoted and suppressed tokens.'
-    return { query, kind, results: wanted ? [...found.values()].slice(0, 50) : [], words }
+    return { query, kind, groups, results, words }
   }
 
   prompt(): Promise<t.Prompt> {

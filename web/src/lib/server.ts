@@ -59,8 +59,12 @@ export class ServerSource implements Source {
     return `${this.base(name)}/image/${number}`
   }
 
-  search(name: string, query: string, kind: string): Promise<t.Found> {
-    return json(`${this.base(name)}/search?${new URLSearchParams({ q: query, kind })}`)
+  search(name: string, query: string, kind: string, limit = 50, offset = 0): Promise<t.Found> {
+    return json(`${this.base(name)}/search?${new URLSearchParams({ q: query, kind, limit: String(limit), offset: String(offset) })}`)
+  }
+
+  searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere> {
+    return json(`api/search?${new URLSearchParams({ q: query, kind })}`)
   }
 
   prompt(name: string, text: string, target: string): Promise<t.Prompt> {

@@ -17,7 +17,9 @@ export interface Source {
   context(name: string, example: t.Example, latent: number): Promise<t.Context>
   /** Address of an image. */
   image(name: string, number: number): string
-  search(name: string, query: string, kind: string): Promise<t.Found>
+  search(name: string, query: string, kind: string, limit?: number, offset?: number): Promise<t.Found>
+  /** In every dictionary. */
+  searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere>
   prompt(name: string, text: string, target: string): Promise<t.Prompt>
   model(name: string, load: boolean): Promise<t.ModelState>
   compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison>

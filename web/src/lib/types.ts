@@ -267,13 +267,49 @@ export interface FeatureMap {
   names: (string | null)[]
 }
 
-export type Result = Row & { score: number; how: string }
+/** How reliably a feature fires on a word. */
+export interface WordEvidence {
+  text: string
+  occurrences: number
+  fires: number
+  recall: number
+  /** 95 % interval of the recall; both are the recall where all was counted. */
+  low: number
+  high: number
+  /** Mean activation there over the feature's maximum. */
+  strength: number
+  /** Of the feature's firings, how many are on this word. */
+  share: number
+}
+
+/** Tokens that show what was asked for. */
+export interface FoundPassage {
+  texts: string[]
+  activations: number[]
+  peak: number
+}
+
+export interface Result extends Row {
+  score: number
+  how: string
+  word: WordEvidence | null
+  passage: FoundPassage | null
+}
 
 export interface Found {
   query: string
   kind: string
-  results: Result[]
+  /** What to say beside the results. */
   words: string | null
+  /** How many were found each way; `kind`: the search that lists them all. */
+  groups: { how: string; total: number; kind: string | null }[]
+  results: Result[]
+}
+
+export interface FoundEverywhere {
+  query: string
+  kind: string
+  dictionaries: { name: string; found: Found | null; error: string | null }[]
 }
 
 export interface PromptFeature extends Named {
