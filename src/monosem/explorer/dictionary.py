@@ -39,6 +39,8 @@ from monosem.sae.identity import dictionary_hash
 from monosem.sql import Limited, readable
 
 COMPARED = ("l0", "fvu", "loss_recovered_mean", "loss_recovered_zero")
+WITH_PIECES = 4
+"""Version of stores from which names have pieces."""
 
 
 class Unavailable(MonosemError):
@@ -157,7 +159,9 @@ class Dictionary:
     def columns(self) -> dict[str, Literal["number", "text"]]:
         """The columns of the table of features, and what they hold."""
         schema = self.store.table(limit=0).schema
-        return {field.name: "text" if str(field.type) in ("string", "large_string") else "number" for field in schema}
+        words = ("string", "large_string")
+        fields = [field for field in schema if not pa.types.is_nested(field.type)]
+        return {field.name: "text" if str(field.type) in words else "number" for field in fields}
 
     def ask(self, query: str, values: Sequence[Any] = (), where: str | None = None) -> dict[str, list[Any]]:
         """The columns of what a query finds in the store.
@@ -177,11 +181,13 @@ class Dictionary:
     # Names -------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _columns(self) -> tuple[pa.ChunkedArray, np.ndarray, np.ndarray]:
-        """Name, firing rate and maximum of every latent: 12 bytes each, and every name once a file."""
-        table = self.store.columns(("name", "rate", "max"))
+    def _columns(self) -> tuple[pa.ChunkedArray, np.ndarray, np.ndarray, pa.ChunkedArray | None]:
+        """Name, firing rate and maximum of every latent: 12 bytes each, and every name once a file; pieces of names."""
+        pieces = ("name_piece",) if self.index["format_version"] >= WITH_PIECES else ()
+        table = self.store.columns(("name", "rate", "max", *pieces))
         with readable(self.store.path):
-            return table.column("name"), numbers(table.column("rate")).astype(np.float32), numbers(table.column("max"))
+            rates, maxima = numbers(table.column("rate")).astype(np.float32), numbers(table.column("max"))
+            return table.column("name"), rates, maxima, table.column("name_piece") if pieces else None
 
     @property
     def rates(self) -> np.ndarray:
@@ -193,19 +199,22 @@ class Dictionary:
         """(n_latents,) largest activations; NaN where it never fired."""
         return self._columns[2]
 
-    def own_name(self, latent: int) -> str:
+    def own_name(self, latent: int) -> str | None:
         """The latent's name in the store, as `Feature.name`."""
-        return self._columns[0][latent].as_py() or NEVER
+        return self._columns[0][latent].as_py() if self.rates[latent] > 0 else NEVER
 
     def named(self, latent: int) -> Named:
         """How to call a latent."""
-        label = self.notes[latent]["label"]
-        return Named(latent=latent, name=self.own_name(latent), label=label, rate=float(self.rates[latent]))
+        label, pieces = self.notes[latent]["label"], self._columns[3]
+        piece = None if pieces is None else pieces[latent].as_py()
+        rate = float(self.rates[latent])
+        return Named(latent=latent, name=self.own_name(latent), name_piece=piece, label=label, rate=rate)
 
     def short_names(self, latents: Sequence[int] | np.ndarray) -> list[str]:
-        """Label, or else name, of each."""
+        """Label, or else name, or else number, of each."""
         labels = self.notes.labels()
-        return [labels.get(latent) or self.own_name(latent) for latent in np.asarray(latents).tolist()]
+        names = ((latent, labels.get(latent) or self.own_name(latent)) for latent in np.asarray(latents).tolist())
+        return [name or f"f/{latent}" for latent, name in names]
 
     def check(self, latent: int) -> int:
         """The latent, if there is such a one.

@@ -151,7 +151,7 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
     """
     feature = dictionary.store[dictionary.check(latent)]
     note = dictionary.notes[latent]
-    title = f"{dictionary.name}, feature {latent}: {note['label'] or feature.name}"
+    title = f"{dictionary.name}, feature {latent}: {note['label'] or feature.title}"
     parts = [f"<h1>{escape(title)}</h1>"]
     if note["comment"]:
         parts.append(f"<p>{escape(note['comment'])}</p>")

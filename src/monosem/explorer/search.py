@@ -1,45 +1,61 @@
-"""Search: by number, token, words, notes, activating text and similarity."""
+"""Search: by number, word, token, passages, notes, activating text and similarity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from monosem.errors import ConfigError
+from monosem.errors import ConfigError, MonosemError
 from monosem.explorer.dictionary import Dictionary, Unavailable
-from monosem.explorer.shapes import Found, FoundRow
+from monosem.explorer.shapes import Found, FoundEverywhere, FoundIn, FoundRow, Group, SearchPassage, WordEvidence
 from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
+from monosem.features.search import Hit, by_effect, by_name, by_passages, by_words_fired_on
+from monosem.features.word_table import Firing
 
-KINDS = ("all", "token", "words", "notes", "text", "similar")
-FIRST = (
-    "number",
-    "label",
-    "list",
-    "comment",
-    "named",
-    "fires on",
-    "images",
-    "rows",
-    "passages",
-    "promotes",
-    "suppresses",
-)
+ALL_OF = {
+    "fires on": "word",
+    "named": "token",
+    "fires on token": "token",
+    "promotes": "promotes",
+    "suppresses": "suppresses",
+    "passages": "words",
+    "images": "words",
+    "rows": "words",
+    "label": "notes",
+    "list": "notes",
+    "comment": "notes",
+}
+"""Which kind of search lists every hit of a way in which one is found."""
+KINDS = ("all", "word", "token", "promotes", "suppresses", "words", "notes", "text", "similar")
+ORDER = (
+    "number", "label", "list", "comment", "fires on", "named", "fires on token", "images", "rows", "passages",
+    "promotes", "suppresses",
+)  # fmt: skip
 MOST = 200
 READ_AT_EACH_TOKEN = 128
+AROUND = (12, 8)
+"""Tokens before and after a word that are shown."""
+WARM = 65_536
+"""Latents of a dictionary up to which its indices are read before somebody asks."""
 
 
-class Hit(NamedTuple):
-    """A latent, how good a hit it is, and why."""
+class Hits(NamedTuple):
+    """What was found, and what shows it."""
 
-    latent: int
-    score: float
-    how: str
+    hits: list[Hit]
+    evidence: Mapping[int, Firing] = MappingProxyType({})
+    passages: Mapping[int, SearchPassage] = MappingProxyType({})
+    words: str | None = None
 
 
-def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "all", limit: int = 50) -> Found:
+def search(
+    dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "all", limit: int = 50, offset: int = 0
+) -> Found:
     """What a query finds, best first, each latent once.
 
     Raises:
@@ -47,47 +63,135 @@ def search(dictionary: Dictionary, subjects: Subjects, query: str, kind: str = "
     """
     if not query.strip():
         raise ConfigError("search for what? q= is empty")
-    ways: dict[str, Callable[[], list[Hit]]] = {
-        "token": lambda: _by_token(dictionary, query, limit),
-        "words": lambda: _by_words(dictionary, query, limit),
-        "notes": lambda: _by_notes(dictionary, query),
+    ways: dict[str, Callable[[], Hits]] = {
+        "all": lambda: _by_everything(dictionary, query),
+        "word": lambda: _by_word(dictionary, query),
+        "token": lambda: Hits(_by_token(dictionary, query)),
+        "promotes": lambda: Hits(by_effect(dictionary.store, query, ("promotes",))),
+        "suppresses": lambda: Hits(by_effect(dictionary.store, query, ("suppresses",))),
+        "words": lambda: _by_words(dictionary, query),
+        "notes": lambda: Hits(_by_notes(dictionary, query)),
         "text": lambda: _by_text(dictionary, subjects, query),
-        "similar": lambda: _by_similarity(dictionary, query, limit),
+        "similar": lambda: Hits(_by_similarity(dictionary, query)),
     }
-    words: str | None = None
-    if kind == "all":
-        hits = _by_number(dictionary, query) + ways["notes"]()
-        found: list[Hit] = []
-        for way in ("token", "words"):
-            try:
-                found += ways[way]()
-            except ConfigError as error:  # no such token, no such class of images: the other may find something
-                words = str(error).partition(":")[0]
-        if found and dictionary.store.things != "tokens":
-            words = None
-        hits = _a_part_of_each(hits + found, max(1, limit // 4))
-    elif kind in ways:
-        hits = ways[kind]()
-    else:
+    if kind not in ways:
         raise ConfigError(f"kind={kind}: search by {', '.join(KINDS)}")
+    found = ways[kind]()
+    hits = _each_once(found.hits)
+    totals: dict[str, int] = {}
+    for hit in hits:
+        totals[hit.how] = totals.get(hit.how, 0) + 1
+    limit = min(max(1, limit), MOST)
+    chosen = _a_part_of_each(hits, max(1, limit // 4))[:limit] if kind == "all" else hits[offset : offset + limit]
+    rows = rows_of(dictionary, [hit.latent for hit in chosen])
+    results = [_result(dictionary, hit, row, found) for hit, row in zip(chosen, rows, strict=True)]
+    groups = [Group(how=how, total=total, kind=ALL_OF.get(how)) for how, total in totals.items()]
+    return Found(query=query, kind=kind, groups=groups, results=results, words=found.words)
+
+
+def falls_back(dictionary: Dictionary, found: Found) -> bool:
+    """Whether nothing was found but by running the model on the query something may be."""
+    return found["kind"] == "all" and not found["results"] and dictionary.can["prompt"] is None
+
+
+def search_as_text(dictionary: Dictionary, subjects: Subjects, query: str, limit: int) -> Found:
+    """What fires on the query itself, as an answer to a search for everything that has found nothing."""
+    found = search(dictionary, subjects, query, "text", limit)
+    words = f"“{query}” is no word, token or passage that was harvested: these fire when the model reads it"
+    return {**found, "words": words if found["results"] else f"{words}: none does"}
+
+
+def search_everywhere(
+    dictionaries: Sequence[Dictionary], subjects: Subjects, query: str, kind: str, limit: int
+) -> FoundEverywhere:
+    """What a query finds in several dictionaries, or why it cannot be asked of one."""
+
+    def ask(dictionary: Dictionary) -> FoundIn:
+        try:
+            found = search(dictionary, subjects, query, kind, limit)
+        except MonosemError as error:
+            return FoundIn(name=dictionary.name, found=None, error=str(error))
+        return FoundIn(name=dictionary.name, found=found, error=None)
+
+    if not query.strip():
+        raise ConfigError("search for what? q= is empty")
+    return FoundEverywhere(query=query, kind=kind, dictionaries=[ask(dictionary) for dictionary in dictionaries])
+
+
+def warm(dictionaries: Sequence[Dictionary]) -> None:
+    """Begin to read what searches look in, so that the first one is as quick as the others."""
+
+    def read() -> None:
+        for dictionary in dictionaries:
+            store = dictionary.store
+            if store.things == "tokens" and dictionary.n_latents <= WARM:
+                try:
+                    _ = (store.words, store.token_index)
+                    by_passages(store, "the")
+                except MonosemError:  # whoever asks is told
+                    continue
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+def _each_once(hits: list[Hit]) -> list[Hit]:
+    """Every latent by the way that says most."""
     best: dict[int, Hit] = {}
     for hit in hits:
         best.setdefault(hit.latent, hit)
-    chosen = list(best.values())[: min(max(1, limit), MOST)]
-    rows = rows_of(dictionary, [hit.latent for hit in chosen])
-    results = [FoundRow(**row, score=hit.score, how=hit.how) for row, hit in zip(rows, chosen, strict=True)]
-    return Found(query=query, kind=kind, results=results, words=words)
+    return list(best.values())
 
 
 def _a_part_of_each(hits: list[Hit], most: int) -> list[Hit]:
-    """Of each kind of hit the best few, kinds that say most first: many hits of one kind hide no other."""
-    kinds: dict[str, list[Hit]] = {how: [] for how in FIRST}
-    seen: set[int] = set()
-    for hit in sorted(hits, key=lambda hit: FIRST.index(hit.how)):
-        if hit.latent not in seen and len(kinds[hit.how]) < most:
-            seen.add(hit.latent)
-            kinds[hit.how].append(hit)
-    return [hit for found in kinds.values() for hit in found]
+    """Of each way the best few: many hits of one hide no other."""
+    taken: dict[str, list[Hit]] = {}
+    for hit in hits:
+        of_way = taken.setdefault(hit.how, [])
+        if len(of_way) < most:
+            of_way.append(hit)
+    return [hit for of_way in taken.values() for hit in of_way]
+
+
+def _result(dictionary: Dictionary, hit: Hit, row: object, found: Hits) -> FoundRow:
+    evidence, passage = found.evidence.get(hit.latent), found.passages.get(hit.latent)
+    word: WordEvidence | None = None
+    if evidence is not None and dictionary.store.words is not None and hit.how == "fires on":
+        word = WordEvidence(**evidence.evidence._asdict())
+        shown = dictionary.store.words.shown(evidence)
+        passage = SearchPassage(
+            texts=shown.texts, activations=[float(f"{a:.4g}") for a in shown.activations], peak=shown.peak
+        )
+    more = {"score": hit.score, "how": hit.how, "word": word, "passage": passage}
+    return {**row, **more}  # pyright: ignore
+
+
+def _by_everything(dictionary: Dictionary, query: str) -> Hits:
+    hits, said = _by_number(dictionary, query) + _by_notes(dictionary, query), list[str]()
+    evidence: dict[int, Firing] = {}
+    ways: list[Callable[[], Hits]] = [
+        lambda: _by_word(dictionary, query),
+        lambda: Hits(_by_token(dictionary, query)),
+        lambda: _by_words(dictionary, query),
+    ]
+    if dictionary.store.things != "tokens":
+        ways = [lambda: Hits(_by_token(dictionary, query)), lambda: _by_words(dictionary, query)]
+    found = list[Hit]()
+    for way in ways:
+        try:
+            one = way()
+        except ConfigError as error:  # no such token, no such class of images: another way may find something
+            said.append(str(error).partition(":")[0])
+            continue
+        found += one.hits
+        evidence |= one.evidence
+    hits += sorted(found, key=lambda hit: ORDER.index(hit.how))
+    words = said[-1] if said and not (found and dictionary.store.things != "tokens") else None
+    if words is None and dictionary.store.words is not None and not evidence:
+        n = dictionary.store.words.occurrences(query)
+        counted = dictionary.store.words.tokens_counted
+        if len(query.split()) == 1 and n < 3:
+            words = f"“{query.strip()}” stands {n} times in the {counted:,} tokens that were counted"
+    return Hits(hits, evidence, words=words)
 
 
 def _by_number(dictionary: Dictionary, query: str) -> list[Hit]:
@@ -97,14 +201,28 @@ def _by_number(dictionary: Dictionary, query: str) -> list[Hit]:
     return []
 
 
-def _by_token(dictionary: Dictionary, query: str, limit: int) -> list[Hit]:
-    found = dictionary.store.search(token=query, limit=3 * limit)
-    return [Hit(row["latent"], row["score"], row["how"]) for row in found.to_pylist()]
+def _by_word(dictionary: Dictionary, query: str) -> Hits:
+    found = by_words_fired_on(dictionary.store, query)
+    return Hits([Hit(one.latent, one.score, "fires on") for one in found], {one.latent: one for one in found})
 
 
-def _by_words(dictionary: Dictionary, query: str, limit: int) -> list[Hit]:
-    found = dictionary.store.search(words=query, limit=limit)
-    return [Hit(row["latent"], row["score"], row["how"]) for row in found.to_pylist()]
+def _by_token(dictionary: Dictionary, query: str) -> list[Hit]:
+    if dictionary.store.rows is not None:
+        raise ConfigError("rows of ready vectors have no tokens")
+    named = by_name(dictionary.store, query)
+    try:
+        return named + by_effect(dictionary.store, query)
+    except ConfigError:
+        if not named:
+            raise
+        return named
+
+
+def _by_words(dictionary: Dictionary, query: str) -> Hits:
+    if dictionary.store.things == "tokens":
+        return Hits(by_passages(dictionary.store, query))
+    found = dictionary.store.search(words=query, limit=MOST)
+    return Hits([Hit(row["latent"], row["score"], row["how"]) for row in found.to_pylist()])
 
 
 def _by_notes(dictionary: Dictionary, query: str) -> list[Hit]:
@@ -121,15 +239,25 @@ def _by_notes(dictionary: Dictionary, query: str) -> list[Hit]:
     return sorted(hits, key=lambda hit: -hit.score)
 
 
-def _by_text(dictionary: Dictionary, subjects: Subjects, query: str) -> list[Hit]:
+def _by_text(dictionary: Dictionary, subjects: Subjects, query: str) -> Hits:
     done = subjects.read(dictionary, query)
-    _, values, latents = strongest(done.codes, READ_AT_EACH_TOKEN)
+    rows, values, latents = strongest(done.codes, READ_AT_EACH_TOKEN)
     rarities = rarity(dictionary, latents, values)
     order = np.argsort(-rarities, kind="stable")
-    return [Hit(int(latents[i]), float(rarities[i]), "activating text") for i in order]
+    hits = [Hit(int(latents[i]), float(rarities[i]), "activating text") for i in order]
+    texts, places = dictionary.store.vocabulary.texts(done.tokens), np.array(done.read, np.int64)[rows]
+    passages: dict[int, SearchPassage] = {}
+    for hit in _each_once(hits)[:MOST]:
+        activations, mine = np.zeros(len(texts)), latents == hit.latent
+        activations[places[mine]] = values[mine]
+        peak = int(activations.argmax())
+        first, stop = max(0, peak - AROUND[0]), min(len(texts), peak + AROUND[1] + 1)
+        shown = [float(f"{a:.4g}") for a in activations[first:stop]]
+        passages[hit.latent] = SearchPassage(texts=texts[first:stop], activations=shown, peak=peak - first)
+    return Hits(hits, {}, passages)
 
 
-def _by_similarity(dictionary: Dictionary, query: str, limit: int) -> list[Hit]:
+def _by_similarity(dictionary: Dictionary, query: str) -> list[Hit]:
     try:
         latent = dictionary.check(int(query))
     except ValueError:
@@ -137,9 +265,8 @@ def _by_similarity(dictionary: Dictionary, query: str, limit: int) -> list[Hit]:
     try:
         directions = dictionary.directions()
     except Unavailable:  # what the store itself knows: the closest few
-        found = dictionary.store.similar(latent, limit)
-        return [Hit(other, cosine, "similar") for other, cosine in found]
+        return [Hit(other, cosine, "similar") for other, cosine in dictionary.store.similar(latent, MOST)]
     cosines = directions @ directions[latent]
     cosines[latent] = -2
-    best = cosines.topk(min(limit, dictionary.n_latents - 1))
+    best = cosines.topk(dictionary.n_latents - 1)
     return [Hit(i, c, "similar") for i, c in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

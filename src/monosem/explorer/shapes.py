@@ -154,10 +154,11 @@ class Dictionary(Summary):
 
 
 class Named(TypedDict):
-    """A latent and how to call it."""
+    """A latent and how to call it; the piece are characters of the name, at which it fires."""
 
     latent: int
-    name: str
+    name: str | None
+    name_piece: list[int] | None
     label: str | None
     rate: float
 
@@ -198,11 +199,42 @@ class Page(TypedDict):
     rows: list[Row]
 
 
+class WordEvidence(TypedDict):
+    """How reliably a latent fires on a word; low and high: 95 % interval of the recall, itself where it was counted."""
+
+    text: str
+    occurrences: int
+    fires: int
+    recall: float
+    low: float
+    high: float
+    strength: float
+    share: float
+
+
+class SearchPassage(TypedDict):
+    """Some tokens that show what was asked for."""
+
+    texts: list[str]
+    activations: list[float]
+    peak: int
+
+
 class FoundRow(Row):
     """A row that a search has found."""
 
     score: float
     how: str
+    word: WordEvidence | None
+    passage: SearchPassage | None
+
+
+class Group(TypedDict):
+    """All that were found one way; the kind of search that lists them, in pages."""
+
+    how: str
+    total: int
+    kind: str | None
 
 
 class Found(TypedDict):
@@ -210,8 +242,25 @@ class Found(TypedDict):
 
     query: str
     kind: str
+    groups: list[Group]
     results: list[FoundRow]
     words: str | None
+
+
+class FoundIn(TypedDict):
+    """What a search has found in one of several dictionaries, or why it cannot look there."""
+
+    name: str
+    found: Found | None
+    error: str | None
+
+
+class FoundEverywhere(TypedDict):
+    """What a search has found in all dictionaries."""
+
+    query: str
+    kind: str
+    dictionaries: list[FoundIn]
 
 
 class Other(Named):
@@ -293,6 +342,8 @@ class FiringToken(TypedDict):
     text: str
     share: float
     recall: float
+    low: float
+    high: float
 
 
 class SourcePart(TypedDict):
@@ -332,7 +383,8 @@ class Feature(TypedDict):
     latent: int
     n_latents: int
     n_tokens: int
-    name: str
+    name: str | None
+    name_piece: list[int] | None
     clarity: float | None
     note: Note
     count: int
@@ -347,6 +399,8 @@ class Feature(TypedDict):
     suppressed: list[TokenWeight]
     logits: Moments | None
     firing_tokens: list[FiringToken]
+    counted: bool
+    counted_tokens: int
     neighbours: list[Other]
     cofiring: list[Other]
     top: list[Example]

@@ -96,7 +96,12 @@ def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
 
 def _row(dictionary: Dictionary, row: dict[str, Any]) -> Row:
     note = dictionary.notes[row["latent"]]
-    more = {"name": row["name"] or NEVER, "label": note["label"], "starred": note["starred"]}
+    more = {
+        "name_piece": row.get("name_piece"),
+        "name": row["name"] if row["count"] else NEVER,
+        "label": note["label"],
+        "starred": note["starred"],
+    }
     return {**row, **more}  # pyright: ignore[reportReturnType]
 
 

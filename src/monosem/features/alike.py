@@ -29,7 +29,7 @@ def shown(harvest: Harvest, of_text: bool = True) -> np.ndarray:
     place, activation = slots.place[:, :n], slots.activation[:, :n]
     order = np.lexsort((place, -activation, place == EMPTY))
     chosen = np.zeros(place.shape, np.bool_)
-    windows = (place, slots.start[:, :n], slots.length[:, :n], slots.tokens[:, :n])
+    windows = (place, slots.start[:, :n].astype(np.int64), slots.length[:, :n].astype(np.int64), slots.tokens[:, :n])
     _choose(order, *windows, harvest.settings.top, of_text, chosen)
     return chosen
 

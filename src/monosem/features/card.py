@@ -20,7 +20,7 @@ PASSAGES, IMAGES = 5, 12
 
 def feature_card(feature: Feature) -> str:
     """HTML of one feature: figures, histogram, tokens, its strongest and its typical passages."""
-    title = f"<b>latent {feature.latent}</b> «{escape(feature.name)}»"
+    title = f"<b>latent {feature.latent}</b> «{escape(feature.title)}»"
     if not feature.count or feature.max is None:
         return _box(f"{title} {_dim(f'never fired in {feature.n_tokens:,} {feature.things}')}")
     figures = f"fires on {feature.rate:.3%} of {feature.n_tokens:,} {feature.things} · max {feature.max:.3g}"

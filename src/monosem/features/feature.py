@@ -65,6 +65,9 @@ class FiringToken(NamedTuple):
     """Of the latent's firings."""
     recall: float
     """Share of the token's occurrences on which it fires."""
+    low: float
+    high: float
+    """95 % interval of the share; both the share itself where all firings were counted."""
 
 
 class Neighbour(NamedTuple):
@@ -135,12 +138,15 @@ class Feature:
     """What one latent does on the text that was read."""
 
     latent: int
-    name: str
-    """A short name: the commonest word at the peaks of its strongest examples if it stands at half of them, else the
-    commonest token; of images the commonest class."""
+    name: str | None
+    """A short name: the word that it fires on, part of one, or up to three; of images the commonest class. None if
+    nothing describes it."""
+    name_piece: tuple[int, int] | None
+    """The characters of the name at which it fires, if not on all of it: "Lut·her", "let 's"."""
     clarity: float | None
-    """How far its strongest examples agree: the share of them that are of that word (or class), times the activation
-    of the weakest over that of the strongest. None if it never fired."""
+    """How far the name describes it, 0 to 1: of text the share of its strong firings, by weight, that it holds for; of
+    images and rows the share of its strongest examples, times the activation of the weakest over that of the strongest.
+    None if it never fired."""
     n_tokens: int
     """Tokens that were read."""
     count: int
@@ -155,6 +161,8 @@ class Feature:
     suppressed: list[TokenWeight]
     logits: LogitStatistics | None
     firing_tokens: list[FiringToken]
+    counted_tokens: int
+    """In how many tokens those were counted: all that were read, or random ones."""
     neighbours: list[Neighbour]
     cofiring: list[Cofiring]
     decoder_norm: float
@@ -187,6 +195,11 @@ class Feature:
     def one_per(self) -> str:
         """Of what each of the strongest examples is another one."""
         return "image" if self.pictures is not None else "row" if self.rows is not None else "text"
+
+    @property
+    def title(self) -> str:
+        """What to write where a name should stand."""
+        return self.name or "no clear name"
 
     def intervals(self, n: int = 5, examples: int = 5) -> list[Interval]:
         """Equal ranges of activation from 0 to the maximum, strongest first, each with a random sample by weight."""

@@ -21,11 +21,14 @@ from monosem.features.state import Harvest
 from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
 from monosem.features.tables import (
     Sources,
+    contexts_table,
     details_table,
     examples_tables,
     features_table,
     text_names,
     vocabulary_table,
+    word_features_table,
+    words_table,
 )
 from monosem.features.vocabulary import Vocabulary
 from monosem.files import as_json, fits, read_json, reading, replacing, write_json
@@ -33,9 +36,9 @@ from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.work import each
 
-FORMAT, FORMAT_VERSION = "monosem features", 3
-READABLE = (2, 3)
-"""Version 2 had neither `sources` nor `rows`."""
+FORMAT, FORMAT_VERSION = "monosem features", 4
+READABLE = (2, 3, 4)
+"""Version 2 had neither `sources` nor `rows`; 3 had no words, and firing tokens from 64 firings a latent."""
 LIGHT_PART, PART = 65_536, 4_096
 """Latents in one file of `features`, and of the other tables."""
 ROW_GROUPS = {
@@ -47,6 +50,9 @@ ROW_GROUPS = {
     "images": ROWS_A_GROUP,
     "rows": 65_536,
     "sources": 2_048,
+    "contexts": 4_096,
+    "words": 65_536,
+    "word_features": 65_536,
 }
 STATE = "harvest.safetensors"
 NEEDED = {"features", "details", "examples", "passages", "vocabulary"}
@@ -100,6 +106,13 @@ class _Vectors(BaseModel):
     source: str
 
 
+class _Log(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    tokens: int = Field(ge=0)
+    whole: bool
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -128,6 +141,7 @@ class _Index(BaseModel):
     images: _Images | None = None
     sources: _Sources | None = None
     vectors: _Vectors | None = None
+    log: _Log | None = None
 
 
 def write_store(
@@ -156,6 +170,7 @@ def write_store(
         "texts": [{"text": s.text, "first_context": s.first, "stop_context": s.stop} for s in harvest.spans],
         "text_names": text_names(harvest),
         "tokens": harvest.n_tokens,
+        "log": {"tokens": int(sources.logged.read.sum()), "whole": harvest.log.whole},
         "context_length": harvest.context_length,
         "settings": harvest.settings.model_dump(),
         "histogram": {
@@ -180,6 +195,10 @@ def write_store(
             writer.write("sources", parts_table(sources.parts, first, stop), first)
         documents.update(examples.column("document").to_pylist() if shown is not None else ())
     writer.write("vocabulary", vocabulary_table(harvest, sources.vocabulary), 0)
+    if sources.words is not None:
+        writer.write("contexts", contexts_table(sources), 0)
+        writer.write("words", words_table(sources.words), 0)
+        writer.write("word_features", word_features_table(sources), 0)
     if isinstance(shown, Images):
         writer.write("images", images_table(shown, sorted(documents)), 0)
     elif shown is not None and shown.labels is not None:

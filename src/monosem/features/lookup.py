@@ -13,7 +13,7 @@ from monosem.features.rows import numbers
 from monosem.features.vocabulary import Vocabulary
 from monosem.sql import Tables
 
-HOWS = ("fires on", "promotes", "suppresses")
+HOWS = ("fires on token", "promotes", "suppresses")
 ROWS_AT_ONCE = 1_024
 """Passages whose tokens are joined in one go, in which other threads wait."""
 
@@ -126,15 +126,28 @@ class WordIndex(NamedTuple):
             np.stack([at[around[0]], at[around[1]]], 1),
         )
 
-    def find(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Latent and strength of every window with all the words; those near the peak count three times."""
+    def find(self, words: Sequence[str], whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Latent and strength of every window with all the words, whole or also as parts of others; those near the peak
+        count three times.
+        """
         inside, near = np.ones(len(self.latents), bool), np.zeros(len(self.latents), bool)
         for word in words:
             wanted = _small(word.encode(errors="replace"))
-            places = np.array([match.start() for match in re.finditer(b"(?=" + re.escape(wanted) + b")", self.text)])
+            before, behind = _EDGES if whole else (b"", b"")
+            pattern = (before if _of_word(wanted[:1]) else b"") + re.escape(wanted)
+            pattern += behind if _of_word(wanted[-1:]) else b""
+            places = np.array([match.start() for match in re.finditer(b"(?=" + pattern + b")", self.text)])
             inside &= _holds(places.astype(np.int64), len(wanted), self.windows)
             near |= _holds(places.astype(np.int64), len(wanted), self.peaks)
         return self.latents[inside], (self.strengths * (1 + 2 * near))[inside]
+
+
+_EDGES = rb"(?<![0-9a-z\x80-\xff])", rb"(?![0-9a-z\x80-\xff])"
+"""Of words in small letters; bytes beyond ASCII are taken for letters."""
+
+
+def _of_word(byte: bytes) -> bool:
+    return re.fullmatch(rb"[0-9a-z\x80-\xff]", byte) is not None
 
 
 def _holds(places: np.ndarray, length: int, spans: np.ndarray) -> np.ndarray:

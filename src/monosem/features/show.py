@@ -30,6 +30,8 @@ def print_features(console: Console, features: Sequence[Feature], n_passages: in
             )
             continue
         head = Text().append(f"latent {feature.latent}", "bold")
+        if feature.name is not None:
+            head.append(f"  {visible(feature.name)}", "bold")
         head.append(f"  fires on {feature.rate:.3%} of {feature.things}, max {feature.max:.3g}", "dim")
         console.print(head)
         _sources(console, feature)

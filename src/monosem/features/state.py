@@ -17,17 +17,16 @@ from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.errors import ConfigError, FileError
 from monosem.features import streaming
+from monosem.features.log import FiringLog, Logged
 from monosem.features.sample import Columns, KeySample
-from monosem.features.streaming import EMPTY, N_BINS, NO_KEY, Firings, Layout, Slots, Tokens, Totals
+from monosem.features.streaming import EMPTY, N_BINS, Firings, Layout, Slots, Tokens, Totals
 from monosem.files import as_json, fits, parse_json, reading, safetensors_shapes, write_safetensors
 
 BEGIN = "delete it to begin again"
-STATE_FORMAT, STATE_VERSION = "monosem harvest", 2
+STATE_FORMAT, STATE_VERSION = "monosem harvest", 3
 HELD = 2
 """Strongest places that are held for every one that is wanted: of passages that are alike one is kept in the end."""
-STRONGEST = 32
-"""Latents of a token that count for co-firing."""
-CONTEXT_SALT, ROW_SALT, WINDOW_SALT = 1, 2, 3
+CONTEXT_SALT, LOG_SALT, WINDOW_SALT = 1, 2, 3
 
 Near = Callable[[Int[Tensor, " rows"]], tuple[Float[Tensor, "rows m"], Int[Tensor, "rows m"]]]
 """Values and latents of the near misses of some rows of the codes."""
@@ -52,10 +51,11 @@ class HarvestSettings(BaseModel):
     """Near misses are looked for in one of so many contexts."""
     silent_windows: int = Field(default=256, ge=1)
     """Random windows from which all latents' silent ones are taken."""
-    firing_sample: int = Field(default=64, ge=1)
-    """Random firings per latent, for the tokens on which it fires."""
+    log_firings: int = Field(default=2**24, ge=1)
+    """Firings in the log, of 4 bytes (6 from 65,536 latents on): of all contexts while they fit, else of random ones.
+    From it the tokens and words on which latents fire are counted."""
     cofiring_rows: int | None = Field(default=None, ge=1)
-    """Random tokens on which co-firing is measured; 8 per latent if not given."""
+    """Random tokens of the log on which co-firing is measured; 8 per latent if not given."""
     listed: int = Field(default=8, ge=1)
     """Tokens, neighbours and co-firing latents in a list."""
     before: int = Field(default=20, ge=0)
@@ -81,6 +81,7 @@ class _Saved(BaseModel):
     context_length: int = Field(ge=1, le=2**16, strict=True)
     n_tokens: int = Field(ge=0, strict=True)
     spans: list[tuple[str, int, int]] = Field(min_length=1)
+    log_limit: int = Field(ge=0, lt=2**64, strict=True)
     settings: HarvestSettings
     facts: dict[str, Any]
 
@@ -88,9 +89,9 @@ class _Saved(BaseModel):
 class Harvest:
     """Everything that is kept of what one dictionary's latents do, while batches of contexts stream by.
 
-    Memory is fixed per latent (`memory_per_latent`). What is kept of two streams merges into what would have been kept
-    of both: sums add up, the strongest of both are the strongest, and random members are those with the smallest hash
-    of (seed, latent, place).
+    Memory is fixed per latent (`memory_per_latent`), and for the log of firings, whatever their number. What is kept of
+    two streams merges into what would have been kept of both: sums add up, the strongest of both are the strongest, and
+    random members are those with the smallest hash of (seed, latent, place).
     """
 
     def __init__(
@@ -127,16 +128,16 @@ class Harvest:
         shape = (n_latents, self.layout.slots)
         window = (*shape, min(context_length, s.before + s.after + 1))
         self.slots = Slots(
-            np.full(shape, EMPTY, np.int64),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.int64),
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.int32),
-            np.zeros(shape, np.int32),
-            np.zeros(window, token_type),
-            np.zeros(window, np.uint8),
+            place=np.full(shape, EMPTY, np.int64),
+            document=np.zeros(shape, np.int32),
+            position=np.zeros(shape, np.int32),
+            content=np.zeros((n_latents, self.layout.n_top), np.uint32),
+            activation=np.zeros(shape, np.float32),
+            scale=np.zeros(shape, np.float32),
+            start=np.zeros(shape, np.uint16),
+            length=np.zeros(shape, np.min_scalar_type(window[-1])),
+            tokens=np.zeros(window, token_type),
+            shades=np.zeros(window, np.uint8),
         )
         self.totals = Totals(
             np.zeros(n_latents, np.int64),
@@ -144,11 +145,9 @@ class Harvest:
             np.zeros(n_latents, np.float64),
             np.zeros(n_latents, np.float32),
             np.zeros((n_latents, N_BINS), np.uint32),
-            np.full((n_latents, s.firing_sample), NO_KEY),
         )
-        latent_type = np.uint16 if n_latents < 2**16 else np.uint32
-        self.no_latent = int(np.iinfo(latent_type).max)
-        self.rows = KeySample(s.cofiring_rows or 8 * n_latents, {"latents": np.zeros((0, STRONGEST), latent_type)})
+        latent_type = np.uint16 if n_latents <= 2**16 else np.uint32
+        self.log = FiringLog(s.log_firings, np.dtype(token_type), np.dtype(latent_type))
         self.windows = KeySample(
             s.silent_windows,
             {
@@ -169,11 +168,9 @@ class Harvest:
 
     @property
     def memory_per_latent(self) -> float:
-        """Bytes."""
-        arrays = [*self.totals, *self.slots]
-        for sample in (self.rows, self.windows):
-            keys, columns = sample.kept()
-            arrays += [keys, *columns.values()]
+        """Bytes, without the log, which takes no more than its settings say."""
+        keys, columns = self.windows.kept()
+        arrays = [*self.totals, *self.slots, keys, *columns.values()]
         return sum(array.nbytes for array in arrays) / self.n_latents
 
     def add(
@@ -195,7 +192,7 @@ class Harvest:
             tokens=_flat(batch.tokens),
             document=_flat(batch.document),
             position=_flat(batch.position),
-            content=_flat(content),
+            content=_folded(_flat(content)),
             padding=batch.padding.reshape(-1).cpu().numpy(),
             width=width,
             first_place=first_place,
@@ -205,10 +202,11 @@ class Harvest:
         rows = np.repeat(np.arange(len(cells)), np.diff(offsets))
         firings = Firings(*streaming.sort_firings(rows, indices, values, cells, self.n_latents))
         streaming.take_in(firings, tokens, self.totals, self.slots, self.layout)
-        places = first_place + ((cells // width) << 16) + cells % width
         if near is not None and self.settings.near:
+            places = first_place + ((cells // width) << 16) + cells % width
             self._add_near_misses(cells, places, near, firings, tokens)
-        self._add_rows(places, offsets, indices, values)
+        contexts = first_place + (np.arange(len(batch)) << 16)
+        self.log.add(self._keys(contexts, LOG_SALT), contexts, tokens.tokens, cells, codes)
         self._add_windows(cells, offsets, indices, values, tokens)
         self.n_tokens += len(cells)
         self.token_counts += np.bincount(tokens.tokens[cells], minlength=self.vocabulary_size)
@@ -226,14 +224,6 @@ class Harvest:
             values, latents = near(torch.from_numpy(rows))
             found = (latents.cpu().numpy(), values.float().cpu().numpy())
             streaming.take_in_near_misses(cells[rows], *found, firings, tokens, self.slots, self.layout)
-
-    def _add_rows(self, places: np.ndarray, offsets: np.ndarray, indices: np.ndarray, values: np.ndarray) -> None:
-        """Into the sample for co-firing."""
-        keys = self._keys(places, ROW_SALT)
-        wanted = self.rows.wanted(keys)
-        latents = np.full((len(wanted), STRONGEST), self.no_latent, self.rows.kept_type("latents"))
-        streaming.strongest(offsets, indices, values, wanted, latents)
-        self.rows.add(keys[wanted], {"latents": latents})
 
     def _add_windows(
         self,
@@ -282,8 +272,8 @@ class Harvest:
                 raise ConfigError(f"harvests of different {name} do not add up: {mine} and {theirs}")
         self._check_spans(other.spans)
         streaming.merge_into(self.totals, self.slots, other.totals, other.slots, self.layout)
-        for sample, added in ((self.rows, other.rows), (self.windows, other.windows)):
-            sample.add(*added.kept())
+        self.windows.add(*other.windows.kept())
+        self.log.merge(other.log)
         self.n_tokens += other.n_tokens
         self.token_counts += other.token_counts
         self.spans = _joined([*self.spans, *other.spans])
@@ -303,9 +293,9 @@ class Harvest:
         tensors = {f"totals.{name}": array for name, array in self.totals._asdict().items()}
         tensors |= {f"slots.{name}": array for name, array in self.slots._asdict().items()}
         tensors["token_counts"] = self.token_counts
-        for part in ("rows", "windows"):
-            keys, columns = getattr(self, part).kept()
-            tensors |= {f"{part}.key": keys} | {f"{part}.{name}": array for name, array in columns.items()}
+        keys, columns = self.windows.kept()
+        tensors |= {"windows.key": keys} | {f"windows.{name}": array for name, array in columns.items()}
+        tensors |= {f"log.{name}": array for name, array in self.log.kept()._asdict().items()}
         about = {
             "format": STATE_FORMAT,
             "format_version": STATE_VERSION,
@@ -314,6 +304,7 @@ class Harvest:
             "context_length": self.context_length,
             "n_tokens": self.n_tokens,
             "spans": self.spans,
+            "log_limit": int(self.log.limit),
             "settings": self.settings.model_dump(),
             "facts": self.facts,
         }
@@ -337,7 +328,7 @@ class Harvest:
             slots = Layout(HELD * settings.top, settings.sample, settings.near, 0, 0, 0).slots
             expected = {
                 "token_counts": (about.vocabulary_size,),
-                "totals.firing_keys": (about.n_latents, settings.firing_sample),
+                "slots.content": (about.n_latents, HELD * settings.top),
                 "slots.tokens": (
                     about.n_latents,
                     slots,
@@ -353,11 +344,11 @@ class Harvest:
                 for name, array in getattr(harvest, part)._asdict().items():
                     array[...] = file.get_tensor(f"{part}.{name}")
             harvest.token_counts[...] = file.get_tensor("token_counts")
-            for part in ("rows", "windows"):
-                sample: KeySample = getattr(harvest, part)
-                columns = {name: file.get_tensor(f"{part}.{name}") for name in sample.names}
-                sample.add(file.get_tensor(f"{part}.key"), columns)
-                sample.kept()
+            columns = {name: file.get_tensor(f"windows.{name}") for name in harvest.windows.names}
+            harvest.windows.add(file.get_tensor("windows.key"), columns)
+            harvest.windows.kept()
+            logged = Logged(*(file.get_tensor(f"log.{name}") for name in Logged._fields))
+            harvest.log.load(logged, about.log_limit)
             harvest.n_tokens = about.n_tokens
             harvest.spans = [Span(*span) for span in about.spans]
         return harvest
@@ -365,6 +356,12 @@ class Harvest:
 
 def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.reshape(-1).cpu().numpy().astype(np.int64)
+
+
+def _folded(content: np.ndarray) -> np.ndarray:
+    """Hashes in 32 bits: within a list of some dozen, two texts are not taken for one."""
+    mixed = content.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (mixed >> np.uint64(32)).astype(np.int64)
 
 
 def text_number(text: str) -> int:

@@ -12,12 +12,17 @@ from numba import njit, prange
 from torch import Tensor
 
 from monosem.analysis import direction_logits, logit_weights
+from monosem.features import described, streaming
+from monosem.features.described import ByLatent
+from monosem.features.log import Logged, as_floats
 from monosem.features.state import Harvest
-from monosem.features.streaming import NO_KEY
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
 TILE_ENTRIES = 2**24
+ROW_SALT = 4
+STRONGEST = 32
+"""Latents of a token that count for co-firing."""
 
 
 class Ranked(NamedTuple):
@@ -29,55 +34,54 @@ class Ranked(NamedTuple):
     """(n, m)"""
 
 
-def firing_tokens(harvest: Harvest, m: int) -> tuple[Ranked, np.ndarray]:
-    """The tokens on which every latent fires most: their share of its firings; and the share of their occurrences.
+class FiringTokens(NamedTuple):
+    """The tokens on which every latent fires most, counted in the log."""
 
-    Estimated from a uniform sample of firings; a token seen once in a larger sample is left out.
+    tokens: Ranked
+    """And their shares of its firings."""
+    recalls: np.ndarray
+    """(n, m) share of the token's occurrences on which it fires."""
+    logged: np.ndarray
+    """(n,) its firings in the log."""
+
+
+def firing_tokens(harvest: Harvest, logged: Logged, firings: ByLatent, m: int) -> FiringTokens:
+    """Count them: of all firings while the log holds every context, else of those of random contexts."""
+    size = harvest.vocabulary_size
+    tokens, counts = described.firing_tokens(firings, logged.tokens, size, m)
+    occurrences = np.bincount(logged.tokens[logged.read], minlength=size)
+    shares = counts / np.maximum(1, firings.counts)[:, None]
+    recalls = counts / np.maximum(1, occurrences[tokens])
+    return FiringTokens(Ranked(tokens, shares.astype(np.float32)), recalls.astype(np.float32), firings.counts)
+
+
+def cofiring(harvest: Harvest, logged: Logged, m: int, at_least: int = 3) -> tuple[Ranked, np.ndarray]:
+    """The latents that fire together with each, by cosine of their firing patterns: share of its firings; and lift.
+
+    Measured on random tokens of the log, on the strongest latents of each.
     """
-    keys = harvest.totals.firing_keys
-    latents, columns = np.nonzero(keys != NO_KEY)
-    tokens = (keys[latents, columns] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    pairs, seen = np.unique(latents * harvest.vocabulary_size + tokens, return_counts=True)
-    latents, tokens = pairs // harvest.vocabulary_size, pairs % harvest.vocabulary_size
-    sampled = np.bincount(latents, seen, harvest.n_latents)
-    shares = seen / sampled[latents]
-    told = (seen > 1) | (sampled[latents] < keys.shape[1])
-    latents, tokens, shares = latents[told], tokens[told], shares[told]
-    order = np.lexsort((tokens, -shares, latents))
-    rank = _rank(latents[order])
-    order, rank = order[rank < m], rank[rank < m]
-    ranked = Ranked(np.full((harvest.n_latents, m), -1), np.zeros((harvest.n_latents, m), np.float32))
-    recalls = np.zeros((harvest.n_latents, m), np.float32)
-    at = (latents[order], rank)
-    ranked.indices[at], ranked.values[at] = tokens[order], shares[order]
-    occurrences = np.maximum(1, harvest.token_counts[tokens[order]])
-    recalls[at] = np.minimum(1, shares[order] * harvest.totals.count[latents[order]] / occurrences)
-    return ranked, recalls
-
-
-def _rank(groups: np.ndarray) -> np.ndarray:
-    """Of every entry within its group, where groups stand together."""
-    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, int)
-    return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
-
-
-def cofiring(harvest: Harvest, m: int, at_least: int = 3) -> tuple[Ranked, np.ndarray]:
-    """The latents that fire together with each, by cosine of their firing patterns: share of its firings; and lift."""
-    _, columns = harvest.rows.kept()
-    latents = columns["latents"]
-    rows, ranks = np.nonzero(latents != harvest.no_latent)
+    places = np.repeat(logged.places, logged.n_tokens)
+    starts = np.cumsum(logged.n_tokens, dtype=np.int64) - logged.n_tokens
+    places = (places + np.arange(len(places)) - np.repeat(starts, logged.n_tokens))[logged.read]
+    keys = streaming.hashes(harvest.settings.seed, np.full(len(places), -ROW_SALT), places)
+    n = harvest.settings.cofiring_rows or 8 * harvest.n_latents
+    chosen = np.sort(np.argpartition(keys, n)[:n]) if n < len(keys) else np.arange(len(keys))
+    offsets = np.concatenate([[0], np.cumsum(logged.fired[logged.read], dtype=np.int64)])
+    latents = np.full((len(chosen), STRONGEST), -1, np.int32)
+    streaming.strongest(offsets, logged.latents, as_floats(logged.values), chosen, latents)
+    rows, ranks = np.nonzero(latents >= 0)
     indices = latents[rows, ranks].astype(np.int64)
     order = np.argsort(indices, kind="stable")
     counts = np.bincount(indices, minlength=harvest.n_latents)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    found, together = _together(starts, rows[order], latents, harvest.no_latent, counts, m, at_least)
+    found, together = _together(starts, rows[order], latents, counts, m, at_least)
     shares = together / np.maximum(1, counts)[:, None]
     lifts = shares * len(latents) / np.maximum(1, counts[found])
     return Ranked(found, shares.astype(np.float32)), lifts.astype(np.float32)
 
 
 @njit(cache=True, parallel=True)
-def _together(starts, rows, latents, no_latent, counts, m, at_least):
+def _together(starts, rows, latents, counts, m, at_least):
     n = len(counts)
     found, together = np.full((n, m), -1), np.zeros((n, m), np.int64)
     for latent in prange(n):
@@ -86,7 +90,7 @@ def _together(starts, rows, latents, no_latent, counts, m, at_least):
         beside = np.zeros(n, np.int64)
         for e in range(starts[latent], starts[latent + 1]):
             for other in latents[rows[e]]:
-                if other == no_latent:
+                if other < 0:
                     break
                 beside[other] += 1
         beside[latent] = 0

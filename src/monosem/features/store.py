@@ -32,6 +32,7 @@ from monosem.features.pictures import Pictures
 from monosem.features.rows import LatentFile, Row, columns_of, numbers, require_numbers
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
+from monosem.features.word_table import WordTable, wilson
 from monosem.sql import Tables, condition, readable
 
 ROOM = 20
@@ -39,6 +40,8 @@ ROOM = 20
 FIGURES = ("clarity", "count", "rate", "mean", "deviation", "max", "decoder_norm", "encoder_cosine")
 NEVER = "never fired"
 """Name of a latent that has none."""
+OLD_SAMPLE = 64
+"""Firings of a latent from which stores before version 4 estimate the tokens on which it fires."""
 PARTS_KEPT = 8
 """Parts whose passages stay in memory: a few MB each."""
 FILES_KEPT = 3 * PARTS_KEPT
@@ -157,6 +160,14 @@ class FeatureStore:
         return WordIndex.of(self, part * PART, min(self.n_latents, (part + 1) * PART))
 
     @functools.cached_property
+    def words(self) -> WordTable | None:
+        """Which latents fire on which words; None of images, of rows, and in stores before version 4."""
+        if "word_features" not in self.index["tables"]:
+            return None
+        with readable(self.path):
+            return WordTable(self)
+
+    @functools.cached_property
     def token_index(self) -> TokenIndex:
         """The tokens that latents fire on, promote and suppress, to search in."""
         return TokenIndex.of(self)
@@ -183,14 +194,16 @@ class FeatureStore:
         counts = np.array(row["histogram"], np.int64)
         return Feature(
             **{name: row[name] for name in ("latent", "clarity", "count", "rate", "mean", "deviation", "max")},
-            name=row["name"] or NEVER,
+            name=row["name"] if row["count"] else NEVER,
+            name_piece=None if row.get("name_piece") is None else (row["name_piece"][0], row["name_piece"][1]),
             n_tokens=self.n_tokens,
+            counted_tokens=self.counted_tokens,
             histogram=Histogram(histogram_edges(row["histogram_first"], len(counts)), counts),
             promoted=[TokenWeight(t, text(t), w) for t, w in pairs("promoted_tokens", "promoted_weights")],
             suppressed=[TokenWeight(t, text(t), w) for t, w in pairs("suppressed_tokens", "suppressed_weights")],
             logits=None if moments[0] is None else LogitStatistics(*moments),
             firing_tokens=[
-                FiringToken(t, text(t), share, recall)
+                FiringToken(t, text(t), share, recall, *self._share_interval(share, row))
                 for t, share, recall in pairs("firing_tokens", "firing_shares", "firing_recalls")
             ],
             neighbours=[Neighbour(*pair) for pair in pairs("neighbours", "neighbour_cosines")],
@@ -206,6 +219,20 @@ class FeatureStore:
             pictures=self.pictures,
             rows=self.rows,
         )
+
+    def _share_interval(self, share: float, row: Row) -> tuple[float, float]:
+        """Of a share of a latent's firings: itself if all were counted."""
+        log = self.index.get("log")
+        sampled = min(row["count"], OLD_SAMPLE) if log is None else row["logged"]
+        if sampled == row["count"]:
+            return share, share
+        return wilson(round(share * sampled), sampled)
+
+    @property
+    def counted_tokens(self) -> int:
+        """In how many tokens it was counted on which tokens and words latents fire."""
+        log = self.index.get("log")
+        return self.n_tokens if log is None else log["tokens"]
 
     def _part(self, row: Row) -> SourcePart:
         text = self.vocabulary.text
@@ -312,20 +339,20 @@ class FeatureStore:
         return found.column("n")[0].as_py()
 
     def search(self, token: str | None = None, words: str | None = None, limit: int = 50) -> pa.Table:
-        """Features by a token that they fire on, promote or suppress; or by words in their strongest passages.
+        """Features by a word or token that they fire on, promote or suppress; or by words in their strongest passages.
 
         Args:
-            token: its text; case and a space before it do not count.
-            words: all of them must stand in a passage; case does not count. Of images: the name of a class; of ready
-                vectors: a part of a label.
+            token: a word, or the text of a token; case and a space before it do not count.
+            words: all of them must stand in a passage, whole, or in parts of words if nowhere whole; case does not
+                count. Of images: the name of a class; of ready vectors: a part of a label.
             limit: rows, at most.
 
         Returns:
-            latent, score (higher is better), how ("named", "fires on", "promotes", "suppresses", "passages",
-            "images", "rows"), best first.
+            latent, score (higher is better), how ("fires on": a word, by how reliably and strongly; "named", "fires on
+            token", "promotes", "suppresses", "passages", "images", "rows"), best first.
 
         Raises:
-            ConfigError: neither or both were given, or the text is neither a token of the vocabulary nor a name.
+            ConfigError: neither or both were given, or the text is nowhere.
         """
         if (token is None) == (words is None):
             raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
@@ -337,7 +364,7 @@ class FeatureStore:
             return search_rows.by_label(self, words or "", limit)
         if self.pictures is not None:
             return search_images.by_class(self, words or "", limit)
-        return search.by_words(self, words or "", limit)
+        return search.as_table(search.by_passages(self, words or "")[:limit])
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
         """One query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).

@@ -25,7 +25,7 @@ SAMPLE_BINS = 9
 EMPTY = -1
 NO_KEY = np.uint64(2**64 - 1)
 _C1, _C2, _C3 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+_S27, _S30, _S31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
 class Slots(NamedTuple):
@@ -35,7 +35,7 @@ class Slots(NamedTuple):
     document: np.ndarray
     position: np.ndarray
     content: np.ndarray
-    """What the document holds, as a hash: equal documents are the same text."""
+    """(n_latents, n_top) what the document holds, as a hash: equal documents are the same text."""
     activation: np.ndarray
     scale: np.ndarray
     """Largest activation in the window."""
@@ -57,8 +57,6 @@ class Totals(NamedTuple):
     square: np.ndarray
     max: np.ndarray
     histogram: np.ndarray
-    firing_keys: np.ndarray
-    """(n_latents, sample) hash << 32 | token of a uniform sample of firings; each row a heap with the largest first."""
 
 
 class Layout(NamedTuple):
@@ -178,8 +176,6 @@ def _take_in_latent(latent, firings, tokens, totals, slots, layout):
         totals.histogram[latent, bin] += 1
         place = _place(tokens, cell)
         random = hash_of(layout.seed, latent, place)
-        token_key = ((random >> _S32) << _S32) | np.uint64(tokens.tokens[cell])
-        _keep_smallest(totals.firing_keys[latent], token_key)
         group = _group(layout, bin, bin_of(totals.max[latent]))
         slot = _random_slot(slots, layout, latent, group, layout.per_bin, layout.seed, random)
         if slot >= 0:
@@ -224,8 +220,6 @@ def _merge_latent(latent, totals, slots, other_totals, other_slots, layout):
     totals.sum[latent] += other_totals.sum[latent]
     totals.square[latent] += other_totals.square[latent]
     totals.histogram[latent] += other_totals.histogram[latent]
-    for key in other_totals.firing_keys[latent]:
-        _keep_smallest(totals.firing_keys[latent], key)
     for other in range(other_slots.place.shape[1]):
         place, value = other_slots.place[latent, other], other_slots.activation[latent, other]
         if place == EMPTY:
@@ -349,7 +343,8 @@ def _fill(slots, layout, latent, slot, place, value, cell, tokens, firings):
     slots.place[latent, slot] = place
     slots.document[latent, slot] = tokens.document[cell]
     slots.position[latent, slot] = tokens.position[cell]
-    slots.content[latent, slot] = tokens.content[cell]
+    if slot < layout.n_top:
+        slots.content[latent, slot] = tokens.content[cell]
     slots.activation[latent, slot] = value
     first, stop = window_of(tokens, cell, layout.before, layout.after)
     slots.start[latent, slot] = first % tokens.width
@@ -376,7 +371,8 @@ def _copy(slots, latent, slot, source, source_latent, source_slot):
     slots.place[latent, slot] = source.place[source_latent, source_slot]
     slots.document[latent, slot] = source.document[source_latent, source_slot]
     slots.position[latent, slot] = source.position[source_latent, source_slot]
-    slots.content[latent, slot] = source.content[source_latent, source_slot]
+    if slot < source.content.shape[1] and source_slot < source.content.shape[1]:
+        slots.content[latent, slot] = source.content[source_latent, source_slot]
     slots.start[latent, slot] = source.start[source_latent, source_slot]
     slots.length[latent, slot] = source.length[source_latent, source_slot]
     slots.activation[latent, slot] = source.activation[source_latent, source_slot]
@@ -407,27 +403,11 @@ def _exchange(column, latent, a, b):
 
 
 @njit(cache=True)
-def _keep_smallest(heap, key):
-    """A heap of the smallest keys, the largest of them first."""
-    if key >= heap[0]:
-        return
-    at, child = 0, 1
-    while child < len(heap):
-        if child + 1 < len(heap) and heap[child + 1] > heap[child]:
-            child += 1
-        if heap[child] <= key:
-            break
-        heap[at] = heap[child]
-        at, child = child, 2 * child + 1
-    heap[at] = key
-
-
-@njit(cache=True)
 def strongest(offsets, indices, values, rows, out):
     """The strongest latents of some rows, as many as `out` (rows, m) has places; what stays over keeps its filling."""
     for i in range(len(rows)):
         start, stop = offsets[rows[i]], offsets[rows[i] + 1]
-        order = np.argsort(-values[start:stop])
+        order = np.argsort(-values[start:stop], kind="mergesort")
         n = 0
         for e in order[: out.shape[1]]:
             if values[start + e] > 0:

@@ -13,13 +13,16 @@ from monosem.activations import VectorRows
 from monosem.data import Images
 from monosem.errors import ConfigError
 from monosem.features import alike, statistics, streaming
-from monosem.features.names import Named, names_of
+from monosem.features.described import ByLatent, described
+from monosem.features.log import Logged
+from monosem.features.names import Named, named_by_documents, named_by_words
 from monosem.features.parts import Parts, parts_of
 from monosem.features.pictures import class_name
 from monosem.features.state import Harvest, text_number
-from monosem.features.statistics import Ranked
+from monosem.features.statistics import FiringTokens, Ranked
 from monosem.features.streaming import BINS_AN_OCTAVE, COARSE, EMPTY, N_BINS, SAMPLE_BINS
 from monosem.features.vocabulary import Vocabulary
+from monosem.features.words import OfWords, Words, of_words, windows_of
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 
@@ -34,8 +37,8 @@ class Sources:
     harvest: Harvest
     sae: SAE
     vocabulary: Vocabulary
-    firing: Ranked
-    recalls: np.ndarray
+    logged: Logged
+    firing: FiringTokens
     together: Ranked
     lifts: np.ndarray
     neighbours: Ranked
@@ -47,6 +50,9 @@ class Sources:
     peaks: np.ndarray
     """(n_latents,) the commonest token at the peaks of the strongest examples; -1 if there are none."""
     named: Named
+    words: Words | None
+    """Of text."""
+    of_words: OfWords | None
 
     @staticmethod
     def of(
@@ -73,14 +79,25 @@ class Sources:
                 logits = statistics.logit_effects(sae, model, m, vocabulary.known)
             except ConfigError:  # a model without output embeddings, or an SAE that writes another width
                 logits = None
-        firing, cofiring = statistics.firing_tokens(harvest, m), statistics.cofiring(harvest, m)
+        logged = harvest.log.kept()
+        firings = ByLatent.of(logged, harvest.n_latents)
+        firing = statistics.firing_tokens(harvest, logged, firings, m)
+        together, lifts = statistics.cofiring(harvest, logged, m)
         neighbours = statistics.decoder_neighbours(sae, m)
         if isinstance(shown, VectorRows):  # every position of rows is the same
-            firing[0].indices[:] = -1
+            firing.tokens.indices[:] = -1
         chosen = alike.shown(harvest, of_text=shown is None)
         peaks = _commonest_peaks(harvest, chosen)
-        named = names_of(harvest, chosen, vocabulary, peaks, _names_of_documents(shown))
-        return Sources(harvest, sae, vocabulary, *firing, *cofiring, neighbours, logits, parts, chosen, peaks, named)
+        words = counted = None
+        if shown is None:
+            words = Words.of(logged, vocabulary)
+            named = named_by_words(*described(logged, words, firings), words, vocabulary)
+            rates = harvest.totals.count / max(1, harvest.n_tokens)
+            counted = of_words(logged, words, rates, harvest.totals.max.astype(float))
+        else:
+            named = named_by_documents(harvest, chosen, vocabulary, peaks, _names_of_documents(shown))
+        known = (logged, firing, together, lifts, neighbours, logits, parts, chosen, peaks, named, words, counted)
+        return Sources(harvest, sae, vocabulary, *known)
 
 
 def _names_of_documents(shown: Images | VectorRows | None) -> Callable[[int], str] | None:
@@ -119,7 +136,7 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
     def number(values: np.ndarray, known: np.ndarray, kind: Any = None) -> pa.Array:
         return pa.array(values, kind or pa.float32(), mask=~known)
 
-    top, peak, partner = sources.firing.indices[part, 0], sources.peaks[part], sources.together.indices[part, 0]
+    top, peak, partner = sources.firing.tokens.indices[part, 0], sources.peaks[part], sources.together.indices[part, 0]
     nearest = sources.neighbours
     none, everywhere = np.zeros(len(n), bool), np.ones(len(n), bool)
     closest = nearest.indices[part, 0] if nearest.indices.shape[1] else none - 1
@@ -129,6 +146,7 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
     columns: dict[str, Any] = {
         "latent": pa.array(np.arange(first, stop), pa.int32()),
         "name": pa.array(sources.named.names[part], pa.string()),
+        "name_piece": pa.array(sources.named.pieces[part], pa.list_(pa.int16())),
         "clarity": number(sources.named.clarity[part], n),
         "count": count,
         "rate": count / max(1, h.n_tokens),
@@ -137,7 +155,7 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
         "max": number(h.totals.max[part], n),
         "top_token": number(top, top >= 0, pa.int32()),
         "top_token_text": text(top),
-        "top_token_share": number(sources.firing.values[part, 0], top >= 0),
+        "top_token_share": number(sources.firing.tokens.values[part, 0], top >= 0),
         "peak_token": number(peak, peak >= 0, pa.int32()),
         "peak_token_text": text(peak),
         "decoder_norm": number(lengths, everywhere),
@@ -181,7 +199,9 @@ def details_table(sources: Sources, first: int, stop: int) -> pa.Table:
     for name in ("promoted", "suppressed"):
         found = cut(getattr(sources.logits, name)) if sources.logits is not None else empty
         ranked((f"{name}_tokens", f"{name}_weights"), found)
-    ranked(("firing_tokens", "firing_shares"), cut(sources.firing), ("firing_recalls", sources.recalls[part]))
+    firing = sources.firing
+    ranked(("firing_tokens", "firing_shares"), cut(firing.tokens), ("firing_recalls", firing.recalls[part]))
+    columns["logged"] = pa.array(firing.logged[part], pa.int64())
     ranked(("neighbours", "neighbour_cosines"), cut(sources.neighbours))
     ranked(("cofiring_latents", "cofiring_shares"), cut(sources.together), ("cofiring_lifts", sources.lifts[part]))
     return pa.table(columns)
@@ -258,7 +278,7 @@ def _kept_examples(sources: Sources, first: int, stop: int) -> Columns:
     there[:, : layout.n_top] = sources.shown[first:stop]
     latents, slot = np.nonzero(there)
     latents += first
-    columns = {name: column[latents, slot] for name, column in slots._asdict().items()}
+    columns = {name: column[latents, slot] for name, column in slots._asdict().items() if name != "content"}
     kind = kind_of_slot[slot]
     weight = np.ones(len(latents), np.float32)
     weight[kind == 1] = _sample_weights(harvest, latents[kind == 1], slot[kind == 1] - layout.n_top, first, stop)
@@ -299,7 +319,6 @@ def _silent_examples(harvest: Harvest, first: int, stop: int) -> Columns:
     shades = np.zeros((len(latents), pool["tokens"].shape[1]), np.uint8)
     columns = {name: pool[name][windows] for name in ("place", "document", "position", "start", "length", "tokens")}
     columns |= {
-        "content": np.zeros(len(latents), np.int64),
         "activation": zeros,
         "scale": zeros,
         "shades": shades,
@@ -347,6 +366,60 @@ def _passages(
     place = contexts[leader]
     found = {"text_number": place >> 32, "context": place & 0xFFFFFFFF, "offset": begin[leader]}
     return number, starts, found | {"ends": ends, "tokens": flat}
+
+
+def contexts_table(sources: Sources) -> pa.Table:
+    """The contexts of the log: what words are shown in."""
+    logged, names = sources.logged, text_names(sources.harvest)
+    numbers = {text_number(name): i for i, name in enumerate(names)}
+    ends = np.concatenate([[0], np.cumsum(logged.n_tokens)])
+    return pa.table(
+        {
+            "text": pa.array([numbers[n] for n in (logged.places >> 48).tolist()], pa.int16()),
+            "context": pa.array((logged.places >> 16) & 0xFFFFFFFF, pa.int64()),
+            "tokens": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(logged.tokens, pa.int32())),
+        }
+    )
+
+
+def words_table(words: Words) -> pa.Table:
+    """One row a word."""
+    return pa.table(
+        {
+            "word": pa.array(np.arange(len(words.texts)), pa.int32()),
+            "text": pa.array(words.texts, pa.string()),
+            "spelled": pa.array(words.spelled, pa.string()),
+            "occurrences": pa.array(words.occurrences, pa.int64()),
+        }
+    )
+
+
+def word_features_table(sources: Sources) -> pa.Table:
+    """One row a word and latent that fires on it, the best latents of a word first."""
+    found, logged = sources.of_words, sources.logged
+    assert found is not None, "it is of text"
+    which, rank = np.nonzero(found.latents >= 0)
+    latents, best = found.latents[which, rank], found.best[which, rank]
+    ends = np.cumsum(logged.n_tokens, dtype=np.int64)
+    context = np.searchsorted(ends, best, side="right")
+    scale = np.maximum(sources.harvest.totals.max[latents], 1e-30)
+    first, activations, offsets = windows_of(logged, best, latents)
+    shades = np.clip(np.round(activations / np.repeat(scale, np.diff(offsets)) * 255), activations > 0, 255)
+    return pa.table(
+        {
+            "word": pa.array(found.words[which], pa.int32()),
+            "latent": pa.array(latents, pa.int32()),
+            "fires": pa.array(found.fires[which, rank], pa.int32()),
+            "strength": pa.array(found.strengths[which, rank], pa.float32()),
+            "firings": pa.array(found.firings[which, rank], pa.int32()),
+            "context": pa.array(context, pa.int32()),
+            "first": pa.array(first - (ends - logged.n_tokens)[context], pa.int32()),
+            "peak": pa.array(best - first, pa.int16()),
+            "shades": pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), pa.array(shades.astype(np.uint8), pa.uint8())
+            ),
+        }
+    )
 
 
 def vocabulary_table(harvest: Harvest, vocabulary: Vocabulary) -> pa.Table:

@@ -1,0 +1,129 @@
+"""The words of a store in memory: which latents fire on them, how reliably, and a passage that shows it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from monosem.features.lookup import Searched
+from monosem.features.rows import numbers
+
+
+class WordEvidence(NamedTuple):
+    """How reliably a latent fires on a word."""
+
+    text: str
+    occurrences: int
+    """Of the word, in what was counted."""
+    fires: int
+    """On how many of them the latent fires, at one of the word's tokens at least."""
+    recall: float
+    low: float
+    high: float
+    """95 % interval of the recall in the text that was read (Wilson, 1927); both the recall itself where all of it was
+    counted."""
+    strength: float
+    """Mean of its largest activations there, over its maximum."""
+    share: float
+    """Of its firings, how many are on the word."""
+
+
+class Shown(NamedTuple):
+    """A few tokens with a latent's activations."""
+
+    tokens: np.ndarray
+    texts: list[str]
+    activations: np.ndarray
+    peak: int
+
+
+class Firing(NamedTuple):
+    """A latent that fires on a word."""
+
+    latent: int
+    score: float
+    """(recall - firing rate) * strength"""
+    evidence: WordEvidence
+    row: int
+    """Of the table `word_features`."""
+
+
+class WordTable:
+    """Look up words; they are counted in the contexts of the store's log."""
+
+    def __init__(self, store: Searched) -> None:
+        words = store.tables.run("select text, occurrences from words order by word")
+        texts = words.column("text").to_pylist()
+        self._store, self.whole = store, bool(store.index["log"]["whole"])
+        self.tokens_counted: int = store.index["log"]["tokens"]
+        self._numbers = {text: i for i, text in enumerate(texts)}
+        self._texts, self._occurrences = texts, numbers(words.column("occurrences"))
+        found = store.tables.run("select * from word_features")
+        self._columns = {name: numbers(found.column(name)) for name in found.column_names if name != "shades"}
+        shades = found.column("shades").combine_chunks()
+        self._shades, self._shade_ends = numbers(shades.values), numbers(shades.offsets)
+        self._first = np.searchsorted(self._columns["word"], np.arange(len(texts) + 1))
+        contexts = store.tables.run("select tokens from contexts").column("tokens").combine_chunks()
+        self._tokens, self._token_ends = numbers(contexts.values), numbers(contexts.offsets)
+        facts = store.tables.run("select rate, max from features order by latent")
+        logged = store.tables.run("select logged from details order by latent")
+        self._rates, self._maxima = numbers(facts.column("rate")), numbers(facts.column("max"))
+        self._logged = numbers(logged.column("logged"))
+        latents, n_contexts = self._columns["latent"], len(self._token_ends) - 1
+        if len(latents) and not (latents.min() >= 0 and latents.max() < store.n_latents):
+            raise ValueError("its table word_features names latents that are none")
+        if len(latents) and not (self._columns["context"].min() >= 0 and self._columns["context"].max() < n_contexts):
+            raise ValueError("its table word_features names contexts that are none")
+
+    def occurrences(self, word: str) -> int:
+        """How often a word stands in what was counted."""
+        number = self._numbers.get(_plain(word))
+        return 0 if number is None else int(self._occurrences[number])
+
+    def find(self, word: str) -> list[Firing]:
+        """The latents that fire on a word, most reliably and strongly first: (recall - firing rate) * strength."""
+        number = self._numbers.get(_plain(word))
+        if number is None:
+            return []
+        columns, n = self._columns, int(self._occurrences[number])
+        firings: list[Firing] = []
+        for row in range(int(self._first[number]), int(self._first[number + 1])):
+            latent, fires, strength = (columns[name][row].item() for name in ("latent", "fires", "strength"))
+            low, high = (fires / n, fires / n) if self.whole else wilson(fires, n)
+            share = columns["firings"][row].item() / max(1, int(self._logged[latent]))
+            evidence = WordEvidence(self._texts[number], n, fires, fires / n, low, high, strength, share)
+            firings.append(Firing(latent, (fires / n - float(self._rates[latent])) * strength, evidence, row))
+        return sorted(firings, key=lambda firing: (-firing.score, -firing.evidence.share, firing.latent))
+
+    def find_all(self, words: list[str]) -> list[Firing]:
+        """The latents that fire on every one of some words, by the word on which they do so least."""
+        least: dict[int, Firing] = {}
+        for i, word in enumerate(words):
+            found = {firing.latent: firing for firing in self.find(word)}
+            if i == 0:
+                least = found
+            least = {k: min(least[k], found[k], key=lambda firing: firing.score) for k in least.keys() & found.keys()}
+        return sorted(least.values(), key=lambda firing: (-firing.score, -firing.evidence.share, firing.latent))
+
+    def shown(self, firing: Firing) -> Shown:
+        """The occurrence of the word at which the latent is strongest, and what stands around it."""
+        columns, row = self._columns, firing.row
+        shades = self._shades[int(self._shade_ends[row]) : int(self._shade_ends[row + 1])]
+        first = int(self._token_ends[columns["context"][row].item()]) + columns["first"][row].item()
+        tokens = self._tokens[first : first + len(shades)]
+        activations = shades.astype(np.float64) / 255 * float(self._maxima[firing.latent])
+        return Shown(tokens, self._store.vocabulary.texts(tokens), activations, columns["peak"][row].item())
+
+
+def _plain(word: str) -> str:
+    return word.strip().lower() or word
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share of which `hits` of `n` were seen (Wilson, 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    p, spread = hits / n, z * z / n
+    middle, half = p + spread / 2, z * (p * (1 - p) / n + spread / (4 * n)) ** 0.5
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
