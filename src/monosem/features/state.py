@@ -52,8 +52,8 @@ class HarvestSettings(BaseModel):
     silent_windows: int = Field(default=256, ge=1)
     """Random windows from which all latents' silent ones are taken."""
     log_firings: int = Field(default=2**24, ge=1)
-    """Firings in the log, of 4 bytes (6 from 65,536 latents on): of all contexts while they fit, else of random ones.
-    From it the tokens and words on which latents fire are counted."""
+    """Firings in the log of firings, each of 4 bytes (6 from 65,537 latents on): of all contexts while they fit, else
+    of random ones. From it the tokens and words on which latents fire are counted."""
     cofiring_rows: int | None = Field(default=None, ge=1)
     """Random tokens of the log on which co-firing is measured; 8 per latent if not given."""
     listed: int = Field(default=8, ge=1)
