@@ -10,8 +10,8 @@ import torch
 
 import monosem as ms
 from monosem.errors import DataError
+from monosem.explorer.correlation import correlated
 from monosem.explorer.dictionary import Dictionary, open_dictionaries
-from monosem.explorer.geometry import Geometry
 from monosem.explorer.shapes import Question
 from monosem.explorer.subject import Subjects
 from monosem.models import SubjectModel
@@ -102,7 +102,7 @@ def test_prompts_and_contexts_read_the_positions_that_training_reads(
     if "skip_first" in rules:
         with pytest.raises(DataError, match="no position that the SAE reads"):
             subjects.read(dictionary, "the")
-    there, _, n = Geometry({"run": dictionary}, subjects)._correlated(dictionary, dictionary)
+    there, _, n = correlated(subjects, dictionary, dictionary)
     assert n >= 40
     assert there.similarities[latent] == pytest.approx(1, abs=1e-3)
     subjects.close()

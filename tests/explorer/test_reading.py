@@ -221,24 +221,68 @@ def test_the_map_holds_the_features_that_fire_and_is_always_the_same(client: Any
     assert found == client.get("/api/d/small/map")
 
 
-def test_search_finds_tokens_numbers_and_words(client: Any, store: FeatureStore) -> None:
-    by_token = client.get("/api/d/small/search", q="the", kind="token")["results"]
-    firing = [row for row in by_token if row["how"] == "fires on"]
+def test_search_finds_words_tokens_numbers_and_passages(client: Any, store: FeatureStore) -> None:
+    def ask(**query: Any) -> Any:
+        return client.get("/api/d/small/search", **query)
+
+    by_token = ask(q="the", kind="token", limit=200)["results"]
+    firing = [row for row in by_token if row["how"] == "fires on token"]
     assert firing
     for row in firing[:3]:
         assert "the" in [t.text.strip().lower() for t in store[row["latent"]].firing_tokens]
-    assert client.get("/api/d/small/search", q=" 17 ")["results"][0]["latent"] == 17
-    passage = store[by_token[0]["latent"]].top[0]
-    word = max("".join(passage.texts).split(), key=len)
-    assert by_token[0]["latent"] in [
-        row["latent"] for row in client.get("/api/d/small/search", q=word, kind="words", limit=200)["results"]
-    ]
-    # Of everything, a part of each kind: what fires on a common token does not hide the passages.
-    hows = [row["how"] for row in client.get("/api/d/small/search", q="the", limit=20)["results"]]
+    assert ask(q=" 17 ")["results"][0]["latent"] == 17
+    word = max("".join(store[by_token[0]["latent"]].top[0].texts[1:-1]).split(), key=len)
+    word = max(re.findall(r"[^\W_]+", word), key=len)
+    assert by_token[0]["latent"] in [row["latent"] for row in ask(q=word, kind="words", limit=200)["results"]]
+    # Of everything, a part of each kind: what fires on a common word does not hide the passages.
+    everything = ask(q="the", limit=20)
+    hows = [row["how"] for row in everything["results"]]
     assert {how: hows.count(how) for how in ("fires on", "passages")} == {"fires on": 5, "passages": 5}
-    nothing = client.get("/api/d/small/search", q="qqqzzz")
-    assert nothing["results"] == []
-    assert "no token" in nothing["words"]
+    for group in everything["groups"]:
+        assert 0 < hows.count(group["how"]) <= group["total"]
+
+
+def test_a_word_shows_its_evidence_and_where_it_stands(client: Any, store: FeatureStore) -> None:
+    found = client.get("/api/d/small/search", q=" The", kind="word")
+    assert found["groups"] == [{"how": "fires on", "total": len(found["results"]), "kind": "word"}]
+    assert store.words is not None
+    truth = store.words.find("the")
+    assert [row["latent"] for row in found["results"]] == [firing.latent for firing in truth]
+    for row, firing in zip(found["results"], truth, strict=True):
+        evidence = firing.evidence._asdict()
+        assert row["word"].pop("text") == evidence.pop("text") == "the"
+        assert row["word"] == pytest.approx(evidence, rel=1e-6)
+        passage = row["passage"]
+        assert passage["texts"][passage["peak"]].strip().lower() in "the"
+        assert passage["activations"][passage["peak"]] > 0
+
+
+def test_a_group_is_listed_in_pages(client: Any) -> None:
+    whole = client.get("/api/d/small/search", q="the", kind="promotes", limit=200)
+    total = whole["groups"][0]["total"]
+    assert total == len(whole["results"]) > 3
+    pages = [client.get("/api/d/small/search", q="the", kind="promotes", limit=2, offset=i) for i in range(0, total, 2)]
+    assert [row for page in pages for row in page["results"]] == whole["results"]
+
+
+def test_what_is_found_nowhere_is_read_by_the_model(client: Any) -> None:
+    found = client.get("/api/d/small/search", q="qqqzzz")
+    assert {row["how"] for row in found["results"]} == {"activating text"}
+    assert "no word, token or passage" in found["words"]
+    for row in found["results"][:5]:
+        assert row["passage"]["activations"][row["passage"]["peak"]] > 0
+        assert "".join(row["passage"]["texts"]).replace("<|endoftext|>", "") == "qqqzzz"
+
+
+def test_all_dictionaries_are_searched_at_once(client: Any) -> None:
+    found = client.get("/api/search", q="the", kind="word")
+    assert [each["name"] for each in found["dictionaries"]] == ["small", "second"]
+    for each in found["dictionaries"]:
+        alone = client.get(f"/api/d/{each['name']}/search", q="the", kind="word", limit=12)
+        assert (each["found"], each["error"]) == (alone, None)
+    wrong = client.get("/api/search", q="xyzzyx", kind="similar")
+    assert all("takes the number of a feature" in each["error"] for each in wrong["dictionaries"])
+    assert client.ask("/api/search", q=" ").status == 400
 
 
 def test_search_by_similarity_is_the_order_of_decoder_cosines(client: Any, run_folder: Path) -> None:
