@@ -235,10 +235,17 @@ def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
         (["hook=resid_post.9"], "Layers are 0 to 3"),
         (["sae.k=300", "sae.n_latents=256"], "k must be between 1 and n_latents = 256, got 300"),
         (["sae.architecture=topq"], "sae.architecture: unknown 'topq'; there are"),
+        (["sae.architecture=topq"], ". Did you mean topk?"),
         (["sae.kk=3"], "sae.kk: topk has no such parameter"),
+        (["sae.nlatents=3"], ". Did you mean sae.n_latents?"),
+        (["grid={sea.k: [3]}"], "grid: unknown key 'sea.k'. Did you mean sae.k?"),
+        (["training.loggers=[tensorbord]"], ". Did you mean tensorboard?"),
+        (["model=bundeld"], "there is no model 'bundeld' here. Did you mean bundled?"),
         (["sae.k=many"], "sae.k: input should be a valid integer"),
         (["tokens=many"], "tokens: input should be a valid integer"),
         (["hok=resid_post.2"], "unknown key 'hok'; known here: output, model, hook"),
+        (["hok=resid_post.2"], ". Did you mean hook?"),
+        (["nlatents=256"], ". Did you mean sae.n_latents?"),
         (["training.learning_rate=1"], "unknown key 'training.learning_rate'; known here: lr"),
         (["text=TMP/missing.txt", "evaluation.text=bundled:held_out"], "missing.txt' is not a file"),
         (["text=TMP/empty.txt", "evaluation.text=bundled:held_out"], "empty.txt' is empty"),
@@ -287,6 +294,18 @@ def test_documents_that_cannot_be_read_are_skipped_counted_and_named(monosem: Co
     assert "skipped (2); the first: " in outcome.err
     assert "own.jsonl cannot be read as text: line 1 is no JSON object" in outcome.err
     assert ms.load_sae(tmp_path / "run").metadata.documents_skipped == 2
+
+
+@pytest.mark.parametrize("command", ["info", "top", "eval", "harvest", "explore"])
+def test_a_run_that_is_not_there_is_looked_for_in_runs(
+    monosem: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Before any hub is asked: here a model would be loaded from one."""
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("monosem.models.load._pretrained", lambda *_: pytest.fail("a hub was asked"))
+    for word in ("demmo", "demo", "runs/dmo"):
+        assert ". Did you mean runs/demo?" in one_line(monosem(command, word))
 
 
 def test_a_missing_run_yaml_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:

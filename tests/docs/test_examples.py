@@ -106,7 +106,6 @@ def folder(
     rows = [f'{{"text": "The first note, {text}"}}', '{"text": 5}', f'{{"text": "The second note, {text}"}}']
     (folder / "notes/a.jsonl").write_text("\n".join(rows))
     shutil.copytree(ROOT / "docs", folder / "docs")
-    (folder / "run.yaml").write_text("output: runs/run\n")
     written(folder / "model.gguf")
     return folder
 

@@ -67,6 +67,18 @@ def test_commands_exist_with_their_options(name: str) -> None:
             assert extra in extras["project"]["optional-dependencies"], f"{where}: {line}: no such extra"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_trained_is_there(name: str) -> None:
+    """A run.yaml of a command is a file of the repository, or stands on the page before it, to be saved."""
+    shown: set[str] = set()
+    for block in blocks(ROOT / name):
+        if block.language == "yaml":
+            shown |= set(re.findall(r"\A# (\S+\.yaml)\n", block.text))
+        for command in block.commands():
+            for file in re.findall(r"^monosem train (\S+\.yaml)", command):
+                assert file in shown or (ROOT / file).is_file(), f"{block.where}: {command}: no such file"
+
+
 def test_every_option_is_documented() -> None:
     """docs/command_line.md has a line for each command, with exactly its options."""
     table = dict(

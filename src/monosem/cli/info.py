@@ -22,8 +22,13 @@ def info(
     from monosem.errors import FileError
     from monosem.models.gguf import gguf_file
     from monosem.sae.files import find_sae
+    from monosem.spelling import path_meant
 
     path, out = Path(what), console()
+    local = path.parent == Path() or path.parent.is_dir()
+    meant = path_meant(path) if local and what != "bundled" else ""
+    if meant:  # before a hub is asked for a model of this name
+        raise FileError(f"there is no run, SAE or model {what!r} here (of a hub, give OWNER/NAME){meant}")
     if (path / "run.yaml").is_file():
         _show(out, _run(path))
         return

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from monosem.errors import DataError, FileError
 from monosem.files import Bomb, json_value, open_parquet, opened
+from monosem.spelling import meant, path_meant
 from monosem.text import well_formed
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -130,12 +131,16 @@ def path_of(text: str) -> Path:
         split = text.partition(":")[2] or "train"
         path = BUNDLED / f"{split}.parquet"
         if not path.is_file():
-            raise FileError(f"the bundled text has no split {split!r}: use 'bundled' (train) or 'bundled:held_out'")
+            near = meant(split, ("train", "held_out"))
+            raise FileError(
+                f"the bundled text has no split {split!r}: use 'bundled' (train) or 'bundled:held_out'{near}"
+            )
         return path
     path = Path(text).expanduser()
     if not path.exists():
         raise FileError(
             f"text {text!r} is not a file: give 'bundled', a path ending in {', '.join(SUFFIXES)}, or hub:owner/name"
+            + (meant(text, ("bundled", "bundled:held_out")) or path_meant(text))
         )
     if path.is_file() and not path.name.endswith(SUFFIXES):
         raise FileError(f"{path} is of no kind that can be read as text ({', '.join(SUFFIXES)})")

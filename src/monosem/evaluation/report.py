@@ -13,8 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from monosem.errors import ConfigError
 from monosem.evaluation.intervals import Interval
 from monosem.files import read_json, reading, write_json
+from monosem.spelling import listed
 
 LABELS = {
     "l0": "L0, latents on per token",
@@ -70,6 +72,13 @@ class EvaluationReport:
         return self.columns["SAE"]
 
     def __getitem__(self, metric: str) -> Interval:
+        """A metric of the SAE, by its key.
+
+        Raises:
+            ConfigError: it was not measured.
+        """
+        if metric not in self.metrics:
+            raise ConfigError(f"no metric {metric!r} was measured; there are {listed(metric, self.metrics)}")
         return self.metrics[metric]
 
     def table(self) -> Table:

@@ -11,6 +11,7 @@ from monosem.explorer.dictionary import Dictionaries, Dictionary
 from monosem.explorer.geometry import Geometry
 from monosem.explorer.subject import Subjects
 from monosem.explorer.table import Filters, columns_of, histogram_of
+from monosem.spelling import listed
 
 NOTABLE = 12
 RATE_BINS = 48
@@ -39,7 +40,7 @@ class Site:
             IndexError: there is none of this name.
         """
         if name not in self.dictionaries:
-            raise IndexError(f"there is no dictionary {name!r}: there are {', '.join(self.dictionaries)}")
+            raise IndexError(f"there is no dictionary {name!r}: there are {listed(name, self.dictionaries)}")
         return self.dictionaries[name]
 
     def overview(self) -> shapes.Site:

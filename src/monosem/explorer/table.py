@@ -12,6 +12,7 @@ from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Column, ColumnHistogram, Page, Row
 from monosem.features.store import NEVER
+from monosem.spelling import listed
 from monosem.sql import condition
 
 MOST_ROWS, MOST_BINS = 500, 400
@@ -114,7 +115,7 @@ def histogram_of(
         ConfigError: the column is unknown or holds text, or the condition is none.
     """
     if column not in numbers_of(dictionary):
-        raise ConfigError(f"histogram of {column!r}: choose one of {', '.join(numbers_of(dictionary))}")
+        raise ConfigError(f"histogram of {column!r}: choose one of {listed(column, numbers_of(dictionary))}")
     bins = min(max(1, bins), MOST_BINS)
     wanted, values = filters.condition(dictionary)
     known = f"{column} is not null and not isnan({column}::double)" + (f" and {column} > 0" if log else "")
@@ -184,7 +185,9 @@ def _order(dictionary: Dictionary, sort: str) -> str:
         places = " ".join(f"when {latent} then {i}" for i, latent in enumerate(ranked))
         return f"case latent {places} end nulls last, latent" if ranked else "latent"
     if column not in dictionary.columns:
-        raise ConfigError(f"sort={sort}: features have no column {column!r}; there are {', '.join(dictionary.columns)}")
+        raise ConfigError(
+            f"sort={sort}: features have no column {column!r}; there are {listed(column, dictionary.columns)}"
+        )
     return f"{column} {way} nulls last, latent"
 
 

@@ -34,6 +34,7 @@ from monosem.features.vocabulary import Vocabulary
 from monosem.files import as_json, fits, read_json, reading, replacing, write_json
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
+from monosem.spelling import path_meant
 from monosem.work import each
 
 FORMAT, FORMAT_VERSION = "monosem features", 4
@@ -267,7 +268,7 @@ def read_index(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / "index.json").is_file():
         what = "holds no feature store (no index.json)" if folder.exists() else "does not exist"
         run = path if (Path(path) / "run.yaml").is_file() else "RUN"
-        raise FileError(f"{folder} {what}: make one with `monosem harvest {run}`")
+        raise FileError(f"{folder} {what}: make one with `monosem harvest {run}`{path_meant(folder)}")
     index = read_json(folder / "index.json", dict[str, Any], remedy=AGAIN)
     if index.get("format") != FORMAT:
         raise FileError(f"{folder / 'index.json'} is not the index of a feature store: {AGAIN}")

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from monosem.errors import FileError
+from monosem.spelling import path_meant
 
 Value = TypeVar("Value")
 
@@ -74,7 +75,7 @@ def regular_file(path: str | Path, most: int | None = None, remedy: str = RESTOR
     try:
         about = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileError(f"{path} does not exist: {remedy}") from error
+        raise FileError(f"{path} does not exist: {remedy}{path_meant(path)}") from error
     except (OSError, ValueError) as error:  # too long, no permission, a loop of links, a zero byte
         raise FileError(f"{path!s:.200} cannot be opened ({one_line(error)}): {remedy}") from error
     if stat.S_ISDIR(about.st_mode):

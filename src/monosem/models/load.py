@@ -18,6 +18,7 @@ from monosem.files import one_line, safetensors_shapes
 from monosem.hub import offline, reachable
 from monosem.models.gguf import check_gguf, gguf_file
 from monosem.models.subject import SubjectModel
+from monosem.spelling import nearest, path_meant
 
 BUNDLED = Path(__file__).parent / "bundled"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "*.model")
@@ -100,9 +101,15 @@ def _source(model: str | Path) -> str:
     if path.is_dir():
         return str(path)
     text = str(model)
+    near = nearest(text, ["bundled"])
+    if near is not None and "/" not in text and not path.exists():
+        raise FileError(f"there is no model {text!r} here. Did you mean {near}?")
     beside = path.parent != Path() and path.parent.is_dir()
     if isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or beside or path.exists():
-        raise FileError(f"{text} is not a folder: give a model folder, a GGUF file, a Hugging Face id, or 'bundled'")
+        raise FileError(
+            f"{text} is not a folder: give a model folder, a GGUF file, a Hugging Face id, or 'bundled'"
+            + path_meant(path)
+        )
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from monosem.errors import ConfigError, FileError
 from monosem.files import one_line, parse_yaml, read_yaml, write_text
 from monosem.sae import SAE
 from monosem.sae.files import setting_type
+from monosem.spelling import listed, meant
 from monosem.training import TrainingConfig
 
 COMMON = ("transform", "seed")
@@ -36,10 +38,23 @@ class SAEConfig(BaseModel):
             ConfigError: there is none of this name.
         """
         if self.architecture not in SAE.registry:
-            raise ConfigError(
-                f"sae.architecture: unknown {self.architecture!r}; there are {', '.join(sorted(SAE.registry))}"
-            )
+            known = listed(self.architecture, sorted(SAE.registry))
+            raise ConfigError(f"sae.architecture: unknown {self.architecture!r}; there are {known}")
         return SAE.registry[self.architecture]
+
+    def check(self) -> None:
+        """See that the architecture has the parameters given.
+
+        Raises:
+            ConfigError: there is no such architecture, or it has no such parameter.
+        """
+        known = [*self.kind.parameters_of(), *COMMON]
+        for name in self.model_extra or ():
+            if name not in known:
+                raise ConfigError(
+                    f"sae.{name}: {self.architecture} has no such parameter; it has {', '.join(known)}"
+                    + meant(f"sae.{name}", (f"sae.{each}" for each in (*known, *SAEConfig.model_fields)))
+                )
 
     def build(self, d_in: int, d_out: int | None = None, n_sources: int | None = None) -> SAE:
         """The untrained SAE.
@@ -53,13 +68,10 @@ class SAEConfig(BaseModel):
             ConfigError: unknown architecture or parameter, a value out of range, or an architecture that does not read
                 or predict such activations.
         """
+        self.check()
         kind = self.kind
         own = kind.parameters_of()
-        known = [*own, *COMMON]
         extra = dict(self.model_extra or {})
-        unknown = [name for name in extra if name not in known]
-        if unknown:
-            raise ConfigError(f"sae.{unknown[0]}: {self.architecture} has no such parameter; it has {', '.join(known)}")
         counts = [name for name in SIDE_BY_SIDE if name in own]
         if n_sources is not None and not counts:
             raise ConfigError(
@@ -272,8 +284,21 @@ def _in_words(error: ValidationError, path: str | Path | None) -> str:
             section = (
                 annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
             )
-        return f"{source}unknown key {where!r}; known here: {', '.join(section)}"
+        return f"{source}unknown key {where!r}; known here: {', '.join(section)}{meant(where, all_keys())}"
     return one_line(f"{source}{where}: {first['msg'].lower()}, got {first['input']!r}")
+
+
+def all_keys() -> list[str]:
+    """Every key that a run.yaml may hold, those of sections as `training.lr`; of `sae`, what any architecture has."""
+    own = (f"sae.{name}" for kind in SAE.registry.values() for name in (*kind.parameters_of(), *COMMON))
+    return list(dict.fromkeys([*_keys_of(RunConfig), *own]))
+
+
+def _keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys_of(field.annotation, f"{prefix}{name}.")
 
 
 def _in_short(hooks: list[str]) -> str:

@@ -10,6 +10,7 @@ from monosem.evaluation import EvaluationReport
 from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
 from monosem.sae import SAE, load_sae
+from monosem.spelling import path_meant
 from monosem.training.loggers import read_history
 
 README = """\
@@ -55,7 +56,9 @@ class Run:
         self.path = Path(path)
         if not (self.path / "run.yaml").is_file():
             what = "holds no run (no run.yaml)" if self.path.exists() else "does not exist"
-            raise FileError(f"{self.path} {what}: give the folder that `monosem train` has written")
+            raise FileError(
+                f"{self.path} {what}: give the folder that `monosem train` has written{path_meant(self.path)}"
+            )
 
     @property
     def config(self) -> RunConfig:

@@ -53,6 +53,8 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
     """
     folder = Path(config.output)
     with job(progress) as shown, alone_in(folder):
+        if not config.several:
+            config.sae.check()
         with doing("loading the model"):
             model = open_model(config)
         each = describe_each(config, model.hook_points if model else ())

@@ -13,8 +13,9 @@ from itertools import product
 from typing import Any
 
 from monosem.errors import ConfigError, HookError
-from monosem.runs.config import COMMON, RunConfig
+from monosem.runs.config import COMMON, RunConfig, all_keys
 from monosem.sae import SAE
+from monosem.spelling import meant
 
 OWN = ("hook", "target", "sae", "training")
 SHARED = ("training.batch_size", "training.checkpoint_minutes")
@@ -74,6 +75,9 @@ def _flat(nested: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_keys(where: str, values: Values) -> None:
     for key in values:
+        known = all_keys()
+        if key not in known and key.partition(".")[0] not in OWN:
+            raise ConfigError(f"{where}: unknown key {key!r}{meant(key, known)}")
         if key.partition(".")[0] not in OWN or key in SHARED:
             raise ConfigError(
                 f"{where}: all dictionaries of a run share {key}; of its own each has {', '.join(OWN)} "

@@ -14,6 +14,7 @@ from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.sources import SourceTransform
+from monosem.spelling import listed
 
 Sparsity = Literal["batchtopk", "l1"]
 
@@ -74,7 +75,7 @@ class Crosscoder(BatchTopKSAE):
         if n_sources < 1:
             raise ConfigError(f"n_sources must be at least 1, got {n_sources}")
         if sparsity not in get_args(Sparsity):
-            raise ConfigError(f"unknown sparsity {sparsity!r}: choose one of {', '.join(get_args(Sparsity))}")
+            raise ConfigError(f"unknown sparsity {sparsity!r}: choose one of {listed(sparsity, get_args(Sparsity))}")
         if l1_coefficient is not None and l1_coefficient < 0:
             raise ConfigError(f"l1_coefficient must not be negative, got {l1_coefficient}")
         super().__init__(n_sources * d_in, n_latents, **settings)

@@ -16,6 +16,7 @@ from monosem.errors import ConfigError, FileError
 from monosem.files import fits, read_json, read_safetensors, safetensors_shapes, write_json, write_safetensors
 from monosem.sae.base import SAE
 from monosem.sae.metadata import SAEMetadata
+from monosem.spelling import meant, path_meant
 
 FORMAT_VERSION = 1
 PROBE = "probe."
@@ -103,7 +104,8 @@ def _built(path: Path, config: _Config, shapes: Shapes, device: torch.device | s
     """The SAE that a cfg.json describes, if it takes no more memory than the tensors beside it."""
     if config.architecture not in SAE.registry:
         known = ", ".join(sorted(SAE.registry))
-        raise FileError(f"{path}: unknown architecture {config.architecture!r} (known: {known}): upgrade monosem")
+        near = meant(config.architecture, SAE.registry)
+        raise FileError(f"{path}: unknown architecture {config.architecture!r} (known: {known}): upgrade monosem{near}")
     kind = SAE.registry[config.architecture]
     for name, value in config.settings.items():
         if name not in kind.parameters_of():
@@ -173,7 +175,7 @@ def find_sae(path: str | Path) -> Path:
         if (candidate / "cfg.json").is_file():
             return candidate
     what = "holds no SAE (no cfg.json, no sae/cfg.json)" if folder.exists() else "does not exist"
-    raise FileError(f"{folder} {what}: give the folder that `sae.save` or a run has written")
+    raise FileError(f"{folder} {what}: give the folder that `sae.save` or a run has written{path_meant(folder)}")
 
 
 def _read_config(path: Path) -> _Config:

@@ -13,6 +13,7 @@ from monosem.errors import ConfigError
 from monosem.sae.base import TrainingContext
 from monosem.sae.sparsity import frequency_sum
 from monosem.sae.threshold import Entries, ThresholdSAE
+from monosem.spelling import listed
 
 Penalty = Literal["l0", "target_l0", "tanh", "frequency"]
 
@@ -71,7 +72,7 @@ class JumpReLUSAE(ThresholdSAE):
         """
         super().__init__(d_in, n_latents, **settings)
         if penalty not in get_args(Penalty):
-            raise ConfigError(f"unknown penalty {penalty!r}: choose one of {', '.join(get_args(Penalty))}")
+            raise ConfigError(f"unknown penalty {penalty!r}: choose one of {listed(penalty, get_args(Penalty))}")
         if penalty == "target_l0" and self.target_l0 is None:
             raise ConfigError("the penalty target_l0 needs to know it: give target_l0, the latents on per token")
         for name, size in (("bandwidth", bandwidth), ("frequency_scale", frequency_scale)):

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from monosem.errors import ConfigError
 from monosem.sae.relu import ReLUSAE
 from monosem.sae.threshold import Entries
+from monosem.spelling import listed
 
 Gradient = Literal["relu", "ste"]
 
@@ -47,7 +48,7 @@ class ProLUSAE(ReLUSAE):
         """
         super().__init__(d_in, n_latents, **settings)
         if gradient not in get_args(Gradient):
-            raise ConfigError(f"unknown gradient {gradient!r}: choose one of {', '.join(get_args(Gradient))}")
+            raise ConfigError(f"unknown gradient {gradient!r}: choose one of {listed(gradient, get_args(Gradient))}")
         self.gradient: Gradient = gradient
 
     @property

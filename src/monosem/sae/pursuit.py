@@ -15,6 +15,7 @@ from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss, row_norms
+from monosem.spelling import listed
 
 PursuitMethod = Literal["omp", "gradient", "matching"]
 
@@ -58,7 +59,7 @@ def pursue(
     Davies, Gradient Pursuits, 2008; for SAEs: Nanda et al., Progress Update #1 from the GDM Mech Interp Team, 2024.
     """
     if method not in get_args(PursuitMethod):
-        raise ConfigError(f"unknown method {method!r}: choose one of {', '.join(get_args(PursuitMethod))}")
+        raise ConfigError(f"unknown method {method!r}: choose one of {listed(method, get_args(PursuitMethod))}")
     if "W_dec" not in dict(sae.named_parameters()):
         raise ConfigError(f"a {sae.architecture} has no single W_dec to search in: use its encoder")
     if sae.other_writers():

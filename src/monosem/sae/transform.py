@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError
+from monosem.spelling import listed
 
 TransformKind = Literal["centre_scale", "centre", "scale", "layer_norm", "whiten", "whiten_pca", "none"]
 
@@ -50,7 +51,7 @@ class InputTransform(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in get_args(TransformKind):
-            raise ConfigError(f"unknown transform {kind!r}: choose one of {', '.join(get_args(TransformKind))}")
+            raise ConfigError(f"unknown transform {kind!r}: choose one of {listed(kind, get_args(TransformKind))}")
         self.kind: TransformKind = kind
         self.fitted = kind in ("none", "layer_norm")
         self.register_buffer("mean", torch.zeros(d, dtype=dtype, device=device))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from monosem.errors import ConfigError
+from monosem.spelling import listed
 
 READING_NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE")
 READING_FUNCTIONS = ("unnest", "range", "generate_series")
@@ -53,7 +54,8 @@ def check_query(query: str, tables: Collection[str], parse: Parser) -> None:
         if "cte_map" in node and kind not in READING_NODES:
             raise ConfigError("a query here only reads: select ... from " + next(iter(tables)))
         if kind == "BASE_TABLE" and not _known(node, {*tables, *own}):
-            raise ConfigError(f"there is no table {node.get('table_name')!r} here: there are {', '.join(tables)}")
+            name = str(node.get("table_name"))
+            raise ConfigError(f"there is no table {name!r} here: there are {listed(name, tables)}")
         if kind == "TABLE_FUNCTION":
             name = node.get("function", {}).get("function_name")
             if name not in READING_FUNCTIONS:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
+from monosem.spelling import listed
 
 Magnitudes = Literal["constant", "uniform", "exponential"]
 GROUP = 8
@@ -77,7 +78,9 @@ class PlantedDictionary:
         if not 0 <= correlation < 1:
             raise ConfigError(f"correlation must be at least 0 and below 1, got {correlation}")
         if magnitudes not in get_args(Magnitudes):
-            raise ConfigError(f"unknown magnitudes {magnitudes!r}: choose one of {', '.join(get_args(Magnitudes))}")
+            raise ConfigError(
+                f"unknown magnitudes {magnitudes!r}: choose one of {listed(magnitudes, get_args(Magnitudes))}"
+            )
         weights = torch.arange(1, n_features + 1, dtype=torch.float64) ** -skew
         self.probabilities = (l0 * weights / weights.sum()).to(torch.float32)
         if not (l0 > 0 and self.probabilities.max() < 1):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from monosem.errors import ConfigError, FileError
 from monosem.files import append_json_line, as_json, read_json_lines, write_text
+from monosem.spelling import listed
 from monosem.training.identity import Identity
 
 
@@ -141,7 +142,7 @@ def require_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in LOGGERS:
-            raise ConfigError(f"training.loggers: unknown {name!r}; there are {', '.join(LOGGERS)}")
+            raise ConfigError(f"training.loggers: unknown {name!r}; there are {listed(name, LOGGERS)}")
 
 
 def _missing(package: str) -> ConfigError:
