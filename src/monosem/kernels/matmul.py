@@ -1,4 +1,9 @@
-"""The matmul of selections, in any precision on any processor, and which of them are fast: asked by trying."""
+"""The matmuls of the engine, in any precision on any processor, and which of them are fast: asked by trying.
+
+On a CPU oneDNN does them where it can: well ahead of MKL on other makers' processors, level on Intel's. And its sums do
+not depend on the number of threads (in float32), which MKL's do: that cuts a matrix by the threads, and rounds
+otherwise at the edges.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +24,38 @@ SMALL = {"cpu": (128, 256, 512), "cuda": (512, 1024, 4096)}
 """Rows, width and latents of the matmul that is timed: below a millisecond."""
 
 
-def linear(x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"]) -> Tensor:
-    """`x @ weight.T + bias`; on a CPU by oneDNN where it can.
+SUMMED = 2048
+"""Terms of a sum that oneDNN is given at once: longer ones it would cut by the threads."""
 
-    oneDNN is well ahead of MKL on other makers' processors, and level on Intel's; which precisions it knows depends on
-    the processor.
-    """
+
+def linear(x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"]) -> Tensor:
+    """`x @ weight.T + bias`."""
     if x.device.type == "cpu" and _onednn_knows(x.dtype):
         return _onednn(x, weight, bias)
     return torch.addmm(bias, x, weight.T)
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "inner columns"]) -> Float[Tensor, "rows columns"]:
+    """`a @ b`."""
+    if a.device.type != "cpu" or a.dtype != torch.float32 or not a.numel() or not _onednn_knows(a.dtype):
+        return a @ b
+    rows, columns = a.shape[0], b.shape[1]
+    if rows == 1 < columns or (min(rows, columns) > 1 and a.T.is_contiguous()):
+        # of one row it cuts the sums, a transposed matrix it copies
+        return _in_parts(b.T, a.T).T.contiguous()
+    return _in_parts(a, b)
+
+
+def _in_parts(a: Tensor, b: Tensor) -> Tensor:
+    parts = zip(a.split(SUMMED, dim=1), b.split(SUMMED), strict=True)
+    first, second = next(parts)
+    out = _onednn(first, second.T, None)
+    for first, second in parts:
+        out += _onednn(first, second.T, None)
+    return out
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -5,6 +5,8 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
+from monosem.kernels.matmul import linear
+
 TILE_ROWS = 1024
 TILE_ENTRIES = 16384
 
@@ -13,7 +15,7 @@ def top_k(
     x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int
 ) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
     """The k largest of `x @ weight.T + bias` in each row."""
-    tiles = [torch.topk(F.linear(tile, weight, bias), k, dim=-1, sorted=False) for tile in _tiles(x, TILE_ROWS)]
+    tiles = [torch.topk(linear(tile, weight, bias), k, dim=-1, sorted=False) for tile in _tiles(x, TILE_ROWS)]
     return torch.cat([t.values for t in tiles]), torch.cat([t.indices for t in tiles]).to(torch.int32)
 
 
@@ -22,7 +24,7 @@ def top_k_screened(
 ) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
     """As `top_k`, among the `n_candidates` that are largest when the matmul is done in bfloat16."""
     half = (weight.bfloat16(), bias.bfloat16())
-    tiles = [torch.topk(F.linear(t.bfloat16(), *half), n_candidates, sorted=False) for t in _tiles(x, TILE_ROWS)]
+    tiles = [torch.topk(linear(t.bfloat16(), *half), n_candidates, sorted=False) for t in _tiles(x, TILE_ROWS)]
     candidates = torch.cat([t.indices for t in tiles]).to(torch.int32)
     offsets = torch.arange(len(x) + 1, device=x.device) * n_candidates
     exact = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
@@ -38,7 +40,7 @@ def above(
     indices: list[Tensor] = []
     counts = [torch.zeros(1, dtype=torch.int64, device=x.device)]
     for tile in _tiles(x, TILE_ROWS):
-        pre = F.linear(tile, weight, bias)
+        pre = linear(tile, weight, bias)
         on = pre > threshold
         values.append(pre[on])
         indices.append(on.nonzero()[:, 1].to(torch.int32))
@@ -56,7 +58,7 @@ def above_screened(
     """As `above`, among the entries that exceed their row's limit when the matmul is done in bfloat16."""
     half = (weight.bfloat16(), bias.bfloat16())
     parts = zip(_tiles(x, TILE_ROWS), _tiles(limits, TILE_ROWS), strict=True)
-    on = torch.cat([F.linear(tile.bfloat16(), *half).float() > limit[:, None] for tile, limit in parts])
+    on = torch.cat([linear(tile.bfloat16(), *half).float() > limit[:, None] for tile, limit in parts])
     indices = on.nonzero()[:, 1].to(torch.int32)
     offsets = F.pad(on.sum(1).cumsum(0), (1, 0))
     values = gather_dot(x, weight, indices, offsets) + bias[indices]

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monosem.errors import DivergenceError
+from monosem.kernels.matmul import product
 
 DENSE_ABOVE = 0.3
 """Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
@@ -305,7 +306,7 @@ class _Decode(torch.autograd.Function):
         if selection.dense:
             codes = _to_dense(values, selection)
             ctx.save_for_backward(codes, W)
-            return codes @ W
+            return product(codes, W)
         ctx.save_for_backward(values, W)
         return _weighted_sum(values, selection, W)
 
@@ -319,7 +320,7 @@ class _Decode(torch.autograd.Function):
         grad_values = _gather_dot(grad, W, selection) if need_values else None
         grad_W = None
         if need_W:
-            grad_W = values.T @ grad if selection.dense else _scatter_outer(values, selection, grad)
+            grad_W = product(values.T, grad) if selection.dense else _scatter_outer(values, selection, grad)
         return grad_values, grad_W, None
 
 
@@ -330,8 +331,8 @@ class _SquaredError(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         if selection.dense:
             kept = _to_dense(values, selection)
-            error = (target - b_dec).addmm_(kept, W, alpha=-1)
-            dots = _backend(W).from_dense(error @ W.T, selection.indices, selection.offsets)
+            error = (target - b_dec).sub_(product(kept, W))
+            dots = _backend(W).from_dense(product(error, W.T), selection.indices, selection.offsets)
         else:
             kept = values
             error, dots = _backend(W).decode_error(values, selection.indices, selection.offsets, W, b_dec, target)
@@ -351,7 +352,7 @@ class _SquaredError(torch.autograd.Function):
         grad_W = None
         if need_W:
             scaled = kept * -scale
-            grad_W = scaled.T @ error if selection.dense else _scatter_outer(scaled, selection, error)
+            grad_W = product(scaled.T, error) if selection.dense else _scatter_outer(scaled, selection, error)
         grad_b_dec = error.sum(0) * -scale if need_b_dec else None
         return grad_values, grad_W, grad_b_dec, None, error * scale if need_target else None
 
@@ -362,7 +363,7 @@ def _to_dense(values: Tensor, selection: Selection) -> Tensor:
 
 def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
     if selection.dense:
-        return _to_dense(values, selection) @ W
+        return product(_to_dense(values, selection), W)
     return _backend(W).weighted_sum(values, selection.indices, selection.offsets, W)
 
 
@@ -377,12 +378,12 @@ def _sum_of_rows(weights: Tensor, W: Tensor) -> Tensor:
 def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
     backend = _backend(W)
     if selection.dense:
-        return backend.from_dense(x @ W.T, selection.indices, selection.offsets)
+        return backend.from_dense(product(x, W.T), selection.indices, selection.offsets)
     return backend.gather_dot(x, W, selection.indices, selection.offsets)
 
 
 def _scatter_outer(values: Tensor, selection: Selection, y: Tensor) -> Tensor:
     if selection.dense:
-        return _to_dense(values, selection).T @ y
+        return product(_to_dense(values, selection).T, y)
     backend = _backend(y)
     return backend.scatter_outer(values, *selection.by_latent(backend), y)
