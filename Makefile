@@ -24,7 +24,7 @@ test: $(READY) page
 test-avx2: $(READY) page
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell $(BIN)/pytest
 
-# 14,000 damaged files of ten kinds; FUZZ_CASES=n takes n of each kind
+# 15,400 damaged files of eleven kinds; FUZZ_CASES=n takes n of each kind
 fuzz: $(READY)
 	FUZZ_CASES=$(or $(FUZZ_CASES),1400) $(BIN)/pytest tests/fuzz
 

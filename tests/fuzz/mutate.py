@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -271,6 +272,21 @@ def png(content: bytes, rng: random.Random) -> bytes:
     return content[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + content[33:]
 
 
+def gguf(content: bytes, rng: random.Random) -> bytes:
+    """What stands behind a name in the header: a type, a length, a count, a number, a shape, a place."""
+    if rng.random() < 0.4:
+        return bits(content, rng)
+    data = bytearray(content)
+    names = [match.span() for match in re.finditer(rb"(general|llama|tokenizer|blk|token_embd|output)[\w.]+", content)]
+    for _ in range(rng.choice([1, 1, 1, 3])):
+        first, last = rng.choice(names)
+        place = rng.choice([first - 8, *range(last, last + 28, 4)])
+        size = rng.choice([4, 8])
+        number = rng.choice([0, 1, 2, 3, 7, 8, 9, 12, 64, 260, 2**16, 2**31, 2**32 - 1, 2**62, rng.getrandbits(63)])
+        data[place : place + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
+    return bytes(data)
+
+
 BY_NAME: list[tuple[str, Callable[[bytes, random.Random], bytes]]] = [
     (".jsonl.gz", packed(json_text)),
     (".txt.gz", packed(bits)),
@@ -283,6 +299,7 @@ BY_NAME: list[tuple[str, Callable[[bytes, random.Random], bytes]]] = [
     (".safetensors", safetensors),
     (".parquet", parquet),
     (".png", png),
+    (".gguf", gguf),
 ]
 
 

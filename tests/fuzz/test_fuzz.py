@@ -1,6 +1,6 @@
 """Damaged files of every kind that is read: each is read, or refused by a `MonosemError`, soon and in little memory.
 
-`make fuzz` runs 14,000 cases; FUZZ_CASES=n pytest tests/fuzz runs n of each kind. A case that fails is named by its
+`make fuzz` runs 15,400 cases; FUZZ_CASES=n pytest tests/fuzz runs n of each kind. A case that fails is named by its
 number, which makes it again.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from gguf_files import written
 from mutate import damage
 from PIL import Image
 from safetensors.torch import save_file
@@ -286,6 +288,18 @@ def make_model(folder: Path, tokenizer: Any) -> None:
 def model(folder: Path) -> None:
     loaded = load_model(folder)
     loaded.capture(torch.zeros(1, 4, dtype=torch.int64), ["resid_post.0"])
+
+
+if importlib.util.find_spec("gguf"):
+
+    def make_gguf(folder: Path, _: Any) -> None:
+        written(folder / "tiny.gguf")
+
+    @kind(make_gguf)
+    def gguf(folder: Path) -> None:
+        loaded = load_model(folder / "tiny.gguf", device="cpu")
+        loaded.tokens("the hen")
+        loaded.capture(torch.zeros(1, 4, dtype=torch.int64), ["resid_post.0"])
 
 
 TOKENIZER: list[Any] = []
