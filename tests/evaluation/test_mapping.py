@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -170,3 +171,27 @@ def test_rows_that_were_extreme_in_one_of_the_models_are_left_out(models: list[S
             expected &= norms[..., ["base", "chat"].index(name)] <= limits[name]
         assert torch.equal(kept, expected)
         assert 0 < kept.sum() < (~batch.special & ~batch.padding).sum()
+
+
+def test_a_wrong_hook_is_said_of_several_sources_and_of_what_predicts_another_place(models: list[SubjectModel]) -> None:
+    """As of a plain SAE, and not where all is as in training."""
+    both = ModelSet(models)
+    for sae, model in (
+        (perfect(hooks=LAYERS), models[0]),
+        (perfect(hook="resid_post.1", models=["base", "chat"]), both),
+        (transcoder := ms.Transcoder(16, 48, k=6), models[0]),
+    ):
+        if sae is transcoder:
+            sae.metadata = SAEMetadata(hook="mlp_in.0", target_hook="mlp_out.0", **RULES)
+        options: dict[str, Any] = {"loss_tokens": 0, "tokens": 32, "controls": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            measured(sae, model, **options)
+        if sae.metadata.hook:
+            with pytest.warns(UserWarning, match=f"trained at {sae.metadata.hook}, not at resid_post.0"):
+                measured(sae, model, hook="resid_post.0", **options)
+        assert ms.check(sae, model).problems == []
+    wrong = ms.check(perfect(hooks=LAYERS), models[0], ["resid_post.0", "resid_post.1"])
+    assert wrong.problems == ["the SAE was trained at resid_post.0 + resid_post.2, not at resid_post.0 + resid_post.1"]
+    same = ms.check(perfect(hooks=LAYERS), models[0], ["resid_pre.1", "resid_post.2"])
+    assert same.problems == []

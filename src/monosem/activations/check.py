@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from monosem.activations.live import probe_rows
+from monosem.activations.live import models_of, probe_rows
 from monosem.errors import DataError, HookError, MismatchError
-from monosem.models import SubjectModel
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.text import first_token
 
@@ -43,19 +44,19 @@ class CheckResult:
 
 
 @torch.no_grad()
-def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult:
+def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | None = None) -> CheckResult:
     """Compare what an SAE remembers of its model with a model: weights, tokenizer, hook, width, scale, quality.
 
     The model is run on the probe batch that the SAE carries; mean norm, FVU and L0 must be what they were.
 
     Args:
         sae: the SAE.
-        model: the model.
-        hook: the hook point at which it is to be used; its own if not given.
+        model: the model, or those that it reads side by side.
+        hook: the hook point at which it is to be used, or several that it reads side by side; its own if not given.
     """
     known, problems, notes, fatal, misfits = sae.metadata, list[str](), list[str](), list[str](), list[str]()
     result = CheckResult(problems, notes, fatal, misfits)
-    hooks, targets = _sides(sae, hook)
+    hooks, targets = _sides(sae, [hook] if isinstance(hook, str) else list(hook or ()), len(models_of(model)))
     if not hooks:
         lacking = "which activations it reads side by side" if len(sae.in_shape) > 1 else "its hook point: name one"
         notes.append(f"the SAE does not know {lacking}")
@@ -64,12 +65,14 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
         places = [model.hook_point(name).name for name in hooks]
     except HookError as error:
         return CheckResult([str(error)], notes, [str(error)])
-    place = " + ".join(places)
-    if known.hook is not None and not same_place(model, place, known.hook, sae.probe.get("tokens")):
-        misfits.append(f"the SAE was trained at {known.hook}, not at {place}")
+    place, own = " + ".join(places), known.hooks or ([known.hook] if known.hook else places)
+    pairs, tokens = zip(places, own, strict=False), sae.probe.get("tokens")
+    if len(own) != len(places) or not all(same_place(model, *pair, tokens) for pair in pairs):
+        misfits.append(f"the SAE was trained at {' + '.join(own)}, not at {place}")
         problems += misfits
-    if known.model_fingerprint not in (None, model.fingerprint()):
-        problems.append(f"the weights of {model.name} are not those of {known.model}, on which the SAE was trained")
+    if known.model_fingerprint not in (None, " + ".join(one.fingerprint() for one in models_of(model))):
+        trained_on = known.model or " + ".join(known.models or ["another"])
+        problems.append(f"the weights of {model.name} are not those of {trained_on}, on which the SAE was trained")
     if known.tokenizer_fingerprint not in (None, model.tokenizer_fingerprint()):
         fatal.append("the tokenizer has another vocabulary than the one in training")
         problems += fatal
@@ -87,9 +90,9 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     if known.fingerprint is None or "tokens" not in sae.probe:
         notes.append("the SAE carries no probe batch of text: scale and quality were not checked")
         return result
-    unreadable = _unreadable(model, sae.probe["tokens"])
+    unreadable = [why for one in models_of(model) if (why := _unreadable(one, sae.probe["tokens"]))]
     if unreadable:
-        problems.append(unreadable)
+        problems.append(unreadable[0])
         return result
     x = probe_rows(model, places, sae.probe).reshape(-1, *sae.in_shape)
     norm = x.flatten(1).norm(dim=-1).mean().item()
@@ -107,17 +110,16 @@ def check(sae: SAE, model: SubjectModel, hook: str | None = None) -> CheckResult
     return result
 
 
-def _sides(sae: SAE, hook: str | None) -> tuple[list[str], list[str]]:
+def _sides(sae: SAE, given: list[str], n_models: int) -> tuple[list[str], list[str]]:
     """The hook points that an SAE reads (none: not known), and those that it predicts (none: the same)."""
     known = sae.metadata
+    hooks = given or known.hooks or ([known.hook] if known.hook else [])
     if len(sae.in_shape) > 1:
-        hooks = known.hooks or []
-        return hooks if len(hooks) == sae.in_shape[0] else [], known.target_hooks or []
-    one = hook or known.hook
-    return [one] if one else [], [known.target_hook] if known.target_hook else []
+        return hooks if len(hooks) * n_models == sae.in_shape[0] else [], known.target_hooks or []
+    return hooks[:1], [known.target_hook] if known.target_hook else []
 
 
-def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
+def join(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | None = None) -> None:
     """Ask whether an SAE and a model fit where they are to be used together; warn in words of hook, scale and BOS.
 
     Raises:
@@ -130,15 +132,17 @@ def join(sae: SAE, model: SubjectModel, hook: str | None = None) -> None:
         warnings.warn("; ".join(result.misfits), stacklevel=3)
 
 
-def same_place(model: SubjectModel, one: str, other: str, tokens: Tensor | None = None) -> bool:
+def same_place(model: SubjectModel | ModelSet, one: str, other: str, tokens: Tensor | None = None) -> bool:
     """Whether two hook points are one place, as `resid_pre.2` and `resid_post.1`: by name, or by what stands there.
 
     Args:
-        model: the model.
+        model: the model, or several: it must be one place in all.
         one: a hook point.
         other: another; None of the model's is no place.
         tokens: what to read (contexts, pos); the least that the model reads if not given.
     """
+    if isinstance(model, ModelSet):
+        return all(same_place(each, one, other, tokens) for each in model.models)
     try:
         names = [model.hook_point(name).name for name in (one, other)]
         if names[0] == names[1]:
@@ -151,7 +155,7 @@ def same_place(model: SubjectModel, one: str, other: str, tokens: Tensor | None 
     return torch.equal(captured[names[0]], captured[names[1]])
 
 
-def _begins_otherwise(sae: SAE, model: SubjectModel) -> str | None:
+def _begins_otherwise(sae: SAE, model: SubjectModel | ModelSet) -> str | None:
     """In what the beginnings of contexts differ from those in training, if so."""
     if not sae.metadata.prepend_bos or model.tokenizer is None:
         return None

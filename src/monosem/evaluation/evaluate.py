@@ -95,8 +95,10 @@ def evaluate(
         raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
     given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
     if isinstance(model, ModelSet) or is_mapping(sae):
+        mapping = Mapping(sae, model, given)
+        join(sae, model, mapping.hooks)
         sums, facts = measure_mapping(
-            Mapping(sae, model, given),
+            mapping,
             {"text": text, "images": images, "labels": labels},
             tokens=tokens,
             loss_tokens=loss_tokens,

@@ -212,8 +212,7 @@ def harvest(
         _check_same(saes, model, images)
         mappings = [Mapping(s, model, h) for s, h in zip(saes, _hooks(saes, hook), strict=True)]
         for mapping in mappings:
-            if isinstance(model, SubjectModel) and mapping.alone:
-                join(mapping.sae, model, mapping.hooks[0])
+            join(mapping.sae, model, mapping.hooks)
         takes, places = [m.inputs for m in mappings], [m.hooks for m in mappings]
         text = HELD_OUT if text is None else text
         first_hook = mappings[0].hooks[0]
