@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from monosem.activations import VectorActivations
 from monosem.errors import ConfigError, DataError, DivergenceError
 from monosem.sae import SAE, BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, load_sae
-from monosem.training import Trainer, TrainingConfig, train
+from monosem.training import Trainer, TrainingConfig, TrainingResult, train
 
 MakeSAE = Callable[..., SAE]
 ALL = [
@@ -115,3 +116,40 @@ def test_a_step_counts_what_the_sae_was_trained_on(make_sae: MakeSAE) -> None:
 def test_an_empty_batch_is_refused(make_sae: MakeSAE) -> None:
     with pytest.raises(DataError, match="at least one row"):
         Trainer(make_sae(TopKSAE, k=4)).step(rows(0, 7))
+
+
+def planted(n: int = 8192, d: int = 16) -> torch.Tensor:
+    """Sparse sums of 48 directions."""
+    generator = torch.Generator().manual_seed(0)
+    on = torch.rand(n, 48, generator=generator) < 0.05
+    return (on * torch.rand(n, 48, generator=generator)) @ torch.nn.functional.normalize(
+        torch.randn(48, d, generator=generator), dim=1
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*the rate was too high")
+@pytest.mark.parametrize(
+    ("cls", "options", "lr", "what"),
+    [
+        (TopKSAE, {"k": 4}, 1.0, "predicting the mean has 1"),
+        (TopKSAE, {"k": 4}, 0.3, "of the latents are dead"),
+        (BatchTopKSAE, {"k": 4}, 2.0, "and was .* before"),
+        (ReLUSAE, {}, 0.3, "predicting the mean has 1"),
+        (GatedSAE, {}, 0.3, "of the latents are dead"),
+    ],
+)
+def test_a_rate_that_is_too_high_but_does_not_explode_is_said(
+    cls: type[SAE], options: dict[str, Any], lr: float, what: str, tmp_path: Path
+) -> None:
+    """And the usual one is not; a finished run says it again."""
+
+    def trained(lr: float | None, folder: Path) -> TrainingResult:
+        config = TrainingConfig(batch_size=128, lr=lr, log_every=2)
+        sae = cls(16, 96, **options)
+        return train(sae, VectorActivations(planted()), tokens=8192, config=config, path=folder, progress=False)
+
+    assert trained(None, tmp_path / "usual").remarks == ()
+    result = trained(lr, tmp_path / "fast")
+    (remark,) = result.remarks
+    assert re.search(rf"{what}.*: the rate was too high. Lower the rate \(lr is {lr:g}; 0.004 is usual", remark)
+    assert trained(lr, tmp_path / "fast").remarks == result.remarks

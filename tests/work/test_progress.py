@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from monosem.models import SubjectModel
+from monosem.runs import RunConfig, pipeline, run_evaluation, run_training
 from monosem.work import Job, as_job, doing, each, job, progress, stage
 from monosem.work.progress import duration
-
-SLOW_RUN = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from shared_fixtures import LetterTokenizer, random_gpt2
-from monosem.models import SubjectModel
-import monosem.runs.pipeline as pipeline
-from monosem.runs import RunConfig, run_evaluation, run_training
-from monosem.work import job, progress
-progress.A_LINE = 0.5
-
-model = SubjectModel(random_gpt2(vocabulary=128, width=16, layers=2, positions=32), LetterTokenizer(), "slow")
-model.contexts_at_once = lambda length: 4
-model.module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.1))
-pipeline.load_model = lambda name: model
-words = "\\n\\n".join(f"{{i}} {{i * i * i}} and {{i * 7919 % 1000}} " * 9 for i in range(400))
-open({text!r}, "w").write(words)
-config = RunConfig.of(dict(
-    output={folder!r}, model="slow", hook="mlp_in.0", text={text!r}, tokens=1800, sae=dict(n_latents=16, k=2),
-    activations=dict(buffer_tokens=1280), training=dict(batch_size=64), evaluation=dict(text={text!r}, tokens=2560,
-    loss_tokens=256)))
-with job():
-    run, _ = run_training(config, evaluated=True)
-    pipeline.new_harvest = lambda *_, **__: None
-    pipeline.HarvestObserver = lambda *_: lambda *__: None
-    pipeline.write_store = lambda *_: None
-    run_evaluation(run, model)
-"""
 
 
 def seconds(words: str) -> float:
@@ -50,26 +26,52 @@ def seconds(words: str) -> float:
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
+class Listener(io.StringIO):
+    """Remembers when it was told what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[float, str]] = []
+
+    def write(self, words: str) -> int:
+        self.told += [(time.monotonic(), line) for line in words.splitlines() if line]
+        return len(words)
+
+
 def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_counts_all_that_is_to_come(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_gpt2: Callable[..., Any], letter_tokenizer: type
 ) -> None:
     """Without a terminal. The model sleeps, so that reading for training and evaluation takes nearly all the time."""
-    tests = str(Path(__file__).parents[1])
-    script = SLOW_RUN.format(tests=tests, folder=str(tmp_path / "run"), text=str(tmp_path / "words.txt"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        told = [(time.monotonic(), line.rstrip()) for line in process.stderr]
-    assert process.returncode == 0, told
+    module: Any = make_gpt2(vocabulary=128, width=16, layers=2, positions=32)
+    module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.08))
+    model = SubjectModel(module, letter_tokenizer(), "slow")
+    monkeypatch.setattr(model, "contexts_at_once", lambda length: 4)
+    monkeypatch.setattr(pipeline, "load_model", lambda name: model)
+    monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
+    monkeypatch.setattr(pipeline, "write_store", lambda *_: None)
+    monkeypatch.setattr(progress, "A_LINE", 0.2)
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.3)
+    text = tmp_path / "words.txt"
+    text.write_text("\n\n".join(f"{i} {i * i * i} and {i * 7919 % 1000} " * 9 for i in range(400)))
+    sizes = {"activations": {"buffer_tokens": 1280}, "training": {"batch_size": 64}}
+    measured = {"text": str(text), "tokens": 2560, "loss_tokens": 256}
+    about = {"output": str(tmp_path / "run"), "model": "slow", "hook": "mlp_in.0", "text": str(text), "tokens": 1800}
+    config = RunConfig.of({**about, **sizes, "sae": {"n_latents": 16, "k": 2}, "evaluation": measured})
+    monkeypatch.setattr(sys, "stderr", listener := Listener())
+    with job(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run, _ = run_training(config, evaluated=True)
+        run_evaluation(run, model)
+    told = listener.told
     ended = max(at for at, line in told if line.startswith(("evaluating", "measuring losses")))
     kinds = [re.split(r"  | \d+%", line)[0] for _, line in told]
-    assert {"filling the shuffle buffer", "evaluating"} <= set(kinds), told
-    assert any(kind == "training" for kind in kinds)
+    assert {"filling the shuffle buffer", "training", "evaluating"} <= set(kinds), told
+    assert any(line.startswith("training") and line.endswith("(filling the shuffle buffer)") for _, line in told), told
     known = [
         (at, seconds(left[1]))
         for at, line in told
-        if (left := re.search(r"  (?:more than )?([\d.]+ (?:s|min|h)) left$", line)) and "filling" in line
+        if (left := re.search(r"  (?:more than )?([\d.]+ (?:s|min|h)) left", line)) and "filling" in line
     ]
     early = [(left, ended - at) for at, left in known[2:6]]  # two are enough to know the model's rate
     assert early, told
@@ -106,10 +108,35 @@ def test_the_time_left_is_every_kind_of_work_at_its_own_rate(monkeypatch: pytest
     assert (duration(99), duration(150), duration(7200)) == ("99 s", "2 min", "2.0 h")
 
 
+def test_the_share_of_the_whole_stands_first_and_what_takes_long_within_it_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    job = Job(enabled=False)
+    outer = job.stage("training", 1000)
+    lines: list[str] = []
+    with outer:
+        for _ in range(2):  # each filling begins anew, the whole goes on
+            with job.stage("reading", 100) as inner:
+                now[0] += 0.5
+                inner.advance(50)
+                short = job.line()
+                now[0] += 0.5
+                lines.append(job.line())
+            outer.advance(250)
+            assert "(reading)" not in short
+            assert "(reading)" not in job.line()
+    assert [re.sub(r"  [^(]*", "  ", line) for line in lines] == ["training 0%  (reading)", "training 25%  (reading)"]
+
+
 def test_lines_come_while_a_single_step_is_made_and_a_short_job_says_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "FIRST_LINE", 0.05)
+    monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
+    monkeypatch.setattr(pipeline, "write_store", lambda *_: None)
     monkeypatch.setattr(progress, "A_LINE", 0.2)
     monkeypatch.setattr(progress, "LOOK", 0.01)
     with job(), doing("working", 10, unit="rows"):

@@ -17,6 +17,7 @@ from monosem.training.checkpoints import checkpoints_of, drop_others, read_check
 from monosem.training.config import TrainingConfig
 from monosem.training.identity import Identity
 from monosem.training.loggers import Logger, MetricsFile, open_loggers, read_history, require_loggers
+from monosem.training.outcome import too_fast
 from monosem.training.trainer import Step, Trainer
 from monosem.work import doing
 
@@ -32,6 +33,8 @@ class TrainingResult:
     """One entry per logged step: tokens, loss, fvu, l0, dead, lr, ..."""
     path: Path | None
     """The run folder, if there is one."""
+    remarks: tuple[str, ...] = ()
+    """What did not go well, in words."""
 
 
 class Member:
@@ -118,7 +121,7 @@ class Member:
         self.sae.load_state_dict(saved.state_dict())
         self.sae.transform.fitted = self.sae.target_transform.fitted = saved.transform.fitted
         self.sae.metadata, self.sae.probe = saved.metadata, saved.probe
-        return TrainingResult(self.sae, read_history(self.folder / "metrics.jsonl"), self.folder)
+        return self._told(read_history(self.folder / "metrics.jsonl"))
 
     def _go_on(self) -> bool:
         """Take up the newest checkpoint that can be read, if there are any."""
@@ -198,9 +201,15 @@ class Member:
         if self.folder:
             sae.save(self.folder / "sae")
             drop_others(self.folder, keep=checkpoints_of(self.folder)[:1])
-        for remark in sae.remarks():
+        result = self._told(self.metrics.history)
+        for remark in result.remarks:
             warnings.warn(remark, stacklevel=4)
-        return TrainingResult(sae, self.metrics.history, self.folder)
+        return result
+
+    def _told(self, history: list[dict[str, float]]) -> TrainingResult:
+        """The result, with what did not go well."""
+        fast = too_fast(self.trainer, history)
+        return TrainingResult(self.sae, history, self.folder, (*self.sae.remarks(), *([fast] if fast else [])))
 
 
 @torch.no_grad()

@@ -210,12 +210,23 @@ class Trainer:
         return self._diverged(what)
 
     def _diverged(self, what: str) -> DivergenceError:
-        usual = TrainingConfig().peak_lr(self.sae.n_latents)
+        return DivergenceError(
+            f"training diverged after {self.steps:,} steps ({self.tokens:,} tokens): {what}. {self.slower}"
+        )
+
+    @property
+    def usual_lr(self) -> float:
+        """The default for so many latents."""
+        return TrainingConfig().peak_lr(self.sae.n_latents)
+
+    @property
+    def slower(self) -> str:
+        """In words, what to do where the rate is too high."""
         scaled = self.sae.transform.kind not in ("none", "centre")
         scale = "" if scaled else "; or scale the activations, with transform='centre_scale'"
-        return DivergenceError(
-            f"training diverged after {self.steps:,} steps ({self.tokens:,} tokens): {what}. Lower the rate (lr is "
-            f"{self.peak_lr:g}; {usual:.2g} is usual for {self.sae.n_latents:,} latents) or set clip_gradient=1{scale}"
+        return (
+            f"Lower the rate (lr is {self.peak_lr:g}; {self.usual_lr:.2g} is usual for {self.sae.n_latents:,} latents) "
+            f"or set clip_gradient=1{scale}"
         )
 
     def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:

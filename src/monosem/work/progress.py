@@ -7,7 +7,7 @@ with job(progress):                                     # what is shown, and all
 
 A job has stages of several kinds, also within each other. The time of each goes to the innermost one, so that every
 kind has a rate of its own, and the time left is all that is to come of every kind at its rate. `expect` announces what
-will begin later.
+will begin later. A line tells the share of the outermost stage, and behind it the innermost one, if that takes long.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Stage:
         self.figures = ""
         """What else to show of it."""
         self._job, self._first, self._summary = job, done, summary
-        self._began = time.monotonic()
+        self._began = self.entered = time.monotonic()
 
     def __enter__(self) -> Stage:
         self._job.enter(self)
@@ -132,6 +132,7 @@ class Job:
     def enter(self, stage: Stage) -> None:
         self._spend()
         self._stack.append(stage)
+        stage.entered = self._mark
 
     def leave(self, stage: Stage) -> None:
         self._spend()
@@ -187,6 +188,21 @@ class Job:
     def current(self) -> Stage | None:
         return self._stack[-1] if self._stack else None
 
+    @property
+    def whole(self) -> Stage | None:
+        """The outermost stage of which it is known how much it is; the innermost if it is of none."""
+        stack = list(self._stack)
+        return next((stage for stage in stack if stage.total is not None), stack[-1] if stack else None)
+
+    def line(self) -> str:
+        """Where the whole is and how long it will take, then what is being done for it now."""
+        whole, now = self.whole, self.current
+        if whole is None or now is None:
+            return ""
+        long = now is not whole and time.monotonic() - now.entered >= FIRST_LINE
+        parts = [whole.line(), self.left(), f"({now.name})" if long else ""]
+        return "  ".join(part for part in parts if part)
+
     def left(self) -> str:
         """The time left, in words."""
         seconds, unknown = self.seconds_left()
@@ -238,7 +254,7 @@ class Job:
                 since = (stage.name, now)
             first = stage.name not in told and now - (since[1] if told else began) >= FIRST_LINE
             if first or now - last >= A_LINE:
-                self.say(f"{stage.line()}  {self.left()}".rstrip())
+                self.say(self.line())
                 told.add(stage.name)
                 last = now
 
@@ -247,12 +263,12 @@ class Job:
         from rich.table import Table
         from rich.text import Text
 
-        stage = self.current
+        stage = self.whole
         if stage is None:
             return Text("")
         row = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=stage.total, completed=stage.done, width=24, pulse=stage.total is None)
-        row.add_row(bar, Text(f"{stage.line()}  {self.left()}", no_wrap=True, overflow="ellipsis"))
+        row.add_row(bar, Text(self.line(), no_wrap=True, overflow="ellipsis"))
         return row
 
 
