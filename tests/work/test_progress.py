@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from monosem.evaluation import evaluate
 from monosem.models import SubjectModel
 from monosem.runs import RunConfig, pipeline, run_evaluation, run_training
+from monosem.sae import TopKSAE
+from monosem.training import fit
 from monosem.work import Job, as_job, doing, each, job, progress, stage
 from monosem.work.progress import duration
 
@@ -38,25 +42,37 @@ class Listener(io.StringIO):
         return len(words)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What else the machine does changes the time of a step little."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_counts_all_that_is_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_gpt2: Callable[..., Any], letter_tokenizer: type
 ) -> None:
     """Without a terminal. The model sleeps, so that reading for training and evaluation takes nearly all the time."""
+    x = torch.randn(128, 16)  # what is imported and compiled at the first use would stand between
+    evaluate(fit(TopKSAE(16, 16, k=2), x, tokens=128, progress=False).sae, x, progress=False)
     module: Any = make_gpt2(vocabulary=128, width=16, layers=2, positions=32)
-    module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.08))
+    module.transformer.h[0].register_forward_pre_hook(lambda *_: time.sleep(0.1))
     model = SubjectModel(module, letter_tokenizer(), "slow")
     monkeypatch.setattr(model, "contexts_at_once", lambda length: 4)
     monkeypatch.setattr(pipeline, "load_model", lambda name: model)
     monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
     monkeypatch.setattr(pipeline, "write_store", lambda *_: None)
-    monkeypatch.setattr(progress, "A_LINE", 0.2)
-    monkeypatch.setattr(progress, "FIRST_LINE", 0.3)
+    monkeypatch.setattr(progress, "A_LINE", 0.1)
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.15)
     text = tmp_path / "words.txt"
     text.write_text("\n\n".join(f"{i} {i * i * i} and {i * 7919 % 1000} " * 9 for i in range(400)))
-    sizes = {"activations": {"buffer_tokens": 1280}, "training": {"batch_size": 64}}
-    measured = {"text": str(text), "tokens": 2560, "loss_tokens": 256}
-    about = {"output": str(tmp_path / "run"), "model": "slow", "hook": "mlp_in.0", "text": str(text), "tokens": 1800}
+    sizes = {"activations": {"buffer_tokens": 768}, "training": {"batch_size": 64}}
+    measured = {"text": str(text), "tokens": 3840, "loss_tokens": 256}
+    about = {"output": str(tmp_path / "run"), "model": "slow", "hook": "mlp_in.0", "text": str(text), "tokens": 960}
     config = RunConfig.of({**about, **sizes, "sae": {"n_latents": 16, "k": 2}, "evaluation": measured})
     monkeypatch.setattr(sys, "stderr", listener := Listener())
     with job(), warnings.catch_warnings():
@@ -76,7 +92,7 @@ def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_count
     early = [(left, ended - at) for at, left in known[2:6]]  # two are enough to know the model's rate
     assert early, told
     for left, true in early:
-        assert 0.4 * true < left < 2.5 * true, (early, told)
+        assert 0.3 * true < left < 3 * true, (early, told)
 
 
 def test_the_time_left_is_every_kind_of_work_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
