@@ -239,7 +239,10 @@ def test_search_finds_words_tokens_numbers_and_passages(client: Any, store: Feat
     hows = [row["how"] for row in everything["results"]]
     assert {how: hows.count(how) for how in ("fires on", "passages")} == {"fires on": 5, "passages": 5}
     for group in everything["groups"]:
-        assert 0 < hows.count(group["how"]) <= group["total"]
+        assert hows.count(group["how"]) <= group["total"]
+        if group["kind"] in ("word", "promotes", "suppresses", "words"):  # also of those that stand under another head
+            assert ask(q="the", kind=group["kind"])["groups"] == [group]
+    assert {"promotes", "suppresses"} <= {group["how"] for group in everything["groups"]}
 
 
 def test_a_word_shows_its_evidence_and_where_it_stands(client: Any, store: FeatureStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -78,9 +79,8 @@ def search(
         raise ConfigError(f"kind={kind}: search by {', '.join(KINDS)}")
     found = ways[kind]()
     hits = _each_once(found.hits)
-    totals: dict[str, int] = {}
-    for hit in hits:
-        totals[hit.how] = totals.get(hit.how, 0) + 1
+    counted = found.hits if kind == "all" else hits  # a kind's own list has also what stands here under another head
+    totals = Counter(how for how, _ in dict.fromkeys((hit.how, hit.latent) for hit in counted))
     limit = min(max(1, limit), MOST)
     chosen = _a_part_of_each(hits, max(1, limit // 4))[:limit] if kind == "all" else hits[offset : offset + limit]
     rows = rows_of(dictionary, [hit.latent for hit in chosen])

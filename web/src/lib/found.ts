@@ -43,16 +43,13 @@ export interface ShownGroup {
   first: number
 }
 
-/** Results by how they were found, in the answer's order. */
+/** Results by how they were found, in the answer's order; a way whose results all stand under another has none. */
 export function groupsOf(found: Found): ShownGroup[] {
-  const by = new Map<string, Result[]>()
-  for (const each of found.results) by.set(each.how, [...(by.get(each.how) ?? []), each])
   let first = 0
-  return [...by].map(([how, results]) => {
-    const known = found.groups?.find((group) => group.how === how)
-    const group = { how, total: Math.max(known?.total ?? 0, results.length), kind: known?.kind ?? null, results, first }
+  return found.groups.map((group) => {
+    const results = found.results.filter((each) => each.how === group.how)
     first += results.length
-    return group
+    return { ...group, results, first: first - results.length }
   })
 }
 
