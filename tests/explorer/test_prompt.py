@@ -91,6 +91,38 @@ def test_strongest_entries_are_those_of_a_plain_sort() -> None:
     assert np.array_equal(dense.numpy()[rows, latents], values)
 
 
+def test_some_features_alone_are_given_whether_they_fire_or_not(client: Any, found: Any) -> None:
+    last = found["tokens"][-1]["features"][-1][0]
+    silent = next(latent for latent in range(256) if str(latent) not in found["features"])
+    few = client.send("POST", "/api/d/small/prompt", {"text": TEXT, "top": 1, "latents": [last, silent]})
+    assert set(few["features"]) == {str(last), str(silent)}
+    for token, every in zip(few["tokens"], found["tokens"], strict=True):
+        assert token["features"] == [fired for fired in every["features"] if fired[0] == last]
+    assert client.ask("/api/d/small/prompt", "POST", {"text": TEXT, "latents": [10**6]}).status == 404
+
+
+@pytest.mark.parametrize(
+    ("typed", "pieces", "meant"),
+    [("not a token", 4, ["not", " not"]), (" rivver", 3, [" river"]), ("  then", 2, [" then"]), ("then", 2, [" then"])],
+)
+def test_a_target_that_is_no_token_is_refused_with_those_that_may_be_meant(
+    client: Any, found: Any, bundled: SubjectModel, typed: str, pieces: int, meant: list[str]
+) -> None:
+    reply = client.send("POST", "/api/d/small/prompt", {"text": TEXT, "target": typed})
+    assert len(bundled.tokens(typed, prepend_bos=False)[0]) >= pieces
+    assert f"“{typed}” is not a token" in reply["refused"]
+    assert reply["target"] is None
+    assert set(meant) <= {choice["text"] for choice in reply["choices"]}
+    assert reply["tokens"] == found["tokens"], "the prompt is answered all the same"
+
+
+def test_a_target_is_the_token_of_just_its_text(client: Any, bundled: SubjectModel) -> None:
+    for typed, other in (("not", " not"), (" not", "not")):
+        reply = client.send("POST", "/api/d/small/prompt", {"text": TEXT, "target": typed})
+        assert reply["target"] == {"token": int(bundled.tokens(typed, prepend_bos=False)[0, 0]), "text": typed}
+        assert (reply["refused"], other in {choice["text"] for choice in reply["choices"]}) == (None, True)
+
+
 def test_a_long_text_is_cut_to_the_context_and_says_so(client: Any) -> None:
     found = client.send("POST", "/api/d/small/prompt", {"text": "one two three " * 200, "top": 1})
     assert len(found["tokens"]) == 256

@@ -487,6 +487,8 @@ class Prompt(TypedDict):
     features: dict[str, PromptFeature]
     next: list[TokenChance]
     target: Target | None
+    refused: str | None
+    choices: list[Target]
 
 
 class ModelState(TypedDict):
@@ -547,6 +549,8 @@ class Question(BaseModel):
     """Features to give per token, the strongest."""
     target: Words | None = Field(default=None, max_length=200)
     """A next token, to rank features by their direct effect on it."""
+    latents: list[int] | None = Field(default=None, max_length=1000)
+    """Only these features, off or on; None: the strongest of all."""
 
 
 class NoteChange(BaseModel):

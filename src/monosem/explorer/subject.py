@@ -25,11 +25,12 @@ from monosem.explorer.shapes import (
     PromptFeature,
     PromptToken,
     Question,
-    Target,
     TokenChance,
 )
+from monosem.explorer.targets import Asked, find_target
 from monosem.features.harvest import context_kind
 from monosem.features.tables import histogram_edges
+from monosem.features.vocabulary import Vocabulary
 from monosem.models import EditContext, SubjectModel, load_model
 from monosem.sae import SAE
 
@@ -223,7 +224,8 @@ def run_text(dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -
 
 def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Question) -> Prompt:
     done = run_text(dictionary, sae, model, question.text)
-    rows, values, latents = strongest(done.codes, question.top)
+    asked = None if question.latents is None else [dictionary.check(latent) for latent in question.latents]
+    rows, values, latents = strongest(done.codes, question.top, asked)
     rarities = rarity(dictionary, latents, values)
     of_token: dict[int, list[tuple[int, float, float]]] = {}
     for row, latent, value, rare in zip(
@@ -236,8 +238,8 @@ def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Que
         PromptToken(token=token, text=texts[i], special=i not in read, features=of_token.get(i, []))
         for i, token in enumerate(done.tokens)
     ]
-    mentioned = np.unique(latents).tolist()
-    target = _target(dictionary, model, question.target)
+    mentioned = np.unique(np.r_[latents, asked or []]).astype(int).tolist()
+    target, refused, choices = _target(vocabulary, model, question.target)
     effects = _effects(sae, model, mentioned, target["token"]) if target else [None] * len(mentioned)
     features: dict[str, PromptFeature] = {}
     for latent, effect in zip(mentioned, effects, strict=True):
@@ -259,18 +261,29 @@ def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Que
         features=features,
         next=likeliest,
         target=target,
+        refused=refused,
+        choices=choices,
     )
 
 
-def strongest(codes: SparseCodes, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, value and latent of the n strongest entries of every row, row by row, strongest first."""
+def strongest(
+    codes: SparseCodes, n: int, among: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, value and latent of the n strongest entries of every row, row by row, strongest first.
+
+    Args:
+        codes: (rows, n_latents)
+        n: at most so many a row.
+        among: only these latents.
+    """
     offsets = codes.offsets.cpu().numpy()
     values = codes.values.detach().float().cpu().numpy()
     latents = codes.indices.cpu().numpy()
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    order = np.lexsort((latents, -values, rows))
-    rank = np.arange(len(rows)) - offsets[rows]  # sorting keeps rows in place
-    chosen = order[(rank < n) & (values[order] > 0)]
+    kept = np.flatnonzero((values > 0) & (True if among is None else np.isin(latents, among)))
+    order = kept[np.lexsort((latents[kept], -values[kept], rows[kept]))]
+    rank = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])
+    chosen = order[rank < n]
     return rows[chosen], values[chosen], latents[chosen]
 
 
@@ -299,11 +312,10 @@ def rarity(dictionary: Dictionary, latents: np.ndarray, values: np.ndarray) -> n
     return -np.log10(np.maximum(tails, 0.5) / max(1, dictionary.store.n_tokens))
 
 
-def _target(dictionary: Dictionary, model: SubjectModel, text: str | None) -> Target | None:
+def _target(vocabulary: Vocabulary, model: SubjectModel, text: str | None) -> Asked:
     if not text:
-        return None
-    tokens = model.tokens(text, prepend_bos=False)[0].tolist()
-    return Target(token=tokens[0], text=dictionary.store.vocabulary.text(tokens[0]))
+        return Asked(None, None, [])
+    return find_target(vocabulary, text, model.tokens(text, prepend_bos=False)[0].tolist())
 
 
 def _effects(sae: SAE, model: SubjectModel, latents: Sequence[int], token: int) -> list[Any]:

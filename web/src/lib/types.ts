@@ -324,13 +324,22 @@ export interface PromptToken {
   features: [latent: number, activation: number, rarity: number][]
 }
 
+export interface Target {
+  token: number
+  text: string
+}
+
 export interface Prompt {
   text: string
   tokens: PromptToken[]
   truncated: number
   features: Record<string, PromptFeature>
   next: { token: number; text: string; probability: number }[]
-  target: { token: number; text: string } | null
+  target: Target | null
+  /** Why the target asked for is none. */
+  refused: string | null
+  /** Other tokens that may be meant. */
+  choices: Target[]
 }
 
 export interface ModelState {
