@@ -240,6 +240,14 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def site(browser: Any, run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server of the small run, to take notes in, with the built page."""
+    copy = shutil.copytree(run_folder, tmp_path_factory.mktemp("site") / "small")
+    with running([copy], Page()) as client:
+        yield client
+
+
 @pytest.fixture
 def look(browser: Any, tmp_path: Path) -> Callable[..., Any]:
     """Opens a window on an address; it fails at its end if the browser met an error."""

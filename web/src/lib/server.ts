@@ -67,8 +67,8 @@ export class ServerSource implements Source {
     return json(`api/search?${new URLSearchParams({ q: query, kind })}`)
   }
 
-  prompt(name: string, text: string, target: string): Promise<t.Prompt> {
-    return send(`${this.base(name)}/prompt`, 'POST', target ? { text, target } : { text })
+  prompt(name: string, question: t.Question): Promise<t.Prompt> {
+    return send(`${this.base(name)}/prompt`, 'POST', question)
   }
 
   model(name: string, load: boolean): Promise<t.ModelState> {

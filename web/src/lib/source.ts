@@ -20,7 +20,7 @@ export interface Source {
   search(name: string, query: string, kind: string, limit?: number, offset?: number): Promise<t.Found>
   /** In every dictionary. */
   searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere>
-  prompt(name: string, text: string, target: string): Promise<t.Prompt>
+  prompt(name: string, question: t.Question): Promise<t.Prompt>
   model(name: string, load: boolean): Promise<t.ModelState>
   compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison>
   notes(name: string): Promise<t.Notes>

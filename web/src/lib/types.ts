@@ -324,6 +324,15 @@ export interface PromptToken {
   features: [latent: number, activation: number, rarity: number][]
 }
 
+export interface Question {
+  text: string
+  /** Features per token, the strongest. */
+  top?: number
+  target?: string
+  /** Only these features. */
+  latents?: number[]
+}
+
 export interface Target {
   token: number
   text: string
