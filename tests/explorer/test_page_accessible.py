@@ -94,7 +94,7 @@ def views(latent: int = 4) -> dict[str, tuple[str, str]]:
         "overview": ("/d/small?limit=8&where=rate+%3C+0.9", "tr[data-index] .name, .sql"),
         "feature": (f"/d/small/f/{latent}", ".passage"),
         "prompt": ("/d/small/prompt?q=The+river", ".cell[data-i]"),
-        "two prompts": ("/d/small/prompt?q=She+ran.&r=He+ran.", "td.bars"),
+        "two prompts": ("/d/small/prompt?q=She+ran.&r=He+ran.", "th .differs .other"),
         "search": ("/d/small/search?q=the", ".result mark"),
         "compare": ("/compare?a=small&b=second", ".pair"),
         "notes": ("/d/small/notes", "main p"),
