@@ -60,12 +60,24 @@ def test_it_opens_from_a_file(site: Path, look: Look) -> None:
         assert len(opened) < 8, "features are read as they are opened"
 
 
-@pytest.mark.parametrize("query", ["the", "ends", "7"])
+@pytest.mark.parametrize("query", ["the", "ends", "7", "constructor"])
 def test_it_searches_names_labels_tokens_and_numbers(site: Path, look: Look, query: str) -> None:
     with look(f"{(site / 'index.html').as_uri()}#/d/small/search?q={query}") as visit:
         visit.open("")
-        visit.sees(".result", LABEL if query == "ends" else None)
-        visit.sees("main p", "static site")
+        visit.sees("main p", "A static site looks in")
+        if query != "constructor":  # which no word of the text is
+            visit.sees(".result", LABEL if query == "ends" else None)
+
+
+def test_it_finds_the_words_that_features_fire_on(site: Path, client: Any, look: Look) -> None:
+    for query in ("the", "of the"):
+        served = client.get("/api/d/small/search", q=query, kind="word")
+        assert len(served["results"]) > 1
+        with look(f"{(site / 'index.html').as_uri()}#/d/small/search?q={query.replace(' ', '+')}&kind=word") as visit:
+            visit.open("")
+            visit.sees(".result")
+            links = visit.page.locator(".result").evaluate_all("rows => rows.map(row => row.querySelector('a').href)")
+        assert [int(link.rpartition("/")[2]) for link in links] == [row["latent"] for row in served["results"]]
 
 
 def test_a_passage_reads_as_on_the_server(site: Path, client: Any, serve: Any, run_folder: Path, look: Look) -> None:

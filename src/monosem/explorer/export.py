@@ -13,6 +13,7 @@ from monosem.explorer.card import features_json
 from monosem.explorer.chunks import write_chunk
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.page import Page
+from monosem.explorer.search import firings_json
 from monosem.explorer.shapes import Abilities
 from monosem.explorer.site import Site
 from monosem.explorer.table import rows_of
@@ -22,7 +23,7 @@ from monosem.features.store import ROOM
 from monosem.files import write_bytes, write_text, writing
 from monosem.work import doing, each
 
-ROWS_A_FILE, FEATURES_A_FILE = 1024, 32
+ROWS_A_FILE, FEATURES_A_FILE, WORDS_A_FILE = 1024, 32, 128
 MARK = "monosem-export.json"
 STATIC: Abilities = {
     "prompt": "a static site has no model: run `monosem explore` for prompts",
@@ -65,6 +66,7 @@ def export_site(dictionaries: dict[str, Dictionary], folder: str | Path, page: P
         write_chunk(folder, "dictionaries", {**overview, "static": True, "dictionaries": summaries})
         for dictionary in dictionaries.values():
             _write_dictionary(site, dictionary, folder)
+            _write_words(dictionary, folder)
             firsts = range(0, dictionary.n_latents, FEATURES_A_FILE)
             for first in each(f"writing {dictionary.name}", firsts, FEATURES_A_FILE, "features"):
                 _write_features(site, dictionary, folder, first)
@@ -104,6 +106,21 @@ def _passages(dictionary: Dictionary, part: int) -> dict[str, Any]:
         for i, facts in enumerate(found.facts)
     ]
     return {"first": found.first, "room": ROOM, "passages": passages}
+
+
+def _write_words(dictionary: Dictionary, folder: Path) -> None:
+    """The words that features fire on, in the order in which JavaScript sorts, and the first of each file."""
+    home, words, known = f"d/{dictionary.name}/words", dictionary.store.words, list[str]()
+    if words is not None:
+        found = dictionary.store.tables.run("select text from words where word in (select word from word_features)")
+        known = sorted(found.column("text").to_pylist(), key=lambda word: word.encode("utf-16-be", "surrogatepass"))
+    firsts = range(0, len(known), WORDS_A_FILE)
+    write_chunk(folder, f"{home}/index", {"words": len(known), "first": [known[first] for first in firsts]})
+    if words is None:
+        return
+    for first in each(f"writing words of {dictionary.name}", firsts, WORDS_A_FILE, "words"):
+        chunk = {word: firings_json(words, words.find(word)) for word in known[first : first + WORDS_A_FILE]}
+        write_chunk(folder, f"{home}/{first // WORDS_A_FILE}", chunk)
 
 
 def _write_features(site: Site, dictionary: Dictionary, folder: Path, first: int) -> None:

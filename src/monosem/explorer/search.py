@@ -11,12 +11,22 @@ from typing import NamedTuple
 import numpy as np
 
 from monosem.errors import ConfigError, MonosemError
+from monosem.explorer.answers import Rounded
 from monosem.explorer.dictionary import Dictionary, Unavailable
-from monosem.explorer.shapes import Found, FoundEverywhere, FoundIn, FoundRow, Group, SearchPassage, WordEvidence
+from monosem.explorer.shapes import (
+    FiredOn,
+    Found,
+    FoundEverywhere,
+    FoundIn,
+    FoundRow,
+    Group,
+    SearchPassage,
+    WordEvidence,
+)
 from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
 from monosem.features.search import Hit, by_effect, by_name, by_passages, by_words_fired_on
-from monosem.features.word_table import Firing
+from monosem.features.word_table import Firing, WordTable
 
 ALL_OF = {
     "fires on": "word",
@@ -156,13 +166,27 @@ def _result(dictionary: Dictionary, hit: Hit, row: object, found: Hits) -> Found
     evidence, passage = found.evidence.get(hit.latent), found.passages.get(hit.latent)
     word: WordEvidence | None = None
     if evidence is not None and dictionary.store.words is not None and hit.how == "fires on":
-        word = WordEvidence(**evidence.evidence._asdict())
-        shown = dictionary.store.words.shown(evidence)
-        passage = SearchPassage(
-            texts=shown.texts, activations=[float(f"{a:.4g}") for a in shown.activations], peak=shown.peak
-        )
+        (shown,) = firings_json(dictionary.store.words, [evidence])
+        word, passage = shown["word"], shown["passage"]
     more = {"score": hit.score, "how": hit.how, "word": word, "passage": passage}
     return {**row, **more}  # pyright: ignore
+
+
+def firings_json(words: WordTable, firings: Sequence[Firing]) -> list[FiredOn]:
+    """What a search by a word gives of each latent that fires on it, beside the latent's row."""
+    found: list[FiredOn] = []
+    for firing in firings:
+        shown = words.shown(firing)
+        activations = Rounded([float(f"{a:.4g}") if a else 0 for a in shown.activations.tolist()])
+        found.append(
+            FiredOn(
+                latent=firing.latent,
+                score=firing.score,
+                word=WordEvidence(**firing.evidence._asdict()),
+                passage=SearchPassage(texts=shown.texts, activations=activations, peak=shown.peak),
+            )
+        )
+    return found
 
 
 def _by_everything(dictionary: Dictionary, query: str) -> Hits:

@@ -220,6 +220,15 @@ class SearchPassage(TypedDict):
     peak: int
 
 
+class FiredOn(TypedDict):
+    """A latent that fires on a word."""
+
+    latent: int
+    score: float
+    word: WordEvidence
+    passage: SearchPassage
+
+
 class FoundRow(Row):
     """A row that a search has found."""
 

@@ -24,6 +24,11 @@ interface Features {
   features: t.Feature[]
 }
 
+/** A latent that fires on a word. */
+type FiredOn = Pick<t.Result, 'latent' | 'score' | 'word' | 'passage'>
+
+/** Which kind of search lists all that are found in a way. */
+const ALL_OF: Record<string, string | null> = { number: null, label: 'notes', 'fires on': 'word', named: 'token', 'fires on token': 'token' }
 const KINDS = ['top', 'samples', 'near_misses', 'silent'] as const
 
 export class FileSource implements Source {
@@ -188,12 +193,14 @@ export class FileSource implements Source {
     if (kind === 'all' && /^\d+$/.test(wanted)) add(rows[Number(wanted)], 1, 'number')
     if (kind === 'all' || kind === 'notes' || kind === 'words')
       for (const row of rows) if (row.label?.toLowerCase().includes(wanted)) add(row, 1, 'label')
+    if (kind === 'all' || kind === 'word')
+      for (const { latent, ...fired } of await this.firedOn(name, query)) if (!found.has(latent)) found.set(latent, { ...rows[latent], ...fired, how: 'fires on' })
     if (kind === 'all' || kind === 'token') {
       const named = rows.filter((row) => same(row.name))
       named.sort((a, b) => (b.clarity ?? 0) - (a.clarity ?? 0))
       for (const row of named) add(row, row.clarity ?? 0, 'named')
     }
-    if (kind === 'all' || kind === 'token' || kind === 'word') {
+    if (kind === 'all' || kind === 'token') {
       const firing = rows.filter((row) => same(row.top_token_text) || same(row.peak_token_text))
       firing.sort((a, b) => (b.top_token_share ?? 0) - (a.top_token_share ?? 0))
       for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on token')
@@ -204,13 +211,34 @@ export class FileSource implements Source {
     const every = wanted ? [...found.values()] : []
     const totals = new Map<string, number>()
     for (const { how } of every) totals.set(how, (totals.get(how) ?? 0) + 1)
-    const groups = [...totals].map(([how, total]) => ({ how, total, kind: how === 'label' ? 'notes' : how === 'number' ? null : ['promotes', 'suppresses'].includes(how) ? how : 'token' }))
+    const groups = [...totals].map(([how, total]) => ({ how, total, kind: how in ALL_OF ? ALL_OF[how] : how }))
     const most = Math.ceil(limit / 4)
     const taken = new Map<string, number>()
     const some = every.filter(({ how }) => taken.set(how, (taken.get(how) ?? 0) + 1).get(how)! <= most)
     const results = kind === 'all' ? some.slice(0, limit) : every.slice(offset, offset + limit)
-    const words = kind === 'token' || kind === 'notes' ? null : 'In a static site, search looks at labels, names, and top, peak, promoted and suppressed tokens.'
+    const words = kind === 'all' || kind === 'words' ? 'A static site looks in labels, names, and the words and tokens that features fire on, promote and suppress; not in passages.' : null
     return { query, kind, groups, results, words }
+  }
+
+  /** The latents that fire on a word, or on every one of several by that on which they do so least; best first. */
+  private async firedOn(name: string, query: string): Promise<FiredOn[]> {
+    const words = query.trim().toLowerCase().split(/\s+/).filter(Boolean)
+    const each = await Promise.all(words.map((word) => this.firedOnOne(name, word)))
+    if (each.length === 1) return each[0]
+    const least = new Map<number, FiredOn>()
+    for (const fired of each[0] ?? []) {
+      const all = each.map((found) => found.find(({ latent }) => latent === fired.latent))
+      if (all.every((one) => one !== undefined)) least.set(fired.latent, all.reduce((a, b) => (b.score < a.score ? b : a)))
+    }
+    return [...least.values()].sort((a, b) => b.score - a.score)
+  }
+
+  private async firedOnOne(name: string, word: string): Promise<FiredOn[]> {
+    const { first } = await this.read<{ first: string[] }>(`d/${name}/words/index`)
+    const part = first.findLastIndex((start) => start <= word)
+    if (part < 0) return []
+    const file = await this.read<Record<string, FiredOn[]>>(`d/${name}/words/${part}`)
+    return Object.hasOwn(file, word) ? file[word] : []
   }
 
   prompt(): Promise<t.Prompt> {
