@@ -92,6 +92,19 @@ def test_what_fires_on_germany(visit: Any, client: Any) -> None:
     assert f"{100 * word['share']:.3g} % of its firings" in shown
 
 
+def test_two_prompts_that_differ_in_a_word(visit: Any) -> None:
+    page = visit.page
+    page.keyboard.press("p")
+    page.get_by_label("text", exact=True).fill("She looked at the river.")
+    page.get_by_role("button", name="compare two").click()
+    page.get_by_label("second text").fill("She looked at the clock.")
+    page.keyboard.press("Enter")
+    visit.sees("tbody .name a")
+    visit.expect(page.get_by_role("button", name="difference")).to_have_attribute("aria-pressed", "true")
+    marked = page.locator("p.text .changed").all_inner_texts()
+    assert "".join(marked).split() == ["river", "clock"]
+
+
 def test_rare_but_clear_features(visit: Any, client: Any) -> None:
     visit.drag("Histogram of features by rate", 0.02, 0.4)
     visit.stands_at("range=rate")
