@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from monosem.kernels import sparse
 from monosem.sae import SAE, TrainingContext
-from monosem.sae.base import row_norms
+from monosem.sae.weights import row_norms
 
 settings.register_profile("monosem", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("monosem")

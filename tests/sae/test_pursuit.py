@@ -26,7 +26,7 @@ from monosem.sae import (
     Transcoder,
     pursuit,
 )
-from monosem.sae.base import row_norms
+from monosem.sae.weights import row_norms
 
 MakeSAE = Callable[..., SAE]
 Near = Callable[..., None]

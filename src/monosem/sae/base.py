@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -20,6 +20,7 @@ from monosem.errors import ConfigError, DataError
 from monosem.kernels import Selection
 from monosem.sae.metadata import SAEMetadata
 from monosem.sae.transform import InputTransform, TransformKind
+from monosem.sae.weights import Weights, row_norms
 
 if TYPE_CHECKING:
     from typing import Self
@@ -60,19 +61,7 @@ def _unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d
     return rows / row_norms(rows)
 
 
-def row_norms(W: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
-    """The L2 norm of every row."""
-    return W.pow(2).sum(-1, keepdim=True).sqrt()
-
-
-def grad_of(parameter: nn.Parameter) -> Tensor:
-    """Its gradient, made if need be."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-class SAE(nn.Module, ABC):
+class SAE(Weights, ABC):
     """A dictionary of `n_latents` directions and the encoder that says which of them an activation is made of.
 
         codes          = select(W_enc (t(x) - b_dec) + b_enc)
@@ -92,15 +81,6 @@ class SAE(nn.Module, ABC):
     registry: ClassVar[dict[str, type[SAE]]] = {}
     unit_norm_decoder: bool = True
     """Whether training keeps decoder rows at norm 1."""
-    latents_compete: ClassVar[bool] = False
-    """Whether latents are on by the size of their codes beside those of others, in one unit."""
-    in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc", "threshold", "b_mag", "running_threshold")
-    """Parameters and buffers that grow with a latent's codes."""
-
-    W_enc: nn.Parameter
-    b_enc: nn.Parameter
-    W_dec: nn.Parameter
-    b_dec: nn.Parameter
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -155,21 +135,6 @@ class SAE(nn.Module, ABC):
                     if parameter.kind is parameter.KEYWORD_ONLY:
                         found.setdefault(parameter.name, parameter.default)
         return found
-
-    @property
-    def in_shape(self) -> tuple[int, ...]:
-        """The shape of one token's input."""
-        return (self.d_in,)
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:
-        """The shape of one token's reconstruction."""
-        return (self.d_out,)
-
-    @property
-    def target_transform(self) -> InputTransform:
-        """The transform of what is to be predicted: the input's own, but for transcoders."""
-        return self.transform if self.subtract_b_dec else self.own_target_transform
 
     @property
     def one_matrix(self) -> bool:
@@ -318,94 +283,6 @@ class SAE(nn.Module, ABC):
     def remarks(self) -> list[str]:
         """What the user should know of the training that has ended, in words."""
         return []
-
-    def part(self, latents: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m d_in"], Tensor, Float[Tensor, "m d_out"]]:
-        """Copies of some latents' encoder rows, biases and decoder rows."""
-        return self.W_enc.detach()[latents], self.b_enc.detach()[latents], self.W_dec.detach()[latents]
-
-    def add_to_gradients(self, latents: Int[Tensor, " m"], *grads: Tensor | None) -> None:
-        """Add gradients of what `part` returns to those of the parameters."""
-        for parameter, grad in zip((self.W_enc, self.b_enc, self.W_dec), grads, strict=True):
-            if grad is not None:
-                grad_of(parameter).index_add_(0, latents, grad)
-
-    # Directions in the model's own space ------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def decoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
-        """What one unit of each latent's code adds to the raw reconstruction, (m, *out_shape): its decoder row.
-
-        In the model's own units, and not of norm 1: as the model's weights meet them, for the logit lens, cosines
-        between latents and between dictionaries, steering. `W_dec` is behind the transform, where angles are others
-        under whitening. Of several sources or layers each has its part, zeros where a latent writes nothing.
-        With transform "layer_norm" what it adds is that times the deviation of the row at hand.
-
-        Args:
-            latents: which; all if not given.
-        """
-        rows = self.target_transform.raw_directions(self.part(self._numbers(latents))[2])
-        return rows.reshape(len(rows), *self.out_shape)
-
-    @torch.no_grad()
-    def encoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
-        """By what each latent's pre-activation grows with the raw activation, (m, *in_shape): its encoder row.
-
-        As `decoder_directions`, of what the dictionary reads.
-        """
-        rows = self.transform.raw_readers(self.part(self._numbers(latents))[0])
-        return rows.reshape(len(rows), *self.in_shape)
-
-    def _numbers(self, latents: Sequence[int] | Tensor | None) -> Int[Tensor, " m"]:
-        every = torch.arange(self.n_latents, device=self.W_enc.device)
-        if latents is None:
-            return every
-        chosen = torch.as_tensor(latents, device=every.device)
-        if chosen.dtype == torch.bool:
-            chosen = chosen.nonzero()[:, 0]
-        chosen = chosen.long()
-        if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.n_latents:
-            raise ConfigError(f"there are latents 0 to {self.n_latents - 1}: not all of those asked for")
-        return chosen
-
-    # What `fold` and `unfold` change: see surgery.py ---------------------------------------------------------------
-
-    def encoders(self) -> list[tuple[int, slice, Tensor]]:
-        """Views of encoder rows: which source each reads, of which latents it is, and its rows (m, d_in)."""
-        return [(0, slice(None), self.W_enc)]
-
-    def decoders(self) -> list[tuple[int, slice, Tensor]]:
-        """Views of decoder rows: to which source each writes, of which latents it is, and its rows (m, d_out)."""
-        return [(0, slice(None), self.W_dec)]
-
-    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
-        """What else reads transformed activations of one source: weights (m, d_in), and the biases (m,) beside them."""
-        return []
-
-    def other_writers(self) -> list[Tensor]:
-        """What else writes transformed activations of one source: rows (m, d_out)."""
-        return []
-
-    def add_to_pre_activations(self, by: Float[Tensor, " n_latents"]) -> None:
-        """Constants added to every latent's W_enc x, in its parameters: what comes of a shift of x.
-
-        Raises:
-            ConfigError: the architecture has no bias that does that.
-        """
-        self.b_enc.add_(by)
-
-    def rescale_codes(self, factors: Float[Tensor, " n_latents"]) -> None:
-        """Codes times factors, decoder rows divided by them: another unit for every latent, the same reconstructions.
-
-        Where latents compete by the size of their codes, the factors must be one.
-        """
-        for _, latents, rows in self.encoders():
-            rows.mul_(factors[latents, None])
-        for _, latents, rows in self.decoders():
-            rows.div_(factors[latents, None])
-        known = dict([*self.named_parameters(), *self.named_buffers()])
-        for name in self.in_units_of_codes:
-            if name in known:
-                known[name].mul_(factors if known[name].ndim else factors[0])
 
     def has_moved(self, before: SAE) -> None:
         """Called on the copy whose weights have been moved behind other transforms: whatever else must follow.

@@ -18,10 +18,10 @@ from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.files import reading, regular_file
 from monosem.kernels import Selection
-from monosem.sae.base import grad_of, row_norms
 from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.files import find_sae
 from monosem.sae.sources import SourceTransform
+from monosem.sae.weights import grad_of, row_norms
 
 
 class CrossLayerTranscoder(BatchTopKSAE):

@@ -14,7 +14,8 @@ from monosem import kernels
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.kernels import Selection
-from monosem.sae.base import SAE, TrainingContext, TrainingLoss, row_norms
+from monosem.sae.base import SAE, TrainingContext, TrainingLoss
+from monosem.sae.weights import row_norms
 from monosem.spelling import listed
 
 PursuitMethod = Literal["omp", "gradient", "matching"]

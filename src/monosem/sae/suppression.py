@@ -12,7 +12,8 @@ from torch import Tensor
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
-from monosem.sae.base import SAE, row_norms
+from monosem.sae.base import SAE
+from monosem.sae.weights import row_norms
 
 
 def fix_suppression(

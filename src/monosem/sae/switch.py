@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
-from monosem.sae.base import TrainingContext, TrainingLoss, row_norms
+from monosem.sae.base import TrainingContext, TrainingLoss
 from monosem.sae.topk import TopKSAE
+from monosem.sae.weights import row_norms
 
 
 class SwitchSAE(TopKSAE):

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
-from monosem.sae.base import SAE, TrainingContext, TrainingLoss, row_norms
+from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.sparsity import L0Controller, warmup_factor
+from monosem.sae.weights import row_norms
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.sae import SAE
-from monosem.sae.base import row_norms
+from monosem.sae.weights import row_norms
 from monosem.training.optimizer import Adam
 from monosem.training.revival import RevivalConfig
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monosem import kernels
 from monosem.sae import SAE, BatchTopKSAE, Crosscoder, TopKSAE
-from monosem.sae.base import row_norms
+from monosem.sae.weights import row_norms
 
 RevivalMethod = Literal["aux_k", "resample", "ghost", "ghost_scaled", "pre_activation", "none"]
 SILENT_AT_ONCE = 4096  # latents
