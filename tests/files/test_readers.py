@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from safetensors.torch import save_file
 
 from monosem import files
+from monosem.activations import VectorActivations
+from monosem.activations.rows import VectorRows
 from monosem.errors import FileError
 
 DEEP = 100_000
@@ -239,3 +241,21 @@ def test_shapes_without_the_numbers(tmp_path: Path) -> None:
     for read in (files.safetensors_shapes, files.read_safetensors):
         with pytest.raises(FileError, match=r"x\.safetensors"):
             read(tmp_path / "x.safetensors")
+
+
+def test_a_file_cut_before_or_while_it_is_mapped_is_refused_and_ends_no_process(tmp_path: Path) -> None:
+    """Reading what a mapping has lost ends the process; so this one asks before it reads."""
+    path, tensors = tmp_path / "x.npy", tmp_path / "x.safetensors"
+    np.save(path, np.ones((4096, 16), np.float32))
+    save_file({"x": torch.ones(4096, 16)}, tensors)
+    source, rows = VectorActivations(files.read_array(path)), VectorRows(files.read_array(path))
+    assert source.pool(0).shape == (4096, 16)
+    assert len(rows.read(4000, 4096)) == 96
+    for file in (path, tensors):
+        os.truncate(file, 100_000)
+    for read in (lambda: source.make_pool(1), lambda: rows.read(4000, 4096)):
+        with pytest.raises(FileError, match=r"x\.npy cannot be read .*cut to 100,000 of 262,272 bytes"):
+            read()
+    for again in (lambda: files.read_array(path), lambda: files.read_safetensors(tensors)):
+        with pytest.raises(FileError, match="cannot be read"):
+            again()

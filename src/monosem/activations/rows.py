@@ -15,7 +15,7 @@ from torch import Tensor
 from monosem.activations.inputs import described
 from monosem.activations.vectors import as_tensor, check_finite, read_vectors, real_numbers
 from monosem.errors import DataError
-from monosem.files import open_parquet
+from monosem.files import open_parquet, require_whole
 
 LONGEST_LABEL = 200  # characters
 
@@ -108,6 +108,7 @@ class VectorRows:
 
     def read(self, start: int, stop: int) -> RowBatch:
         """Rows start to stop; fewer at the end."""
+        require_whole(self.x)
         rows = as_tensor(self.x[start:stop]).to(torch.float32)
         check_finite(rows.flatten(1), torch.arange(start, start + len(rows)))
         return RowBatch(rows, start)

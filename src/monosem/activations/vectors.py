@@ -18,7 +18,7 @@ from monosem.activations.live import LiveActivations
 from monosem.activations.source import ActivationSource
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
-from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors
+from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors, require_whole
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 
@@ -57,6 +57,7 @@ class VectorActivations(ActivationSource):
         return {"data": rows_hash(self.x), "seed": self.seed}
 
     def make_pool(self, number: int) -> Float[Tensor, "rows d_in"]:
+        require_whole(self.x)
         epoch, part = divmod(number, self._pools_an_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
         chosen = order[part * POOL_ROWS : (part + 1) * POOL_ROWS]

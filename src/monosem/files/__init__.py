@@ -5,7 +5,15 @@ field. Writing: whole or not at all, and JSON that every reader takes.
 """
 
 from monosem.files.archives import Bomb, decompressed, opened, require_room
-from monosem.files.arrays import from_bfloat16, read_array, read_arrays, read_idx, read_safetensors, safetensors_shapes
+from monosem.files.arrays import (
+    from_bfloat16,
+    read_array,
+    read_arrays,
+    read_idx,
+    read_safetensors,
+    require_whole,
+    safetensors_shapes,
+)
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
 from monosem.files.tables import open_parquet
@@ -48,6 +56,7 @@ __all__ = [
     "regular_file",
     "replacing",
     "require_room",
+    "require_whole",
     "safetensors_shapes",
     "write_bytes",
     "write_json",

@@ -41,6 +41,21 @@ def read_array(path: str | Path, remedy: str = RESTORE) -> np.ndarray:
         return from_bfloat16(array) if kind == BFLOAT16 else array
 
 
+def require_whole(array: object) -> None:
+    """See, before a memory-mapped array is read, that its file has not become shorter: that would end the process.
+
+    Raises:
+        FileError: it has, or is gone.
+    """
+    if not isinstance(array, np.memmap) or array.filename is None:
+        return
+    path, wanted = Path(array.filename), array.offset + array.nbytes
+    with reading(path):
+        size = path.stat().st_size
+        if size < wanted:
+            raise ValueError(f"it has been cut to {size:,} of {wanted:,} bytes while it was in use")
+
+
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type of a .npy file; its place is then that of the first number."""
     version = np.lib.format.read_magic(file)
