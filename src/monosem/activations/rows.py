@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.activations.inputs import described
 from monosem.activations.vectors import as_tensor, check_finite, read_vectors, real_numbers
+from monosem.data.batch import PlaceBatch
 from monosem.errors import DataError
 from monosem.files import open_parquet, require_whole
 
@@ -21,7 +22,7 @@ LONGEST_LABEL = 200  # characters
 
 
 @dataclass(frozen=True)
-class RowBatch:
+class RowBatch(PlaceBatch):
     """Rows that follow one another. What stands at the one position of a row is always token 0."""
 
     rows: Float[Tensor, "rows ..."]
@@ -47,10 +48,6 @@ class RowBatch:
         return torch.arange(self.first, self.first + len(self))[:, None]
 
     @property
-    def position(self) -> Int[Tensor, "rows 1"]:
-        return self.tokens
-
-    @property
     def content(self) -> Int[Tensor, "rows 1"]:
         bits = np.ascontiguousarray(self.rows.flatten(1).float().cpu().numpy() + np.float32(0)).view(np.uint32)
         odd = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], dtype=np.uint64) | np.uint64(1)
@@ -63,14 +60,6 @@ class RowBatch:
     @property
     def padding(self) -> Bool[Tensor, "rows 1"]:
         return self.special
-
-    @property
-    def ends(self) -> None:
-        return None
-
-    @property
-    def last_words(self) -> None:
-        return None
 
 
 class VectorRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from threading import Thread
 from time import perf_counter
@@ -64,6 +65,26 @@ class Batch(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice) -> Batch: ...
+
+
+class PlaceBatch(ABC):
+    """What batches of all that is no text share: what stands at a position is the place itself, and nothing ends."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> Int[Tensor, "contexts pos"]: ...
+
+    @property
+    def position(self) -> Int[Tensor, "contexts pos"]:
+        return self.tokens
+
+    @property
+    def ends(self) -> None:
+        return None
+
+    @property
+    def last_words(self) -> None:
+        return None
 
 
 class BatchReader(Protocol):

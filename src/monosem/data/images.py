@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from monosem.data.batch import PlaceBatch
 from monosem.data.documents import Skipped
 from monosem.data.image_files import images_of, source_hash
 from monosem.data.pixels import as_image, in_colours, scale_of
@@ -28,7 +29,7 @@ LONGEST = 8  # times its width is an image high, or the other way round, before 
 
 
 @dataclass(frozen=True)
-class ImageBatch:
+class ImageBatch(PlaceBatch):
     """Images, prepared for a model."""
 
     pixels: Float[Tensor, "images channels height width"]
@@ -65,10 +66,6 @@ class ImageBatch:
         return torch.from_numpy(self.number)[:, None].expand(-1, self.n_positions)
 
     @property
-    def position(self) -> Int[Tensor, "images pos"]:
-        return self.tokens
-
-    @property
     def content(self) -> Int[Tensor, "images pos"]:
         hashes = torch.tensor([crc32(image.contiguous().numpy()) for image in self.pixels.cpu()])  # pyright: ignore
         return hashes[:, None].expand(-1, self.n_positions)
@@ -80,14 +77,6 @@ class ImageBatch:
     @property
     def padding(self) -> Bool[Tensor, "images pos"]:
         return self.unreadable[:, None].expand(-1, self.n_positions)
-
-    @property
-    def ends(self) -> None:
-        return None
-
-    @property
-    def last_words(self) -> None:
-        return None
 
 
 class Images:
