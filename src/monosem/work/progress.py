@@ -79,9 +79,9 @@ class Stage:
     def left(self) -> float:
         return 0.0 if self.total is None else max(0.0, self.total - self.done)
 
-    def line(self) -> str:
-        """Where it is."""
-        parts = [self.name if self.total is None else f"{self.name} {self.share:.0%}", self.figures]
+    def line(self, *more: str) -> str:
+        """Where it is, and right behind it what else is to be said, for lines are cut where a terminal is narrow."""
+        parts = [self.name if self.total is None else f"{self.name} {self.share:.0%}", *more, self.figures]
         elapsed = time.monotonic() - self._began
         if self.done > self._first and self.unit:
             parts.append(f"{(self.done - self._first) / max(elapsed, 1e-9):,.0f} {self.unit}/s")
@@ -200,8 +200,7 @@ class Job:
         if whole is None or now is None:
             return ""
         long = now is not whole and time.monotonic() - now.entered >= FIRST_LINE
-        parts = [whole.line(), self.left(), f"({now.name})" if long else ""]
-        return "  ".join(part for part in parts if part)
+        return "  ".join(filter(None, [whole.line(self.left()), f"({now.name})" if long else ""]))
 
     def left(self) -> str:
         """The time left, in words."""
