@@ -16,12 +16,19 @@ POWER = 4
 """To which a firing's activation is taken when it counts for a name: what is half as strong counts a sixteenth."""
 STRONG = 0.25
 """Share of the maximum from which a firing counts for a name."""
-SINGLE, SEVERAL, EACH = 0.5, 0.35, 0.06
-"""Shares that a single description, three words together, and each of the three must have."""
+CLEAR = 0.5
+"""Share of the weight of its strong firings that a name must hold for."""
+EACH, MOST = 0.06, 3
+"""Share that each of several descriptions must have, and how many there are at most."""
+LETTER = 0.2
+"""Share from which a single letter says something."""
 NEARLY = 0.8
-"""Of two endings, the longer is taken if its share is at least so much of the other's."""
+"""Of two descriptions the more telling one is taken if its share is at least so much of the other's."""
 STARTS, ENDS = (1, 2, 3, 4, 5), (2, 3, 4)
 """Letters of beginnings and endings of words."""
+LETTERS = np.array([*STARTS, *ENDS, 6])
+"""How telling beginnings, endings and kinds of words are."""
+WORD, TOKEN, AFFIX = 0, 1, 2
 CHUNKS = 8
 
 
@@ -102,46 +109,75 @@ def _summed(ids, weights, sums):
 
 
 class Described(NamedTuple):
-    """Of every latent, what its strong firings share, and how much of their weight each description has."""
+    """Of every latent, what its strong firings share, and how much of their weight each description has.
 
-    words: np.ndarray
-    """(n, 3) the words with most weight; -1 where there are fewer."""
-    word_shares: np.ndarray
+    Up to three descriptions: of words, tokens, beginnings and endings what holds for most, then for most of the rest,
+    and again; one alone where it holds for half.
+    """
+
+    kinds: np.ndarray
+    """(n, 3) WORD, TOKEN, or AFFIX; -1: no more."""
+    numbers: np.ndarray
+    """(n, 3) which word, token or affix it is."""
+    shares: np.ndarray
+    """(n, 3) of the weight, what the ones before do not describe."""
+    edges: np.ndarray
+    """(n, 3, 2) of those of a token: the share of it that is where a word begins; where one ends."""
     piece: np.ndarray
-    """(n,) the token with most weight in the first of them."""
-    token: np.ndarray
-    """(n,) the token with most weight."""
-    token_shares: np.ndarray
-    """(n, 3) of it; of it where it begins a word; where it ends one."""
+    """(n,) the token with most weight in the first, if it is a word."""
     after: np.ndarray
     """(n,) the word before that has most weight."""
     after_share: np.ndarray
     pair: np.ndarray
     """(n,) behind that one, the word with most weight at which it fires."""
     pair_share: np.ndarray
-    affixes: np.ndarray
-    """(n, STARTS + ENDS + 1) of each length the number of the beginning or ending with most weight; and of the kind."""
-    affix_shares: np.ndarray
 
 
-def described(logged: Logged, words: Words, firings: ByLatent) -> tuple[Described, list[str]]:
+def described(logged: Logged, words: Words, firings: ByLatent, vocabulary: Vocabulary) -> tuple[Described, list[str]]:
     """Describe every latent; and what beginnings and endings are called, by number."""
-    n, n_affixes = len(firings.counts), len(STARTS) + len(ENDS) + 1
+    n = len(firings.counts)
     called, affix = _affixes(words)
     starts, place_of = words.starts, np.repeat(np.arange(len(words.word)), np.diff(words.starts))
     begins = np.zeros(len(logged.tokens) + 1, bool)
     begins[starts] = True
-    before = np.concatenate([[-1], words.word[:-1]]) if len(words.word) else words.word.astype(np.int64)
+    before = np.concatenate([[-1], words.word[:-1]]) if len(words.word) else words.word
     context = np.repeat(np.arange(len(logged.n_tokens)), logged.n_tokens)[starts[:-1]]
     before[np.flatnonzero(np.diff(context, prepend=-1))] = -1
     found = Described(
-        np.full((n, 3), -1), np.zeros((n, 3)), np.full(n, -1), np.full(n, -1), np.zeros((n, 3)), np.full(n, -1),
-        np.zeros(n), np.full(n, -1), np.zeros(n), np.full((n, n_affixes), -1), np.zeros((n, n_affixes)),
-    )  # fmt: skip
+        kinds=np.full((n, MOST), -1),
+        numbers=np.full((n, MOST), -1),
+        shares=np.zeros((n, MOST)),
+        edges=np.zeros((n, MOST, 2)),
+        piece=np.full(n, -1),
+        after=np.full(n, -1),
+        after_share=np.zeros(n),
+        pair=np.full(n, -1),
+        pair_share=np.zeros(n),
+    )
+    letters = np.array([len(vocabulary.text(token).strip()) for token in range(len(vocabulary))], np.int64)
     tokens, word, before = (column.astype(np.int64) for column in (logged.tokens, words.word, before))
     size = 1 + max(int(tokens.max(initial=0)), len(words.texts), len(called))
-    _describe(*firings, tokens, begins, place_of, word, before, affix, size, found)
+    text = Text(tokens, begins, place_of, word, before, affix, letters)
+    _describe(*firings, text, size, found)
     return found, called
+
+
+class Text(NamedTuple):
+    """What is read of the log's text."""
+
+    tokens: np.ndarray
+    begins: np.ndarray
+    """(tokens + 1,) whether a word begins at each."""
+    place: np.ndarray
+    """(tokens,) the place of a word that each stands in."""
+    word: np.ndarray
+    """(places,)"""
+    before: np.ndarray
+    """(places,) the word before, in the same context; -1: none."""
+    affix: np.ndarray
+    """(words, kinds of affixes)"""
+    letters: np.ndarray
+    """(vocabulary,) in each token."""
 
 
 def _affixes(words: Words) -> tuple[list[str], np.ndarray]:
@@ -150,7 +186,7 @@ def _affixes(words: Words) -> tuple[list[str], np.ndarray]:
     found = np.full((len(words.texts), len(STARTS) + len(ENDS) + 1), -1, np.int64)
     for i, (text, spelled) in enumerate(zip(words.texts, words.spelled, strict=True)):
         parts: list[str | None] = [None] * (len(STARTS) + len(ENDS))
-        if text.isalpha():
+        if text.isalnum():
             parts = [f"{text[:n]}\u2026" if len(text) > n else None for n in STARTS]
             parts += [f"\u2026{text[-n:]}" if len(text) > n else None for n in ENDS]
         parts.append("numbers" if text.isdigit() else "CAPITALS" if len(text) > 1 and spelled.isupper() else None)
@@ -159,45 +195,70 @@ def _affixes(words: Words) -> tuple[list[str], np.ndarray]:
 
 
 @njit(cache=True, parallel=True)
-def _describe(first, at, values, tokens, begins, place_of, word, before, affix, size, found):
+def _describe(first, at, values, text, size, found):
     for chunk in prange(CHUNKS):
         sums = np.zeros(size)
-        for latent in range(chunk, len(found.token), CHUNKS):
+        for latent in range(chunk, len(found.piece), CHUNKS):
             if first[latent + 1] > first[latent]:
                 mine = slice(first[latent], first[latent + 1])
-                of_latent = (latent, at[mine], values[mine])
-                _describe_one(of_latent, tokens, begins, place_of, word, before, affix, sums, found)
+                _describe_one(latent, at[mine], values[mine], text, sums, found)
 
 
 @njit(cache=True)
-def _describe_one(of_latent, tokens, begins, place_of, word, before, affix, sums, found):
-    latent, at, values = of_latent
+def _describe_one(latent, at, values, text, sums, found):
     strong = values >= STRONG * values.max()
     here = at[strong]
     weights = np.maximum(1e-30, (values[strong].astype(np.float64) / values.max()) ** POWER)
     weights /= weights.sum()
-    ids, places = tokens[here], place_of[here]
-    found.token[latent], _ = _most(ids, weights, sums)
-    for i in range(len(here)):
-        if ids[i] == found.token[latent]:
-            found.token_shares[latent, 0] += weights[i]
-            found.token_shares[latent, 1] += weights[i] * begins[here[i]]
-            found.token_shares[latent, 2] += weights[i] * begins[here[i] + 1]
-    words = word[places]
-    kinds, shares = _summed(words, weights, sums)
-    best = np.argsort(-shares, kind="mergesort")[:3]
-    for i in range(len(best)):
-        found.words[latent, i], found.word_shares[latent, i] = kinds[best[i]], shares[best[i]]
-    for j in range(affix.shape[1]):
-        found.affixes[latent, j], found.affix_shares[latent, j] = _most(affix[kinds, j], shares, sums)
-    if len(best):
-        inside = words == kinds[best[0]]
-        found.piece[latent], _ = _most(ids[inside], weights[inside], sums)
-    behind = before[places]
-    found.after[latent], found.after_share[latent] = _most(behind, weights, sums)
-    same = behind == found.after[latent]
+    tokens, places = text.tokens[here], text.place[here]
+    words, before = text.word[places], text.before[places]
+    _cover(latent, here, tokens, words, weights.copy(), text, sums, found)
+    if found.kinds[latent, 0] == WORD:
+        inside = words == found.numbers[latent, 0]
+        found.piece[latent], _ = _most(tokens[inside], weights[inside], sums)
+    found.after[latent], found.after_share[latent] = _most(before, weights, sums)
     if found.after[latent] >= 0:
-        found.pair[latent], found.pair_share[latent] = _most(words[same], weights[same], sums)
+        behind = before == found.after[latent]
+        found.pair[latent], found.pair_share[latent] = _most(words[behind], weights[behind], sums)
+
+
+@njit(cache=True)
+def _cover(latent, here, tokens, words, rest, text, sums, found):
+    """What holds for most of the weight, then for most of the rest."""
+    for i in range(MOST):
+        kinds, shares = _summed(words, rest, sums)
+        token, of_token = _most(tokens, rest, sums)
+        word, of_word = _most(kinds, shares, sums)
+        best, column, number, share = max(of_word, of_token), -1, token, of_token
+        for j in range(text.affix.shape[1]):
+            its_share = _most(text.affix[kinds, j], shares, sums)[1]
+            if LETTERS[j] > 1 or its_share >= LETTER:
+                best = max(best, its_share)
+        if best < EACH:
+            break
+        kind = TOKEN
+        most_letters = text.letters[token] if of_token >= NEARLY * best else -1
+        for j in range(text.affix.shape[1]):
+            of_column, its_share = _most(text.affix[kinds, j], shares, sums)
+            if (LETTERS[j] > 1 or its_share >= LETTER) and its_share >= NEARLY * best and LETTERS[j] > most_letters:
+                kind, column, number, share, most_letters = AFFIX, j, of_column, its_share, LETTERS[j]
+        if of_word >= NEARLY * best:
+            kind, number, share = WORD, word, of_word
+        found.kinds[latent, i], found.numbers[latent, i], found.shares[latent, i] = kind, number, share
+        for e in range(len(here)):
+            if kind == WORD:
+                held = words[e] == number
+            elif kind == TOKEN:
+                held = tokens[e] == number
+                if held:
+                    found.edges[latent, i, 0] += rest[e] * text.begins[here[e]] / share
+                    found.edges[latent, i, 1] += rest[e] * text.begins[here[e] + 1] / share
+            else:
+                held = words[e] >= 0 and text.affix[words[e], column] == number
+            if held:
+                rest[e] = 0
+        if i == 0 and share >= CLEAR:
+            break
 
 
 @njit(cache=True)
@@ -214,36 +275,44 @@ class TextName(NamedTuple):
     """A name for a latent of text."""
 
     name: str | None
-    """One of: "Germany"; "Lut\u00b7her", a word and the piece of it at which it fires; "let 's", a word with the one
-    before it; "kilo\u2026", "\u2026ly", how words begin or end; "after \u00ab.\u00bb"; "Paris, London, Rome", the
-    commonest words; None if nothing describes it."""
+    """ "Germany"; "Lut·her", a word and the piece of it at which it fires; "let 's", a word with the one before it;
+    "kilo…", "…ly", how words begin or end; "after «.»"; "Paris, London, Rome", up to three of these; None if nothing
+    describes it."""
     piece: tuple[int, int] | None
     """Characters of the name at which it fires, if not on all of it."""
     share: float
-    """Of the weight of its strong firings, how much the name describes."""
+    """Of the weight of its strong firings, how much the name holds for; 0 without a name."""
 
 
 def name_of(latent: int, found: Described, called: list[str], words: Words, vocabulary: Vocabulary) -> TextName:
     """The most telling description that holds for at least half of its strong firings, by weight."""
-    shares = found.word_shares[latent]
-    before = int(found.after[latent])
-    if found.pair_share[latent] >= max(SINGLE, NEARLY * shares[0]) and words.texts[before][:1].isalnum():
-        first, second = _spelled(words, int(found.after[latent])), _spelled(words, int(found.pair[latent]))
-        return TextName(f"{first} {second}", (len(first) + 1, len(first) + 1 + len(second)), found.pair_share[latent])
-    if shares[0] >= SINGLE:
-        word, piece = _spelled(words, int(found.words[latent, 0])), vocabulary.text(int(found.piece[latent])).strip()
-        return _marked(word, piece, float(shares[0]))
-    part = _part(latent, found, called, vocabulary)
-    if part is not None:
-        return part
-    if found.after_share[latent] >= SINGLE:
-        name = f"after \u00ab{_spelled(words, int(found.after[latent]))}\u00bb"
-        return TextName(name, None, float(found.after_share[latent]))
-    common = [(int(w), s) for w, s in zip(found.words[latent], shares, strict=True) if w >= 0 and s >= EACH]
-    together = float(sum(share for _, share in common))
-    if together >= SEVERAL:
-        return TextName(", ".join(_spelled(words, word) for word, _ in common), None, together)
-    return TextName(None, None, together)
+    shares, before = found.shares[latent], int(found.after[latent])
+    together = found.pair_share[latent]
+    if together >= max(CLEAR, NEARLY * shares[0]) and words.texts[before][:1].isalnum():
+        first, second = _spelled(words, before), _spelled(words, int(found.pair[latent]))
+        return TextName(f"{first} {second}", (len(first) + 1, len(first) + 1 + len(second)), float(together))
+    if shares[0] < CLEAR <= found.after_share[latent]:
+        return TextName(f"after «{_spelled(words, before)}»", None, float(found.after_share[latent]))
+    if shares.sum() < CLEAR:
+        return TextName(None, None, 0.0)
+    parts = [
+        _called(kind, number, edges, called, words, vocabulary)
+        for kind, number, edges in zip(found.kinds[latent], found.numbers[latent], found.edges[latent], strict=True)
+        if kind >= 0
+    ]
+    if len(parts) == 1 and found.kinds[latent, 0] == WORD:
+        return _marked(parts[0], vocabulary.text(int(found.piece[latent])).strip(), float(shares[0]))
+    return TextName(", ".join(parts), None, float(shares.sum()))
+
+
+def _called(kind: int, number: int, edges: np.ndarray, called: list[str], words: Words, vocabulary: Vocabulary) -> str:
+    """What a description is called; a token is marked where words go on before or behind it."""
+    if kind == WORD:
+        return _spelled(words, number)
+    if kind == AFFIX:
+        return called[number]
+    text = vocabulary.text(number).strip()
+    return ("" if edges[0] >= 0.5 else "…") + text + ("" if edges[1] >= 0.5 else "…")
 
 
 def _spelled(words: Words, word: int) -> str:
@@ -258,21 +327,4 @@ def _marked(word: str, piece: str, share: float) -> TextName:
         return TextName(word, None, share)
     parts = [part for part in (word[:at], word[at : at + len(piece)], word[at + len(piece) :]) if part]
     start = at + (at > 0)
-    return TextName("\u00b7".join(parts), (start, start + len(piece)), share)
-
-
-def _part(latent: int, found: Described, called: list[str], vocabulary: Vocabulary) -> TextName | None:
-    """A part that words share: a token, a beginning, an ending; of those nearly as good, the longest."""
-    share, begins, ends = found.token_shares[latent].tolist()
-    text = vocabulary.text(int(found.token[latent])).strip()
-    token = ("" if 2 * begins >= share else "\u2026") + text + ("" if 2 * ends >= share else "\u2026")
-    parts = [(share, token)] if text else []
-    for number, weight in zip(found.affixes[latent].tolist(), found.affix_shares[latent].tolist(), strict=True):
-        if number >= 0:
-            parts.append((weight, called[number]))
-    most = max((share for share, _ in parts), default=0.0)
-    good = [part for part in parts if part[0] >= max(SINGLE, NEARLY * most)]
-    if not good:
-        return None
-    share, name = max(good, key=lambda part: (len(part[1].strip("\u2026")), part[0]))
-    return TextName(name, None, share)
+    return TextName("·".join(parts), (start, start + len(piece)), share)

@@ -33,7 +33,7 @@ class Named(NamedTuple):
 
 def named_by_words(found: Described, called: list[str], words: Words, vocabulary: Vocabulary) -> Named:
     """Names of latents of text."""
-    names = [name_of(latent, found, called, words, vocabulary) for latent in range(len(found.token))]
+    names = [name_of(latent, found, called, words, vocabulary) for latent in range(len(found.piece))]
     clarity = np.array([one.share if one.name is not None else 0.0 for one in names])
     return Named([one.name for one in names], [one.piece for one in names], clarity)
 

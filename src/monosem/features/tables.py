@@ -91,7 +91,7 @@ class Sources:
         words = counted = None
         if shown is None:
             words = Words.of(logged, vocabulary)
-            named = named_by_words(*described(logged, words, firings), words, vocabulary)
+            named = named_by_words(*described(logged, words, firings, vocabulary), words, vocabulary)
             rates = harvest.totals.count / max(1, harvest.n_tokens)
             counted = of_words(logged, words, rates, harvest.totals.max.astype(float))
         else:
