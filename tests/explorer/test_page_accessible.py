@@ -96,6 +96,7 @@ def views(latent: int = 4) -> dict[str, tuple[str, str]]:
         "prompt": ("/d/small/prompt?q=The+river", ".cell[data-i]"),
         "two prompts": ("/d/small/prompt?q=She+ran.&r=He+ran.", "th .differs .other"),
         "search": ("/d/small/search?q=the", ".result mark"),
+        "all dictionaries": ("/search?q=war", ".result mark"),
         "compare": ("/compare?a=small&b=second", ".pair"),
         "notes": ("/d/small/notes", "main p"),
     }
