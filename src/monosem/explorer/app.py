@@ -220,6 +220,11 @@ def _model_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
         """A text through model and dictionary."""
         return await lanes.model.run(lambda: answer(site.subjects.prompt(site[name], question)))
 
+    @app.get("/api/d/{name}/f/{latent}/logits", response_model=shapes.Histogram)
+    async def logits(name: str, latent: int) -> Response:
+        """The vocabulary by what one unit of this feature adds to each logit, relative to the mean."""
+        return await lanes.model.run(lambda: answer(site.subjects.logits(site[name], latent)))
+
     @app.get("/api/d/{name}/context", response_model=shapes.Context)
     async def context(name: str, text: str, context: Many, latent: Many) -> Response:
         """The whole context around an example."""

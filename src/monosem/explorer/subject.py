@@ -20,6 +20,7 @@ from monosem.errors import ConfigError, DataError, MismatchError, MonosemError
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.shapes import (
     Context,
+    Histogram,
     ModelState,
     Prompt,
     PromptFeature,
@@ -38,6 +39,7 @@ LIKELIEST = 10
 LARGEST_TEXT = 2**28
 """Bytes of a text file that a wider context is read from: it is tokenised up to there."""
 ROWS_AT_ONCE = 64
+LOGIT_BINS = 60
 T = TypeVar("T")
 
 
@@ -139,6 +141,15 @@ class Subjects:
     def prompt(self, dictionary: Dictionary, question: Question) -> Prompt:
         """The answer to a prompt."""
         return self.ask(dictionary, lambda sae, model: _prompt(dictionary, sae, model, question))
+
+    def logits(self, dictionary: Dictionary, latent: int) -> Histogram:
+        """The vocabulary by a latent's logit weights, relative to their mean.
+
+        Raises:
+            Unavailable: the model has no output embeddings, or the SAE writes another width.
+        """
+        dictionary.check(latent)
+        return self.ask(dictionary, lambda sae, model: _logits(dictionary, sae, model, latent))
 
     def context(self, dictionary: Dictionary, text: str, context: int, latent: int) -> Context:
         """A whole context of a text that was harvested, with a latent's activations.
@@ -316,6 +327,15 @@ def _target(vocabulary: Vocabulary, model: SubjectModel, text: str | None) -> As
     if not text:
         return Asked(None, None, [])
     return find_target(vocabulary, text, model.tokens(text, prepend_bos=False)[0].tolist())
+
+
+def _logits(dictionary: Dictionary, sae: SAE, model: SubjectModel, latent: int) -> Histogram:
+    try:
+        weights = logit_weights(sae, model, [latent])[0].float().cpu().numpy()[dictionary.store.vocabulary.known]
+    except ConfigError as error:
+        raise Unavailable(str(error)) from error
+    counts, edges = np.histogram(weights - weights.mean(), LOGIT_BINS)
+    return Histogram(edges=edges.tolist(), counts=counts.tolist())
 
 
 def _effects(sae: SAE, model: SubjectModel, latents: Sequence[int], token: int) -> list[Any]:

@@ -148,10 +148,12 @@ export class FileSource implements Source {
     return (await this.feature(name, latent)).matches ?? []
   }
 
-  async python(name: string, latent: number): Promise<string> {
-    const { path } = await this.dictionary(name)
-    return `import monosem as ms\n\nstore = ms.FeatureStore(${JSON.stringify(path)})\nfeature = store[${latent}]`
+  logits(): Promise<{ edges: number[]; counts: number[] }> {
+    return Promise.reject(this.absent('The logit histogram'))
   }
+
+  python = null
+  html = null
 
   previews(name: string, latents: number[]): Promise<t.Preview[]> {
     return Promise.all(

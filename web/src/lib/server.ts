@@ -41,9 +41,13 @@ export class ServerSource implements Source {
     return json(`${this.base(name)}/f/${latent}/matches`)
   }
 
-  async python(name: string, latent: number): Promise<string> {
-    return (await json<{ code: string }>(`${this.base(name)}/f/${latent}/python`)).code
+  logits(name: string, latent: number): Promise<{ edges: number[]; counts: number[] }> {
+    return json(`${this.base(name)}/f/${latent}/logits`)
   }
+
+  python = async (name: string, latent: number): Promise<string> => (await json<{ code: string }>(`${this.base(name)}/f/${latent}/python`)).code
+
+  html = (name: string, latent: number): string => `${this.base(name)}/f/${latent}/html`
 
   previews(name: string, latents: number[], words = ''): Promise<t.Preview[]> {
     const query = `latents=${latents}${words ? `&words=${encodeURIComponent(words)}` : ''}`

@@ -11,7 +11,12 @@ export interface Source {
   map(name: string): Promise<t.FeatureMap>
   feature(name: string, latent: number): Promise<t.Feature>
   matches(name: string, latent: number): Promise<t.Match[]>
-  python(name: string, latent: number): Promise<string>
+  /** Tokens of the vocabulary by the feature's logit weight. */
+  logits(name: string, latent: number): Promise<{ edges: number[]; counts: number[] }>
+  /** Python that opens it; null where there is nothing that Python could open. */
+  python: ((name: string, latent: number) => Promise<string>) | null
+  /** Address of the feature as one HTML file; null where nobody makes it. */
+  html: ((name: string, latent: number) => string) | null
   /** With words: their passages before others; a static export has the strongest alone. */
   previews(name: string, latents: number[], words?: string): Promise<t.Preview[]>
   context(name: string, example: t.Example, latent: number): Promise<t.Context>

@@ -228,7 +228,11 @@ export interface Feature {
   promoted: TokenWeight[]
   suppressed: TokenWeight[]
   logits: { mean: number; deviation: number; skew: number; kurtosis: number } | null
-  firing_tokens: { token: number; text: string; share: number; recall: number }[]
+  /** low and high: 95 % interval of the share, itself where it was counted. */
+  firing_tokens: { token: number; text: string; share: number; recall: number; low?: number; high?: number }[]
+  /** Whether they were counted on all tokens, or else estimated. */
+  counted?: boolean
+  counted_tokens?: number
   neighbours: Other[]
   cofiring: Other[]
   top: Example[]
