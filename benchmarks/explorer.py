@@ -29,6 +29,9 @@ from monosem.features import FeatureStore
 from monosem.features.files import StoreWriter
 
 PROMPT = {"text": "The old king went down to the river, and when he had come to the water he said", "top": 32}
+WORDS = ("river", "Germany", "war", "more", "not", "king", "London", "water", "the%20river", "because", "1990", "know")
+ANSWERS = 2_000
+"""In thirty seconds."""
 LOAD_ONLY = "import monosem as ms; m = ms.load_model('bundled'); m('warm'); print(open('/proc/self/status').read())"
 
 
@@ -134,23 +137,23 @@ def prompts(client: Client, name: str) -> None:
 
 
 def at_once(client: Client, near: str, far: str, n: int, readers: int, seconds: float) -> None:
-    """Each reader opens features, pages of both tables and searches, one after the other."""
-    stop, answers, errors = time.monotonic() + seconds, [0] * readers, list[str]()
+    """Each reader opens features, pages of both tables and, one time in ten, a search, one after the other."""
+    stop, errors = time.monotonic() + seconds, list[str]()
+    spent: list[list[float]] = [[] for _ in range(readers)]
 
     def read(reader: int) -> None:
         own, rng = client.again(), np.random.default_rng(reader)
         while time.monotonic() < stop:
             latent = int(rng.integers(n))
+            features = [f"/api/d/{near}/f/{(latent + i) % n}" for i in range(6)]
             paths = [
-                f"/api/d/{near}/f/{latent}",
-                f"/api/d/{near}/f/{(latent + 1) % n}",
-                f"/api/d/{near}/features?sort=-max&limit=50&offset={latent}",
+                *features,
+                *(f"/api/d/{near}/features?sort=-max&limit=50&offset={latent + i}" for i in range(2)),
                 f"/api/d/{far}/features?range=rate,0.001,0.01&sort=-max&limit=50",
-                f"/api/d/{near}/search?q=river&kind=token",
+                f"/api/d/{near}/search?q={WORDS[int(rng.integers(len(WORDS)))]}",
             ]
             try:
-                own.get(paths[int(rng.integers(len(paths)))])
-                answers[reader] += 1
+                spent[reader].append(own.milliseconds(paths[int(rng.integers(len(paths)))]))
             except (OSError, HTTPException, ValueError, RuntimeError) as error:
                 errors.append(repr(error))
                 own = client.again()
@@ -160,8 +163,11 @@ def at_once(client: Client, near: str, far: str, n: int, readers: int, seconds: 
         thread.start()
     for thread in threads:
         thread.join()
-    served = sum(answers)
-    show(f"errors, {readers} readers for {seconds:.0f} s ({served / seconds:.0f}/s)", f"{len(errors)}", len(errors), 0)
+    every = [milliseconds for of_reader in spent for milliseconds in of_reader]
+    slow, each = float(np.quantile(every, 0.99)) / 1000, seconds / len(every)
+    show(f"errors, {readers} readers for {seconds:.0f} s", f"{len(errors)}", len(errors), 0)
+    show("seconds for each answer", f"{each:.4f} ({len(every):,})", each, 30 / ANSWERS)
+    show("seconds of the slowest answer in a hundred", f"{slow:.2f}", slow, 1)
     for error in errors[:3]:
         print(f"    {error}")
 

@@ -220,6 +220,12 @@ def client(run_folder: Path, second: Second, page: Page) -> Iterator[Client]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def client_at() -> Callable[[int], Client]:
+    """Asks the server at a port of this machine."""
+    return lambda port: Client("127.0.0.1", port)
+
+
 @pytest.fixture
 def serve(page: Page) -> Callable[..., Any]:
     """Other servers, started by a with statement."""

@@ -44,7 +44,8 @@ def test_numbers_are_those_of_the_column(kind: pa.DataType) -> None:
     missing = float("nan") if pa.types.is_floating(kind) else 0
     expected = [missing if v is None else v for v in gaps.to_pylist()]
     np.testing.assert_array_equal(numbers(gaps), expected)
-    assert len(numbers(pa.chunked_array([], kind))) == 0
+    none = numbers(pa.chunked_array([], kind))
+    assert (len(none), none.dtype) == (0, numbers(column).dtype)
 
 
 def test_a_feature_is_read_without_pandas(made: Made) -> None:

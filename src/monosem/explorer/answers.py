@@ -49,7 +49,12 @@ def _short(value: Any) -> Any:
 
 def answer(value: Any, status: int = 200) -> Response:
     """A JSON response."""
-    return Response(to_json(value), status, {"cache-control": "no-store"}, "application/json")
+    return answer_json(to_json(value), status)
+
+
+def answer_json(body: bytes | None, status: int = 200) -> Response:
+    """A response of ready JSON."""
+    return Response(body, status, {"cache-control": "no-store"}, "application/json")
 
 
 def problem(status: int, words: str) -> Response:

@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 
 from monosem.errors import MonosemError
 from monosem.explorer import shapes
-from monosem.explorer.answers import answer, of_error, problem
+from monosem.explorer.answers import answer, answer_json, of_error, problem, to_json
 from monosem.explorer.card import features_json, previews, python_code
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
+from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.page import NOT_BUILT, Page
 from monosem.explorer.search import falls_back, search, search_as_text, search_everywhere, warm
@@ -65,7 +66,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
         names: host names, beside localhost and addresses in numbers, under which the server may be called.
         page: the built page; the package's own if not given.
     """
-    site, lanes = Site(dictionaries), Lanes()
+    site, lanes, kept = Site(dictionaries), Lanes(), Kept()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -86,9 +87,9 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
     for kind in (RequestValidationError, HTTPException, MonosemError, IndexError, Exception):
         app.add_exception_handler(kind, of_error)
     app.state.site = site
-    _read_routes(app, site)
-    _table_routes(app, site, lanes)
-    _long_routes(app, site, lanes)
+    _read_routes(app, site, lanes, kept)
+    _table_routes(app, site, lanes, kept)
+    _long_routes(app, site, lanes, kept)
     _model_routes(app, site, lanes)
     _note_routes(app, site)
     _page_routes(app, page or Page())
@@ -96,7 +97,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
     return app
 
 
-def _read_routes(app: FastAPI, site: Site) -> None:
+def _read_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:
     get = app.get
 
     @get("/api/dictionaries", response_model=shapes.Site)
@@ -105,14 +106,16 @@ def _read_routes(app: FastAPI, site: Site) -> None:
         return answer(site.overview())
 
     @get("/api/d/{name}", response_model=shapes.Dictionary)
-    def dictionary(name: str) -> Response:
+    async def dictionary(name: str) -> Response:
         """What a dictionary is, its figures, its firing rates."""
-        return answer(site.dictionary(name))
+        lane = lanes.quick if site.has_read(name) else lanes.long
+        return await lane.run(lambda: answer(site.dictionary(name)))
 
     @get("/api/d/{name}/f/{latent}", response_model=shapes.Feature)
     def feature(name: str, latent: int) -> Response:
         """Everything on one feature's page."""
-        return answer(features_json(site[name], [latent])[0])
+        dictionary = site[name]
+        return answer_json(kept.get(dictionary, ("f", latent), lambda: to_json(features_json(dictionary, [latent])[0])))
 
     @get("/api/d/{name}/f/{latent}/python", response_model=shapes.Code)
     def python(name: str, latent: int) -> Response:
@@ -138,7 +141,7 @@ def _read_routes(app: FastAPI, site: Site) -> None:
         )
 
 
-def _table_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
+def _table_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:
     @app.get("/api/d/{name}/features", response_model=shapes.Page)
     async def table(
         name: str,
@@ -148,7 +151,15 @@ def _table_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
         offset: Many = 0,
     ) -> Response:
         """A page of the table, filtered and sorted."""
-        return await lanes.of(given).run(lambda: answer(page_of(site[name], given, sort, limit, offset)))
+        dictionary = site[name]
+
+        def read() -> bytes:
+            return to_json(page_of(dictionary, given, sort, limit, offset))
+
+        if given.asked:
+            return answer_json(await lanes.asked.run(read))
+        question = ("features", repr(given), sort, limit, offset)
+        return answer_json(await lanes.quick.run(lambda: kept.get(dictionary, question, read)))
 
     @app.get("/api/d/{name}/histogram", response_model=shapes.ColumnHistogram)
     async def histogram(
@@ -162,7 +173,7 @@ def _table_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
         return await lanes.of(given).run(lambda: answer(histogram_of(site[name], given, column, bins, log)))
 
 
-def _long_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
+def _long_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:
     get = app.get
 
     @get("/api/d/{name}/search", response_model=shapes.Found)
@@ -175,11 +186,21 @@ def _long_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
     ) -> Response:
         """Features by word, token, passages, notes, activating text or similarity."""
         dictionary, lane = site[name], lanes.model if kind == "text" else lanes.long
-        found = await lane.run(lambda: search(dictionary, site.subjects, q, kind, limit, offset))
-        if falls_back(dictionary, found):
+        nothing: list[shapes.Found] = []
+
+        def look() -> bytes | None:
+            found = search(dictionary, site.subjects, q, kind, limit, offset)
+            if not falls_back(dictionary, found):
+                return to_json(found)
+            nothing.append(found)
+            return None
+
+        body = await lane.run(lambda: kept.get(dictionary, ("search", q, kind, limit, offset), look))
+        if body is None:
+            body = to_json(nothing[0])
             with suppress(MonosemError):  # it cannot be read: nothing was found all the same
-                found = await lanes.model.run(lambda: search_as_text(dictionary, site.subjects, q, limit))
-        return answer(found)
+                body = await lanes.model.run(lambda: to_json(search_as_text(dictionary, site.subjects, q, limit)))
+        return answer_json(body)
 
     @get("/api/search", response_model=shapes.FoundEverywhere)
     async def find_everywhere(q: Words, kind: str = "all", limit: Annotated[int, Query(ge=1, le=200)] = 12) -> Response:
@@ -190,18 +211,18 @@ def _long_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
     @get("/api/d/{name}/map", response_model=shapes.Map)
     async def points(name: str) -> Response:
         """Features as points."""
-        return await lanes.long.run(lambda: answer(site.geometry.map(site[name])))
+        return await lanes.map.run(lambda: answer(site.geometry.map(site[name])))
 
     @get("/api/d/{name}/f/{latent}/matches", response_model=list[shapes.Match])
     async def matches(name: str, latent: int) -> Response:
         """Its best match in every other dictionary of the same width."""
-        return await lanes.long.run(lambda: answer(site.geometry.matches(site[name], latent)))
+        return await lanes.beside.run(lambda: answer(site.geometry.matches(site[name], latent)))
 
     @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
     async def hovers(name: str, latents: str, words: Words = "") -> Response:
         """Names and three passages of up to 100 features, the strongest or those that hold some words."""
         numbers = [int(n) for n in latents.split(",")[:MOST_PREVIEWS] if n.strip().isascii() and n.strip().isdigit()]
-        return await lanes.long.run(lambda: answer(previews(site[name], numbers, words)))
+        return await lanes.beside.run(lambda: answer(previews(site[name], numbers, words)))
 
 
 def _model_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:

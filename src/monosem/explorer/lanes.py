@@ -47,8 +47,12 @@ class Lanes:
     def __init__(self) -> None:
         self.quick = Lane()
         """Pages of a table, features, notes: milliseconds."""
+        self.beside = Lane(2)
+        """What stands beside a feature and on hover: matches, passages of others."""
         self.long = Lane(2)
-        """Searches, maps, matches: up to seconds."""
+        """Searches, and the first look at a whole store: up to seconds."""
+        self.map = Lane(1)
+        """Layouts of maps: many seconds."""
         self.asked = Lane(2)
         """Conditions in SQL; another process does the work."""
         self.model = Lane(4)

@@ -25,6 +25,8 @@ from monosem.explorer.names import LOOPBACK, own_names, reached_at
 from monosem.explorer.page import Page
 
 PORT = 8321
+SWITCH = 0.001
+"""Seconds for which Python stays with a thread while others wait: a feature, which gives way often, waits for each."""
 GRACE = 1
 """Seconds that answers have to end once the server stops ..."""
 LAST = 1.6
@@ -53,6 +55,7 @@ def serve(
         FileError: a store is missing, damaged or of another version.
         ConfigError: the port is taken or the host is not one of this machine.
     """
+    sys.setswitchinterval(SWITCH)
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what it no longer needs
     app = make_app(open_dictionaries(paths), own_names(host, allowed), Page())
     with listen(host, port) as listening:

@@ -49,6 +49,10 @@ class Site:
         missing = self.dictionaries.missing if isinstance(self.dictionaries, Dictionaries) else []
         return shapes.Site(monosem_version=version("monosem"), static=False, dictionaries=summaries, missing=missing)
 
+    def has_read(self, name: str) -> bool:
+        """Whether what is said of a dictionary is known without reading all of its store."""
+        return name in self._of_stores
+
     def dictionary(self, name: str) -> shapes.Dictionary:
         """Everything on a dictionary's first page."""
         dictionary = self[name]

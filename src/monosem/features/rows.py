@@ -73,7 +73,7 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     `to_numpy` would do, but imports pandas where that is installed: 60 MiB.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return np.concatenate([_numbers(chunk) for chunk in chunks] or [np.zeros(0)])
+    return np.concatenate([_numbers(chunk) for chunk in chunks] or [np.zeros(0, column.type.to_pandas_dtype())])
 
 
 def _numbers(array: pa.Array) -> np.ndarray:

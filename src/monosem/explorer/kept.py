@@ -1,0 +1,43 @@
+"""Answers that are given again: a store does not change while it is served, but the notes on it do."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from monosem.explorer.dictionary import Dictionary
+
+MOST_BYTES = 32 * 2**20
+
+
+class Kept:
+    """The answers given last, as JSON, each as long as the notes are those it was made with."""
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most, self._size = most, 0
+        self._answers: OrderedDict[Hashable, tuple[Any, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, dictionary: Dictionary, question: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
+        """The answer to a question on a dictionary; made if it is not known. None is not kept."""
+        key, notes = (dictionary.name, question), dictionary.notes.all()
+        with self._lock:
+            made_with, answer = self._answers.get(key, (None, None))
+            if answer is not None and made_with is notes:
+                self._answers.move_to_end(key)
+                return answer
+        answer = make()
+        if answer is not None:
+            self._keep(key, notes, answer)
+        return answer
+
+    def _keep(self, key: Hashable, notes: Any, answer: bytes) -> None:
+        with self._lock:
+            _, before = self._answers.pop(key, (None, b""))
+            self._answers[key] = (notes, answer)
+            self._size += len(answer) - len(before)
+            while self._size > self._most and self._answers:
+                _, (_, oldest) = self._answers.popitem(last=False)
+                self._size -= len(oldest)
