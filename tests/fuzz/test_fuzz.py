@@ -171,6 +171,9 @@ def store(folder: Path) -> None:
         str(feature)
     opened.table("count > 1", sort="-rate").to_pylist()
     opened.search(words="river")
+    opened.search(token="the")
+    for firing in opened.words.find("the") if opened.words is not None else ():
+        opened.words.shown(firing)
     opened.notable(5)
     opened.sql("select count(*) from passages, examples")
     for dictionary in open_dictionaries([folder / "features"]).values():

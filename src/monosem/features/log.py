@@ -117,15 +117,22 @@ class FiringLog:
         self._parts = [part.taken(part.keys < self.limit) for part in self._parts]
         self.take(other.kept())
 
-    def load(self, part: Logged, limit: int) -> None:
+    def load(self, part: Logged, limit: int, n_latents: int, vocabulary_size: int) -> None:
         """Hold what was saved.
 
         Raises:
-            ValueError: lengths do not agree.
+            ValueError: its columns do not fit one another, or the sizes given.
         """
-        sums = (part.n_tokens.sum(), part.n_tokens.sum(), part.n_firings.sum(), part.n_firings.sum())
-        if [len(column) for column in part[:4]] != [len(part.keys)] * 4 or [len(c) for c in part[4:]] != [*sums]:
-            raise ValueError("the log's columns do not agree")
+        kinds, sums = self._parts[0], [int(part.n_tokens.sum())] * 2 + [int(part.n_firings.sum())] * 2
+        fits = all(column.ndim == 1 and column.dtype == kind.dtype for column, kind in zip(part, kinds, strict=True))
+        fits = fits and [len(c) for c in part] == [len(part.keys)] * 4 + sums
+        fits = fits and not any((column < 0).any() for column in (part.n_tokens, part.n_firings))
+        fits = fits and int(np.where(part.read, part.fired, 0).sum()) == sums[-1]
+        fits = (
+            fits and int(part.latents.max(initial=0)) < n_latents and int(part.tokens.max(initial=0)) < vocabulary_size
+        )
+        if not fits:
+            raise ValueError("its log of firings is damaged")
         self._parts, self._waiting, self.limit = [part], len(part.latents), np.uint64(limit)
 
     def kept(self) -> Logged:

@@ -348,7 +348,7 @@ class Harvest:
             harvest.windows.add(file.get_tensor("windows.key"), columns)
             harvest.windows.kept()
             logged = Logged(*(file.get_tensor(f"log.{name}") for name in Logged._fields))
-            harvest.log.load(logged, about.log_limit)
+            harvest.log.load(logged, about.log_limit, about.n_latents, about.vocabulary_size)
             harvest.n_tokens = about.n_tokens
             harvest.spans = [Span(*span) for span in about.spans]
         return harvest

@@ -70,11 +70,25 @@ class WordTable:
         logged = store.tables.run("select logged from details order by latent")
         self._rates, self._maxima = numbers(facts.column("rate")), numbers(facts.column("max"))
         self._logged = numbers(logged.column("logged"))
-        latents, n_contexts = self._columns["latent"], len(self._token_ends) - 1
-        if len(latents) and not (latents.min() >= 0 and latents.max() < store.n_latents):
-            raise ValueError("its table word_features names latents that are none")
-        if len(latents) and not (self._columns["context"].min() >= 0 and self._columns["context"].max() < n_contexts):
-            raise ValueError("its table word_features names contexts that are none")
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ValueError: its tables do not fit one another."""
+
+        def within(values: np.ndarray, stop: int) -> bool:
+            return not len(values) or bool(values.min() >= 0 and values.max() < stop)
+
+        columns, sizes = self._columns, np.diff(self._shade_ends)
+        fits = within(columns["latent"], self._store.n_latents) and within(columns["word"], len(self._texts))
+        fits = fits and within(columns["context"], len(self._token_ends) - 1)
+        fits = fits and within(self._tokens, len(self._store.vocabulary)) and len(sizes) == len(columns["word"])
+        if fits and len(sizes):
+            room = np.diff(self._token_ends)[columns["context"]]
+            fits = bool((columns["first"] >= 0).all() and (columns["first"] + sizes <= room).all())
+            fits = fits and bool((columns["peak"] >= 0).all() and (columns["peak"] < sizes).all())
+            fits = fits and bool((self._occurrences[columns["word"]] > 0).all())
+        if not fits or {len(self._logged), len(self._rates)} != {self._store.n_latents}:
+            raise ValueError("its tables of words do not fit one another")
 
     def occurrences(self, word: str) -> int:
         """How often a word stands in what was counted."""
