@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from monosem.explorer.page import Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
 TEXT = "The old king went down to the river, and then he slept."
@@ -76,13 +82,31 @@ def test_a_text_of_one_s_own_is_shaded_by_the_feature(look: Look, site: Any, fea
         visit.sees(".own [role=status]")
 
 
-def test_a_store_without_its_model_says_why_no_text_can_be_tried(
-    look: Look, serve: Any, run_folder: Any, tmp_path: Any
+def test_a_name_s_piece_is_underlined_and_no_name_is_a_number(
+    look: Look, serve: Any, run_folder: Path, tmp_path: Path
 ) -> None:
-    import shutil
+    shutil.copytree(run_folder / "features", tmp_path / "named")
+    (file,) = (tmp_path / "named/features").glob("*.parquet")
+    table = pq.read_table(file)
+    for column, first in (("name", ["naïve Lut·her", None]), ("name_piece", [[10, 13], None])):
+        values = pa.array([*first, *table[column].to_pylist()[2:]], table.schema.field(column).type)
+        table = table.set_column(table.schema.get_field_index(column), table.schema.field(column), values)
+    pq.write_table(table, file)
+    index = json.loads((tmp_path / "named/index.json").read_text())
+    index["tables"]["features"]["parts"][0]["bytes"] = file.stat().st_size
+    (tmp_path / "named/index.json").write_text(json.dumps(index))
+    with serve(tmp_path / "named", page=Page()) as client, look(client.base) as visit:
+        visit.open("/d/named/f/0")
+        assert visit.sees("h1 u").inner_text() == "her"
+        visit.open("/d/named?latents=0,1&sort=latent")
+        visit.sees_total(2)
+        assert visit.page.locator("td.name").all_inner_texts() == ["naïve Lut·her", "f/1"]
+        assert visit.page.locator("td.name u").all_inner_texts() == ["her"]
 
-    from monosem.explorer.page import Page
 
+def test_a_store_without_its_model_says_why_no_text_can_be_tried(
+    look: Look, serve: Any, run_folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(run_folder / "features", tmp_path / "alone")
     with serve(tmp_path / "alone", page=Page()) as client, look(client.base) as visit:
         visit.open("/d/alone/f/3")
@@ -144,7 +168,7 @@ def test_a_passage_widens_in_its_place(look: Look, site: Any, path: str) -> None
 
 
 def test_a_feature_is_taken_along_as_link_data_code_and_file(
-    look: Look, site: Any, feature: Any, path: str, tmp_path: Any
+    look: Look, site: Any, feature: Any, path: str, tmp_path: Path
 ) -> None:
     with look(site.base, permissions=["clipboard-read", "clipboard-write"]) as visit:
         page = visit.page
