@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from monosem.explorer import export_site, open_dictionaries
 from monosem.explorer.page import Page
 
 Look = Callable[..., Any]
@@ -187,6 +188,29 @@ def test_ten_highest_kurtosis_by_sql(visit: Any, client: Any) -> None:
     visit.sees("tr[data-index] .name")
     visit.expect(page.get_by_label("SQL condition")).to_have_value("rate > 0")
     assert numbers(visit) == [row["latent"] for row in wanted]
+
+
+def test_share_a_feature_and_a_site(visit: Any, look: Look, run: Path, tmp_path: Path) -> None:
+    page = visit.page
+    visit.open("/d/tasks/f/9")
+    visit.sees(".passage")
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="copy link").click()
+    visit.sees("[role=status]", "link copied")
+    assert page.evaluate("navigator.clipboard.readText()") == f"{visit.base}/d/tasks/f/9"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="HTML").click()
+    file = tmp_path / "feature.html"
+    download.value.save_as(file)
+    with look(file.as_uri()) as other:
+        other.open("")
+        other.sees("h1", "feature 9")
+    site = export_site(open_dictionaries([run]), tmp_path / "site")
+    with look((site / "index.html").as_uri()) as other:  # a double click
+        other.open("#/d/tasks/f/9")
+        other.sees(".passage")
+        other.page.keyboard.press("o")
+        other.sees("tr[data-index] .name")
 
 
 def test_keyboard_alone(visit: Any, client: Any) -> None:
