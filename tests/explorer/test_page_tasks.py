@@ -77,7 +77,7 @@ def test_what_fires_on_germany(visit: Any, client: Any) -> None:
     # The small dictionary has no feature for it: its passages are found, and one click away is what fires on it.
     search(visit, "Germany")
     visit.sees("h2", "in its passages")
-    assert "Germany" in visit.page.locator(".result .line").first.inner_text()
+    visit.expect(visit.page.locator(".result .line").first).to_contain_text("Germany", timeout=60_000)
     visit.page.get_by_role("link", name="Which features fire on this text?").click()
     visit.stands_at("kind=text")
     best = client.get(f"{API}/search", q="Germany", kind="text")["results"][0]
@@ -230,6 +230,7 @@ def test_keyboard_alone(visit: Any, client: Any) -> None:
     visit.sees("dialog h1")
     press("Escape")
     press("p")
+    visit.expect(visit.page.get_by_label("text", exact=True)).to_be_focused()
     visit.page.keyboard.type("The river")
     press("Enter")
     visit.sees("tbody .name a")
