@@ -58,7 +58,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
         "figures",
     }
     assert {path.name for path in (small_run / "sae").iterdir()} == {"cfg.json", "sae.safetensors"}
-    tables = {"features", "details", "examples", "passages", "vocabulary"}
+    tables = {"features", "details", "examples", "passages", "vocabulary", "contexts", "words", "word_features"}
     assert {path.name for path in (small_run / "features").iterdir()} == {"index.json", *tables}
     assert {path.name for path in (small_run / "figures").iterdir()} == {"loss.png", "firing_rates.png", "l0.png"}
     for figure in (small_run / "figures").iterdir():
