@@ -226,6 +226,12 @@ def client_at() -> Callable[[int], Client]:
     return lambda port: Client("127.0.0.1", port)
 
 
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Any]:
+    """`running`, for modules with servers of their own."""
+    return running
+
+
 @pytest.fixture
 def serve(page: Page) -> Callable[..., Any]:
     """Other servers, started by a with statement."""

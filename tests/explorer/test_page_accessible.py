@@ -78,11 +78,9 @@ requestAnimationFrame(look)
 
 
 @pytest.fixture(scope="module")
-def base(run_folder: Path, second: Any, browser: Any) -> Iterator[str]:
+def base(run_folder: Path, second: Any, browser: Any, start: Any) -> Iterator[str]:
     """The built page on two dictionaries; its model is loaded."""
-    from conftest import running
-
-    with running([run_folder, second.folder / "features"], Page()) as client:
+    with start([run_folder, second.folder / "features"], Page()) as client:
         client.get("/api/compare", a="small", b="second")
         yield client.base
 

@@ -30,11 +30,9 @@ def run(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(run: Path, browser: Any) -> Iterator[Any]:
+def client(run: Path, browser: Any, start: Any) -> Iterator[Any]:
     """A server of this run."""
-    from conftest import running
-
-    with running([run], Page()) as found:
+    with start([run], Page()) as found:
         yield found
 
 
