@@ -230,18 +230,20 @@ def _cover(latent, here, tokens, words, rest, text, sums, found):
         token, of_token = _most(tokens, rest, sums)
         word, of_word = _most(kinds, shares, sums)
         best, column, number, share = max(of_word, of_token), -1, token, of_token
-        for j in range(text.affix.shape[1]):
-            its_share = _most(text.affix[kinds, j], shares, sums)[1]
-            if LETTERS[j] > 1 or its_share >= LETTER:
-                best = max(best, its_share)
+        n_columns = text.affix.shape[1]
+        affixes, of_affixes = np.full(n_columns, -1), np.zeros(n_columns)
+        for j in range(n_columns):
+            affixes[j], of_affixes[j] = _most(text.affix[kinds, j], shares, sums)
+            if LETTERS[j] == 1 and of_affixes[j] < LETTER:
+                of_affixes[j] = 0
+            best = max(best, of_affixes[j])
         if best < EACH:
             break
         kind = TOKEN
         most_letters = text.letters[token] if of_token >= NEARLY * best else -1
-        for j in range(text.affix.shape[1]):
-            of_column, its_share = _most(text.affix[kinds, j], shares, sums)
-            if (LETTERS[j] > 1 or its_share >= LETTER) and its_share >= NEARLY * best and LETTERS[j] > most_letters:
-                kind, column, number, share, most_letters = AFFIX, j, of_column, its_share, LETTERS[j]
+        for j in range(n_columns):
+            if of_affixes[j] >= NEARLY * best and LETTERS[j] > most_letters:
+                kind, column, number, share, most_letters = AFFIX, j, affixes[j], of_affixes[j], LETTERS[j]
         if of_word >= NEARLY * best:
             kind, number, share = WORD, word, of_word
         found.kinds[latent, i], found.numbers[latent, i], found.shares[latent, i] = kind, number, share
