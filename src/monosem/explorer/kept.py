@@ -9,7 +9,7 @@ from typing import Any
 
 from monosem.explorer.dictionary import Dictionary
 
-MOST_BYTES = 32 * 2**20
+MOST_BYTES = 8 * 2**20
 
 
 class Kept:
