@@ -50,8 +50,14 @@ def search(visit: Any, words: str) -> None:
     visit.page.keyboard.press("/")
     visit.page.keyboard.type(words)
     visit.page.keyboard.press("Enter")
+    settled(visit, f"/search.*q={words}")
+
+
+def settled(visit: Any, address: str) -> None:
+    """Wait until the results are those of the address."""
+    visit.stands_at(address)
     visit.sees(".result")
-    visit.stands_at("/search")
+    visit.expect(visit.page.locator("main .stale")).to_have_count(0, timeout=60_000)
 
 
 def numbers(visit: Any) -> list[int]:
@@ -77,16 +83,17 @@ def test_what_fires_on_germany(visit: Any, client: Any) -> None:
     visit.sees("h2", "in its passages")
     visit.expect(visit.page.locator(".result .line").first).to_contain_text("Germany", timeout=60_000)
     visit.page.get_by_role("link", name="Which features fire on this text?").click()
-    visit.stands_at("kind=text")
+    settled(visit, "kind=text")
     best = client.get(f"{API}/search", q="Germany", kind="text")["results"][0]
     visit.sees(f".result a[href$='/f/{best['latent']}']")
+    visit.sees(".result .why", "fires most on")
     peak = best["passage"]["texts"][best["passage"]["peak"]].strip()
     assert f"fires most on «{peak}»" in visit.page.locator(".result").first.inner_text().replace("« ", "«")
 
     # Of a word that it has one for, the evidence is told.
     search(visit, "war")
     word = client.get(f"{API}/search", q="war")["results"][0]["word"]
-    shown = visit.sees(".result .why").first.inner_text()
+    shown = visit.sees(".result .why", "«war»").first.inner_text()
     assert f"fires on {word['fires']} of {word['occurrences']} «war», at {word['strength']:.3g}" in shown
     assert f"{100 * word['share']:.3g} % of its firings" in shown
 
@@ -138,7 +145,7 @@ def test_features_that_promote_not(visit: Any, client: Any) -> None:
     wanted = client.get(f"{API}/search", q="not", kind="promotes", limit=200)["results"]
     group = visit.page.locator("section").filter(has=visit.page.get_by_role("heading", name="promotes"))
     group.get_by_role("link", name="all").click()
-    visit.stands_at("kind=promotes")
+    settled(visit, "kind=promotes")
     visit.sees(f".result a[href$='/f/{wanted[0]['latent']}']")
     assert numbers(visit) == [row["latent"] for row in wanted]
 
@@ -150,7 +157,7 @@ def test_features_that_promote_not(visit: Any, client: Any) -> None:
     visit.page.keyboard.press("Enter")
     visit.sees(".pages", f"1 – 50 of {total}")
     visit.page.get_by_role("button", name="next →").click()
-    visit.stands_at("offset=50$")
+    settled(visit, "offset=50$")
     visit.sees(".pages", f"51 – 100 of {total}")
     rest = client.get(f"{API}/search", q="the", kind="words", offset=50)["results"]
     visit.sees(f"[data-result='0'] a[href$='/f/{rest[0]['latent']}']")
