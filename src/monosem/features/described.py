@@ -20,6 +20,8 @@ CLEAR = 0.5
 """Share of the weight of its strong firings that a name must hold for."""
 EACH, MOST = 0.06, 3
 """Share that each of several descriptions must have, and how many there are at most."""
+ENOUGH = 4
+"""Strong firings for every description."""
 LETTER = 0.2
 """Share from which a single letter says something."""
 NEARLY = 0.8
@@ -225,7 +227,7 @@ def _describe_one(latent, at, values, text, sums, found):
 @njit(cache=True)
 def _cover(latent, here, tokens, words, rest, text, sums, found):
     """What holds for most of the weight, then for most of the rest."""
-    for i in range(MOST):
+    for i in range(min(MOST, len(here) // ENOUGH)):
         kinds, shares = _summed(words, rest, sums)
         token, of_token = _most(tokens, rest, sums)
         word, of_word = _most(kinds, shares, sums)
