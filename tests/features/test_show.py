@@ -166,7 +166,8 @@ def test_effects_are_printed_with_their_weights(shown: list[Feature]) -> None:
 
 def test_a_feature_by_itself_prints_its_ranges_and_neighbours(shown: list[Feature]) -> None:
     text = repr(shown[3])
-    assert text.startswith(f"latent 3  {visible(shown[3].title)}  fires on") or shown[3].name is None
+    name = f"{visible(shown[3].name)}  " if shown[3].name is not None else ""
+    assert text.startswith(f"latent 3  {name}fires on")
     assert "of firings" in text
     assert f"nearest: {shown[3].neighbours[0].latent} (" in text
     assert all(len(line) <= 110 for line in text.splitlines())

@@ -157,19 +157,21 @@ def test_tokens_it_fires_on_are_counted(made: Made) -> None:
 
 
 def test_where_not_all_firings_fit_the_log_tokens_have_intervals(made: Made, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"log_firings": 4000})
+    settings = SETTINGS.model_copy(update={"log_firings": 8000})
     store = ms.harvest(made.sae, tmp_path, made.model, tokens=TOKENS, settings=settings, progress=False)
     assert 0 < store.counted_tokens < store.n_tokens / 2
     inside = tried = 0
     for feature in store.features(range(1, LATENTS)):
         on = made.dense[..., feature.latent] > 0
         firing = Counter(made.tokens[on].tolist())
-        for token in feature.firing_tokens[:1]:
-            truth = firing[token.token] / int(on.sum())
+        for token in feature.firing_tokens:
             assert token.low <= token.share <= token.high
-            tried, inside = tried + 1, inside + (token.low <= truth <= token.high)
-    assert tried > LATENTS / 2
-    assert inside >= 0.8 * tried
+        if on.sum() >= 30:  # of a handful of firings, the first is the one that happens to look commonest
+            first = feature.firing_tokens[0]
+            truth = firing[first.token] / int(on.sum())
+            tried, inside = tried + 1, inside + (first.low <= truth <= first.high)
+    assert tried >= 20
+    assert inside >= 0.9 * tried
 
 
 def test_cofiring_is_exact_while_all_tokens_are_in_the_sample(made: Made, tmp_path: Path) -> None:

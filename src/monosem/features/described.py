@@ -49,8 +49,7 @@ class ByLatent(NamedTuple):
         """Sort them."""
         first = np.zeros(n_latents + 1, np.int64)
         np.cumsum(np.bincount(logged.latents, minlength=n_latents), out=first[1:])
-        fired = np.where(logged.read, logged.fired, 0)
-        return ByLatent(first, *_by_latent(fired, logged.latents, as_floats(logged.values), first))
+        return ByLatent(first, *_by_latent(logged.offsets, logged.latents, as_floats(logged.values), first))
 
     @property
     def counts(self) -> np.ndarray:
@@ -59,16 +58,14 @@ class ByLatent(NamedTuple):
 
 
 @njit(cache=True)
-def _by_latent(fired, latents, values, first):
+def _by_latent(offsets, latents, values, first):
     free = first[:-1].copy()
     at, sorted_values = np.empty(len(latents), np.int32), np.empty(len(latents), np.float32)
-    e = 0
-    for token in range(len(fired)):
-        for _ in range(fired[token]):
+    for token in range(len(offsets) - 1):
+        for e in range(offsets[token], offsets[token + 1]):
             to = free[latents[e]]
             free[latents[e]] += 1
             at[to], sorted_values[to] = token, values[e]
-            e += 1
     return at, sorted_values
 
 

@@ -21,15 +21,13 @@ from monosem.features.state import Harvest
 from monosem.features.streaming import BINS_AN_OCTAVE, LOWEST_EXPONENT, N_BINS
 from monosem.features.tables import (
     Sources,
-    contexts_table,
     details_table,
     examples_tables,
     features_table,
     text_names,
     vocabulary_table,
-    word_features_table,
-    words_table,
 )
+from monosem.features.text_tables import contexts_table, word_features_table, words_table
 from monosem.features.vocabulary import Vocabulary
 from monosem.files import as_json, fits, read_json, reading, replacing, write_json
 from monosem.models import ModelSet, SubjectModel

@@ -39,6 +39,11 @@ class Logged(NamedTuple):
         """(tokens,) whether the SAE reads it."""
         return self.fired != UNREAD
 
+    @property
+    def offsets(self) -> np.ndarray:
+        """(tokens + 1,) where the firings of each token begin."""
+        return np.concatenate([[0], np.cumsum(np.where(self.read, self.fired, 0), dtype=np.int64)])
+
     def taken(self, which: np.ndarray) -> Logged:
         """The contexts of a mask, in their order."""
         tokens, firings = np.repeat(which, self.n_tokens), np.repeat(which, self.n_firings)
@@ -47,13 +52,13 @@ class Logged(NamedTuple):
 
 
 class FiringLog:
-    """The contexts of smallest key, as many as have no more firings than it holds; at least one.
+    """The contexts of smallest key, as many as have no more tokens and firings than it holds; at least one.
 
     What is kept does not depend on the order in which contexts come, nor on what was merged.
     """
 
     def __init__(self, capacity: int, token_type: np.dtype, latent_type: np.dtype) -> None:
-        """Begin, with room for so many firings."""
+        """Begin, with room for so many tokens and firings."""
         self.capacity = capacity
         self.limit = np.uint64(2**64 - 1)
         """Only smaller keys can still come in."""
@@ -107,7 +112,7 @@ class FiringLog:
     def take(self, part: Logged) -> None:
         """Take in contexts that another log holds."""
         self._parts.append(part.taken(part.keys < self.limit))
-        self._waiting += len(self._parts[-1].latents)
+        self._waiting += _size(self._parts[-1])
         if self._waiting > self.capacity + self.capacity // 4:
             self._sort_out()
 
@@ -127,13 +132,13 @@ class FiringLog:
         fits = all(column.ndim == 1 and column.dtype == kind.dtype for column, kind in zip(part, kinds, strict=True))
         fits = fits and [len(c) for c in part] == [len(part.keys)] * 4 + sums
         fits = fits and not any((column < 0).any() for column in (part.n_tokens, part.n_firings))
-        fits = fits and int(np.where(part.read, part.fired, 0).sum()) == sums[-1]
+        fits = fits and int(part.offsets[-1]) == sums[-1]
         fits = (
             fits and int(part.latents.max(initial=0)) < n_latents and int(part.tokens.max(initial=0)) < vocabulary_size
         )
         if not fits:
             raise ValueError("its log of firings is damaged")
-        self._parts, self._waiting, self.limit = [part], len(part.latents), np.uint64(limit)
+        self._parts, self._waiting, self.limit = [part], _size(part), np.uint64(limit)
 
     def kept(self) -> Logged:
         """What is in it, ordered by place."""
@@ -145,21 +150,20 @@ class FiringLog:
             self._parts = [found]
         return found
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return sum(column.nbytes for part in self._parts for column in part)
-
     def _sort_out(self) -> None:
         keys = np.concatenate([part.keys for part in self._parts])
         order = np.argsort(keys)
-        sizes = np.cumsum(np.concatenate([part.n_firings for part in self._parts])[order])
+        sizes = np.cumsum(np.concatenate([part.n_tokens + part.n_firings for part in self._parts])[order])
         n = max(1, int(np.searchsorted(sizes, self.capacity, side="right")))
         if n < len(keys):
             self.limit = keys[order[n]]
             self._parts = [part.taken(part.keys < self.limit) for part in self._parts]
         self._parts = [Logged(*(np.concatenate(columns) for columns in zip(*self._parts, strict=True)))]
-        self._waiting = len(self._parts[0].latents)
+        self._waiting = _size(self._parts[0])
+
+
+def _size(part: Logged) -> int:
+    return len(part.tokens) + len(part.latents)
 
 
 def _ordered(found: Logged, order: np.ndarray) -> Logged:

@@ -52,8 +52,8 @@ class HarvestSettings(BaseModel):
     silent_windows: int = Field(default=256, ge=1)
     """Random windows from which all latents' silent ones are taken."""
     log_firings: int = Field(default=2**24, ge=1)
-    """Firings in the log of firings, each of 4 bytes (6 from 65,537 latents on): of all contexts while they fit, else
-    of random ones. From it the tokens and words on which latents fire are counted."""
+    """Tokens and firings in the log of firings, a firing of 4 bytes (6 from 65,537 latents on): of all contexts while
+    they fit, else of random ones. From it the tokens and words on which latents fire are counted."""
     cofiring_rows: int | None = Field(default=None, ge=1)
     """Random tokens of the log on which co-firing is measured; 8 per latent if not given."""
     listed: int = Field(default=8, ge=1)
@@ -360,8 +360,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 def _folded(content: np.ndarray) -> np.ndarray:
     """Hashes in 32 bits: within a list of some dozen, two texts are not taken for one."""
-    mixed = content.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(32)).astype(np.int64)
+    return (streaming.hashes(0, np.zeros(len(content), np.int64), content) >> np.uint64(32)).astype(np.int64)
 
 
 def text_number(text: str) -> int:

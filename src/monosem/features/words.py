@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from monosem.features.log import Logged, as_floats
+from monosem.features.streaming import hashes
 from monosem.features.vocabulary import Vocabulary
 
 LONGEST = 64
@@ -49,7 +50,7 @@ class Words(NamedTuple):
         begins[np.cumsum(logged.n_tokens)[:-1]] = True
         starts = np.flatnonzero(begins)
         within = np.arange(len(tokens)) - starts[np.cumsum(begins) - 1]
-        keys = np.add.reduceat(_mixed((within * len(vocabulary) + tokens).astype(np.uint64)), starts)
+        keys = np.add.reduceat(hashes(0, within, tokens), starts)
         _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
         ends = np.append(starts[1:], len(tokens))
         kinds = [_text(vocabulary, tokens[starts[i] : ends[i]]) for i in first.tolist()]
@@ -62,21 +63,9 @@ class Words(NamedTuple):
         for text, of, times in zip(kinds, number, seen.tolist(), strict=True):
             if of >= 0:
                 spellings[of][text] += times
-        spelled = [spelling.most_common(1)[0][0] for spelling in spellings]
+        spelled = [min(spelling, key=lambda text: (-spelling[text], text)) for spelling in spellings]
         occurrences = np.bincount(word[word >= 0], minlength=len(numbers))
         return Words(list(numbers), spelled, occurrences, np.append(starts, len(tokens)), word)
-
-    @property
-    def of_tokens(self) -> np.ndarray:
-        """(tokens,) the word that each token of the log is of; -1: none."""
-        return np.repeat(self.word, np.diff(self.starts))
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _text(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
@@ -147,15 +136,14 @@ def of_words(logged: Logged, words: Words, rates: np.ndarray, maxima: np.ndarray
     chosen = np.flatnonzero(words.occurrences >= FEWEST)
     order = np.argsort(words.word, kind="stable")
     first = np.searchsorted(words.word[order], np.arange(len(words.texts) + 1))
-    offsets = np.concatenate([[0], np.cumsum(np.where(logged.read, logged.fired, 0), dtype=np.int64)])
     shape = (len(chosen), LISTED)
     found = OfWords(
         chosen, np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32),
         np.zeros(shape, np.int32), np.full(shape, -1, np.int64),
     )  # fmt: skip
     values = as_floats(logged.values)
-    # Long words' lists stand beside short ones: every chunk has some of each.
-    _count_words(order, first, words.starts, offsets, logged.latents, values, rates, np.maximum(maxima, 1e-30), found)
+    maxima = np.maximum(maxima, 1e-30)
+    _count_words(order, first, words.starts, logged.offsets, logged.latents, values, rates, maxima, found)
     return found
 
 
@@ -215,9 +203,8 @@ def windows_of(logged: Logged, tokens: np.ndarray, latents: np.ndarray) -> tuple
     first = np.maximum((ends - logged.n_tokens)[context], tokens - BEFORE)
     stop = np.minimum(ends[context], tokens + AFTER + 1)
     into = np.concatenate([[0], np.cumsum(stop - first)])
-    firings = np.concatenate([[0], np.cumsum(np.where(logged.read, logged.fired, 0), dtype=np.int64)])
     activations = np.zeros(into[-1], np.float32)
-    _fill_windows(first, stop, into, firings, logged.latents, as_floats(logged.values), latents, activations)
+    _fill_windows(first, stop, into, logged.offsets, logged.latents, as_floats(logged.values), latents, activations)
     return first, activations, into
 
 
