@@ -377,14 +377,14 @@ class FeatureStore:
         return self.tables.ask(query, values)
 
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
-        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on one word.
+        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on what they are named by.
 
         They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
         fire on few patches, by clarity; of ready vectors those that fire on few rows.
 
         Args:
             n: how many.
-            whole_words: only latents that are named by at least three letters.
+            whole_words: only latents that are named by whole words, the first of three letters at least.
         """
         if self.pictures is not None:
             return search_images.notable(self, n)

@@ -24,7 +24,7 @@ export const HEADS: Record<string, string> = {
 }
 
 export const SCORES: Record<string, string> = {
-  named: 'clarity: how far its strongest passages agree',
+  named: 'clarity: of its strong firings, the share that its name holds for',
   'fires on': 'reliability × strength there',
   'fires on token': 'share of its firings that are there',
   promotes: 'logit weight, in tens of deviations',

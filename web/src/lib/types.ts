@@ -110,7 +110,7 @@ export interface Named {
 }
 
 export interface Row extends Named {
-  /** How far its strongest passages agree, 0 to 1. */
+  /** Of its strong firings, by weight, the share that its name holds for; 0 without a name. */
   clarity: number | null
   count: number
   mean: number | null
