@@ -377,7 +377,7 @@ class FeatureStore:
         return self.tables.ask(query, values)
 
     def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
-        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on what they are named by.
+        """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on what names them.
 
         They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
         fire on few patches, by clarity; of ready vectors those that fire on few rows.
