@@ -243,8 +243,9 @@ def _cover(latent, here, tokens, words, rest, text, sums, found):
         for j in range(n_columns):
             if of_affixes[j] >= NEARLY * best and LETTERS[j] > most_letters:
                 kind, column, number, share, most_letters = AFFIX, j, affixes[j], of_affixes[j], LETTERS[j]
-        if of_word >= NEARLY * best:
-            kind, number, share = WORD, word, of_word
+        few = np.sort(shares)[::-1][:MOST]
+        if of_word >= min(CLEAR, NEARLY * best) or few[few >= EACH].sum() >= NEARLY * best:
+            kind, number, share = WORD, word, of_word  # words say more than the letters that some of them share
         found.kinds[latent, i], found.numbers[latent, i], found.shares[latent, i] = kind, number, share
         for e in range(len(here)):
             if kind == WORD:
