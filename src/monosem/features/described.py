@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numba import njit, prange
 
 from monosem.features.log import Logged, as_floats
@@ -80,20 +82,33 @@ def firing_tokens(firings: ByLatent, tokens: np.ndarray, size: int, m: int) -> t
     return found, counts
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def _commonest(first, at, tokens, size, found, counts):
-    sums = np.zeros(size)
-    for latent in range(len(found)):
-        ids = tokens[at[first[latent] : first[latent + 1]]]
-        kinds, times = _summed(ids, np.ones(len(ids)), sums)
-        best = np.argsort(-times, kind="mergesort")[: found.shape[1]]
-        for i in range(len(best)):
-            found[latent, i], counts[latent, i] = kinds[best[i]], times[best[i]]
+    for chunk in prange(CHUNKS):
+        times = np.zeros(size, np.int64)
+        for latent in range(chunk, len(found), CHUNKS):
+            ids = tokens[at[first[latent] : first[latent + 1]]]
+            for token in ids:
+                times[token] += 1
+            for token in ids:  # each is taken in once, and its count then forgotten
+                _insert(token, times[token], found[latent], counts[latent])
+                times[token] = 0
+
+
+@njit(cache=True)
+def _insert(token, times, found, counts):
+    """Into a list that is sorted by counts, then by tokens, and keeps its length."""
+    i = len(found)
+    while i > 0 and times > 0 and (times > counts[i - 1] or (times == counts[i - 1] and token < found[i - 1])):
+        i -= 1
+        if i + 1 < len(found):
+            found[i + 1], counts[i + 1] = found[i], counts[i]
+        found[i], counts[i] = token, times
 
 
 @njit(cache=True)
 def _summed(ids, weights, sums):
-    """Each id that is not negative once, ascending, and the sum of its weights; `sums` is all zeros, and left so."""
+    """Each id that is not negative once, as they come, and the sum of its weights; `sums` is all zeros, and left so."""
     touched, n = np.empty(len(ids), np.int64), 0
     for i in range(len(ids)):
         if ids[i] >= 0 and weights[i] > 0:
@@ -101,7 +116,7 @@ def _summed(ids, weights, sums):
                 touched[n] = ids[i]
                 n += 1
             sums[ids[i]] += weights[i]
-    kinds = np.sort(touched[:n])
+    kinds = touched[:n]
     found = sums[kinds]
     sums[kinds] = 0
     return kinds, found
@@ -181,16 +196,23 @@ class Text(NamedTuple):
 
 def _affixes(words: Words) -> tuple[list[str], np.ndarray]:
     """What beginnings, endings and kinds of words are called; and (words, lengths + 1) the number of each, or -1."""
-    numbers: dict[str, int] = {}
-    found = np.full((len(words.texts), len(STARTS) + len(ENDS) + 1), -1, np.int64)
-    for i, (text, spelled) in enumerate(zip(words.texts, words.spelled, strict=True)):
-        parts: list[str | None] = [None] * (len(STARTS) + len(ENDS))
-        if text.isalnum():
-            parts = [f"{text[:n]}\u2026" if len(text) > n else None for n in STARTS]
-            parts += [f"\u2026{text[-n:]}" if len(text) > n else None for n in ENDS]
-        parts.append("numbers" if text.isdigit() else "CAPITALS" if len(text) > 1 and spelled.isupper() else None)
-        found[i] = [-1 if part is None else numbers.setdefault(part, len(numbers)) for part in parts]
-    return list(numbers), found
+    texts, spelled = (pa.array(column, pa.string()) for column in (words.texts, words.spelled))
+    plain, length = pc.utf8_is_alnum(texts), pc.utf8_length(texts)
+
+    def where(condition: Any, named: Any) -> Any:
+        return pc.if_else(condition, named, None)
+
+    columns: list[Any] = []
+    for n in (*STARTS, *ENDS):
+        begins = len(columns) < len(STARTS)
+        part = pc.utf8_slice_codeunits(texts, 0, n) if begins else pc.utf8_slice_codeunits(texts, -n)
+        named = pc.binary_join_element_wise(*((part, "\u2026") if begins else ("\u2026", part)), "")
+        columns.append(where(pc.and_(plain, pc.greater(length, n)), named))
+    capitals = where(pc.and_(pc.utf8_is_upper(spelled), pc.greater(length, 1)), "CAPITALS")
+    columns.append(pc.if_else(pc.utf8_is_digit(texts), "numbers", capitals))
+    named = pa.concat_arrays([column.cast(pa.string()) for column in columns]).dictionary_encode()
+    numbers = named.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return named.dictionary.to_pylist(), numbers.reshape(len(columns), -1).T.copy()
 
 
 @njit(cache=True, parallel=True)
@@ -243,7 +265,7 @@ def _cover(latent, here, tokens, words, rest, text, sums, found):
         for j in range(n_columns):
             if of_affixes[j] >= NEARLY * best and LETTERS[j] > most_letters:
                 kind, column, number, share, most_letters = AFFIX, j, affixes[j], of_affixes[j], LETTERS[j]
-        few = np.sort(shares)[::-1][:MOST]
+        few = _largest(shares, MOST)
         if of_word >= min(CLEAR, NEARLY * best) or few[few >= EACH].sum() >= NEARLY * best:
             kind, number, share = WORD, word, of_word  # words say more than the letters that some of them share
         found.kinds[latent, i], found.numbers[latent, i], found.shares[latent, i] = kind, number, share
@@ -264,13 +286,30 @@ def _cover(latent, here, tokens, words, rest, text, sums, found):
 
 
 @njit(cache=True)
+def _largest(values, n):
+    """The n largest, in no order; zeros where there are fewer."""
+    found = np.zeros(n)
+    for value in values:
+        least = np.argmin(found)
+        found[least] = max(found[least], value)
+    return found
+
+
+@njit(cache=True)
 def _most(ids, weights, sums):
-    """The id with most weight, -1 for none; and its weight."""
-    kinds, found = _summed(ids, weights, sums)
-    if not len(kinds):
-        return np.int64(-1), 0.0
-    best = np.argmax(found)
-    return kinds[best], found[best]
+    """The id with most weight, -1 for none, the smallest of several; and its weight. Negative ids do not count."""
+    for i in range(len(ids)):
+        if ids[i] >= 0:
+            sums[ids[i]] += weights[i]
+    best, most = np.int64(-1), 0.0
+    for i in range(len(ids)):
+        found = sums[ids[i]] if ids[i] >= 0 else 0.0
+        if found > most or (found == most and found > 0 and ids[i] < best):
+            best, most = ids[i], found
+    for i in range(len(ids)):
+        if ids[i] >= 0:
+            sums[ids[i]] = 0
+    return best, most
 
 
 class TextName(NamedTuple):

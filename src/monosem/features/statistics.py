@@ -167,8 +167,8 @@ def _effects(logits: Callable[[Tensor], Tensor], n: int, m: int, tokens: np.ndar
             weights = weights[:, torch.from_numpy(tokens).to(weights.device)]
         mean = weights.mean(-1, keepdim=True)
         weights = weights - mean
-        second = weights.square().mean(-1)
-        third, fourth = weights.pow(3).mean(-1), weights.pow(4).mean(-1)
+        squares = weights.square()
+        second, third, fourth = squares.mean(-1), (squares * weights).mean(-1), squares.square_().mean(-1)
         safe = second.clamp_min(1e-30)
         moments = torch.stack([mean[:, 0], second.sqrt(), third / safe**1.5, fourth / safe**2], 1)
         high, low = weights.topk(m), weights.topk(m, largest=False)

@@ -58,14 +58,17 @@ class Words(NamedTuple):
         number = [numbers.setdefault(text.lower(), len(numbers)) if text else -1 for text in kinds]
         word = np.array(number, np.int32)[kind.reshape(-1)]
         word[np.add.reduceat(logged.read.astype(np.int64), starts) == 0] = -1
-        spellings = [Counter[str]() for _ in numbers]
         seen = np.bincount(kind.reshape(-1)[word >= 0], minlength=len(kinds))
-        for text, of, times in zip(kinds, number, seen.tolist(), strict=True):
-            if of >= 0:
-                spellings[of][text] += times
-        spelled = [min(spelling, key=lambda text: (-spelling[text], text)) for spelling in spellings]
+        spellings = Counter[str]()
+        for text, times in zip(kinds, seen.tolist(), strict=True):
+            spellings[text] += times
+        spelled = dict.fromkeys(numbers, "")
+        for text, times in spellings.items():
+            best = spelled.get(text.lower())
+            if best is not None and (not best or (-times, text) < (-spellings[best], best)):
+                spelled[text.lower()] = text
         occurrences = np.bincount(word[word >= 0], minlength=len(numbers))
-        return Words(list(numbers), spelled, occurrences, np.append(starts, len(tokens)), word)
+        return Words(list(numbers), list(spelled.values()), occurrences, np.append(starts, len(tokens)), word)
 
 
 def _text(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
@@ -208,9 +211,9 @@ def windows_of(logged: Logged, tokens: np.ndarray, latents: np.ndarray) -> tuple
     return first, activations, into
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def _fill_windows(first, stop, into, firings, latents, values, wanted, activations):
-    for i in range(len(first)):
+    for i in prange(len(first)):
         for token in range(first[i], stop[i]):
             for e in range(firings[token], firings[token + 1]):
                 if latents[e] == wanted[i]:
