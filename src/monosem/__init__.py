@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
     from monosem.features import FeatureStore, harvest
+    from monosem.interop import catalogue
     from monosem.interventions import Splice
     from monosem.models import ModelSet, SubjectModel, load_model
     from monosem.runs import Run, RunConfig
@@ -65,6 +66,7 @@ _HOME = {
     "recovery": "evaluation",
     "FeatureStore": "features",
     "harvest": "features",
+    "catalogue": "interop",
     "Splice": "interventions",
     "ModelSet": "models",
     "SubjectModel": "models",
@@ -131,6 +133,7 @@ __all__ = [
     "TrainingConfig",
     "Transcoder",
     "activations",
+    "catalogue",
     "check",
     "convert",
     "evaluate",

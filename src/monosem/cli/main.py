@@ -17,6 +17,7 @@ from monosem.cli.eval import evaluate
 from monosem.cli.explore import explore
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
+from monosem.cli.saes import saes
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
 from monosem.errors import Interrupted, MonosemError
@@ -57,6 +58,7 @@ app.command()(harvest)
 app.command()(explore)
 app.command()(top)
 app.command()(info)
+app.command()(saes)
 
 
 def run() -> None:

@@ -1,0 +1,5 @@
+"""Dictionaries of other libraries: the catalogue of those that are published."""
+
+from monosem.interop.catalogue import Catalogue, PublishedSAE, catalogue, published
+
+__all__ = ["Catalogue", "PublishedSAE", "catalogue", "published"]
