@@ -31,6 +31,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "switch": ("switch", {"k": 2, "n_experts": 4}),
     "transcoder": ("transcoder", {"k": 3, "d_out": 5}),
     "skip_transcoder": ("skip_transcoder", {"k": 3, "d_out": 5}),
+    "jumprelu_skip_transcoder": ("jumprelu_skip_transcoder", {"d_out": 5}),
     "cross_layer_transcoder": ("cross_layer_transcoder", {"k": 3, "n_layers": 3, "d_out": 5}),
     "crosscoder": ("crosscoder", {"k": 3, "n_sources": 2}),
     "crosscoder, l1": ("crosscoder", {"n_sources": 2, "sparsity": "l1", "k": 3}),
@@ -135,6 +136,7 @@ REFUSED = (
         ("convert",),
         (
             *("topk", "switch", "transcoder", "skip_transcoder", "jumprelu", "jumprelu, d_out", "matching_pursuit"),
+            "jumprelu_skip_transcoder",
             *SEVERAL,
         ),
         TRANSFORMS,
@@ -158,7 +160,7 @@ REFUSED = (
     ),
     Refusal(
         ("pursue",),
-        ("skip_transcoder",),
+        ("skip_transcoder", "jumprelu_skip_transcoder"),
         TRANSFORMS,
         "takes its inputs",
         "its skip takes inputs of which a search knows nothing: use its encoder, or a transcoder",

@@ -41,7 +41,7 @@ class Cell:
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
             for parameter in (self.sae.get_parameter(name) for name in self.sae.unit_rows):
                 parameter.flatten(1).div_(parameter.flatten(1).norm(dim=1, keepdim=True))
-            if name == "jumprelu":
+            if name.startswith("jumprelu"):
                 self.sae.get_parameter("threshold").abs_()
         if isinstance(self.sae, BatchTopKSAE):
             self.sae.running_threshold.fill_(0.2)

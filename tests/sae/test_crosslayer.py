@@ -247,3 +247,46 @@ def test_what_cannot_be_is_refused() -> None:
         CrossLayerTranscoder(6, 40, n_layers=3)
     with pytest.raises(ConfigError, match="must divide"):
         CrossLayerTranscoder(6, 40, n_layers=0)
+
+
+def test_thresholds_of_their_own_and_a_skip_are_what_loops_make_of_them(make_sae: MakeSAE, assert_near: Near) -> None:
+    sae = transcoder(make_sae, own_thresholds=True, skip=True)
+    with torch.no_grad():
+        sae.own_threshold.abs_()
+    x = normal(40, L, D)
+    inputs, outputs = sae.transform(x), normal(40, L, OUT)
+    pre = pre_activations(sae, inputs)
+    codes = torch.where(pre > sae.own_threshold, pre, 0)
+    assert 0 < (codes > 0).sum() < (pre > 0).sum()
+    out = sae(x)
+    assert_near(out.codes.to_dense().detach(), codes.detach())
+    for layer in range(L):
+        outputs[:, layer] = reconstruct(sae, codes)[:, layer].detach() + inputs[:, layer] @ sae.W_skip[layer].T.detach()
+    assert_near(sae.target_transform(out.reconstruction).detach(), outputs)
+    without = sae.target_transform(sae.decode(out.codes)).detach()
+    assert_near(without, reconstruct(sae, codes).detach())
+
+
+@torch.no_grad()
+def test_with_them_it_folds_and_is_saved_to_the_same(make_sae: MakeSAE, assert_near: Near, tmp_path: Path) -> None:
+    sae, x = transcoder(make_sae, own_thresholds=True, skip=True), normal(40, L, D)
+    before = sae(x)
+    for norms in (False, True):
+        after = ms.fold(sae, norms=norms)(x)
+        assert_near(after.reconstruction, before.reconstruction)
+        assert torch.equal(after.codes.to_dense() > 0, before.codes.to_dense() > 0)
+    sae.save(tmp_path)
+    assert torch.equal(ms.load_sae(tmp_path)(x).reconstruction, before.reconstruction)
+
+
+def test_thresholds_of_their_own_are_not_trained_and_a_skip_is(make_sae: MakeSAE) -> None:
+    x, target = normal(30, L, D).flatten(1), normal(30, L, OUT, seed=2).flatten(1)
+    with pytest.raises(ConfigError, match="own_thresholds=False"):
+        transcoder(make_sae, own_thresholds=True).training_loss(x, target, TrainingContext())
+    sae = transcoder(make_sae, skip=True)
+    skip = torch.cat([x[:, layer * D : (layer + 1) * D] @ sae.W_skip[layer].T for layer in range(L)], 1)
+    found = sae.training_loss(x, target, TrainingContext()).loss
+    sae.skip = False
+    expected = sae.training_loss(x, target - skip, TrainingContext()).loss
+    assert torch.equal(found, expected)
+    assert all(one.abs().sum() > 0 for one in torch.autograd.grad(found, [sae.W_skip]))

@@ -19,7 +19,7 @@ from monosem.sae.surgery import fold, prune, unfold
 from monosem.sae.switch import SwitchSAE
 from monosem.sae.threshold import ThresholdSAE
 from monosem.sae.topk import TopKSAE
-from monosem.sae.transcoder import SkipTranscoder, Transcoder
+from monosem.sae.transcoder import JumpReLUSkipTranscoder, SkipTranscoder, Transcoder
 from monosem.sae.transform import InputTransform
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "InputFingerprint",
     "InputTransform",
     "JumpReLUSAE",
+    "JumpReLUSkipTranscoder",
     "MatchingPursuitSAE",
     "MatryoshkaSAE",
     "ProLUSAE",

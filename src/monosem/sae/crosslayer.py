@@ -18,6 +18,7 @@ from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.files import reading, regular_file
 from monosem.kernels import Selection
+from monosem.sae.base import TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.files import find_sae
 from monosem.sae.sources import SourceTransform
@@ -36,6 +37,9 @@ class CrossLayerTranscoder(BatchTopKSAE):
     n_layers - l, d_out): latents first, so that what a latent writes everywhere is one row, of norm 1 in all, and can
     be read alone from a file (`read_decoder_rows`).
 
+    With `own_thresholds` every latent has a limit of its own, as published sets have; such a one is for use, and not
+    trained on. With `skip`, W_skip_l t_l(x_l) is added to what is predicted of layer l.
+
     A cross-layer transcoder may explain by one short path what a model does in several steps: compare with transcoders
     of single layers before trusting a circuit's depth.
 
@@ -45,13 +49,24 @@ class CrossLayerTranscoder(BatchTopKSAE):
     architecture: ClassVar[str] = "cross_layer_transcoder"
     good_for: ClassVar[str] = "circuits through all layers of a model, in which a feature need not come up in each"
 
-    def __init__(self, d_in: int, n_latents: int, *, n_layers: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        *,
+        n_layers: int,
+        own_thresholds: bool = False,
+        skip: bool = False,
+        **settings: Any,
+    ) -> None:
         """Make an untrained cross-layer transcoder.
 
         Args:
             d_in: width of one layer's input.
             n_latents: size of the dictionary, all layers together.
             n_layers: how many layers it reads and predicts.
+            own_thresholds: every latent has a limit of its own, `own_threshold` (n_latents,), 0 to begin with.
+            skip: a linear path beside the latents, `W_skip` (n_layers, d_out, d_in), from zero.
             **settings: `d_out`, the width of one layer's output (d_in if not given), and those of `BatchTopKSAE`.
 
         Raises:
@@ -74,12 +89,18 @@ class CrossLayerTranscoder(BatchTopKSAE):
             rows = (rows / row_norms(rows)).unflatten(1, (-1, d_out)).to(device, dtype)
             self.register_parameter(f"W_dec_{layer}", nn.Parameter(rows))
         self.b_dec = nn.Parameter(torch.zeros(n_layers * d_out, dtype=dtype, device=device))
+        self.own_thresholds, self.skip = own_thresholds, skip
+        if own_thresholds:
+            self.own_threshold = nn.Parameter(torch.zeros_like(self.b_enc))
+        if skip:
+            self.W_skip = nn.Parameter(torch.zeros(n_layers, d_out, d_in, dtype=dtype, device=device))
         self.transform = SourceTransform(n_layers, d_in, kind, dtype, device)
         self.own_target_transform = SourceTransform(n_layers, d_out, kind, dtype, device)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "n_layers": self.n_layers}
+        own = {"n_layers": self.n_layers, "own_thresholds": self.own_thresholds, "skip": self.skip}
+        return {**super().settings, **own}
 
     @property
     def latents_per_layer(self) -> int:
@@ -115,6 +136,13 @@ class CrossLayerTranscoder(BatchTopKSAE):
             for later in range(self.n_layers - layer)
         ]
 
+    def other_readers(self) -> list[tuple[int, Tensor, Tensor]]:
+        biases = self.b_dec.unflatten(0, self.out_shape)
+        return [(layer, self.W_skip[layer], biases[layer]) for layer in range(self.n_layers if self.skip else 0)]
+
+    def other_writers(self) -> list[tuple[int, Tensor]]:
+        return [(layer, self.W_skip[layer].T) for layer in range(self.n_layers if self.skip else 0)]
+
     def _latents_of(self, layer: int) -> slice:
         return slice(layer * self.latents_per_layer, (layer + 1) * self.latents_per_layer)
 
@@ -136,7 +164,29 @@ class CrossLayerTranscoder(BatchTopKSAE):
         return kernels.by_group(above, self.by_layer(x), self.W_enc, self.b_enc, sizes)
 
     def select(self, x: Float[Tensor, "rows layers_d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
-        return self.candidates(x, self.threshold.clamp_min(0))
+        if not self.own_thresholds:
+            return self.candidates(x, self.threshold.clamp_min(0))
+        limits = iter(self.own_threshold.detach().clamp_min(0).unflatten(0, (self.n_layers, -1)))
+
+        def above(rows: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Selection]:
+            return kernels.above(rows, W, bias, next(limits))
+
+        return kernels.by_group(above, self.by_layer(x), self.W_enc, self.b_enc, [len(x)] * self.n_layers)
+
+    def training_loss(
+        self, x: Float[Tensor, "rows layers_d_in"], target: Float[Tensor, "rows layers_d_out"], context: TrainingContext
+    ) -> TrainingLoss:
+        if self.own_thresholds:
+            raise ConfigError(
+                "thresholds of their own are not trained in a cross-layer transcoder: make one with "
+                "own_thresholds=False, which BatchTopK trains"
+            )
+        return super().training_loss(x, target - self._skipped(x) if self.skip else target, context)
+
+    def _skipped(self, x: Float[Tensor, "rows layers_d_in"]) -> Float[Tensor, "rows layers_d_out"]:
+        """What the linear path makes of each layer's input."""
+        layers = x.unflatten(1, self.in_shape).transpose(0, 1)
+        return (layers @ self.W_skip.transpose(1, 2)).transpose(0, 1).flatten(1)
 
     def pre_activations(
         self, x: Float[Tensor, "rows layers_d_in"], values: Float[Tensor, " entries"], selection: Selection
@@ -187,9 +237,10 @@ class CrossLayerTranscoder(BatchTopKSAE):
         place = selection.indices.long() // self.latents_per_layer * rows + row
         order = torch.argsort(place, stable=True)
         offsets = F.pad(torch.bincount(place, minlength=self.n_layers * rows).cumsum(0), (1, 0))
-        return (
+        out = (
             self._written(activations[order], Selection(selection.indices[order], offsets, self.n_latents)) + self.b_dec
         )
+        return out + self._skipped(x) if self.skip and x is not None else out
 
     # Some latents as rows of the whole dictionary, in which they read one layer and write to some ---------------------
 

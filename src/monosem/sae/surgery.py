@@ -16,7 +16,10 @@ from monosem.sae.pursuit import MatchingPursuitSAE
 from monosem.sae.sources import SourceTransform
 from monosem.sae.transform import InputTransform
 
-KNOWN = {"W_enc", "W_dec", "W_skip", "W_router", "b_enc", "b_dec", "b_router", "threshold", "b_mag", "r_mag"}
+KNOWN = {
+    *("W_enc", "W_dec", "W_skip", "W_router"),
+    *("b_enc", "b_dec", "b_router", "b_mag", "r_mag", "threshold", "own_threshold"),
+}
 ALIKE = 1.001
 """Norms that differ by no more are one norm, and rounding."""
 
@@ -139,16 +142,16 @@ def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform
     for source, latents, rows in () if tied else new.encoders():
         shifts[latents] += rows.double() @ inputs[source].shift
         rows.copy_(inputs[source].readers(rows))
-    for weight, bias in new.other_readers():
+    for source, weight, bias in new.other_readers():
         if not sae.subtract_b_dec:
-            bias.add_((weight.double() @ inputs[0].shift).to(bias.dtype))
-        weight.copy_(inputs[0].readers(weight))
+            bias.add_((weight.double() @ inputs[source].shift).to(bias.dtype))
+        weight.copy_(inputs[source].readers(weight))
     if not sae.subtract_b_dec:
         new.add_to_pre_activations(shifts.to(sae.b_enc.dtype))
     for source, _, rows in () if tied else new.decoders():
         rows.copy_(outputs[source].directions(rows))
-    for rows in new.other_writers():
-        rows.copy_(outputs[0].directions(rows))
+    for source, rows in new.other_writers():
+        rows.copy_(outputs[source].directions(rows))
     for change, point in zip(outputs, new.b_dec.view(len(outputs), -1), strict=True):
         point.copy_(change.point(point))
     new.transform = _placed(transform, sae)

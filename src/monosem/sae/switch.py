@@ -73,8 +73,8 @@ class SwitchSAE(TopKSAE):
     def latents_per_expert(self) -> int:
         return self.n_latents // self.n_experts
 
-    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
-        return [(self.W_router, self.b_router)]
+    def other_readers(self) -> list[tuple[int, Tensor, Tensor]]:
+        return [(0, self.W_router, self.b_router)]
 
     def route(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows n_experts"]:
         """The probabilities of experts, for what `centred` returns."""

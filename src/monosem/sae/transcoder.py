@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.kernels import Selection
-from monosem.sae.base import TrainingContext, TrainingLoss
+from monosem.sae.base import SAE, TrainingContext, TrainingLoss
+from monosem.sae.jumprelu import JumpReLUSAE
 from monosem.sae.topk import TopKSAE
 
 
@@ -39,7 +40,33 @@ class Transcoder(TopKSAE):
         super().__init__(d_in, n_latents, d_out=d_in if d_out is None else d_out, **settings)
 
 
-class SkipTranscoder(Transcoder):
+class SkipPath(SAE):
+    """What transcoders share that have a linear path, W_skip (d_out, d_in) from zero, beside their latents."""
+
+    def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
+        d_out = settings.pop("d_out", None)
+        super().__init__(d_in, n_latents, d_out=d_in if d_out is None else d_out, **settings)
+        self.W_skip = nn.Parameter(torch.zeros(self.d_out, d_in, dtype=self.W_enc.dtype, device=self.W_enc.device))
+
+    def other_readers(self) -> list[tuple[int, Tensor, Tensor]]:
+        return [(0, self.W_skip, self.b_dec)]
+
+    def other_writers(self) -> list[tuple[int, Tensor]]:
+        return [(0, self.W_skip.T)]
+
+    def reconstruct(
+        self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
+    ) -> Float[Tensor, "rows d_out"]:
+        out = super().reconstruct(activations, selection, x)
+        return out if x is None else out + x @ self.W_skip.T
+
+    def training_loss(
+        self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
+    ) -> TrainingLoss:
+        return super().training_loss(x, target - x @ self.W_skip.T, context)
+
+
+class SkipTranscoder(SkipPath, Transcoder):
     """A transcoder with a linear path beside its latents, which are then free for what is not linear.
 
         reconstruction = u^-1(codes W_dec + W_skip t(x) + b_dec)
@@ -53,23 +80,17 @@ class SkipTranscoder(Transcoder):
     architecture: ClassVar[str] = "skip_transcoder"
     good_for: ClassVar[str] = "as transcoder, with lower loss: what is linear in a layer takes no latents"
 
-    def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
-        super().__init__(d_in, n_latents, **settings)
-        self.W_skip = nn.Parameter(torch.zeros(self.d_out, d_in, dtype=self.W_enc.dtype, device=self.W_enc.device))
 
-    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
-        return [(self.W_skip, self.b_dec)]
+class JumpReLUSkipTranscoder(SkipPath, JumpReLUSAE):
+    """A skip transcoder whose latents have thresholds of their own.
 
-    def other_writers(self) -> list[Tensor]:
-        return [self.W_skip.T]
+        codes          = z where z > threshold, else 0, with z = W_enc t(x) + b_enc
+        reconstruction = u^-1(codes W_dec + W_skip t(x) + b_dec)
 
-    def reconstruct(
-        self, activations: Float[Tensor, " entries"], selection: Selection, x: Float[Tensor, "rows d_in"] | None = None
-    ) -> Float[Tensor, "rows d_out"]:
-        out = super().reconstruct(activations, selection, x)
-        return out if x is None else out + x @ self.W_skip.T
+    Loss and parameters are those of `JumpReLUSAE`, the skip is that of `SkipTranscoder`.
 
-    def training_loss(
-        self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
-    ) -> TrainingLoss:
-        return super().training_loss(x, target - x @ self.W_skip.T, context)
+    Source: Gemma Scope 2 technical report, 2025 ("affine").
+    """
+
+    architecture: ClassVar[str] = "jumprelu_skip_transcoder"
+    good_for: ClassVar[str] = "as skip_transcoder, with a threshold per latent: no choice within a token"

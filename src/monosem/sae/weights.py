@@ -30,7 +30,7 @@ class Weights(nn.Module):
 
     latents_compete: ClassVar[bool] = False
     """Whether latents are on by the size of their codes beside those of others, in one unit."""
-    in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc", "threshold", "b_mag", "running_threshold")
+    in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc", "threshold", "own_threshold", "b_mag", "running_threshold")
     """Parameters and buffers that grow with a latent's codes."""
 
     W_enc: nn.Parameter
@@ -118,12 +118,12 @@ class Weights(nn.Module):
         """Views of decoder rows: to which source each writes, of which latents it is, and its rows (m, d_out)."""
         return [(0, slice(None), self.W_dec)]
 
-    def other_readers(self) -> list[tuple[Tensor, Tensor]]:
-        """What else reads transformed activations of one source: weights (m, d_in), and the biases (m,) beside them."""
+    def other_readers(self) -> list[tuple[int, Tensor, Tensor]]:
+        """What else reads transformed activations: which source, weights (m, d_in), and the biases (m,) beside them."""
         return []
 
-    def other_writers(self) -> list[Tensor]:
-        """What else writes transformed activations of one source: rows (m, d_out)."""
+    def other_writers(self) -> list[tuple[int, Tensor]]:
+        """What else writes transformed activations: to which source, and rows (m, d_out)."""
         return []
 
     def add_to_pre_activations(self, by: Float[Tensor, " n_latents"]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError, DataError, DivergenceError, MonosemError
-from monosem.sae import SAE, SkipTranscoder, TrainingContext, TrainingLoss
+from monosem.sae import SAE, TrainingContext, TrainingLoss
+from monosem.sae.transcoder import SkipPath
 from monosem.training.config import TrainingConfig
 from monosem.training.optimizer import Adam
 from monosem.training.resample import due, resample
@@ -232,7 +233,7 @@ class Trainer:
     def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
         sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
         wanted = goal - sae.b_dec
-        if isinstance(sae, SkipTranscoder):
+        if isinstance(sae, SkipPath):
             wanted = wanted - inputs @ sae.W_skip.T
         both = (sae.centred(inputs), wanted)
         norm = self.config.revival.new_norm(sae)
