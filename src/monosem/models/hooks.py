@@ -11,19 +11,9 @@ from typing import Literal
 from torch import nn
 
 from monosem.errors import HookError
+from monosem.hook_names import from_transformer_lens
 
 Side = Literal["input", "output"]
-
-TRANSFORMER_LENS = {
-    "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_resid_post": "resid_post",
-    "attn.hook_z": "attn_z",
-    "hook_attn_out": "attn_out",
-    "ln2.hook_normalized": "mlp_in",
-    "mlp.hook_post": "mlp_mid",
-    "hook_mlp_out": "mlp_out",
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoin
     Raises:
         HookError: the model has no such place; the message lists near names.
     """
-    canonical = _from_transformer_lens(name)
+    canonical = from_transformer_lens(name)
     if canonical in places:
         path, _, side = places[canonical].partition(":")
         return HookPoint(canonical, path, "input" if side == "input" else "output")
@@ -65,12 +55,3 @@ def _unknown(name: str, canonical: str, names: list[str], paths: list[str]) -> s
     layers = f" Layers are 0 to {last}." if layered else ""
     listing = f" Near: {', '.join(near)}." if near else f" Hook points: {', '.join((names or paths)[:12])}, ..."
     return f"the model has no hook point {name!r}.{layers}{listing}"
-
-
-def _from_transformer_lens(name: str) -> str:
-    if name == "ln_final.hook_normalized":  # hook_embed is no alias of ours: it has no positions yet
-        return "final_norm"
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if match and match[2] in TRANSFORMER_LENS:
-        return f"{TRANSFORMER_LENS[match[2]]}.{match[1]}"
-    return name
