@@ -120,6 +120,23 @@ def test_rare_but_clear_features(visit: Any, client: Any) -> None:
     assert numbers(visit)[:10] == [row["latent"] for row in wanted["rows"][:10]]
 
 
+def test_a_histogram_is_brushed_once_it_is_there(visit: Any) -> None:
+    label, waiting = "Histogram of features by rate", list[Any]()
+    visit.page.route("**/histogram?*", lambda route: waiting.append(route))
+    visit.page.reload()
+    box = visit.page.get_by_label(label).bounding_box()
+    visit.page.mouse.move(box["x"] + 9, box["y"] + 60)
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + 90, box["y"] + 60)
+    for route in waiting:
+        route.continue_()
+    visit.page.unroute("**/histogram?*")
+    visit.page.mouse.up()
+    visit.drag(label, 0.02, 0.4)
+    visit.stands_at("range=rate")
+    assert "undefined" not in visit.page.url
+
+
 def test_label_star_list_and_restart(look: Look, serve: Any, run: Path) -> None:
     with serve(run) as client, look(client.base) as visit:
         page = visit.page
