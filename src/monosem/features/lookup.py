@@ -23,7 +23,9 @@ class Searched(Protocol):
 
     index: dict[str, Any]
     n_latents: int
-    tables: Tables
+
+    @property
+    def tables(self) -> Tables: ...
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary: ...

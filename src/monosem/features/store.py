@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosem.errors import ConfigError
+from monosem.features import explanations as explained
 from monosem.features import search, search_images, search_rows
+from monosem.features.explanations import Explanations
 from monosem.features.feature import (
     Cofiring,
     Example,
@@ -102,12 +104,35 @@ class FeatureStore:
         self.path, self.index = read_index(path)
         self.n_latents: int = self.index["n_latents"]
         self.n_tokens: int = self.index["tokens"]
-        tables = self.index["tables"].items()
-        self.tables = Tables(self.path, {name: [part["file"] for part in table["parts"]] for name, table in tables})
         own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
+        self._tables = functools.lru_cache(1)(lambda files: _alive(own)._open_tables(files))
+        self._explained = functools.lru_cache(2)(lambda explainer, _: explained.read(_alive(own).path, explainer))
         self.passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         self._files = functools.lru_cache(FILES_KEPT)(LatentFile.open)
         self.word_index = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_words(part))
+
+    @property
+    def tables(self) -> Tables:
+        """Its tables, and that of the explanations beside them, as they are now."""
+        files = explained.files_of(self.path)
+        return self._tables(tuple(str(path.relative_to(self.path)) for path in files))
+
+    def _open_tables(self, explanations: tuple[str, ...]) -> Tables:
+        tables = {name: [part["file"] for part in about["parts"]] for name, about in self.index["tables"].items()}
+        return Tables(self.path, tables | ({"explanations": list(explanations)} if explanations else {}))
+
+    def explanations(self, explainer: str | None = None) -> Explanations:
+        """What latents mean, as an explainer said; none if nobody has explained them.
+
+        Args:
+            explainer: "rules", the name of a model, "person" ...; None: of every latent the best of all, which is what
+                a person wrote or else what has the highest score.
+
+        Raises:
+            FileError: a file of them is damaged.
+        """
+        facts = [(str(path), path.stat()) for path in explained.files_of(self.path)]
+        return self._explained(explainer, tuple((name, fact.st_mtime_ns, fact.st_size) for name, fact in facts))
 
     def __len__(self) -> int:
         return self.n_latents
@@ -367,7 +392,7 @@ class FeatureStore:
         return search.as_table(search.by_passages(self, words or "")[:limit])
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
-        """One query on the tables `features`, `details`, `examples`, `passages`, `vocabulary` (DuckDB's SQL).
+        """One query on the tables `features`, `details`, `examples`, `passages`, `vocabulary`, `explanations` (DuckDB's SQL).
 
         It is parsed before it is run: nothing can be written and no other file read. `?` in it stand for `values`.
 
