@@ -1,4 +1,4 @@
-"""Explanations: what latents mean, each in a line, with its scores; a file of each explainer beside a store's tables."""
+"""Explanations: what latents mean, each in a line, with scores; a file of each explainer beside a store's tables."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def files_of(store: Path) -> list[Path]:
 
 
 def read(store: Path, explainer: str | None) -> Explanations:
-    """Those of one explainer; or of every latent, group and side the best of all (a person's, or else of highest score).
+    """Those of one explainer; or of every latent, group and side the best: a person's, or else of highest score.
 
     Raises:
         FileError: a file is damaged.

@@ -392,7 +392,7 @@ class FeatureStore:
         return search.as_table(search.by_passages(self, words or "")[:limit])
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
-        """One query on the tables `features`, `details`, `examples`, `passages`, `vocabulary`, `explanations` (DuckDB's SQL).
+        """One query (DuckDB's SQL) on `features`, `details`, `examples`, `passages`, `vocabulary`, `explanations`.
 
         It is parsed before it is run: nothing can be written and no other file read. `?` in it stand for `values`.
 
