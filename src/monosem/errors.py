@@ -35,3 +35,7 @@ class DivergenceError(MonosemError):
 
 class MismatchError(MonosemError):
     """An SAE and a model (or activations) do not belong together."""
+
+
+class JudgeError(MonosemError):
+    """A judge is not there, refuses, costs too much or answers nonsense; what it has answered is kept."""
