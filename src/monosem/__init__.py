@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
+    from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue
     from monosem.interventions import Splice
@@ -65,6 +66,11 @@ _HOME = {
     "check": "activations",
     "evaluate": "evaluation",
     "recovery": "evaluation",
+    "Judge": "explain",
+    "LocalJudge": "explain",
+    "Similarity": "explain",
+    "Surprisal": "explain",
+    "score": "explain",
     "FeatureStore": "features",
     "harvest": "features",
     "catalogue": "interop",
@@ -115,8 +121,10 @@ __all__ = [
     "FeatureStore",
     "GatedSAE",
     "InputTransform",
+    "Judge",
     "JumpReLUSAE",
     "JumpReLUSkipTranscoder",
+    "LocalJudge",
     "MatchingPursuitSAE",
     "MatryoshkaSAE",
     "ModelSet",
@@ -126,10 +134,12 @@ __all__ = [
     "ReLUSAE",
     "Run",
     "RunConfig",
+    "Similarity",
     "SkipTranscoder",
     "SparseCodes",
     "Splice",
     "SubjectModel",
+    "Surprisal",
     "SwitchSAE",
     "TopKSAE",
     "Trainer",
@@ -151,6 +161,7 @@ __all__ = [
     "prune_activations",
     "pursue",
     "recovery",
+    "score",
     "train",
     "train_together",
     "unfold",

@@ -1,4 +1,4 @@
-"""Cases: an explanation and the windows on which it is tested, of every level of activation and without any it was made from."""
+"""Cases: an explanation and the windows that test it, of every level of activation and none that it was made from."""
 
 from __future__ import annotations
 

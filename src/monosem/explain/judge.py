@@ -70,9 +70,9 @@ class Spent:
 class Judge:
     """A model that explains and judges, behind an endpoint: vLLM, llama.cpp, Ollama, or a hosted one.
 
-    Every reply is kept on disk under a hash of all that was sent (model, words, settings): what was answered once is not
-    asked again, whatever kills the run. The same model under another address counts as the same; another one under the
-    same name would not be noticed. Needs the extra `judge`.
+    Every reply is kept on disk under a hash of all that was sent (model, words, settings): what was answered once is
+    not asked again, whatever kills the run. The same model under another address counts as the same; another one under
+    the same name would not be noticed. Needs the extra `judge`.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class Judge:
         Args:
             model: its name there.
             base_url: such as "http://localhost:8000/v1"; if not given, that of OpenAI.
-            api_key: if not given, MONOSEM_JUDGE_KEY or OPENAI_API_KEY of the environment; a server on this machine needs
-                none. It is written nowhere.
+            api_key: if not given, MONOSEM_JUDGE_KEY or OPENAI_API_KEY of the environment; a server on this machine
+                needs none. It is written nowhere.
             prices: of a million tokens in and of a million out, in whatever currency.
             max_price: nothing is asked that could cost more than this in all, over the life of this object.
             parallel: requests under way at once.
@@ -136,7 +136,6 @@ class Judge:
         self._pause = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
-        self._client: Any = None
 
     @property
     def name(self) -> str:
@@ -217,10 +216,10 @@ class Judge:
             )
 
     def _ask_all(self, ask: dict[str, Question], found: dict[str, Reply], troubles: dict[str, str]) -> None:
-        self._opened()
+        client = self._client()
         in_a_row, pool = 0, ThreadPoolExecutor(self.parallel, "judge")
         try:
-            futures = {pool.submit(self._ask, key, question): key for key, question in ask.items()}
+            futures = {pool.submit(self._ask, client, key, question): key for key, question in ask.items()}
             with doing(f"asking {self.model}", len(ask), unit="questions") as stage:
                 for future in as_completed(futures):
                     key, reply = futures[future], future.result()
@@ -234,6 +233,7 @@ class Judge:
                         raise JudgeError(self._kept_so_far(reply, len(ask) - len(troubles), len(ask)))
         finally:
             pool.shutdown(cancel_futures=True)
+            client.close()
 
     def _kept_so_far(self, what: str, done: int, n: int) -> str:
         return (
@@ -241,7 +241,7 @@ class Judge:
             f"kept, {done:,} of {n:,} at most: when it is there again, the same command goes on"
         )
 
-    def _ask(self, key: str, question: Question) -> Reply | str:
+    def _ask(self, client: Any, key: str, question: Question) -> Reply | str:
         """The reply, which is kept at once, or what went wrong with this question.
 
         Raises:
@@ -249,7 +249,6 @@ class Judge:
         """
         import openai
 
-        client = self._opened()
         self._require_room(question)
         words = "no JSON"
         for _ in range(SPOILT):
@@ -258,7 +257,7 @@ class Judge:
                 raw = client.chat.completions.with_raw_response.create(**self._arguments(question))
                 with self._lock:
                     self.spent.retries += raw.retries_taken
-                reply = _read(json.loads(raw.text()))
+                reply = _read(json.loads(raw.http_response.content))
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise JudgeError(
                     f"the judge at {self._place} refuses the key ({self._said(error)}): give another"
@@ -315,18 +314,13 @@ class Judge:
             self._next = turn + self._pause
         time.sleep(turn - now)
 
-    def _opened(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                try:
-                    from openai import OpenAI
-                except ImportError as error:
-                    raise ConfigError("a judge behind an endpoint needs `pip install monosem[judge]`") from error
-                key = self._key or "none needed"
-                self._client = OpenAI(
-                    api_key=key, base_url=self.base_url, max_retries=self.retries, timeout=self.timeout
-                )
-            return self._client
+    def _client(self) -> Any:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise ConfigError("a judge behind an endpoint needs `pip install monosem[judge]`") from error
+        key = self._key or "none needed"
+        return OpenAI(api_key=key, base_url=self.base_url, max_retries=self.retries, timeout=self.timeout)
 
 
 def _tokens(question: Question) -> int:

@@ -66,16 +66,16 @@ def correlation(predicted: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> 
     n = len(predicted)
     if not n:
         return Rate(math.nan, math.nan, math.nan, 0)
-    sums = np.array(
-        [(len(p), p.sum(), t.sum(), (p * p).sum(), (t * t).sum(), (p * t).sum()) for p, t in zip(predicted, true, strict=True)]
-    )
+    pairs = zip(predicted, true, strict=True)
+    sums = np.array([(len(p), p.sum(), t.sum(), (p * p).sum(), (t * t).sum(), (p * t).sum()) for p, t in pairs])
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 1000)
     values = _pearson(draws @ sums)
     values = values[np.isfinite(values)]
     value = float(_pearson(sums.sum(0)))
     if math.isnan(value) or not len(values):
         return Rate(math.nan, math.nan, math.nan, n)
-    return Rate(value, *(float(v) for v in np.quantile(values, [0.025, 0.975])), n)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Rate(value, float(low), float(high), n)
 
 
 def _pearson(sums: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From what a model has replied to an answer: words around it, half lists and nonsense are the rule, not the exception."""
+"""From what a model has replied to an answer: words around it, half lists and nonsense are nothing unusual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_SEEN = 0.01
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _OPEN_THOUGHT = re.compile(r"<think(?:ing)?>")
 _FENCE = re.compile(r"^```\w*\n?|\n?```$")
-_BEFORE = re.compile(r"^(?:\W*(?:explanation|description|answer)\W*:)?[\W_]*", re.IGNORECASE)
+_HEADING = re.compile(r"^\W*(?:explanation|description|answer)\W*:\W*", re.IGNORECASE)
 
 
 def understood(
@@ -114,7 +114,7 @@ def _line(words: str, cut: bool) -> Answer:
         return Answer(trouble="no answer")
     if cut and len(lines) == 1:
         return Answer(trouble="half an answer")
-    line = _BEFORE.sub("", lines[0]) if lines[0].strip("*# ").casefold().startswith(("expl", "desc", "answ")) else lines[0]
-    if not line.strip(" *#:\"'") and len(lines) > 1:
+    line = _HEADING.sub("", lines[0])
+    if not re.search(r"\w", line) and len(lines) > 1:
         line = lines[1]
     return Answer(line=" ".join(line.split()).strip("*\"' "))

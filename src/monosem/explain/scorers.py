@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from monosem.explain.cases import Case, random_of
-from monosem.explain.measures import Rate, area, by_level, correlation, mean_of_rates, rate, scored
+from monosem.explain.measures import area, by_level, correlation, mean_of_rates, rate, scored
 from monosem.explain.questions import Answer, Question, prompt
 from monosem.explain.windows import marked, n_marked, plain
 from monosem.features import Example
