@@ -273,7 +273,7 @@ def test_matching_pursuit_keeps_one_matrix_through_training_and_files(
 
 
 def test_matching_pursuit_cannot_be_a_transcoder() -> None:
-    with pytest.raises(ConfigError, match="cannot predict another site"):
+    with pytest.raises(ConfigError, match="leave d_out"):
         MatchingPursuitSAE(16, 50, d_out=11)
     with pytest.raises(ConfigError, match="k must be between"):
         MatchingPursuitSAE(16, 50, k=51)

@@ -35,10 +35,7 @@ def random_sae(
         sae.d_in,
         sae.n_latents,
         **sae.settings,
-        d_out=None if sae.subtract_b_dec else sae.d_out,
-        transform=sae.transform.kind,
-        dtype=sae.W_enc.dtype,
-        device=sae.W_enc.device,
+        **sae.common,
         seed=seed,
     )
     try:

@@ -37,7 +37,7 @@ def measure_rows(
         DataError: there are no rows, or one is not finite.
     """
     x = _rows(sae, x, sae.in_shape, rows, "reads")
-    if target is None and not sae.subtract_b_dec:
+    if target is None and not sae.autoencodes:
         raise ConfigError(
             f"this {sae.architecture} predicts another site than it reads: give the rows that it must predict too, "
             "evaluate(sae, x, target=y)"
@@ -53,7 +53,7 @@ def measure_rows(
     pca, frozen = None, sae
     if controls:
         pca = PCA(first, max(1, round(sae.encode(x[:4096]).l0().double().mean().item())))
-        frozen = random_sae(sae, x[:FIT_ROWS], None if sae.subtract_b_dec else goal[:FIT_ROWS])
+        frozen = random_sae(sae, x[:FIT_ROWS], None if sae.autoencodes else goal[:FIT_ROWS])
     for start in each(EVALUATING, range(0, len(x), ROWS), ROWS, "rows"):
         inputs, wanted = x[start : start + ROWS], goal[start : start + ROWS].flatten(1)
         documents = torch.arange(start, start + len(inputs))

@@ -7,6 +7,8 @@ field. Writing: whole or not at all, and JSON that every reader takes.
 from monosem.files.archives import Bomb, decompressed, opened, require_room
 from monosem.files.arrays import (
     from_bfloat16,
+    npz_member,
+    npz_shapes,
     read_array,
     read_arrays,
     read_idx,
@@ -17,6 +19,7 @@ from monosem.files.arrays import (
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
 from monosem.files.tables import open_parquet
+from monosem.files.tensors import Stored, plain_values, stored_tensors
 from monosem.files.written import (
     append_json_line,
     as_json,
@@ -32,17 +35,21 @@ from monosem.files.yaml_files import parse_yaml, read_yaml
 __all__ = [
     "DAMAGE",
     "Bomb",
+    "Stored",
     "append_json_line",
     "as_json",
     "decompressed",
     "fits",
     "from_bfloat16",
     "json_value",
+    "npz_member",
+    "npz_shapes",
     "one_line",
     "open_parquet",
     "opened",
     "parse_json",
     "parse_yaml",
+    "plain_values",
     "read_array",
     "read_arrays",
     "read_bytes",
@@ -58,6 +65,7 @@ __all__ = [
     "require_room",
     "require_whole",
     "safetensors_shapes",
+    "stored_tensors",
     "write_bytes",
     "write_json",
     "write_safetensors",

@@ -84,25 +84,48 @@ def read_arrays(path: str | Path, remedy: str = RESTORE) -> dict[str, np.ndarray
         FileError: the file is missing or damaged, unpacks to more than a file of its size should, or holds something
             else than arrays of numbers or words.
     """
+    return {name: npz_member(path, name, remedy) for name in npz_shapes(path, remedy)}
+
+
+def npz_shapes(path: str | Path, remedy: str = RESTORE) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shapes of the arrays in a .npz file and numpy's names of their types; nothing else of it is read.
+
+    Raises:
+        FileError: as `read_arrays`.
+    """
     path = regular_file(path, remedy=remedy)
     with reading(path, remedy), zipfile.ZipFile(path) as archive:
-        left, arrays = room(path), dict[str, np.ndarray]()
+        left, found = room(path), dict[str, tuple[tuple[int, ...], str]]()
         for member in archive.infolist():
             if not member.filename.endswith(".npy"):
                 continue
             with archive.open(member) as file:
-                shape, fortran, kind = _header(file)
-                size = math.prod(shape) * kind.itemsize
-                left -= size
-                if left < 0:
-                    raise too_much(path)
-                content = file.read(size)
-                if len(content) != size:
-                    raise ValueError(f"{member.filename} ends after {len(content):,} of {size:,} bytes")
-                file.read(1)  # which checks the sum
-            array = np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C")
-            arrays[member.filename.removesuffix(".npy")] = from_bfloat16(array) if kind == BFLOAT16 else array
-        return arrays
+                shape, _, kind = _header(file)
+            left -= math.prod(shape) * kind.itemsize
+            if left < 0:
+                raise too_much(path)
+            found[member.filename.removesuffix(".npy")] = shape, kind.str
+        return found
+
+
+def npz_member(path: str | Path, name: str, remedy: str = RESTORE) -> np.ndarray:
+    """One array of a .npz file.
+
+    Raises:
+        FileError: as `read_arrays`, or there is none of this name.
+    """
+    path = regular_file(path, remedy=remedy)
+    with reading(path, remedy), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        shape, fortran, kind = _header(file)
+        size = math.prod(shape) * kind.itemsize
+        if size > room(path):
+            raise too_much(path)
+        content = file.read(size)
+        if len(content) != size:
+            raise ValueError(f"{name}.npy ends after {len(content):,} of {size:,} bytes")
+        file.read(1)  # which checks the sum
+        array = np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C")
+        return from_bfloat16(array) if kind == BFLOAT16 else array
 
 
 def read_idx(path: str | Path, remedy: str = RESTORE) -> np.ndarray:

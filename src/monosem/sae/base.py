@@ -71,7 +71,8 @@ class SAE(Weights, ABC):
     W_dec (n_latents, d_out), b_dec (d_out,). Decoder rows start as random unit vectors, and encoder rows equal to them.
 
     With `d_out` it is a transcoder: it predicts another site's activations, transformed by a transform of their own;
-    b_dec is not subtracted from the input, and encoder rows start as unit vectors of their own.
+    b_dec is not subtracted from the input, and encoder rows start as unit vectors of their own. Nor is it with
+    `subtract_b_dec=False` in an autoencoder, as some libraries have it.
     """
 
     architecture: ClassVar[str]
@@ -93,6 +94,7 @@ class SAE(Weights, ABC):
         n_latents: int,
         *,
         d_out: int | None = None,
+        subtract_b_dec: bool | None = None,
         transform: TransformKind = "centre_scale",
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
@@ -103,19 +105,20 @@ class SAE(Weights, ABC):
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}")
         self.d_in, self.n_latents, self.d_out = d_in, n_latents, d_in if d_out is None else d_out
-        self.subtract_b_dec = d_out is None
+        self.autoencodes = d_out is None
+        self.subtract_b_dec = self.autoencodes if subtract_b_dec is None else subtract_b_dec
+        if self.subtract_b_dec and not self.autoencodes:
+            raise ConfigError("b_dec, which is of what is predicted, cannot be subtracted from what is read")
         generator = torch.Generator().manual_seed(seed)
         W_dec = _unit_rows(n_latents, self.d_out, generator)
-        W_enc = W_dec if self.subtract_b_dec else _unit_rows(n_latents, self.d_in, generator)
+        W_enc = W_dec if self.autoencodes else _unit_rows(n_latents, self.d_in, generator)
         self.W_enc = nn.Parameter(W_enc.to(device=device, dtype=dtype, copy=True))
         self.b_enc = nn.Parameter(torch.zeros(n_latents, dtype=dtype, device=device))
         self.W_dec = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype, device=device))
         self.transform = InputTransform(self.d_in, transform, dtype=dtype, device=device)
-        if not self.subtract_b_dec:
-            kind = (
-                "centre_scale" if transform == "layer_norm" else transform
-            )  # a target's own rows are not known in use
+        if not self.autoencodes:
+            kind = "centre_scale" if self.transform.per_row else transform  # a target's own rows are not known in use
             self.own_target_transform = InputTransform(self.d_out, kind, dtype=dtype, device=device)
         self.metadata = SAEMetadata()
         self.probe: dict[str, Tensor] = {}
@@ -152,6 +155,17 @@ class SAE(Weights, ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The constructor's own few parameters, as saved in files."""
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every constructor takes, but for the seed, as this SAE has it."""
+        return {
+            "d_out": None if self.autoencodes else self.d_out,
+            "subtract_b_dec": self.subtract_b_dec,
+            "transform": self.transform.kind,
+            "dtype": self.W_enc.dtype,
+            "device": self.W_enc.device,
+        }
 
     @abstractmethod
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
@@ -249,7 +263,7 @@ class SAE(Weights, ABC):
     def fit_transforms(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None) -> None:
         """Fit the transform of inputs and, in a transcoder, that of targets."""
         self.transform.fit(x)
-        if not self.subtract_b_dec:
+        if not self.autoencodes:
             self.target_transform.fit(x if target is None else target)
 
     @torch.no_grad()
@@ -273,6 +287,8 @@ class SAE(Weights, ABC):
         found: list[str] = []
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
             if name.startswith("controller."):
+                continue
+            if tensor.numel() and all(end.isfinite() for end in tensor.aminmax()):  # takes no memory
                 continue
             limit = tensor.shape == (self.n_latents,)
             bad = int((tensor.isnan() if limit else ~tensor.isfinite()).sum())

@@ -71,10 +71,7 @@ def _jumprelu(
     new = SAE.registry["jumprelu"](
         sae.d_in,
         sae.n_latents,
-        d_out=None if sae.subtract_b_dec else sae.d_out,
-        transform=sae.transform.kind,
-        dtype=sae.W_enc.dtype,
-        device=sae.W_enc.device,
+        **sae.common,
     )
     tensors = new.state_dict()
     shared = {name: tensor for name, tensor in sae.state_dict().items() if name in tensors and name != "density"}

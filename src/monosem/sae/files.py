@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import fits, read_json, read_safetensors, safetensors_shapes, write_json, write_safetensors
+from monosem.files import fits, read_json, safetensors_shapes, stored_tensors, write_json, write_safetensors
 from monosem.sae.base import SAE
+from monosem.sae.blank import blank, fill
 from monosem.sae.metadata import SAEMetadata
 from monosem.spelling import meant, path_meant
 
@@ -40,6 +39,7 @@ class _Config(BaseModel):
     d_in: int = Field(ge=1)
     n_latents: int = Field(ge=1)
     d_out: int | None = Field(default=None, ge=1)
+    subtract_b_dec: bool | None = None
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
     settings: dict[str, Any]
     transform: _Transform
@@ -59,7 +59,8 @@ def save_sae(sae: SAE, path: str | Path) -> None:
         "architecture": sae.architecture,
         "d_in": sae.d_in,
         "n_latents": sae.n_latents,
-        "d_out": None if sae.subtract_b_dec else sae.d_out,
+        "d_out": None if sae.autoencodes else sae.d_out,
+        "subtract_b_dec": sae.subtract_b_dec,
         "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
         "settings": sae.settings,
         "transform": {"kind": sae.transform.kind, "fitted": sae.transform.fitted},
@@ -91,9 +92,9 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     for name in sorted(expected.keys() | parameters.keys()):
         if expected.get(name) != parameters.get(name):
             raise _misfit(folder, name, expected.get(name), shapes)
-    tensors = read_safetensors(folder / "sae.safetensors", device)
-    sae.probe = {name.removeprefix(PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(PROBE)}
-    sae.load_state_dict(tensors)
+    tensors = stored_tensors(folder / "sae.safetensors")
+    sae.probe = {name.removeprefix(PROBE): t.read(device=device) for name, t in tensors.items() if PROBE in name}
+    fill(sae, {name: tensors[name] for name in parameters})
     bad = sae.not_finite()
     if bad:
         raise FileError(f"{folder / 'sae.safetensors'} is of no use, {bad}: restore it, or train the SAE anew")
@@ -111,46 +112,25 @@ def _built(path: Path, config: _Config, shapes: Shapes, device: torch.device | s
         if name not in kind.parameters_of():
             raise FileError(f"{path}: {config.architecture} has no setting {name!r}: upgrade monosem")
         fits(value, setting_type(kind, name), f"{path}: settings.{name}")
-    room = _Room(path, 16 * sum(map(math.prod, shapes.values())) + 2**20)
     try:
-        with room:
-            sae = kind(
-                config.d_in,
-                config.n_latents,
-                **config.settings,
-                d_out=config.d_out,
-                transform=cast(Any, config.transform.kind),
-                dtype=getattr(torch, config.dtype),
-                device=device,
-            )
+        sae = blank(
+            kind,
+            config.d_in,
+            config.n_latents,
+            path=path,
+            numbers=sum(map(math.prod, shapes.values())),
+            device=device,
+            **config.settings,
+            d_out=config.d_out,
+            subtract_b_dec=config.subtract_b_dec,
+            transform=cast(Any, config.transform.kind),
+            dtype=getattr(torch, config.dtype),
+        )
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(f"{path} does not describe an SAE of this version: {error}") from error
     sae.transform.fitted = sae.target_transform.fitted = config.transform.fitted
     sae.metadata = config.metadata
     return sae
-
-
-class _Room(TorchFunctionMode):
-    """While an SAE is made: tensors of so many numbers in all, and no more."""
-
-    MAKERS = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
-
-    def __init__(self, path: Path, left: int) -> None:
-        super().__init__()
-        self.path, self.left = path, left
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in self.MAKERS or func is torch.eye:
-            numbers = math.prod(args if args and isinstance(args[0], int) else args[0] if args else ())
-            self.left -= numbers**2 if func is torch.eye else numbers
-            if self.left < 0:
-                raise FileError(
-                    f"{self.path} describes an SAE much larger than the tensors in sae.safetensors: restore it or "
-                    "write it anew"
-                )
-        return func(*args, **(kwargs or {}))
 
 
 def setting_type(kind: type[SAE], name: str) -> Any:

@@ -77,4 +77,12 @@ class SAEMetadata(BaseModel):
     tokens_trained: int = Field(default=0, ge=0)
     """Rows that it has been trained on, in all runs together."""
     fingerprint: InputFingerprint | None = None
+    layout: str | None = None
+    """The library in whose files it was found, where those are not ours."""
+    original_hook: str | None = None
+    """The hook point in that library's words."""
+    source: str | None = None
+    """Where it was read from: hf://owner/name/path, or a folder."""
+    revision: str | None = None
+    """The commit on the hub that it is of."""
     monosem_version: str | None = None

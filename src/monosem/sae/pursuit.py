@@ -254,7 +254,9 @@ class MatchingPursuitSAE(SAE):
         if not 1 <= k <= n_latents:
             raise ConfigError(f"k must be between 1 and n_latents = {n_latents}, got {k}")
         if not self.subtract_b_dec:
-            raise ConfigError("matching pursuit searches for what it reads: it cannot predict another site (d_out)")
+            raise ConfigError(
+                "matching pursuit searches for what it reads, less b_dec: leave d_out and subtract_b_dec out"
+            )
         self.k = k
         del self.W_enc, self.b_enc  # W_enc is named anew after W_dec, whose name the optimiser then knows it by
         self.W_enc = self.W_dec

@@ -68,7 +68,7 @@ class ReLUSAE(ThresholdSAE):
         self.register_buffer("p_now", torch.tensor(p, dtype=torch.float64, device=self.W_enc.device))
         self.register_buffer("p_scale", torch.ones((), dtype=torch.float64, device=self.W_enc.device))
         if tied:
-            if not self.subtract_b_dec:
+            if not self.autoencodes:
                 raise ConfigError("tied needs an autoencoder: leave d_out out, or set tied=False")
             del self.W_enc  # named anew after W_dec, whose name the optimiser then knows it by
             self.W_enc = self.W_dec

@@ -56,7 +56,7 @@ def fix_suppression(
         if sae.architecture != "matching_pursuit":
             serves = "ms.convert(sae, 'jumprelu') first"
         raise ConfigError(f"{sae.architecture} encodes with its decoder, which cannot change alone: {serves}")
-    if not sae.subtract_b_dec and target is None:
+    if not sae.autoencodes and target is None:
         raise ConfigError(f"this {sae.architecture} predicts another site: give target, what it must predict")
     new = copy.deepcopy(sae)
     with torch.no_grad():

@@ -70,7 +70,7 @@ def unfold(
         if given.mean.shape != own.mean.shape:
             wanted, got = (" x ".join(map(str, size)) for size in (own.mean.shape, given.mean.shape))
             raise ConfigError(f"the {side}transform is of width {got}, the SAE wants {wanted}: fit one for it")
-    if not sae.subtract_b_dec and transform.kind != target_transform.kind:
+    if not sae.autoencodes and transform.kind != target_transform.kind:
         raise ConfigError(
             f"the transforms of inputs and targets are of different kinds, {transform.kind} and "
             f"{target_transform.kind}: an SAE has one kind for both sides"
@@ -123,15 +123,15 @@ def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform
     """A copy of the SAE that does the same behind other transforms.
 
     What reads t(x) is multiplied by A, what writes by its inverse, and points (b_dec) go through both transforms, so
-    that pre-activations stay as they are; see `_Change`. In a transcoder, whose encoder has no b_dec to subtract, the
-    shift goes into biases.
+    that pre-activations stay as they are; see `_Change`. Where the encoder has no b_dec to subtract, as in a
+    transcoder, the shift goes into biases.
     """
     unknown = {name for name, _ in sae.named_parameters() if not name.startswith("W_dec_")} - KNOWN
     if unknown:
         raise ConfigError(f"fold and unfold do not know what {', '.join(sorted(unknown))} of {sae.architecture} does")
     inputs = [_Change.between(*pair) for pair in zip(sae.transform.sources, transform.sources, strict=True)]
     outputs = inputs
-    if not sae.subtract_b_dec:
+    if not sae.autoencodes:
         pairs = zip(sae.target_transform.sources, target_transform.sources, strict=True)
         outputs = [_Change.between(*pair) for pair in pairs]
     tied = sae.one_matrix
@@ -155,7 +155,7 @@ def _moved(sae: SAE, transform: InputTransform, target_transform: InputTransform
     for change, point in zip(outputs, new.b_dec.view(len(outputs), -1), strict=True):
         point.copy_(change.point(point))
     new.transform = _placed(transform, sae)
-    if not sae.subtract_b_dec:
+    if not sae.autoencodes:
         new.own_target_transform = _placed(target_transform, sae)
     new.has_moved(sae)
     if norms is not False:
@@ -241,10 +241,7 @@ def prune(sae: SAE, keep: Bool[Tensor, " n_latents"] | Int[Tensor, " kept"] | Se
         sae.d_in,
         len(chosen),
         **_settings(sae, chosen),
-        d_out=None if sae.subtract_b_dec else sae.d_out,
-        transform=sae.transform.kind,
-        dtype=sae.W_enc.dtype,
-        device=sae.W_enc.device,
+        **sae.common,
     )
     old = sae.state_dict()
     for name, tensor in small.state_dict().items():

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from monosem.errors import ConfigError, DataError
 from monosem.spelling import listed
 
-TransformKind = Literal["centre_scale", "centre", "scale", "layer_norm", "whiten", "whiten_pca", "none"]
+TransformKind = Literal[
+    "centre_scale", "centre", "scale", "layer_norm", "standardise", "row_norm", "whiten", "whiten_pca", "none"
+]
+PER_ROW = ("layer_norm", "standardise", "row_norm")
 
 FLOOR = 1e-6  # of the largest variance: below it, a direction is not blown up further by whitening
 TINY = 1e-12  # added to a row's variance: a constant row becomes zeros
+EPSILON = 1e-5  # added to a row's deviation where it is standardised
 
 
 class InputTransform(nn.Module):
@@ -25,15 +29,17 @@ class InputTransform(nn.Module):
       "scale" are halves of it.
     - "whiten": t(x) = C^(-1/2) (x - mean), C the covariance (ZCA: of all whitenings the one that moves x least);
       "whiten_pca": the same, in the coordinates of C's eigenvectors.
-    - "layer_norm": t(x) = (x - m) / s, m and s mean and standard deviation over the entries of that row.
+    - "layer_norm": t(x) = (x - m) / s, m and s mean and standard deviation over the entries of that row;
+      "standardise": the same with the deviation of a sample, which divides by d - 1, and 1e-5 added to it, as OpenAI's
+      SAEs and SAELens's do it; "row_norm": t(x) = x sqrt(d) / ||x||.
     - "none": x as it is.
 
     Centring keeps a large common component from killing latents; scaling makes learning rates and penalties mean the
     same on every model. Estimated on the first activations seen, stored in the SAE: a saved SAE takes raw activations
     and returns raw reconstructions.
 
-    All but "layer_norm" are one affine map (`affine`), which can be folded into weights. "layer_norm" is another map
-    for every row: what undoes it must know which rows they were, `inverse(y, x)`.
+    All but the three of a row's own are one affine map (`affine`), which can be folded into weights. Those are another map
+    for every row (`per_row`): what undoes it must know which rows they were, `inverse(y, x)`.
     """
 
     mean: Float[Tensor, " d"]
@@ -53,7 +59,7 @@ class InputTransform(nn.Module):
         if kind not in get_args(TransformKind):
             raise ConfigError(f"unknown transform {kind!r}: choose one of {listed(kind, get_args(TransformKind))}")
         self.kind: TransformKind = kind
-        self.fitted = kind in ("none", "layer_norm")
+        self.fitted = kind in ("none", *PER_ROW)
         self.register_buffer("mean", torch.zeros(d, dtype=dtype, device=device))
         self.register_buffer("scale", torch.ones((), dtype=dtype, device=device))
         if self.whitens:
@@ -67,16 +73,16 @@ class InputTransform(nn.Module):
     @property
     def per_row(self) -> bool:
         """Whether it is another map for every row, so that `inverse` needs the rows."""
-        return self.kind == "layer_norm"
+        return self.kind in PER_ROW
 
     @torch.no_grad()
     def fit(self, x: Float[Tensor, "rows d"] | Iterable[Float[Tensor, "rows d"]]) -> None:
-        """Estimate, from rows or, in one pass, from batches of rows. Does nothing for "none" and "layer_norm".
+        """Estimate, from rows or, in one pass, from batches of rows. Does nothing for "none" and those of a row's own.
 
         Raises:
             DataError: the rows are all the same, or too few to whiten.
         """
-        if self.kind in ("none", "layer_norm"):
+        if self.kind in ("none", *PER_ROW):
             return
         moments = Moments(covariance=self.whitens)
         for batch in [x] if isinstance(x, Tensor) else x:
@@ -124,7 +130,7 @@ class InputTransform(nn.Module):
         if self.kind == "none":
             return x
         if self.per_row:
-            mean, deviation = _row_moments(x if like is None else like)
+            mean, deviation = self._row_moments(x if like is None else like)
             return (x - mean) / deviation
         if self.whitens:
             return (x - self.mean) @ self.matrix.T
@@ -147,10 +153,10 @@ class InputTransform(nn.Module):
         if self.per_row:
             if x is None:
                 raise ConfigError(
-                    "transform 'layer_norm' scales every row by its own mean and deviation: to undo it, give the raw "
+                    f"transform {self.kind!r} scales every row by its own mean and deviation: to undo it, give the raw "
                     "activations too, as in sae.decode(codes, x)"
                 )
-            mean, deviation = _row_moments(x)
+            mean, deviation = self._row_moments(x)
             return y * deviation + mean
         if self.whitens:
             return y @ self.inverse_matrix.T + self.mean
@@ -163,7 +169,7 @@ class InputTransform(nn.Module):
         """What multiplies x in t(x), in float64: (d, d), or one number where all directions are scaled alike.
 
         Raises:
-            ConfigError: there is no such thing, as for "layer_norm".
+            ConfigError: there is no such thing, as for those of a row's own.
         """
         self.require_affine()
         return self.matrix.double() if self.whitens else self.scale.double()
@@ -183,14 +189,14 @@ class InputTransform(nn.Module):
             )
 
     def affine(self) -> tuple[Float[Tensor, "*source d d"], Float[Tensor, "*source d"]] | None:
-        """A and b, in float64, of t(x) = A x + b; None for "layer_norm", which is no such map."""
+        """A and b, in float64, of t(x) = A x + b; None where it is no such map."""
         if self.per_row:
             return None
         A = self._square(self.linear)
         return A, -(A @ self.mean.double()[..., None])[..., 0]
 
     def inverse_affine(self) -> tuple[Float[Tensor, "*source d d"], Float[Tensor, "*source d"]] | None:
-        """A and b, in float64, of the inverse, x = A t(x) + b; None for "layer_norm"."""
+        """A and b, in float64, of the inverse, x = A t(x) + b; None as there."""
         if self.per_row:
             return None
         return self._square(self.inverse_linear), self.mean.double()
@@ -204,7 +210,7 @@ class InputTransform(nn.Module):
     def raw_directions(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """What adding a row to t(x) adds to x: rows that are written, as decoder rows.
 
-        With "layer_norm" up to the row's own deviation, which scales them all alike.
+        Where it is `per_row` up to the row's own deviation, which scales them all alike.
         """
         if self.per_row or self.kind == "none":
             return rows
@@ -212,13 +218,24 @@ class InputTransform(nn.Module):
 
     def raw_readers(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Rows whose products with x change as those of the given rows with t(x): rows that are read with, as encoder
-        rows. With "layer_norm" as `raw_directions`, for a deviation that stays.
+        rows. Where it is `per_row` as `raw_directions`, for a deviation that stays.
         """
         if self.kind == "none":
             return rows
         if self.per_row:
-            return rows - rows.mean(-1, keepdim=True)
+            return rows if self.kind == "row_norm" else rows - rows.mean(-1, keepdim=True)
         return rows @ self.matrix if self.whitens else rows * self.scale
+
+    def _row_moments(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+        """Of each row what is subtracted from it, and what it is divided by."""
+        wide = x.double()  # whose squares do not overflow
+        mean = wide.mean(-1, keepdim=True) if self.kind != "row_norm" else wide.new_zeros(*x.shape[:-1], 1)
+        squares = (wide - mean).pow(2).sum(-1, keepdim=True)
+        if self.kind == "standardise":
+            deviation = (squares / (x.shape[-1] - 1)).sqrt() + EPSILON
+        else:
+            deviation = (squares / x.shape[-1] + TINY).sqrt()
+        return mean.to(x.dtype), deviation.to(x.dtype)
 
     @property
     def sources(self) -> list[InputTransform]:
@@ -234,14 +251,6 @@ class InputTransform(nn.Module):
 def _eigh(symmetric: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Eigenvalues, ascending, and eigenvectors (columns)."""
     return tuple(torch.linalg.eigh(symmetric))  # pyright: ignore
-
-
-def _row_moments(x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
-    """Mean and standard deviation over the entries of each row."""
-    wide = x.double()  # whose squares do not overflow
-    mean = wide.mean(-1, keepdim=True)
-    deviation = ((wide - mean).pow(2).mean(-1, keepdim=True) + TINY).sqrt()
-    return mean.to(x.dtype), deviation.to(x.dtype)
 
 
 class Moments:

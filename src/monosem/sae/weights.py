@@ -40,7 +40,10 @@ class Weights(nn.Module):
     d_in: int
     d_out: int
     n_latents: int
+    autoencodes: bool
+    """Whether it predicts what it reads."""
     subtract_b_dec: bool
+    """Whether the encoder reads activations less b_dec."""
     transform: InputTransform
     own_target_transform: InputTransform
     """Of what predicts something else than it reads."""
@@ -58,7 +61,7 @@ class Weights(nn.Module):
     @property
     def target_transform(self) -> InputTransform:
         """The transform of what is to be predicted: the input's own, but for transcoders."""
-        return self.transform if self.subtract_b_dec else self.own_target_transform
+        return self.transform if self.autoencodes else self.own_target_transform
 
     def part(self, latents: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m d_in"], Tensor, Float[Tensor, "m d_out"]]:
         """Copies of some latents' encoder rows, biases and decoder rows."""

@@ -136,7 +136,7 @@ class Trainer:
         if not (sae.transform.fitted and sae.target_transform.fitted):
             sae.initialise(x.reshape(-1, *sae.in_shape), None if target is None else target.reshape(-1, *sae.out_shape))
         inputs = sae.transform(x)
-        itself = target is None and sae.subtract_b_dec
+        itself = target is None and sae.autoencodes
         goal = inputs if itself else sae.target_transform(x if target is None else target, x)
         progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after

@@ -1,0 +1,114 @@
+"""SAEs whose weights are not drawn but stand in a file: made without memory for them, and filled one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from monosem.errors import FileError
+from monosem.files import Stored
+from monosem.sae.base import SAE
+
+META = torch.device("meta")
+MAKERS = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+LIKE = (torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like)
+
+
+def blank(
+    kind: type[SAE], d_in: int, n_latents: int, *, path: str | Path, numbers: int, device: Any = None, **settings: Any
+) -> SAE:
+    """An SAE of which what would be drawn at random is not there yet: `fill` it.
+
+    Args:
+        kind: its class.
+        d_in: width of the activations.
+        n_latents: size of the dictionary.
+        path: the file that describes it, for errors.
+        numbers: how many stand in the file of its tensors: much larger, it is refused.
+        device: where to put it.
+        **settings: those of its constructor.
+
+    Raises:
+        FileError: it would be much larger.
+    """
+    with _Blank(Path(path), 16 * numbers + 2**20, device):
+        return kind(d_in, n_latents, device=device, **settings)
+
+
+class _Blank(TorchFunctionMode):
+    """Random weights, and what is made of them, have shapes alone; of other tensors, so many numbers and no more."""
+
+    def __init__(self, path: Path, left: int, device: Any) -> None:
+        super().__init__()
+        self.path, self.left, self.device = path, left, torch.device(device or "cpu")
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in MAKERS or func is torch.eye:
+            numbers = math.prod(args if args and isinstance(args[0], int) else args[0] if args else ())
+            self.left -= numbers**2 if func is torch.eye else numbers
+            if self.left < 0:
+                raise FileError(
+                    f"{self.path} describes an SAE much larger than the tensors beside it: restore it or write it anew"
+                )
+        if func is torch.randn:
+            kwargs |= {"device": META, "generator": None}
+        elif func is Tensor.to and args[0].is_meta:
+            args = [args[0], *(arg for arg in args[1:] if not isinstance(arg, str | torch.device))]
+            kwargs.pop("device", None)
+        elif kwargs.get("device") == META or (func in LIKE and args[0].is_meta):
+            kwargs["device"] = self.device
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor]) -> None:
+    """Give a blank SAE its parameters and buffers, each read from its file straight into its place.
+
+    What is not given stays as the constructor has made it.
+
+    Raises:
+        FileError: one is of another shape than the SAE's, is missing, damaged, or not finite.
+    """
+    owners = dict(sae.named_modules())
+    known = {**dict(sae.named_parameters(remove_duplicate=False)), **dict(sae.named_buffers())}
+    tied = sae.one_matrix
+    for name, stored in tensors.items():
+        if tied and name == "W_enc":
+            continue
+        own = known[name]
+        if tuple(stored.shape) != tuple(own.shape):
+            raise FileError(
+                f"{_name(stored, name)} should be of shape {tuple(own.shape)} and is {tuple(stored.shape)}: "
+                "restore it or write it anew"
+            )
+        device = next((tensor.device for tensor in known.values() if not tensor.is_meta), None)
+        value = _value(stored, own.dtype, device)
+        owner, _, leaf = name.rpartition(".")
+        if isinstance(own, nn.Parameter):
+            owners[owner]._parameters[leaf] = nn.Parameter(value, requires_grad=own.requires_grad)
+        else:
+            owners[owner]._buffers[leaf] = value
+    if tied:
+        sae.W_enc = sae.W_dec
+    for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:
+        if tensor.is_meta:
+            raise FileError(f"there is no {name}: the file is not whole, restore it")
+
+
+def _value(stored: Stored | Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    if isinstance(stored, Stored):
+        return stored.read(dtype, device)
+    return stored.detach().to(device=device, dtype=dtype, copy=True)
+
+
+def _name(stored: Stored | Tensor, name: str) -> str:
+    return stored.name if isinstance(stored, Stored) else name
