@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue
+    from monosem.interop.load import load_sae
     from monosem.interventions import Splice
     from monosem.models import ModelSet, SubjectModel, load_model
     from monosem.runs import Run, RunConfig
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         convert,
         fix_suppression,
         fold,
-        load_sae,
         prune,
         prune_activations,
         pursue,
@@ -99,7 +99,7 @@ _HOME = {
     "convert": "sae",
     "fix_suppression": "sae",
     "fold": "sae",
-    "load_sae": "sae",
+    "load_sae": "interop.load",
     "prune": "sae",
     "prune_activations": "sae",
     "pursue": "sae",

@@ -19,7 +19,7 @@ from monosem.files.arrays import (
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
 from monosem.files.tables import open_parquet
-from monosem.files.tensors import Stored, plain_values, stored_tensors
+from monosem.files.tensors import Stacked, Stored, plain_values, stored_tensors
 from monosem.files.written import (
     append_json_line,
     as_json,
@@ -35,6 +35,7 @@ from monosem.files.yaml_files import parse_yaml, read_yaml
 __all__ = [
     "DAMAGE",
     "Bomb",
+    "Stacked",
     "Stored",
     "append_json_line",
     "as_json",

@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ class Stored:
     turned: bool = False
 
     @property
-    def T(self) -> Stored:
+    def T(self) -> Stored:  # noqa: N802
         """The transpose of a matrix."""
         return replace(self, shape=self.shape[::-1], turned=not self.turned)
 
@@ -64,10 +64,11 @@ class Stored:
         """
         if not self.shape:
             out.copy_(self.rows(0, 1).reshape(()))
-            return None
+            return
         same = out.dtype == self.dtype and out.device.type == "cpu" and out.is_contiguous() and not self.turned
         if same and self.straight is not None:
-            return self.straight(out)
+            self.straight(out)
+            return
         place = out.T if self.turned else out
         row_bytes = max(1, math.prod(place.shape[1:])) * self.dtype.itemsize
         step = max(1, BLOCK // row_bytes)
@@ -96,6 +97,28 @@ class Stored:
         if math.prod(self.shape) != 1:
             raise FileError(f"{self.name} should be one number and is of shape {self.shape}: {RESTORE}")
         return self.read().reshape(()).item()
+
+
+@dataclass(frozen=True)
+class Stacked(Stored):
+    """Tensors of one width, the rows of each below those of the one before."""
+
+    parts: tuple[Stored, ...] = ()
+
+    @staticmethod
+    def of(parts: Sequence[Stored]) -> Stacked:
+        """All of them as one."""
+        first, rows = parts[0], sum(part.shape[0] for part in parts)
+        return Stacked(first.name, (rows, *first.shape[1:]), first.dtype, first.rows, parts=tuple(parts))
+
+    def copy_to(self, out: Tensor) -> None:
+        place = 0
+        for part in self.parts:
+            wanted = out[place : place + part.shape[0]]
+            if tuple(wanted.shape) != part.shape:
+                raise FileError(f"{part.name} is of shape {part.shape}, unlike the layers before it: {RESTORE}")
+            part.copy_to(wanted)
+            place += part.shape[0]
 
 
 def stored_tensors(path: str | Path, remedy: str = RESTORE) -> dict[str, Stored]:
@@ -267,7 +290,7 @@ def _is_tensor(value: Any) -> bool:
 def _loaded(path: Path, name: str, tensor: Tensor) -> Stored:
     if tensor.numel() * tensor.element_size() > max(path.stat().st_size, 0):
         raise FileError(
-            f"{path} cannot be read ({name} of shape {tuple(tensor.shape)} takes more bytes than the file has): {RESTORE}"
+            f"{path} cannot be read ({name} of shape {tuple(tensor.shape)} takes more than the file has): {RESTORE}"
         )
     tensor = tensor.detach()
     return Stored(

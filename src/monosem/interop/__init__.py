@@ -1,4 +1,4 @@
-"""Dictionaries of other libraries: the catalogue of those that are published."""
+"""Dictionaries of other libraries: reading their files, and the catalogue of those that are published."""
 
 from monosem.interop.catalogue import Catalogue, PublishedSAE, catalogue, published
 

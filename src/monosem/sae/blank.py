@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class _Blank(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        given, kwargs = list[Any](args), dict(kwargs or {})
         if func in MAKERS or func is torch.eye:
             numbers = math.prod(args if args and isinstance(args[0], int) else args[0] if args else ())
             self.left -= numbers**2 if func is torch.eye else numbers
@@ -61,12 +61,12 @@ class _Blank(TorchFunctionMode):
                 )
         if func is torch.randn:
             kwargs |= {"device": META, "generator": None}
-        elif func is Tensor.to and args[0].is_meta:
-            args = [args[0], *(arg for arg in args[1:] if not isinstance(arg, str | torch.device))]
+        elif func is Tensor.to and given[0].is_meta:
+            given = [given[0], *(arg for arg in given[1:] if not isinstance(arg, str | torch.device))]
             kwargs.pop("device", None)
-        elif kwargs.get("device") == META or (func in LIKE and args[0].is_meta):
+        elif kwargs.get("device") == META or (func in LIKE and given[0].is_meta):
             kwargs["device"] = self.device
-        return func(*args, **kwargs)
+        return func(*given, **kwargs)
 
 
 @torch.no_grad()
@@ -78,8 +78,9 @@ def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor]) -> None:
     Raises:
         FileError: one is of another shape than the SAE's, is missing, damaged, or not finite.
     """
-    owners = dict(sae.named_modules())
-    known = {**dict(sae.named_parameters(remove_duplicate=False)), **dict(sae.named_buffers())}
+    owners = {name: cast(nn.Module, owner) for name, owner in sae.named_modules()}  # pyright: ignore
+    known: dict[str, Tensor] = dict(sae.named_parameters(remove_duplicate=False)) | dict(sae.named_buffers())
+    device = next((tensor.device for tensor in known.values() if not tensor.is_meta), None)
     tied = sae.one_matrix
     for name, stored in tensors.items():
         if tied and name == "W_enc":
@@ -90,13 +91,9 @@ def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor]) -> None:
                 f"{_name(stored, name)} should be of shape {tuple(own.shape)} and is {tuple(stored.shape)}: "
                 "restore it or write it anew"
             )
-        device = next((tensor.device for tensor in known.values() if not tensor.is_meta), None)
         value = _value(stored, own.dtype, device)
         owner, _, leaf = name.rpartition(".")
-        if isinstance(own, nn.Parameter):
-            owners[owner]._parameters[leaf] = nn.Parameter(value, requires_grad=own.requires_grad)
-        else:
-            owners[owner]._buffers[leaf] = value
+        setattr(owners[owner], leaf, nn.Parameter(value) if isinstance(own, nn.Parameter) else value)
     if tied:
         sae.W_enc = sae.W_dec
     for name, tensor in [*sae.named_parameters(), *sae.named_buffers()]:

@@ -30,16 +30,16 @@ class InputTransform(nn.Module):
     - "whiten": t(x) = C^(-1/2) (x - mean), C the covariance (ZCA: of all whitenings the one that moves x least);
       "whiten_pca": the same, in the coordinates of C's eigenvectors.
     - "layer_norm": t(x) = (x - m) / s, m and s mean and standard deviation over the entries of that row;
-      "standardise": the same with the deviation of a sample, which divides by d - 1, and 1e-5 added to it, as OpenAI's
-      SAEs and SAELens's do it; "row_norm": t(x) = x sqrt(d) / ||x||.
+      "standardise": the same with the deviation of a sample, which divides by d - 1, and 1e-5 added to what divides, as
+      OpenAI's SAEs and SAELens's do it; "row_norm": t(x) = x sqrt(d) / ||x||.
     - "none": x as it is.
 
     Centring keeps a large common component from killing latents; scaling makes learning rates and penalties mean the
     same on every model. Estimated on the first activations seen, stored in the SAE: a saved SAE takes raw activations
     and returns raw reconstructions.
 
-    All but the three of a row's own are one affine map (`affine`), which can be folded into weights. Those are another map
-    for every row (`per_row`): what undoes it must know which rows they were, `inverse(y, x)`.
+    All but the three of a row's own are one affine map (`affine`), which can be folded into weights. Those are another
+    map for every row (`per_row`): what undoes it must know which rows they were, `inverse(y, x)`.
     """
 
     mean: Float[Tensor, " d"]
@@ -131,7 +131,7 @@ class InputTransform(nn.Module):
             return x
         if self.per_row:
             mean, deviation = self._row_moments(x if like is None else like)
-            return (x - mean) / deviation
+            return (x - mean) / (deviation + EPSILON if self.kind == "standardise" else deviation)
         if self.whitens:
             return (x - self.mean) @ self.matrix.T
         return (x - self.mean) * self.scale
@@ -227,12 +227,12 @@ class InputTransform(nn.Module):
         return rows @ self.matrix if self.whitens else rows * self.scale
 
     def _row_moments(self, x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
-        """Of each row what is subtracted from it, and what it is divided by."""
+        """Of each row what is subtracted from it, and its deviation or length."""
         wide = x.double()  # whose squares do not overflow
         mean = wide.mean(-1, keepdim=True) if self.kind != "row_norm" else wide.new_zeros(*x.shape[:-1], 1)
         squares = (wide - mean).pow(2).sum(-1, keepdim=True)
         if self.kind == "standardise":
-            deviation = (squares / (x.shape[-1] - 1)).sqrt() + EPSILON
+            deviation = (squares / (x.shape[-1] - 1)).sqrt()
         else:
             deviation = (squares / x.shape[-1] + TINY).sqrt()
         return mean.to(x.dtype), deviation.to(x.dtype)

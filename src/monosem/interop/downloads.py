@@ -1,0 +1,133 @@
+"""Dictionaries on the Hugging Face hub (the extra `hub`): fetched once, then read from its cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from monosem.errors import ConfigError, FileError
+from monosem.files import one_line
+from monosem.hub import offline, reachable
+from monosem.interop.place import WEIGHTS, Place
+from monosem.spelling import nearest
+
+HUB = "hf://"
+PART = re.compile(r"[A-Za-z0-9][\w.-]*")
+CONFIGS = (".json", ".yaml", ".yml")
+LISTED = 12
+
+
+class HubName(NamedTuple):
+    """A repository and a path in it."""
+
+    repo: str
+    path: str
+
+    def __str__(self) -> str:
+        return HUB + f"{self.repo}/{self.path}".rstrip("/")
+
+
+def hub_name(text: str) -> HubName | None:
+    """What "hf://owner/name/path" or "owner/name/path" names; None if it is no such name.
+
+    "hf://owner/name@revision/path" is refused: `revision` is an argument.
+    """
+    words = text.removeprefix(HUB).strip("/").split("/")
+    if len(words) < 2 or ".." in words or not all(PART.fullmatch(word) for word in words[:2]):
+        return None
+    return HubName("/".join(words[:2]), "/".join(words[2:]))
+
+
+def downloaded(name: HubName, revision: str | None = None) -> Place:
+    """Where the files of a dictionary stand here, fetched if they are not yet.
+
+    Raises:
+        ConfigError: huggingface_hub is not installed, or the name is of several dictionaries.
+        FileError: there is no such repository, revision or path, or the hub cannot be reached.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ConfigError(f"{name} needs the package huggingface_hub: pip install 'monosem[hub]'") from error
+    if not reachable(name.repo):
+        with _loading(name, revision):
+            folder = Path(huggingface_hub.snapshot_download(name.repo, revision=revision, local_files_only=True))
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        _chosen(name, files)
+        return Place(folder / name.path, str(name), folder.name)
+    with _loading(name, revision):
+        about = huggingface_hub.HfApi().model_info(name.repo, revision=revision)
+    wanted = _chosen(name, [file.rfilename for file in about.siblings or []])
+    with _loading(name, revision):
+        folder = Path(huggingface_hub.snapshot_download(name.repo, revision=about.sha, allow_patterns=wanted))
+    return Place(folder / name.path, str(name), about.sha)
+
+
+def _chosen(name: HubName, files: list[str]) -> list[str]:
+    """Which files of a repository the dictionary of that name needs.
+
+    Raises:
+        FileError: there is nothing of that name.
+        ConfigError: there are several dictionaries.
+    """
+    inside = [file for file in files if not name.path or file == name.path or file.startswith(name.path + "/")]
+    holders = sorted({str(PurePosixPath(file).parent) for file in inside if file.endswith(WEIGHTS)})
+    here = name.path or "."
+    if not holders:
+        folders = {str(parent) for file in files for parent in PurePosixPath(file).parents} | set(files)
+        near = nearest(name.path, folders)
+        hint = f". Did you mean {HUB}{name.repo}/{near}?" if near else ""
+        raise FileError(f"{name} holds no file of tensors among the {len(files):,} files of {name.repo}{hint}")
+    if here in files or here in holders:  # the file, or a folder with tensors of its own
+        own = [file for file in inside if file == name.path or str(PurePosixPath(file).parent) == here]
+    elif len(holders) == 1:
+        own = inside
+    else:
+        names = [holder.removeprefix(name.path).strip("/") for holder in holders]
+        more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+        raise ConfigError(
+            f"{name} holds {len(names):,} dictionaries: name one, as {name}/{names[0]} "
+            f"(there are {', '.join(names[:LISTED])}{more})"
+        )
+    above = {str(parent) for file in own for parent in PurePosixPath(file).parents}
+    beside = [file for file in files if file.endswith(CONFIGS) and str(PurePosixPath(file).parent) in above]
+    return sorted({*own, *beside})
+
+
+@contextmanager
+def _loading(name: HubName, revision: str | None) -> Iterator[None]:
+    """What huggingface_hub raises, in one line."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at = "" if revision is None else f" at revision {revision!r}"
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise FileError(
+            f"{name}{at} is not in the cache, and the hub cannot be reached{offline()}: go online, or give a path here"
+        ) from error
+    except GatedRepoError as error:
+        raise FileError(
+            f"{name} is shown to those alone who have agreed to its terms: agree on its page of the hub, then log in "
+            "(hf auth login)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise FileError(f"{name.repo} has no revision {revision!r}: give a branch, a tag or a commit") from error
+    except RepositoryNotFoundError as error:
+        raise FileError(
+            f"there is no repository {name.repo} on the hub, or it is not yours to see: monosem saes lists what is "
+            "published"
+        ) from error
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise FileError(f"{name}{at} cannot be loaded: {one_line(error)}") from error

@@ -1,0 +1,17 @@
+"""All layouts that are read. To add one: write a file like those beside this one, and name its `LAYOUT` here."""
+
+from __future__ import annotations
+
+from monosem.interop import circuit_tracer, dictionary_learning, goodfire, openai, saelens, sparsify
+from monosem.interop.layout import Layout
+
+LAYOUTS: tuple[Layout, ...] = (
+    saelens.LAYOUT,
+    sparsify.LAYOUT,
+    openai.LAYOUT,
+    goodfire.LAYOUT,
+    circuit_tracer.LAYOUT,
+    circuit_tracer.CLT_LAYOUT,
+    dictionary_learning.LAYOUT,
+)
+"""In this order they are asked whether a place is theirs."""
