@@ -1,0 +1,96 @@
+"""What every writer begins with: the SAE in the simplest form that computes the same, and refusals in words."""
+
+from __future__ import annotations
+
+import copy
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from monosem.errors import ConfigError
+from monosem.sae import (
+    SAE,
+    BatchTopKSAE,
+    Crosscoder,
+    CrossLayerTranscoder,
+    GatedSAE,
+    JumpReLUSAE,
+    MatchingPursuitSAE,
+    ProLUSAE,
+    ReLUSAE,
+    SwitchSAE,
+    TopKSAE,
+    convert,
+    fold,
+)
+
+FOLD = "export with fold=True (--fold), which moves it into the weights: codes are then the same up to rounding"
+
+
+def refuse(sae: SAE, to: str, why: str, remedy: str) -> NoReturn:
+    """Raise ConfigError: what the format cannot hold, and what to do instead."""
+    raise ConfigError(f"{to} cannot hold this {sae.architecture} SAE exactly: {why}: {remedy}")
+
+
+def plain(sae: SAE, to: str) -> SAE:
+    """An SAE of plain ReLU, JumpReLU, gates or TopK with the same codes to the bit.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if isinstance(sae, SwitchSAE | Crosscoder | CrossLayerTranscoder | MatchingPursuitSAE):
+        refuse(sae, to, "it has no place for what this architecture does", "keep it in our own format (to='monosem')")
+    if isinstance(sae, BatchTopKSAE | ProLUSAE):
+        return convert(sae, "jumprelu")
+    return sae
+
+
+def kind(sae: SAE) -> str:
+    """How the codes of a `plain` SAE come about: relu, jumprelu, gated or topk."""
+    kinds = {GatedSAE: "gated", ReLUSAE: "relu", JumpReLUSAE: "jumprelu", TopKSAE: "topk"}
+    return next(name for one, name in kinds.items() if isinstance(sae, one))
+
+
+@torch.no_grad()
+def folded(sae: SAE) -> SAE:
+    """The same SAE, up to rounding, that has no transform, and subtracts no b_dec from what it reads.
+
+    Raises:
+        ConfigError: it cannot be: see `fold`.
+    """
+    new = fold(sae, norms=False) if sae.transform.kind != "none" else copy.deepcopy(sae)
+    if new.subtract_b_dec and "b_enc" in dict(new.named_parameters()):
+        new.add_to_pre_activations((-(new.W_enc.double() @ new.b_dec.double())).to(new.b_enc.dtype))
+        new.subtract_b_dec = False
+    return new
+
+
+def require_no_transform(sae: SAE, to: str, known: tuple[str, ...] = ("none",)) -> None:
+    """Refuse an input transform that a format has no place for."""
+    for transform in (sae.transform, sae.target_transform):
+        if transform.kind not in known:
+            refuse(sae, to, f"it has no place for the transform {transform.kind!r}", FOLD)
+
+
+def parameter(sae: SAE, name: str) -> Tensor:
+    """One of its tensors, detached."""
+    return sae.get_parameter(name).detach()
+
+
+def threshold(sae: SAE) -> Tensor:
+    """Above it a latent is on, (n_latents,); 0 with ReLU."""
+    if kind(sae) == "relu":
+        return torch.zeros_like(sae.b_enc)
+    return parameter(sae, "threshold").clamp_min(0)
+
+
+def W_skip(sae: SAE) -> Tensor | None:
+    """The linear path beside the latents, (d_out, d_in), if it has one."""
+    return dict(sae.named_parameters()).get("W_skip")
+
+
+def layer_of(hook: str | None) -> int | None:
+    """`2` of `resid_post.2`."""
+    end = (hook or "").rpartition(".")[2]
+    return int(end) if end.isdigit() else None
