@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from monosem.evaluation import evaluate, recovery
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, score
     from monosem.features import FeatureStore, harvest
-    from monosem.interop import catalogue
+    from monosem.interop import catalogue, export_sae
     from monosem.interop.load import load_sae
     from monosem.interventions import Splice
     from monosem.models import ModelSet, SubjectModel, load_model
@@ -74,6 +74,7 @@ _HOME = {
     "FeatureStore": "features",
     "harvest": "features",
     "catalogue": "interop",
+    "export_sae": "interop",
     "Splice": "interventions",
     "ModelSet": "models",
     "SubjectModel": "models",
@@ -150,6 +151,7 @@ __all__ = [
     "check",
     "convert",
     "evaluate",
+    "export_sae",
     "fit",
     "fix_suppression",
     "fold",

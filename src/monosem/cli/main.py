@@ -15,6 +15,7 @@ from rich.console import Console
 from monosem.cli.demo import demo
 from monosem.cli.eval import evaluate
 from monosem.cli.explore import explore
+from monosem.cli.export import export
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.saes import saes
@@ -59,6 +60,7 @@ app.command()(explore)
 app.command()(top)
 app.command()(info)
 app.command()(saes)
+app.command()(export)
 
 
 def run() -> None:

@@ -1,5 +1,6 @@
-"""Dictionaries of other libraries: reading their files, and the catalogue of those that are published."""
+"""Dictionaries of other libraries: reading and writing their files, and the catalogue of those that are published."""
 
 from monosem.interop.catalogue import Catalogue, PublishedSAE, catalogue, published
+from monosem.interop.export import export_sae
 
-__all__ = ["Catalogue", "PublishedSAE", "catalogue", "published"]
+__all__ = ["Catalogue", "PublishedSAE", "catalogue", "export_sae", "published"]

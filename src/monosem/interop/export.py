@@ -11,12 +11,11 @@ import torch
 from monosem.errors import ConfigError
 from monosem.files import replacing, write_json, write_safetensors, write_text
 from monosem.interop.writers import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
-from monosem.interop.writers.plain import folded
 from monosem.sae import SAE
 from monosem.spelling import listed
 
 Format = Literal["monosem", "saelens", "dictionary_learning", "sparsify", "gemma_scope", "circuit_tracer"]
-WRITERS: dict[str, Callable[[SAE], dict[str, Any]]] = {
+WRITERS: dict[str, Callable[[SAE, bool], dict[str, Any]]] = {
     "saelens": saelens.files,
     "dictionary_learning": dictionary_learning.files,
     "sparsify": sparsify.files,
@@ -44,8 +43,8 @@ def export_sae(sae: SAE, path: str | Path, to: Format = "saelens", *, fold: bool
         sae: left as it is.
         path: the folder, made if need be; files of the same names are replaced.
         to: the library, or "monosem" for our own format.
-        fold: first move the input transform, and the b_dec that is subtracted from what is read, into the weights:
-            codes are then the same up to rounding, and more formats can hold them.
+        fold: where the format has no place for them, move the input transform, and the b_dec that is subtracted from
+            what is read, into the weights: codes are then the same up to rounding.
 
     Returns:
         The folder.
@@ -56,11 +55,11 @@ def export_sae(sae: SAE, path: str | Path, to: Format = "saelens", *, fold: bool
     """
     if to not in get_args(Format):
         raise ConfigError(f"{to!r} is no format that is written: {listed(str(to), get_args(Format))}")
-    sae, folder = folded(sae) if fold else sae, Path(path)
+    folder = Path(path)
     if to == "monosem":
         sae.save(folder)
         return folder
-    for name, content in WRITERS[to](sae).items():
+    for name, content in WRITERS[to](sae, fold).items():
         _write(folder / name, content)
     return folder
 

@@ -7,29 +7,31 @@ from typing import Any
 from torch import Tensor
 
 from monosem.hook_names import to_transformer_lens
-from monosem.interop.writers.plain import W_skip, kind, layer_of, plain, refuse, require_no_transform, threshold
+from monosem.interop.writers.plain import kind, layer_of, plain, refuse, skip_of, threshold, without_transform
 from monosem.sae import SAE, CrossLayerTranscoder
 
 LOAD = "circuit_tracer: a folder of its layers, with config.yaml, as a repository on the hub"
 NAME = "circuit_tracer"
 
 
-def files(sae: SAE) -> dict[str, Any]:
+def files(sae: SAE, fold: bool = False) -> dict[str, Any]:
     """The files of a transcoder, by name: of one layer those of that layer, to stand beside the others'.
 
     Raises:
         ConfigError: circuit-tracer has no such transcoder.
     """
-    require_no_transform(sae, NAME)
+    if sae.autoencodes:
+        refuse(sae, NAME, "it has transcoders alone", "saelens holds it")
+    if sae.d_out != sae.d_in:
+        refuse(sae, NAME, f"it writes as wide as it reads, not {sae.d_out} for {sae.d_in}", "saelens holds it")
+    sae = without_transform(sae, NAME, fold)
     if isinstance(sae, CrossLayerTranscoder):
         return _cross_layer(sae)
     sae = plain(sae, NAME)
-    if sae.autoencodes:
-        refuse(sae, NAME, "it has transcoders alone", "saelens holds it")
     if kind(sae) not in ("relu", "jumprelu"):
         remedy = "sparsify holds TopK ones" if kind(sae) == "topk" else "keep it in our own format"
         refuse(sae, NAME, f"its {kind(sae)} keeps negative values that ours has not", remedy)
-    layer, skip = layer_of(sae.metadata.hook), W_skip(sae)
+    layer, skip = layer_of(sae.metadata.hook), skip_of(sae)
     if layer is None:
         refuse(sae, NAME, "its files are named after layers, and this one does not know its own", "set metadata.hook")
     tensors: dict[str, Tensor] = {
@@ -43,8 +45,6 @@ def files(sae: SAE) -> dict[str, Any]:
     if skip is not None:
         tensors["W_skip"] = skip.detach()
     config = _config(sae, "transcoder_set", sae.metadata.hook, sae.metadata.target_hook)
-    if kind(sae) == "relu":
-        config["activation"] = "relu"
     return {f"layer_{layer}.safetensors": tensors, "config.yaml": config}
 
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from monosem.interop.writers.plain import (
-    FOLD,
-    W_skip,
     kind,
     layer_of,
     parameter,
     plain,
     refuse,
-    require_no_transform,
+    skip_of,
     threshold,
+    without_b_dec,
+    without_transform,
 )
 from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE
 
@@ -24,23 +24,24 @@ LOAD = "dictionary_learning.utils.load_dictionary({path!r}, 'cpu')"
 NAME = "dictionary_learning"
 
 
-def files(sae: SAE) -> dict[str, Any]:
+def files(sae: SAE, fold: bool = False) -> dict[str, Any]:
     """The files of an SAE, by name.
 
     Raises:
         ConfigError: dictionary_learning has no such SAE.
     """
-    given, sae = sae, plain(sae, NAME)
-    require_no_transform(sae, NAME)
-    if not sae.autoencodes or W_skip(sae) is not None:
-        refuse(given, NAME, "it has no transcoders", "saelens, sparsify and circuit_tracer have")
-    made = _batchtopk(given) if isinstance(given, BatchTopKSAE) and given.subtract_b_dec else _others(sae)
-    name, tensors = made
+    whole = plain(sae, NAME)
+    if not sae.autoencodes or skip_of(sae) is not None:
+        refuse(sae, NAME, "it has no transcoders", "saelens, sparsify and circuit_tracer have")
+    if isinstance(sae, BatchTopKSAE) and sae.subtract_b_dec:
+        name, tensors = _batchtopk(without_transform(sae, NAME, fold))
+    else:
+        name, tensors = _others(without_transform(whole, NAME, fold), fold)
     trainer = {
         "dict_class": name,
         "activation_dim": sae.d_in,
         "dict_size": sae.n_latents,
-        "k": given.settings.get("k"),
+        "k": sae.settings.get("k"),
         "layer": layer_of(sae.metadata.hook),
         "lm_name": sae.metadata.model,
         "submodule_name": sae.metadata.hook,
@@ -49,7 +50,8 @@ def files(sae: SAE) -> dict[str, Any]:
     return {"ae.pt": tensors, "config.json": {"trainer": trainer, "buffer": buffer}}
 
 
-def _batchtopk(sae: BatchTopKSAE) -> tuple[str, dict[str, Tensor]]:
+def _batchtopk(sae: SAE) -> tuple[str, dict[str, Tensor]]:
+    assert isinstance(sae, BatchTopKSAE)
     limit = sae.threshold.detach().clamp_min(0).float()
     shared = {"b_dec": sae.b_dec.detach(), "k": _whole(sae.k), "threshold": limit}
     if isinstance(sae, MatryoshkaSAE):
@@ -59,11 +61,10 @@ def _batchtopk(sae: BatchTopKSAE) -> tuple[str, dict[str, Tensor]]:
     return "BatchTopKSAE", {**_linear(sae), **shared}
 
 
-def _others(sae: SAE) -> tuple[str, dict[str, Tensor]]:
+def _others(sae: SAE, fold: bool) -> tuple[str, dict[str, Tensor]]:
     how, b_dec = kind(sae), sae.b_dec.detach()
     if how == "jumprelu":
-        if sae.subtract_b_dec:
-            refuse(sae, NAME, "its JumpReLU does not subtract b_dec from what it reads", FOLD)
+        sae = without_b_dec(sae, NAME, fold)
         own = {"W_enc": sae.W_enc.detach().T, "b_enc": sae.b_enc.detach(), "W_dec": sae.W_dec.detach()}
         return "JumpReluAutoEncoder", {**own, "b_dec": b_dec, "threshold": threshold(sae)}
     if how == "relu" and not sae.subtract_b_dec:

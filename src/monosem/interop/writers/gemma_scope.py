@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from monosem.interop.writers.plain import FOLD, W_skip, kind, plain, refuse, require_no_transform, threshold
+from monosem.interop.writers.plain import kind, plain, refuse, skip_of, threshold, without_b_dec, without_transform
 from monosem.sae import SAE
 
 LOAD = "numpy.load({path!r} + '/params.npz')"
 NAME = "gemma_scope"
 
 
-def files(sae: SAE) -> dict[str, Any]:
+def files(sae: SAE, fold: bool = False) -> dict[str, Any]:
     """The files of an SAE, by name.
 
     Raises:
@@ -19,12 +19,10 @@ def files(sae: SAE) -> dict[str, Any]:
     """
     sae = plain(sae, NAME)
     if kind(sae) not in ("relu", "jumprelu"):
-        refuse(sae, NAME, f"its latents are JumpReLU alone, not {kind(sae)}", "saelens holds it, or ms.convert does")
-    require_no_transform(sae, NAME)
-    if sae.subtract_b_dec:
-        refuse(sae, NAME, "it does not subtract b_dec from what it reads", FOLD)
-    if W_skip(sae) is not None:
+        refuse(sae, NAME, f"its latents are JumpReLU alone, not {kind(sae)}", "saelens holds it")
+    if skip_of(sae) is not None:
         refuse(sae, NAME, "it has no skip", "saelens and circuit_tracer hold it")
+    sae = without_b_dec(without_transform(sae, NAME, fold), NAME, fold)
     arrays = {
         "W_enc": sae.W_enc.detach().T,
         "W_dec": sae.W_dec.detach(),

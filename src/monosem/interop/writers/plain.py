@@ -6,7 +6,7 @@ import copy
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem.errors import ConfigError
 from monosem.sae import (
@@ -22,7 +22,9 @@ from monosem.sae import (
     SwitchSAE,
     TopKSAE,
     convert,
-    fold,
+)
+from monosem.sae import (
+    fold as moved_into_weights,
 )
 
 FOLD = "export with fold=True (--fold), which moves it into the weights: codes are then the same up to rounding"
@@ -53,24 +55,40 @@ def kind(sae: SAE) -> str:
 
 
 @torch.no_grad()
-def folded(sae: SAE) -> SAE:
-    """The same SAE, up to rounding, that has no transform, and subtracts no b_dec from what it reads.
+def without_transform(sae: SAE, to: str, fold: bool, known: tuple[str, ...] = ("none",)) -> SAE:
+    """The SAE as it is, where a format has a place for its transforms, or else one without, if `fold` allows.
 
     Raises:
-        ConfigError: it cannot be: see `fold`.
+        ConfigError: it does not, or the transform is another map for every row.
     """
-    new = fold(sae, norms=False) if sae.transform.kind != "none" else copy.deepcopy(sae)
-    if new.subtract_b_dec and "b_enc" in dict(new.named_parameters()):
-        new.add_to_pre_activations((-(new.W_enc.double() @ new.b_dec.double())).to(new.b_enc.dtype))
-        new.subtract_b_dec = False
+    kinds = {sae.transform.kind, sae.target_transform.kind}
+    if kinds <= set(known):
+        return sae
+    if sae.transform.per_row:
+        what = "saelens holds it" if sae.autoencodes and to != "saelens" else "keep it in our own format (to='monosem')"
+        refuse(sae, to, f"it has no place for the transform {sae.transform.kind!r}, another map for every row", what)
+    if not fold:
+        refuse(sae, to, f"it has no place for the transform {sae.transform.kind!r}", FOLD)
+    return moved_into_weights(sae, norms=False)
+
+
+@torch.no_grad()
+def without_b_dec(sae: SAE, to: str, fold: bool) -> SAE:
+    """The SAE as it is, where it subtracts no b_dec from what it reads, or else one that does not, if `fold` allows.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not sae.subtract_b_dec:
+        return sae
+    if not fold:
+        refuse(sae, to, "it does not subtract b_dec from what it reads", FOLD)
+    new = copy.deepcopy(sae)
+    if new.one_matrix:
+        new.W_enc = nn.Parameter(new.W_enc.detach().clone())
+    new.add_to_pre_activations((-(new.W_enc.double() @ new.b_dec.double())).to(new.b_enc.dtype))
+    new.subtract_b_dec = False
     return new
-
-
-def require_no_transform(sae: SAE, to: str, known: tuple[str, ...] = ("none",)) -> None:
-    """Refuse an input transform that a format has no place for."""
-    for transform in (sae.transform, sae.target_transform):
-        if transform.kind not in known:
-            refuse(sae, to, f"it has no place for the transform {transform.kind!r}", FOLD)
 
 
 def parameter(sae: SAE, name: str) -> Tensor:
@@ -85,7 +103,7 @@ def threshold(sae: SAE) -> Tensor:
     return parameter(sae, "threshold").clamp_min(0)
 
 
-def W_skip(sae: SAE) -> Tensor | None:
+def skip_of(sae: SAE) -> Tensor | None:
     """The linear path beside the latents, (d_out, d_in), if it has one."""
     return dict(sae.named_parameters()).get("W_skip")
 

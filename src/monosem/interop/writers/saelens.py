@@ -7,26 +7,31 @@ from typing import Any
 from torch import Tensor
 
 from monosem.hook_names import to_transformer_lens
-from monosem.interop.writers.plain import W_skip, kind, parameter, plain, refuse, require_no_transform, threshold
+from monosem.interop.writers.plain import kind, parameter, plain, refuse, skip_of, threshold, without_transform
 from monosem.sae import SAE
 
 LOAD = "sae_lens.SAE.load_from_disk({path!r})"
+NAME = "saelens"
 NORMALIZE = {"none": "none", "standardise": "layer_norm", "row_norm": "constant_norm_rescale"}
 """Our transforms, as SAELens calls them."""
 
 
-def files(sae: SAE) -> dict[str, Any]:
+def files(sae: SAE, fold: bool = False) -> dict[str, Any]:
     """The files of an SAE, by name.
 
     Raises:
         ConfigError: SAELens has no such SAE.
     """
-    sae = plain(sae, "SAELens")
-    how, skip, predicts = kind(sae), W_skip(sae), not sae.autoencodes
-    require_no_transform(sae, "SAELens", ("none",) if predicts else tuple(NORMALIZE))
+    sae = plain(sae, NAME)
+    sae = without_transform(sae, NAME, fold, tuple(NORMALIZE) if sae.autoencodes else ("none",))
+    how, skip, predicts = kind(sae), skip_of(sae), not sae.autoencodes
     if predicts and how in ("topk", "gated"):
-        refuse(sae, "SAELens", f"its transcoders are of ReLU and JumpReLU, not of {how}", "sparsify holds TopK ones")
-    tensors: dict[str, Tensor] = {"W_enc": sae.W_enc.detach().T, "W_dec": sae.W_dec.detach(), "b_dec": sae.b_dec.detach()}
+        refuse(sae, NAME, f"its transcoders are of ReLU and JumpReLU, not of {how}", "sparsify holds TopK ones")
+    tensors: dict[str, Tensor] = {
+        "W_enc": sae.W_enc.detach().T,
+        "W_dec": sae.W_dec.detach(),
+        "b_dec": sae.b_dec.detach(),
+    }
     if how == "gated":
         tensors |= {"b_gate": sae.b_enc.detach(), **{name: parameter(sae, name) for name in ("r_mag", "b_mag")}}
     else:

@@ -1,4 +1,4 @@
-"""EleutherAI's sparsify: a folder with cfg.json and sae.safetensors, which should be named after the module it is of."""
+"""sparsify: a folder with cfg.json and sae.safetensors, best named after the module that it is of."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from monosem.interop.writers.plain import W_skip, kind, plain, refuse, require_no_transform
+from monosem.interop.writers.plain import kind, plain, refuse, skip_of, without_transform
 from monosem.sae import SAE
 
 LOAD = "sparsify.SparseCoder.load_from_disk({path!r})"
 
 
-def files(sae: SAE) -> dict[str, Any]:
+def files(sae: SAE, fold: bool = False) -> dict[str, Any]:
     """The files of an SAE, by name.
 
     Raises:
@@ -21,7 +21,7 @@ def files(sae: SAE) -> dict[str, Any]:
     sae = plain(sae, "sparsify")
     if kind(sae) != "topk":
         refuse(sae, "sparsify", f"its latents are TopK alone, not {kind(sae)}", "saelens holds it")
-    require_no_transform(sae, "sparsify")
+    sae = without_transform(sae, "sparsify", fold)
     if sae.d_out != sae.d_in:
         refuse(sae, "sparsify", f"it writes as wide as it reads, not {sae.d_out} for {sae.d_in}", "keep to='monosem'")
     if sae.autoencodes and not sae.subtract_b_dec:
@@ -32,7 +32,7 @@ def files(sae: SAE) -> dict[str, Any]:
         "W_dec": sae.W_dec.detach(),
         "b_dec": sae.b_dec.detach(),
     }
-    skip = W_skip(sae)
+    skip = skip_of(sae)
     if skip is not None:
         tensors["W_skip"] = skip.detach()
     config = {
