@@ -5,15 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from monosem.activations.guess import Trial, guess, in_words, looks_like
 from monosem.activations.live import models_of, probe_rows
 from monosem.errors import DataError, HookError, MismatchError
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.text import first_token
+
+_TRIED: WeakKeyDictionary[SAE, dict[tuple[object, ...], list[Trial]]] = WeakKeyDictionary()
+"""So that splicing an SAE into a model again and again asks once."""
 
 NORM_TOLERANCE = 0.02
 FVU_TOLERANCE = 0.05
@@ -88,7 +93,15 @@ def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | 
         problems.append(words)
         return result
     if known.fingerprint is None or "tokens" not in sae.probe:
-        notes.append("the SAE carries no probe batch of text: scale and quality were not checked")
+        trials = _trials(sae, model, places, targets) if known.layout is not None else []
+        if not trials:
+            notes.append("the SAE carries no probe batch of text: scale and quality were not checked")
+            return result
+        notes.append(f"the SAE carries no probe batch; on a short text FVU is {trials[0].fvu:.3f}")
+        words = in_words(trials, sae)
+        if words is not None:
+            misfits.append(words)
+            problems.append(words)
         return result
     unreadable = [why for one in models_of(model) if (why := _unreadable(one, sae.probe["tokens"]))]
     if unreadable:
@@ -99,7 +112,7 @@ def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | 
     if known.fingerprint.mean_norm > 0 and abs(norm / known.fingerprint.mean_norm - 1) > NORM_TOLERANCE:
         misfits.append(
             f"activations at {place} have mean norm {norm:.4g}, in training it was {known.fingerprint.mean_norm:.4g} "
-            f"(factor {norm / known.fingerprint.mean_norm:.3g}): another hook, another scale or folded norms"
+            f"(factor {norm / known.fingerprint.mean_norm:.3g}): {_whence(sae, model, places, targets)}"
         )
         problems.append(misfits[-1])
     target = probe_rows(model, targets, sae.probe).reshape(-1, *sae.out_shape) if targets else x
@@ -108,6 +121,25 @@ def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | 
     if known.fingerprint.fvu is not None and fvu > known.fingerprint.fvu + FVU_TOLERANCE:
         problems.append(f"FVU on the SAE's own probe batch is {fvu:.3f}, it was {known.fingerprint.fvu:.3f}")
     return result
+
+
+def _trials(sae: SAE, model: SubjectModel | ModelSet, places: list[str], targets: list[str]) -> list[Trial]:
+    """How well a dictionary of one place reconstructs there and otherwise."""
+    if not isinstance(model, SubjectModel) or len(sae.in_shape) > 1:
+        return []
+    asked = id(model), places[0], *targets, sae.W_enc._version
+    known = _TRIED.setdefault(sae, {})
+    if asked not in known:
+        known[asked] = guess(sae, model, places[0], targets[0] if targets else None)
+    return known[asked]
+
+
+def _whence(sae: SAE, model: SubjectModel | ModelSet, places: list[str], targets: list[str]) -> str:
+    """Where activations of another norm than in training may come from."""
+    found = looks_like(_trials(sae, model, places, targets))
+    if found is None:
+        return "another hook, another scale or folded norms"
+    return f"looks like {found}, you gave {places[0]}"
 
 
 def _sides(sae: SAE, given: list[str], n_models: int) -> tuple[list[str], list[str]]:
