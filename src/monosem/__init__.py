@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue, export_sae
     from monosem.interop.load import load_sae
-    from monosem.interventions import Splice
+    from monosem.interventions import Splice, spliced
     from monosem.models import ModelSet, SubjectModel, load_model
     from monosem.runs import Run, RunConfig
     from monosem.sae import (
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         TopKSAE,
         Transcoder,
         convert,
+        dense,
         fix_suppression,
         fold,
         prune,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
         unfold,
     )
     from monosem.synthetic import PlantedDictionary
-    from monosem.training import Trainer, TrainingConfig, fit, train, train_together
+    from monosem.training import SklearnSAE, Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
     "activations": "activations",
@@ -76,6 +77,7 @@ _HOME = {
     "catalogue": "interop",
     "export_sae": "interop",
     "Splice": "interventions",
+    "spliced": "interventions",
     "ModelSet": "models",
     "SubjectModel": "models",
     "load_model": "models",
@@ -98,6 +100,7 @@ _HOME = {
     "TopKSAE": "sae",
     "Transcoder": "sae",
     "convert": "sae",
+    "dense": "sae",
     "fix_suppression": "sae",
     "fold": "sae",
     "load_sae": "interop.load",
@@ -106,6 +109,7 @@ _HOME = {
     "pursue": "sae",
     "unfold": "sae",
     "PlantedDictionary": "synthetic",
+    "SklearnSAE": "training",
     "Trainer": "training",
     "TrainingConfig": "training",
     "fit": "training",
@@ -137,6 +141,7 @@ __all__ = [
     "RunConfig",
     "Similarity",
     "SkipTranscoder",
+    "SklearnSAE",
     "SparseCodes",
     "Splice",
     "SubjectModel",
@@ -150,6 +155,7 @@ __all__ = [
     "catalogue",
     "check",
     "convert",
+    "dense",
     "evaluate",
     "export_sae",
     "fit",
@@ -164,6 +170,7 @@ __all__ = [
     "pursue",
     "recovery",
     "score",
+    "spliced",
     "train",
     "train_together",
     "unfold",

@@ -5,6 +5,7 @@ from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.convert import convert, prune_activations
 from monosem.sae.crosscoder import Crosscoder
 from monosem.sae.crosslayer import CrossLayerTranscoder, read_decoder_rows
+from monosem.sae.dense_formula import DenseSAE, dense
 from monosem.sae.files import load_sae, save_sae
 from monosem.sae.gated import GatedSAE
 from monosem.sae.jumprelu import JumpReLUSAE
@@ -27,6 +28,7 @@ __all__ = [
     "BatchTopKSAE",
     "CrossLayerTranscoder",
     "Crosscoder",
+    "DenseSAE",
     "GatedSAE",
     "InputFingerprint",
     "InputTransform",
@@ -47,6 +49,7 @@ __all__ = [
     "TrainingLoss",
     "Transcoder",
     "convert",
+    "dense",
     "fix_suppression",
     "fold",
     "load_sae",
