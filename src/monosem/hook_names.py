@@ -11,6 +11,7 @@ TRANSFORMER_LENS = {
     "attn.hook_z": "attn_z",
     "hook_attn_out": "attn_out",
     "ln2.hook_normalized": "mlp_in",
+    "mlp.hook_in": "mlp_in",
     "mlp.hook_post": "mlp_mid",
     "hook_mlp_out": "mlp_out",
 }

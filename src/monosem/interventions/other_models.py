@@ -30,8 +30,8 @@ def spliced(model: Any, *edits: Edit) -> Iterator[None]:
         logits = hooked_transformer(tokens)
 
     Hook points are named as ours; in TransformerLens they are found under its names. In nnsight, what a trace reads at
-    the hook point itself is what stood there before; all that follows is computed from what is spliced in. It warns where an SAE reads
-    something else there than in training, as where TransformerLens has folded and centred a model's weights.
+    the hook point itself is what stood there before; all that follows is computed from what is spliced in. It warns
+    where an SAE reads something else than in training, as where TransformerLens has folded and centred weights.
 
     Args:
         model: a HookedTransformer or TransformerBridge, an nnsight model, a `SubjectModel`, or a plain module.
