@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[str, typer.Argument(help="The run folder; or a published dictionary, by name or path.")],
     text: Annotated[str | None, typer.Option(help="Held-out text: a file, a folder, or bundled:held_out.")] = None,
     images: Annotated[str | None, typer.Option(help="Held-out images: a folder, an IDX or .npz file.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read.")] = None,
     loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
     """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/.
 
     Of a run of several dictionaries, all of them: rewrites results.json and results.svg too.
     """
     from monosem.cli.console import console
-    from monosem.runs import Run, run_evaluation, run_evaluations
+    from monosem.runs import open_run, run_evaluation, run_evaluations
 
-    opened = Run(run)
+    opened = open_run(run, model, hook)
     given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens}
     changes = {name: value for name, value in given.items() if value is not None}
     config = opened.config.evaluation.model_copy(update=changes)

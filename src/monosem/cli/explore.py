@@ -10,7 +10,12 @@ import typer
 
 
 def explore(
-    paths: Annotated[list[Path], typer.Argument(help="Run folders or feature stores.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATHS...", help="Run folders or feature stores; or published dictionaries, by name or path."
+        ),
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8321,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     allow_host: Annotated[
@@ -23,19 +28,33 @@ def explore(
     ] = None,
     feature: Annotated[int | None, typer.Option(help="A feature, to be written with --html.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write --feature into this one file, and stop.")] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Of a published dictionary without features yet: tokens to harvest.")
+    ] = 200_000,
+    model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
     """Explore features on a page: what they fire on, search, prompts, comparison, notes.
 
     The page is served to this machine alone until Ctrl-C; everything on it is also a JSON API (/api/openapi.json).
-    Notes are kept beside the store, in STORE.notes.sqlite.
+    Notes are kept beside the store, in STORE.notes.sqlite. A published dictionary (monosem saes) is fetched, and its
+    features are harvested first, into a run folder in runs/.
     """
     from monosem.cli.console import console
     from monosem.errors import ConfigError
     from monosem.explorer import export_feature, export_site, open_dictionaries
-    from monosem.runs import feature_folders
+    from monosem.runs import feature_folders, open_run, run_harvest
     from monosem.work import doing, job
 
-    paths = [folder for path in paths for folder in feature_folders(path)]
+    paths: list[Path] = []
+    for name in names:
+        if any((Path(name) / known).is_file() for known in ("run.yaml", "index.json", "features/index.json")):
+            paths += feature_folders(Path(name))
+            continue
+        run = open_run(name, model, hook)
+        if not (run.path / "features" / "index.json").is_file():
+            run_harvest(run, tokens=tokens)
+        paths.append(run.path)
     if (feature is None) != (html is None):
         raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
     opened = open_dictionaries(paths)

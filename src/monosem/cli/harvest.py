@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def harvest(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[str, typer.Argument(help="The run folder; or a published dictionary, by name or path.")],
     text: Annotated[
         str | None, typer.Option(help="What to read: a file, a folder, bundled or bundled:held_out.")
     ] = None,
@@ -26,6 +25,8 @@ def harvest(
     keep_state: Annotated[
         bool, typer.Option("--keep-state", help="Keep what it takes to go on later with more --tokens.")
     ] = False,
+    model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
+    hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
     """Harvest every latent's statistics and passages in one pass over a text; rewrites the run's features/.
 
@@ -34,12 +35,14 @@ def harvest(
 
     Without --text, --images or --vectors it reads what the run is evaluated on. Stop it or kill it: the same command
     goes on.
+
+    A dictionary of another library (monosem saes lists published ones) gets a run folder of its own in runs/.
     """
     from monosem.cli.console import console
-    from monosem.runs import Run, run_harvest
+    from monosem.runs import open_run, run_harvest
 
     out = console()
-    for member in Run(run).members.values():
+    for member in open_run(run, model, hook).members.values():
         store = run_harvest(member, text, tokens, keep_state, images=images, vectors=vectors)
         silent = store.count("count = 0")
         out.print(

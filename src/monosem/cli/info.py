@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 def info(
     what: Annotated[
         str,
-        typer.Argument(help="A run folder, an SAE folder, or a model (bundled, a folder, a GGUF file, a hub id)."),
+        typer.Argument(
+            help="A run folder, an SAE (a folder, a file or a published name), or a model (bundled, a folder, a GGUF "
+            "file, a hub id)."
+        ),
     ],
 ) -> None:
     """Say what a run, an SAE or a model is."""
     from monosem.cli.console import console
     from monosem.errors import FileError
+    from monosem.interop.catalogue import published
+    from monosem.interop.load import holds_dictionary
+    from monosem.interop.place import WEIGHTS
     from monosem.models.gguf import gguf_file
-    from monosem.sae.files import find_sae
     from monosem.spelling import path_meant
 
     path, out = Path(what), console()
@@ -32,16 +37,19 @@ def info(
     if (path / "run.yaml").is_file():
         _show(out, _run(path))
         return
-    try:
-        find_sae(path)
-    except FileError:
-        if path.exists() and not (path / "config.json").is_file() and gguf_file(path) is None:
+    if path.exists():
+        foreign = path.is_file() and path.suffix in WEIGHTS
+        if foreign or (path.is_dir() and holds_dictionary(path)):
+            _show(out, _sae(what))
+            return
+        if not (path / "config.json").is_file() and gguf_file(path) is None:
             raise FileError(
                 f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json, or a GGUF file)"
-            ) from None
-        _show(out, _model(what))
+            )
+    elif published(what) is not None or what.startswith("hf://") or (what.count("/") > 1 and gguf_file(what) is None):
+        _show(out, _sae(what))
         return
-    _show(out, _sae(path))
+    _show(out, _model(what))
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -90,8 +98,8 @@ def _joined(model: str | list[str] | None) -> str:
     return " + ".join(model) if isinstance(model, list) else model or "none (ready vectors)"
 
 
-def _sae(path: Path) -> dict[str, Any]:
-    from monosem.sae import load_sae
+def _sae(path: str | Path) -> dict[str, Any]:
+    from monosem.interop.load import load_sae
 
     sae = load_sae(path)
     facts: dict[str, Any] = {

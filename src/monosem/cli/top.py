@@ -9,7 +9,7 @@ import typer
 
 
 def top(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[str, typer.Argument(help="The run folder; or a published dictionary, by name or path.")],
     latents: Annotated[list[int] | None, typer.Argument(help="Latents to show; some notable ones if left out.")] = None,
     passages: Annotated[int, typer.Option("--passages", "-n", help="Passages per latent.")] = 6,
     count: Annotated[int, typer.Option(help="How many notable latents, if none are named.")] = 20,
@@ -22,9 +22,9 @@ def top(
     from monosem.cli.console import PICTURES, console, picture, save_picture
     from monosem.errors import ConfigError
     from monosem.features import print_features
-    from monosem.runs import Run
+    from monosem.runs import open_run
 
-    opened = Run(run)
+    opened = open_run(run)
     store = opened.features()
     for latent in latents or []:
         if not 0 <= latent < store.n_latents:

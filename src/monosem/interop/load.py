@@ -46,7 +46,7 @@ def load_sae(path_or_name: str | Path, device: torch.device | str | None = None,
         return read_place(Place(path, str(path)), device)
     known = published(str(path_or_name))
     name = hub_name(known.name if known is not None else str(path_or_name))
-    if name is None or isinstance(path_or_name, Path):
+    if name is None or not names_published(path_or_name):
         raise FileError(
             f"{path} does not exist: give a folder or a file, or a published name (monosem saes lists them)"
             f"{path_meant(path)}"
@@ -55,6 +55,21 @@ def load_sae(path_or_name: str | Path, device: torch.device | str | None = None,
     if known is not None and sae.metadata.model is None:
         sae.metadata.model = known.model
     return sae
+
+
+def names_published(path_or_name: str | Path) -> bool:
+    """Whether it can be the name of something on the hub, and is no path beside which there is something here."""
+    name, path = str(path_or_name), Path(path_or_name)
+    if name.startswith(HUB) or published(name) is not None:
+        return True
+    beside = path.parent != Path() and path.parent.is_dir()
+    return hub_name(name) is not None and not isinstance(path_or_name, Path) and not beside
+
+
+def holds_dictionary(path: Path) -> bool:
+    """Whether there is a dictionary in a folder, ours or another library's, or several."""
+    place = Place(path, str(path))
+    return own_folder(place) is not None or layout_of(place) is not None or any(_inside(place))
 
 
 def read_place(place: Place, device: torch.device | str | None = None) -> SAE:

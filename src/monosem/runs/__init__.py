@@ -1,5 +1,6 @@
 """Runs: one YAML file describes a run, one folder holds it."""
 
+from monosem.runs.adopted import open_run
 from monosem.runs.config import RunConfig
 from monosem.runs.folder import Run, feature_folders
 from monosem.runs.pipeline import (
@@ -20,6 +21,7 @@ __all__ = [
     "demo_config",
     "describe_each",
     "feature_folders",
+    "open_run",
     "require_held_out",
     "run_evaluation",
     "run_evaluations",

@@ -1,0 +1,82 @@
+"""The commands work on a dictionary in another library's files as on a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import monosem as ms
+from monosem.cli.main import app
+from monosem.errors import ConfigError, FileError
+from monosem.runs import open_run
+
+DATA = Path(__file__).parents[1] / "data"
+DEMO, FROZEN = DATA / "demo_sae", DATA / "interop"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's dictionary, or 128 latents of it, in the files of SAELens: it reads the bundled model."""
+    sae = ms.fold(ms.prune(ms.load_sae(DEMO).float(), list(range(128))), norms=False)
+    folder = tmp_path_factory.mktemp("published") / "sae"
+    folder.mkdir()
+    tensors = {"W_enc": sae.W_enc.T, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
+    save_file(
+        {name: t.detach().contiguous().clone() for name, t in tensors.items()}, folder / "sae_weights.safetensors"
+    )
+    metadata = {
+        "model_name": "bundled",
+        "hook_name": "blocks.2.hook_resid_post",
+        "context_size": 64,
+        "prepend_bos": True,
+    }
+    config = {"architecture": "topk", "d_in": sae.d_in, "d_sae": 128, "k": sae.settings["k"], "dtype": "float32"}
+    (folder / "cfg.json").write_text(json.dumps({**config, "metadata": metadata}))
+    return folder
+
+
+def monosem(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.exception
+    return done.output
+
+
+def test_a_foreign_dictionary_is_described_measured_harvested_and_explored(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = monosem("info", published)
+    assert "SAELens" in told
+    assert "resid_post.2" in told
+    assert "Written" in monosem("explore", published, "--tokens", "1000", "--feature", "7", "--html", "feature.html")
+    assert (tmp_path / "feature.html").is_file()
+    (path,) = (tmp_path / "runs").iterdir()
+    run = ms.Run(path)
+    assert run.sae().metadata.layout == "SAELens"
+    assert run.features().n_tokens >= 1000
+    assert "7" in monosem("top", published, "7", "-n", "1")
+    assert "FVU" in monosem("eval", published, "--tokens", "1000", "--loss-tokens", "0")
+    x = torch.randn(5, 256)
+    assert torch.equal(run.sae()(x).reconstruction, ms.load_sae(published)(x).reconstruction)
+
+
+def test_what_the_files_do_not_say_is_asked_for_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    silent = FROZEN / "sparsify" / "topk" / "layers.3"
+    with pytest.raises(ConfigError, match="--model OWNER/NAME"):
+        open_run(silent)
+    run = open_run(silent, model="bundled", hook="resid_post.1")
+    assert (run.config.model, run.config.hook) == ("bundled", "resid_post.1")
+    assert open_run(silent).path == run.path
+
+
+def test_what_is_no_dictionary_is_told_as_before(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"holds no run"):
+        open_run(tmp_path)
+    with pytest.raises(FileError, match="does not exist"):
+        open_run(tmp_path / "nothing")
