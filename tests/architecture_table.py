@@ -14,7 +14,7 @@ from monosem.sae.transform import TransformKind
 DOCS = Path(__file__).parents[1] / "docs" / "architectures.md"
 BEGIN, END = "<!-- the table: python tests/architecture_table.py -->", "<!-- end of the table -->"
 
-ALIKE = {"standardise": "layer_norm", "row_norm": "layer_norm"}
+ALIKE = {"standardise": "layer_norm", "row_norm": "layer_norm", "row_centre": "layer_norm"}
 """Transforms of which all that is true of another is true."""
 TRANSFORMS: tuple[TransformKind, ...] = tuple(kind for kind in get_args(TransformKind) if kind not in ALIKE)
 

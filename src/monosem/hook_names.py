@@ -14,6 +14,7 @@ TRANSFORMER_LENS = {
     "mlp.hook_in": "mlp_in",
     "mlp.hook_post": "mlp_mid",
     "hook_mlp_out": "mlp_out",
+    "hook_mlp_in": "resid_mid",
 }
 """Inside a block, in ours."""
 

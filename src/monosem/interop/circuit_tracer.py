@@ -9,7 +9,7 @@ import torch
 
 from monosem.errors import ConfigError, FileError
 from monosem.files import Stacked, Stored
-from monosem.interop.hook import hook_of, model_of
+from monosem.interop.hook import hook_of, model_of, normalised
 from monosem.interop.layout import Layout, Parts, matrix, refusal, wanted
 from monosem.interop.place import Place
 from monosem.sae import (
@@ -66,6 +66,9 @@ def read(place: Place) -> Parts:
         _metadata(config, int(layer[1]) if layer else None),
         d_out=matrix(W_dec)[1],
     )
+    before_gain = _before_gain(config, int(layer[1])) if layer else None
+    if before_gain is not None:
+        parts.metadata.hook, parts.transform = before_gain, "row_norm"
     k = _k(place, config)
     skip = "W_skip" in tensors
     if skip:
@@ -76,6 +79,10 @@ def read(place: Place) -> Parts:
         parts.kind = JumpReLUSkipTranscoder if skip else JumpReLUSAE
         parts.tensors["threshold"] = _threshold(tensors, n_latents)
     return parts
+
+
+def _before_gain(config: dict[str, Any], layer: int) -> str | None:
+    return normalised(f"blocks.{layer}.{config.get('feature_input_hook')}", model_of(config.get("model_name")))
 
 
 def _threshold(tensors: Any, n_latents: int) -> Stored | torch.Tensor:
@@ -151,6 +158,14 @@ def read_clt(place: Place) -> Parts:
         metadata.hooks = [str(hook_of(f"blocks.{layer}.{reads}")) for layer in range(n_layers)]
         metadata.target_hooks = [str(hook_of(f"blocks.{layer}.{predicts}")) for layer in range(n_layers)]
         metadata.original_hook = f"{reads} > {predicts}"
+    before_gain = [layer for layer in range(n_layers) if _before_gain(config, layer) is not None]
+    if before_gain:
+        raise refusal(
+            place,
+            "it reads what comes out of every layer's norm before its gain, rows scaled by their own norms, which a "
+            "transform of several layers does not do here",
+            "take a set whose feature_input_hook is hook_resid_mid or mlp.hook_in",
+        )
     return Parts(
         CrossLayerTranscoder,
         d_in,

@@ -10,6 +10,9 @@ from monosem.hook_names import from_transformer_lens
 BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|layer)\.(\d+)(?::output)?")
 """The path of a block of any family: what comes out of it is resid_post."""
 
+RMS_NORM = re.compile("gemma|llama|qwen|mistral", re.IGNORECASE)
+"""In the names of models whose norms are RMSNorm."""
+
 MODELS = {
     "gpt2-small": "openai-community/gpt2",
     "gpt2": "openai-community/gpt2",
@@ -52,6 +55,16 @@ def hook_of(name: str | None) -> str | None:
         return from_transformer_lens(name)
     block = BLOCK.fullmatch(name)
     return f"resid_post.{block[1]}" if block else name
+
+
+def normalised(name: str | None, model: str | None) -> str | None:
+    """The hook point whose rows, scaled to norm sqrt(d), are what TransformerLens gives at `ln2.hook_normalized`.
+
+    There an RMSNorm's output stands before its gain, which no module of the model gives out. None of other places, and
+    of other norms.
+    """
+    found = re.fullmatch(r"blocks\.(\d+)\.ln2\.hook_normalized", name or "")
+    return f"resid_mid.{found[1]}" if found and RMS_NORM.search(model or "") else None
 
 
 def bos_of(value: Any) -> bool | None:

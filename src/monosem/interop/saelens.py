@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from monosem.errors import FileError
 from monosem.files import Stored
-from monosem.interop.hook import bos_of, hook_of, length_of, model_of
+from monosem.interop.hook import bos_of, hook_of, length_of, model_of, normalised
 from monosem.interop.layout import Layout, Parts, matrix, refusal, wanted
 from monosem.interop.place import Place
 from monosem.sae import (
@@ -27,6 +28,12 @@ from monosem.sae import (
 from monosem.sae.transform import TransformKind
 from monosem.sae.weights import row_norms
 
+CENTRED = (
+    "jbloom/GPT2-Small-SAEs-Reformatted",
+    "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8",
+    "tommmcgrath/gpt2-small-mlp-out-saes",
+)
+"""Repositories whose files do not say that they are of a model with centred weights: SAELens's registry says it."""
 FILES = ("cfg.json", "sae_weights.safetensors")
 OLDER = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 NORMALISATIONS: dict[str, TransformKind] = {
@@ -64,21 +71,35 @@ def read(place: Place) -> Parts:
     found: dict[str, Stored | Tensor] = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": b_dec}
     kind, settings = _kind(architecture, place, config, tensors, found)
     transform = _transform(place, config, found)
-    transcodes = architecture.endswith("transcoder")
-    if transcodes and "W_skip" in found and transform != "none":
+    metadata = _metadata(config, transcodes := architecture.endswith("transcoder"))
+    before_gain = normalised(metadata.original_hook, metadata.model)
+    if before_gain is not None and transform == "none":
+        metadata.hook, transform = before_gain, "row_norm"
+    elif transform == "none" and not transcodes and _centred(place, config):
+        transform = "row_centre"
+    if transcodes and "W_skip" in found and transform not in ("none", "row_norm"):
         raise refusal(place, "its skip reads activations that its encoder reads normalised", USE_SAELENS)
     return Parts(
         kind,
         d_in,
         n_latents,
         found,
-        _metadata(config, transcodes),
+        metadata,
         settings,
         d_out=d_out if transcodes else None,
         subtract_b_dec=None if transcodes else bool(config.get("apply_b_dec_to_input", True)),
         transform=transform,
         finish=_finish(config, tensors),
     )
+
+
+def _centred(place: Place, config: dict[str, Any]) -> bool:
+    """Whether it reads what a model writes whose weights TransformerLens has centred: rows of mean 0."""
+    options = config.get("model_from_pretrained_kwargs")
+    said = isinstance(options, dict) and options.get("center_writing_weights") is True
+    known = any(place.source.removeprefix("hf://").startswith(repo + "/") for repo in CENTRED)
+    written = re.search(r"hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)$", str(config.get("hook_name")))
+    return bool((said or known) and written)
 
 
 def _config(place: Place) -> dict[str, Any]:

@@ -13,9 +13,18 @@ from monosem.errors import ConfigError, DataError
 from monosem.spelling import listed
 
 TransformKind = Literal[
-    "centre_scale", "centre", "scale", "layer_norm", "standardise", "row_norm", "whiten", "whiten_pca", "none"
+    "centre_scale",
+    "centre",
+    "scale",
+    "layer_norm",
+    "standardise",
+    "row_norm",
+    "row_centre",
+    "whiten",
+    "whiten_pca",
+    "none",
 ]
-PER_ROW = ("layer_norm", "standardise", "row_norm")
+PER_ROW = ("layer_norm", "standardise", "row_norm", "row_centre")
 
 FLOOR = 1e-6  # of the largest variance: below it, a direction is not blown up further by whitening
 TINY = 1e-12  # added to a row's variance: a constant row becomes zeros
@@ -31,14 +40,16 @@ class InputTransform(nn.Module):
       "whiten_pca": the same, in the coordinates of C's eigenvectors.
     - "layer_norm": t(x) = (x - m) / s, m and s mean and standard deviation over the entries of that row;
       "standardise": the same with the deviation of a sample, which divides by d - 1, and 1e-5 added to what divides, as
-      OpenAI's SAEs and SAELens's do it; "row_norm": t(x) = x sqrt(d) / ||x||.
+      OpenAI's SAEs and SAELens's do it; "row_norm": t(x) = x sqrt(d) / ||x||;
+      "row_centre": t(x) = x - m, m the mean of that row's entries: what TransformerLens makes of the residual stream
+      where it centres the weights that write to it.
     - "none": x as it is.
 
     Centring keeps a large common component from killing latents; scaling makes learning rates and penalties mean the
     same on every model. Estimated on the first activations seen, stored in the SAE: a saved SAE takes raw activations
     and returns raw reconstructions.
 
-    All but the three of a row's own are one affine map (`affine`), which can be folded into weights. Those are another
+    All but those of a row's own are one affine map (`affine`), which can be folded into weights. Those are another
     map for every row (`per_row`): what undoes it must know which rows they were, `inverse(y, x)`.
     """
 
@@ -231,7 +242,9 @@ class InputTransform(nn.Module):
         wide = x.double()  # whose squares do not overflow
         mean = wide.mean(-1, keepdim=True) if self.kind != "row_norm" else wide.new_zeros(*x.shape[:-1], 1)
         squares = (wide - mean).pow(2).sum(-1, keepdim=True)
-        if self.kind == "standardise":
+        if self.kind == "row_centre":
+            deviation = torch.ones_like(mean)
+        elif self.kind == "standardise":
             deviation = (squares / (x.shape[-1] - 1)).sqrt()
         else:
             deviation = (squares / x.shape[-1] + TINY).sqrt()

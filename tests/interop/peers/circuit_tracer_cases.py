@@ -16,7 +16,7 @@ from common import D, F, randomise, rows, run
 from safetensors.torch import save_file
 from torch.nn import functional
 
-SITES = {"feature_input_hook": "ln2.hook_normalized", "feature_output_hook": "hook_mlp_out"}
+SITES = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
 CPU = torch.device("cpu")
 LAYERS = 3
 

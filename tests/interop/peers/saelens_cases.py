@@ -50,7 +50,7 @@ def one(folder: Path, kind: type, config: type, **options: object) -> None:
 
 def transcoder(folder: Path, kind: type, config: type, **options: object) -> None:
     """A transcoder of another width."""
-    more = {"hook_name": "blocks.3.ln2.hook_normalized", "hook_name_out": "blocks.3.hook_mlp_out"}
+    more = {"hook_name": "blocks.3.mlp.hook_in", "hook_name_out": "blocks.3.hook_mlp_out"}
     sae = kind(config(d_in=D, d_sae=F, d_out=D_OUT, apply_b_dec_to_input=False, metadata=metadata(**more), **options))
     randomise(sae)
     sae.save_model(folder / "sae")
@@ -108,6 +108,9 @@ run(
             one, kind=TopKSAE, config=TopKSAEConfig, k=K, normalize_activations="layer_norm", apply_b_dec_to_input=False
         ),
         "topk_rescaled": partial(one, kind=TopKSAE, config=TopKSAEConfig, k=K, rescale_acts_by_decoder_norm=True),
+        "standard_row_norm": partial(
+            one, kind=StandardSAE, config=StandardSAEConfig, normalize_activations="constant_norm_rescale"
+        ),
         "gated": partial(one, kind=GatedSAE, config=GatedSAEConfig),
         "jumprelu": partial(one, kind=JumpReLUSAE, config=JumpReLUSAEConfig),
         "jumprelu_unsubtracted": partial(one, kind=JumpReLUSAE, config=JumpReLUSAEConfig, apply_b_dec_to_input=False),
