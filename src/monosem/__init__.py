@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monosem.activations import activations, check
+    from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
@@ -65,6 +65,7 @@ _HOME = {
     "SparseCodes": "codes",
     "MonosemError": "errors",
     "check": "activations",
+    "store_activations": "activations",
     "evaluate": "evaluation",
     "recovery": "evaluation",
     "Judge": "explain",
@@ -171,6 +172,7 @@ __all__ = [
     "recovery",
     "score",
     "spliced",
+    "store_activations",
     "train",
     "train_together",
     "unfold",

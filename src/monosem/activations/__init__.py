@@ -7,15 +7,19 @@ from monosem.activations.live import FILLING, LiveActivations, models_of
 from monosem.activations.mapping import Mapping, is_mapping
 from monosem.activations.reading import Found, Piece, Reading, Wanted, positions_read, read_rows, rows_a_context
 from monosem.activations.rows import VectorRows
-from monosem.activations.source import ActivationSource, Place, batches
+from monosem.activations.shards import StoreFolder
+from monosem.activations.source import ActivationSource, Place, batches, first_rows
+from monosem.activations.stored import StoredActivations
+from monosem.activations.storing import store_activations
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
-from monosem.activations.views import HookView
+from monosem.activations.views import HookSource, HookView
 
 __all__ = [
     "FILLING",
     "ActivationSource",
     "CheckResult",
     "Found",
+    "HookSource",
     "HookView",
     "IterableActivations",
     "LiveActivations",
@@ -23,12 +27,15 @@ __all__ = [
     "Piece",
     "Place",
     "Reading",
+    "StoreFolder",
+    "StoredActivations",
     "VectorActivations",
     "VectorRows",
     "Wanted",
     "activations",
     "batches",
     "check",
+    "first_rows",
     "inspect_rows",
     "is_mapping",
     "join",
@@ -38,4 +45,5 @@ __all__ = [
     "read_vectors",
     "reopened",
     "rows_a_context",
+    "store_activations",
 ]

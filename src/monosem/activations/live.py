@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,18 @@ from monosem.work import Stage, doing, may_stop_here
 FILLING = "filling the shuffle buffer"
 PROBE_ROWS = 8  # at least
 PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
+
+
+class Part(NamedTuple):
+    """Some contexts, and what was read of them."""
+
+    start: int
+    """Number of the first."""
+    batch: Batch
+    rows: Float[Tensor, "rows columns"]
+    """Hook points side by side."""
+    kept: Bool[Tensor, "contexts pos"]
+    """Where the rows stand."""
 
 
 class LiveActivations(HookSource):
@@ -185,19 +198,35 @@ class LiveActivations(HookSource):
         """The rows of a block that stay in its own pool, and those that go to the next."""
         stays: list[Tensor] = []
         goes: list[Tensor] = []
-        for span, following in self._spans(number):
-            part = self._ahead.read(span, following)
-            for start in range(0, len(part), self._at_once):
-                batch = part[start : start + self._at_once]
+        for start, batch, x, kept in self._read(self._spans(number)):
+            to_next = self._goes_to_next(start, kept.shape)[kept].to(x.device)
+            goes.append(x[to_next])
+            stays.append(x[~to_next])
+            reading.advance(len(batch) * self.context_length)
+            may_stop_here()
+        return stays, goes
+
+    def read_from(self, context: int) -> Iterator[Part]:
+        """What is read from a context on, in order, a few contexts at a time; those of one number are always the same.
+
+        Args:
+            context: the first one of a part, as it came before; or 0.
+        """
+        size = self._read_at_once
+        starts = itertools.count(context, size)
+        return self._read(((start, start + size), (start + size, start + 2 * size)) for start in starts)
+
+    def _read(self, spans: Iterable[tuple[Span, Span]]) -> Iterator[Part]:
+        for span, following in spans:
+            contexts = self._ahead.read(span, following)
+            if not len(contexts):
+                return
+            for start in range(0, len(contexts), self._at_once):
+                batch = contexts[start : start + self._at_once]
                 x, kept = self._activations(batch, span[0] + start)
-                to_next = self._goes_to_next(span[0] + start, kept.shape)[kept].to(x.device)
-                goes.append(x[to_next])
-                stays.append(x[~to_next])
                 self._contexts_read += len(batch)
                 self._rows_kept += len(x)
-                reading.advance(len(batch) * self.context_length)
-                may_stop_here()
-        return stays, goes
+                yield Part(span[0] + start, batch, x, kept)
 
     @property
     def _rules(self) -> SAEMetadata:

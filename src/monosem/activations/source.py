@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ class ActivationSource(ABC):
     """Width of a row, or of each source of it."""
     n_sources: int = 1
     """How many activations side by side a dictionary reads (crosscoders)."""
+    n_rows: int | None = None
+    """Rows of an epoch; None where they have no end, or where it is not known."""
     _last: tuple[int, Tensor] | None = None
 
     @property
@@ -92,6 +95,25 @@ class ActivationSource(ABC):
     def probe_activations(self, probe: dict[str, Tensor]) -> Float[Tensor, "rows d_in"]:
         """The rows that a probe stands for."""
         return probe["activations"]
+
+
+def first_rows(source: ActivationSource, n: int) -> tuple[Tensor, Tensor | None]:
+    """The first rows of a source, at most those of one epoch: what is read, and what must be predicted if that differs.
+
+    Raises:
+        DataError: the source has no rows.
+    """
+    whole, parts, left = source.whole, list[Tensor](), n
+    left = n if whole.n_rows is None else min(n, whole.n_rows)
+    for number in itertools.count():
+        rows = source.take(whole.pool(number)[:left])
+        if not len(rows):
+            break
+        parts.append(rows.clone())
+        left -= len(rows)
+    if not parts:
+        raise DataError("the source of activations is empty")
+    return source.split(torch.cat(parts))
 
 
 def batches(

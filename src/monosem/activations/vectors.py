@@ -15,7 +15,9 @@ from torch.utils.data import TensorDataset
 
 from monosem.activations.content import rows_hash
 from monosem.activations.live import LiveActivations
+from monosem.activations.shards import INDEX
 from monosem.activations.source import ActivationSource
+from monosem.activations.stored import StoredActivations
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors, require_whole
@@ -47,6 +49,7 @@ class VectorActivations(ActivationSource):
                 f"{self.name}: activations must have the shape (rows, d_in), at least one of each, got {tuple(x.shape)}"
             )
         self.x, self.seed, self.d_in = real_numbers(x, self.name), seed, x.shape[1]
+        self.n_rows = len(x)
         self._pools_an_epoch = -(-len(x) // POOL_ROWS)
 
     @property
@@ -164,13 +167,14 @@ def activations(
 
     Args:
         source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
-            a `.npy`, `.safetensors` or `.parquet` file of one, or an iterable of batches, as a `DataLoader`.
-        hook: with a model: name of a hook point, or of several that one pass serves (`select`, `pair` and `stack` of
-            the source then give parts of it).
+            a `.npy`, `.safetensors` or `.parquet` file of one, the folder of a store (`store_activations`), or an
+            iterable of batches, as a `DataLoader`.
+        hook: with a model or a store: name of a hook point, or of several that one pass serves (`select`, `pair` and
+            `stack` of the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
             of conversations.
         images: with an image model: what it reads; a folder, an IDX or .npz file, an array.
-        **options: with a model, those of `LiveActivations`; `seed` else.
+        **options: with a model, those of `LiveActivations`; with a store, of `StoredActivations`; `seed` else.
 
     Raises:
         ConfigError: a model without a hook.
@@ -188,6 +192,8 @@ def activations(
         return LiveActivations(source, hook, text, images=images, **options)
     if images is not None:
         raise ConfigError("images are read by a model: activations(model, hook, images=...)")
+    if isinstance(source, str | Path) and (Path(source) / INDEX).is_file():
+        return StoredActivations(source, hook, **options)
     if isinstance(source, str | Path):
         options.setdefault("name", str(source))
         source = read_vectors(Path(source))

@@ -19,6 +19,7 @@ from monosem.cli.export import export
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.saes import saes
+from monosem.cli.store import store
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
 from monosem.errors import Interrupted, MonosemError
@@ -61,6 +62,7 @@ app.command()(top)
 app.command()(info)
 app.command()(saes)
 app.command()(export)
+app.command()(store)
 
 
 def run() -> None:

@@ -9,6 +9,7 @@ from monosem.runs.pipeline import (
     run_evaluation,
     run_evaluations,
     run_harvest,
+    run_store,
     run_training,
 )
 from monosem.runs.results import Results
@@ -26,5 +27,6 @@ __all__ = [
     "run_evaluation",
     "run_evaluations",
     "run_harvest",
+    "run_store",
     "run_training",
 ]

@@ -161,6 +161,8 @@ class RunConfig(BaseModel):
     """In place of text, for an image model: a folder, an IDX or .npz file, or hub:owner/name."""
     vectors: str | None = None
     """In place of a model: ready activations; a .npy, .safetensors or .parquet file."""
+    store: str | None = None
+    """A folder of activations that `monosem store` writes; training reads them there, and not from the model."""
     tokens: int = Field(default=1_000_000, ge=1)
     """Length of training, of each dictionary."""
     sae: SAEConfig = SAEConfig()
@@ -180,7 +182,7 @@ class RunConfig(BaseModel):
             ConfigError: both are given, or no hook point.
         """
         replaced = {
-            "vectors": ("model", "hook", "hooks", "target", "text", "images"),
+            "vectors": ("model", "hook", "hooks", "target", "text", "images", "store"),
             "images": ("text",),
             "hooks": ("hook",),
         }

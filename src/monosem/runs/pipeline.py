@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.activations import FILLING, ActivationSource, LiveActivations, activations, read_vectors, reopened
+from monosem.activations import (
+    FILLING,
+    ActivationSource,
+    HookSource,
+    StoredActivations,
+    activations,
+    read_vectors,
+    reopened,
+    store_activations,
+)
 from monosem.activations import Mapping as Places
 from monosem.data import read_documents
 from monosem.data.image_files import images_of
@@ -20,6 +29,7 @@ from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, README_SEVERAL, Run
 from monosem.runs.results import Results
 from monosem.runs.several import describe_each
+from monosem.runs.storing import open_store
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.training import train_together
 from monosem.work import alone_in, as_job, doing, job
@@ -78,6 +88,33 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
     return Run(folder), model
 
 
+def run_store(config: RunConfig, progress: bool = True, **options: Any) -> StoredActivations:
+    """Write the activations that a run reads into its store; goes on where an earlier call stopped.
+
+    Args:
+        config: the description; `store` names the folder.
+        progress: show a live line.
+        **options: `dtype`, `shard_rows`, `window_shards` of `store_activations`.
+
+    Raises:
+        ConfigError: no folder is named, the run reads ready vectors, or the folder holds other activations.
+        FileError: the disk is full, or another process is writing into the folder.
+    """
+    if config.store is None:
+        raise ConfigError("store: name the folder to write into, such as --set store=activations")
+    with job(progress):
+        with doing("loading the model"):
+            model = open_model(config)
+        if model is None:
+            raise ConfigError(f"the run reads ready vectors ({config.vectors}): there is nothing to store")
+        hooks = hooks_of(list(describe_each(config, model.hook_points).values()), model)
+        data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
+        own = config.activations.model_dump(exclude={"buffer_tokens"})
+        return store_activations(
+            model, hooks, path=config.store, tokens=config.tokens, progress=progress, **data, **own, **options
+        )
+
+
 def _describe(folder: Path, config: RunConfig, each: Mapping[str, RunConfig]) -> None:
     """Write what the run is."""
     for name, one in each.items():
@@ -101,15 +138,22 @@ def _open_source(config: RunConfig, model: Model | None, each: Sequence[RunConfi
     """All that the dictionaries read and predict, from one pass."""
     if model is None:
         return activations(config.vectors or "", seed=config.activations.seed)
-    places = [name for one in each for side in (one.hook, one.target) for name in listed(side)]
-    hooks = list(dict.fromkeys(model.hook_point(name).name for name in places))
+    hooks = hooks_of(each, model)
+    if config.store is not None:
+        return open_store(config, model, hooks)
     data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
     return activations(model, hooks, **data, **config.activations.model_dump())
 
 
+def hooks_of(each: Sequence[RunConfig], model: Model) -> list[str]:
+    """All that dictionaries read and predict, each once."""
+    places = [name for one in each for side in (one.hook, one.target) for name in listed(side)]
+    return list(dict.fromkeys(model.hook_point(name).name for name in places))
+
+
 def _view(whole: ActivationSource, config: RunConfig) -> ActivationSource:
     """What one dictionary reads of it."""
-    if not isinstance(whole, LiveActivations):
+    if not isinstance(whole, HookSource):
         return whole
     if config.target is not None:
         return whole.pair(config.hook or "", config.target)

@@ -1,0 +1,255 @@
+"""Activations on disk: shards of rows, an index of them, and what says whether a shard is whole.
+
+A folder holds, for every hook point, a folder of shards, each a safetensors file of one tensor `rows`; `places/` has as
+many with the document, position and token of every row. Rows were dealt at random to the shards of a window, of which
+each is written in one go; `windows/` says of each how many rows its shards have, and their sums. `index.json` says all
+that holds for the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from monosem.errors import FileError
+from monosem.files import fits, read_json, reading, regular_file, write_json, writing
+from monosem.sae import SAEMetadata
+from monosem.spelling import path_meant
+
+FORMAT, VERSION = "monosem activations", 1
+HEADER = 256
+"""Bytes before the numbers of a shard: room for what safetensors says of them."""
+INDEX, WINDOWS, PLACES = "index.json", "windows", "places"
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4}
+CALLED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32"}
+"""What safetensors calls them."""
+AGAIN = "run the same `monosem store` (or ms.store_activations) again: it rewrites what is damaged"
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Window(BaseModel):
+    """Some shards, among which rows were dealt."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    rows: list[int] = Field(min_length=1)
+    """Of every shard."""
+    sums: dict[str, list[int]]
+    """CRC-32 of the numbers of every shard, in each of the folders."""
+    context: int = Field(ge=0)
+    """The context from which the next window goes on,"""
+    row: int = Field(ge=0)
+    """and how many rows of it and the ones read with it are in this one."""
+
+
+class StoreIndex(BaseModel):
+    """What index.json says."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: str
+    format_version: int
+    monosem_version: str
+    identity: dict[str, Any]
+    """All that decides the rows: model, hook points, data, positions."""
+    metadata: SAEMetadata
+    """What an SAE trained on them should remember."""
+    hooks: dict[str, int]
+    """Columns at each hook point."""
+    n_models: int = Field(ge=1)
+    dtype: Dtype
+    tokens: int = Field(ge=1)
+    """Rows wished for."""
+    shard_rows: int = Field(ge=1)
+    window_shards: int = Field(ge=1)
+    complete: bool = False
+
+    def folders(self) -> dict[str, tuple[int, str]]:
+        """Columns and type of what every folder of shards holds."""
+        return {
+            **{folder_of(hook): (columns, self.dtype) for hook, columns in self.hooks.items()},
+            PLACES: (3, "int32"),
+        }
+
+    @property
+    def bytes_a_row(self) -> int:
+        return sum(columns * SIZES[dtype] for columns, dtype in self.folders().values())
+
+    @property
+    def window_rows(self) -> int:
+        return self.shard_rows * self.window_shards
+
+
+def folder_of(hook: str) -> str:
+    """The folder of a hook point's shards: its name, without what file systems do not take."""
+    return re.sub(r"[^\w.-]", "_", hook)
+
+
+def shard_name(number: int) -> str:
+    return f"{number:06d}.safetensors"
+
+
+def header_of(rows: int, columns: int, dtype: str) -> bytes:
+    """The beginning of a shard."""
+    about = {"dtype": CALLED[dtype], "shape": [rows, columns], "data_offsets": [0, rows * columns * SIZES[dtype]]}
+    words = json.dumps({"rows": about}, separators=(",", ":")).encode().ljust(HEADER - 8)
+    return len(words).to_bytes(8, "little") + words
+
+
+class ShardWriter:
+    """Appends rows to a shard; it is whole once it is closed."""
+
+    def __init__(self, path: Path, columns: int, dtype: str) -> None:
+        self.path, self.columns, self.dtype = path, columns, dtype
+        self.rows, self.sum = 0, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb", buffering=0)
+        self._file.write(header_of(0, columns, dtype))
+
+    def append(self, rows: np.ndarray) -> None:
+        """(n, columns), in the bytes of its type."""
+        content = np.ascontiguousarray(rows).data.cast("B")
+        written = 0
+        while written < len(content):  # the system may take less than it is given
+            written += self._file.write(content[written:])
+        self.sum = zlib.crc32(content, self.sum)
+        self.rows += len(rows)
+
+    def close(self, whole: bool = True) -> None:
+        """Say how many rows there are, and see them on the disk; or leave it as it is."""
+        with self._file as file:
+            if whole:
+                file.seek(0)
+                file.write(header_of(self.rows, self.columns, self.dtype))
+                os.fsync(file.fileno())
+
+
+class Shard(NamedTuple):
+    """A shard in a folder."""
+
+    path: Path
+    rows: int
+    columns: int
+    dtype: str
+    sum: int
+
+    @property
+    def n_bytes(self) -> int:
+        return self.rows * self.columns * SIZES[self.dtype]
+
+    def check_size(self) -> None:
+        """Raises FileError: it is missing, or not as long as it should be."""
+        size = regular_file(self.path, remedy=AGAIN).stat().st_size
+        if size != HEADER + self.n_bytes:
+            raise FileError(f"{self.path} is damaged: it has {size:,} of {HEADER + self.n_bytes:,} bytes: {AGAIN}")
+
+    def chunks(self, chunk_bytes: int, checked: bool) -> Iterator[np.ndarray]:
+        """Its bytes, (rows, bytes of a row), some at a time; each is overwritten by the next.
+
+        Raises:
+            FileError: it is missing, cut short, or (where `checked`) not what was written.
+        """
+        self.check_size()
+        width, found = self.columns * SIZES[self.dtype], 0
+        at_once = max(1, chunk_bytes // width)
+        buffer = np.empty((min(at_once, self.rows), width), np.uint8)
+        with reading(self.path, AGAIN), self.path.open("rb", buffering=0) as file:
+            if file.read(HEADER) != header_of(self.rows, self.columns, self.dtype):
+                raise ValueError("it does not begin as what was written")
+            for first in range(0, self.rows, at_once):
+                part = buffer[: min(at_once, self.rows - first)]
+                view, got = part.data.cast("B"), 0
+                while got < len(view):
+                    more = file.readinto(view[got:])
+                    if not more:
+                        raise ValueError("it has been cut while it was read")
+                    got += more
+                if checked:
+                    found = zlib.crc32(view, found)
+                yield part
+        if checked and found != self.sum:
+            raise FileError(f"{self.path} is damaged: its numbers are not those that were written: {AGAIN}")
+
+
+class StoreFolder:
+    """The index and the windows of a store, as they stand on the disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open it.
+
+        Raises:
+            FileError: there is no store, or its index is damaged or of another version.
+        """
+        self.path = Path(path)
+        file = self.path / INDEX
+        if not file.is_file():
+            what = "holds no activations (no index.json)" if self.path.is_dir() else "does not exist"
+            raise FileError(
+                f"{self.path} {what}: `monosem store` and ms.store_activations write such a folder"
+                f"{path_meant(self.path)}"
+            )
+        content = read_json(file, dict[str, Any])
+        if content.get("format") != FORMAT:
+            raise FileError(f'{file} is not of stored activations (no "format": "{FORMAT}")')
+        if content.get("format_version") != VERSION:
+            there = content.get("format_version")
+            raise FileError(f"{file} is of another version of the format ({there}): upgrade monosem")
+        self.index = fits(content, StoreIndex, file, AGAIN)
+        self.windows: list[Window] = []
+        while (name := self.window_file(len(self.windows))).is_file():
+            window = fits(read_json(name, dict[str, Any]), Window, name, AGAIN)
+            names = set(self.index.folders())
+            if set(window.sums) != names or any(len(sums) != len(window.rows) for sums in window.sums.values()):
+                raise FileError(f"{name} does not fit {file}: {AGAIN}")
+            self.windows.append(window)
+
+    def window_file(self, number: int) -> Path:
+        """Where a window is described."""
+        return self.path / WINDOWS / f"{number:06d}.json"
+
+    @property
+    def rows(self) -> int:
+        return sum(sum(window.rows) for window in self.windows)
+
+    def shards(self, hook_folder: str) -> list[Shard]:
+        """Those of one folder, in the order of their numbers."""
+        columns, dtype = self.index.folders()[hook_folder]
+        found = [
+            (rows, total)
+            for window in self.windows
+            for rows, total in zip(window.rows, window.sums[hook_folder], strict=True)
+        ]
+        folder = self.path / hook_folder
+        return [Shard(folder / shard_name(i), rows, columns, dtype, total) for i, (rows, total) in enumerate(found)]
+
+    def first_shard(self, window: int) -> int:
+        """Number of the first shard of a window."""
+        return sum(len(each.rows) for each in self.windows[:window])
+
+
+def write_index(path: Path, index: StoreIndex) -> None:
+    """Write index.json.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written.
+    """
+    write_json(path / INDEX, index.model_dump(exclude_none=True), indent=2)
+
+
+def require_disk(path: Path, n_bytes: int) -> None:
+    """See that there is room for so many bytes more.
+
+    Raises:
+        FileError: there is not, with how much is missing.
+    """
+    with writing(path / INDEX, n_bytes):
+        pass

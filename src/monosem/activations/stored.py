@@ -1,0 +1,205 @@
+# pyright: basic, reportAttributeAccessIssue=false
+"""Reading stored activations: any pool of them, in any epoch's order, with a pool's memory and no more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit
+from torch import Tensor
+
+from monosem.activations.order import shuffled
+from monosem.activations.shards import AGAIN, INDEX, Shard, StoreFolder, folder_of
+from monosem.activations.views import HookSource
+from monosem.errors import ConfigError, FileError
+from monosem.files import as_json, read_safetensors
+from monosem.hook_names import from_transformer_lens
+from monosem.sae import SAEMetadata
+
+CHUNK_BYTES = 2**20
+PROBE, PROBE_ROWS = "probe.safetensors", "rows"
+
+
+class StoredActivations(HookSource):
+    """What `store_activations` has written, shuffled anew in every epoch, for ever.
+
+    A pool is a few whole shards, drawn at random, whose rows are mixed. Both orders are computed from seed, epoch and
+    pool, so that memory holds one pool whatever the size of the store, and any pool can be made again. The sum of every
+    shard is compared when it is first read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        hooks: str | Sequence[str] | None = None,
+        *,
+        buffer_tokens: int = 131_072,
+        seed: int = 0,
+    ) -> None:
+        """Open a store.
+
+        Args:
+            path: its folder.
+            hooks: which of its hook points to read; all if not given.
+            buffer_tokens: rows in a pool, about; one shard at least.
+            seed: of the order.
+
+        Raises:
+            FileError: there is none, it is not complete, or a shard is missing or cut short.
+            ConfigError: it has no such hook point.
+        """
+        self.store, self.seed = StoreFolder(path), seed
+        index = self.store.index
+        if not index.complete or not self.store.rows:
+            raise FileError(
+                f"{self.store.path / INDEX}: {self.store.rows:,} of {index.tokens:,} tokens are stored so far: run the "
+                "same `monosem store` (or ms.store_activations) again, which goes on from there"
+            )
+        self.n_models = index.n_models
+        wanted = list(index.hooks) if hooks is None else [hooks] if isinstance(hooks, str) else list(hooks)
+        self.widths = {name: index.hooks[name] for name in map(self.canonical, wanted)}
+        self.hooks = tuple(self.widths)
+        self.n_sources = self.n_models if len(self.hooks) == 1 else 1
+        self.d_in = sum(self.widths.values()) // self.n_sources
+        self._shards = [self.store.shards(folder_of(hook)) for hook in self.hooks]
+        self._rows = np.array([shard.rows for shard in self._shards[0]], np.int64)
+        self._a_pool = max(1, round(buffer_tokens / index.shard_rows))
+        self._pools_an_epoch = -(-len(self._rows) // self._a_pool)
+        self.n_rows = int(self._rows.sum())
+        self._checked: set[Path] = set()
+        for shards in self._shards:
+            for shard in shards:
+                shard.check_size()
+
+    def __len__(self) -> int:
+        """Rows in all."""
+        return self.n_rows
+
+    def canonical(self, hook: str) -> str:
+        known = self.store.index.hooks
+        for name in (hook, from_transformer_lens(hook)):
+            if name in known:
+                return name
+        raise ConfigError(f"{self.store.path} has no {hook}; it has {', '.join(known)}")
+
+    @property
+    def metadata(self) -> SAEMetadata:
+        known, several = self.store.index.metadata, len(self.hooks) > 1
+        return known.model_copy(
+            update={"hook": None if several else self.hooks[0], "hooks": list(self.hooks) if several else None}
+        )
+
+    def identity(self) -> dict[str, Any]:
+        sums = [[window.rows, window.sums] for window in self.store.windows]
+        digest = hashlib.sha256(as_json([self.store.index.identity, self.store.index.dtype, sums]).encode())
+        return {
+            "store": digest.hexdigest()[:16],
+            "hooks": list(self.hooks),
+            "targets": [],
+            "stacked": self.n_models > 1,
+            "buffer_tokens": self._a_pool * self.store.index.shard_rows,
+            "seed": self.seed,
+        }
+
+    def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, None]:
+        return (rows.unflatten(1, (self.n_sources, self.d_in)) if self.n_sources > 1 else rows), None
+
+    def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:
+        """The rows of one pool.
+
+        Raises:
+            FileError: a shard is damaged, missing or cut short.
+        """
+        epoch, pool = divmod(number, self._pools_an_epoch)
+        last = min((pool + 1) * self._a_pool, len(self._rows))
+        numbers = shuffled(pool * self._a_pool, last, len(self._rows), self.seed, epoch)
+        first = np.concatenate([[0], np.cumsum(self._rows[numbers])])
+        rows = np.empty((int(first[-1]), sum(self.widths.values())), np.float32)  # numpy asks for large pages
+        column, tasks = 0, list[tuple[Shard, int, int]]()
+        for shards, width in zip(self._shards, self.widths.values(), strict=True):
+            tasks += [(shards[i], start, column) for i, start in zip(numbers.tolist(), first.tolist(), strict=False)]
+            column += width
+        key = (self.seed, epoch, pool, 1)
+        with ThreadPoolExecutor(max(1, min(len(tasks), torch.get_num_threads()))) as threads:
+            list(threads.map(lambda task: self._fill(*task, rows, key), tasks))
+        return torch.from_numpy(rows)
+
+    def _fill(self, shard: Shard, start: int, column: int, rows: np.ndarray, key: tuple[int, ...]) -> None:
+        """Put a shard's rows, which are `start` and on of a pool, where they go in it, from a column on."""
+        for part in shard.chunks(CHUNK_BYTES, checked=shard.path not in self._checked):
+            _put(part, shard.dtype, shuffled(start, start + len(part), len(rows), *key), column, rows)
+            start += len(part)
+        self._checked.add(shard.path)
+
+    def in_order(self) -> Iterator[Float[Tensor, "rows columns"]]:
+        """All rows once, as they are stored, a few at a time."""
+        for number in range(len(self._rows)):
+            parts = [_as_float(shards[number], self._checked) for shards in self._shards]
+            yield from (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+
+    def places(self) -> Iterator[np.ndarray]:
+        """(rows, 3) of every shard: the document, position and token of each row, as they are stored."""
+        for shard in self.store.shards("places"):
+            yield np.concatenate([part.view(np.int32).copy() for part in shard.chunks(CHUNK_BYTES, checked=True)])
+
+    def probe(self) -> dict[str, Tensor]:
+        kept = self._kept_probe()
+        if "tokens" not in kept:
+            return super().probe()
+        return {name: tensor for name, tensor in kept.items() if name != PROBE_ROWS}
+
+    def probe_activations(self, probe: dict[str, Tensor]) -> Float[Tensor, "rows columns"]:
+        if "tokens" not in probe:
+            return super().probe_activations(probe)
+        return self._kept_probe()[PROBE_ROWS]
+
+    def _kept_probe(self) -> dict[str, Tensor]:
+        probe = read_safetensors(self.store.path / PROBE, remedy=AGAIN)
+        if PROBE_ROWS in probe:
+            names, widths = list(self.store.index.hooks), list(self.store.index.hooks.values())
+            parts = dict(zip(names, probe[PROBE_ROWS].split(widths, 1), strict=True))
+            probe[PROBE_ROWS] = torch.cat([parts[hook] for hook in self.hooks], 1)
+        return probe
+
+
+def _as_float(shard: Shard, checked: set[Path]) -> Iterator[Tensor]:
+    """The rows of a shard as float32; parts of equal numbers of rows for every shard of one number."""
+    rows_at_once = 4096
+    width = shard.columns * (4 if shard.dtype == "float32" else 2)
+    for part in shard.chunks(rows_at_once * width, checked=shard.path not in checked):
+        rows = np.empty((len(part), shard.columns), np.float32)
+        _put(part, shard.dtype, np.arange(len(part)), 0, rows)
+        yield torch.from_numpy(rows)
+    checked.add(shard.path)
+
+
+def _put(stored: np.ndarray, dtype: str, to: np.ndarray, column: int, out: np.ndarray) -> None:
+    """Bytes of rows as float32, into the rows `to` of `out`, from a column on."""
+    if dtype == "bfloat16":
+        _put_bfloat16(stored.view(np.uint16), to, column, out.view(np.uint32))
+    else:
+        _put_float32(stored.view(dtype).astype(np.float32, copy=False), to, column, out)
+
+
+@njit(cache=True, nogil=True)
+def _put_bfloat16(bits, to, column, out):
+    """A bfloat16 is the upper half of a float32."""
+    for i in range(len(bits)):
+        row = to[i]
+        for j in range(bits.shape[1]):
+            out[row, column + j] = np.uint32(bits[i, j]) << np.uint32(16)
+
+
+@njit(cache=True, nogil=True)
+def _put_float32(values, to, column, out):
+    for i in range(len(values)):
+        row = to[i]
+        for j in range(values.shape[1]):
+            out[row, column + j] = values[i, j]
