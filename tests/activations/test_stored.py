@@ -178,6 +178,12 @@ def test_a_dictionary_trained_from_a_store_knows_where_its_activations_are_from(
     assert sae.metadata.hook == "resid_post.1"
     assert sae.metadata.model == "tiny"
     assert ms.check(sae, model)
+    x = torch.cat([source.make_pool(0), source.make_pool(1)])[:200]
+    report = ms.evaluate(sae, source, tokens=200, progress=False)
+    unexplained = (x - sae(x).reconstruction).square().sum() / (x - x.mean(0)).square().sum()
+    assert report["fvu"].value == pytest.approx(unexplained.item(), rel=1e-4)
+    whole = ms.evaluate(sae, source, tokens=10 * TOKENS, controls=False, progress=False)
+    assert whole.facts["rows"] == TOKENS
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(model: SubjectModel, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class StoredActivations(HookSource):
         self._rows = np.array([shard.rows for shard in self._shards[0]], np.int64)
         self._a_pool = max(1, round(buffer_tokens / index.shard_rows))
         self._pools_an_epoch = -(-len(self._rows) // self._a_pool)
-        self.n_rows = int(self._rows.sum())
+        self.n_rows = self._n_rows = int(self._rows.sum())
         self._checked: set[Path] = set()
         for shards in self._shards:
             for shard in shards:
@@ -80,7 +80,7 @@ class StoredActivations(HookSource):
 
     def __len__(self) -> int:
         """Rows in all."""
-        return self.n_rows
+        return self._n_rows
 
     def canonical(self, hook: str) -> str:
         known = self.store.index.hooks
@@ -127,8 +127,13 @@ class StoredActivations(HookSource):
             tasks += [(shards[i], start, column) for i, start in zip(numbers.tolist(), first.tolist(), strict=False)]
             column += width
         key = (self.seed, epoch, pool, 1)
+
+        def fill(task: tuple[Shard, int, int]) -> None:
+            shard, start, column = task
+            self._fill(shard, start, column, rows, key)
+
         with ThreadPoolExecutor(max(1, min(len(tasks), torch.get_num_threads()))) as threads:
-            list(threads.map(lambda task: self._fill(*task, rows, key), tasks))
+            list(threads.map(fill, tasks))
         return torch.from_numpy(rows)
 
     def _fill(self, shard: Shard, start: int, column: int, rows: np.ndarray, key: tuple[int, ...]) -> None:

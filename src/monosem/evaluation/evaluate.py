@@ -10,7 +10,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import Mapping, Reading, Wanted, is_mapping, join, reopened, rows_a_context
+from monosem.activations import (
+    ActivationSource,
+    Mapping,
+    Reading,
+    Wanted,
+    first_rows,
+    is_mapping,
+    join,
+    reopened,
+    rows_a_context,
+)
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
@@ -39,7 +49,7 @@ FIT_TOKENS = 32_768
 @torch.no_grad()
 def evaluate(
     sae: SAE,
-    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
     hook: str | None = None,
     *,
     target: Tensor | np.ndarray | None = None,
@@ -67,7 +77,8 @@ def evaluate(
     Args:
         sae: the SAE.
         model: the subject model (several for a crosscoder of models), or ready activations, (rows, d_in) or, of several
-            sources, (rows, source, d_in); the SAE's own model if not given.
+            sources, (rows, source, d_in); or a source of activations, such as a store, whose first rows are read; the
+            SAE's own model if not given.
         hook: name of the hook point; the SAE's own if not given.
         target: of ready activations those that a transcoder must predict, (rows, d_out) or (rows, layer, d_out).
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
@@ -88,6 +99,9 @@ def evaluate(
     """
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    if isinstance(model, ActivationSource):
+        with doing("reading activations"):
+            model, target = first_rows(model, tokens)
     if isinstance(model, Tensor | np.ndarray):
         sums, pca = measure_rows(sae, model, target, tokens, controls)
         return _report(sae, sums, {} if pca is None else {"PCA": pca}, {"data": "the rows given"}, None)

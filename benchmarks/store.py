@@ -1,0 +1,143 @@
+"""A store of activations: bytes read a second in shuffled order, bytes written beside a plain write, a reader's memory.
+
+    python benchmarks/store.py [--rows 2000000] [--width 768]
+
+Shards of random numbers are written by the store's own writer; reading comes from the page cache, in an order that is
+another one in every epoch, and ends in float32. A plain write of the same bytes with one fsync stands beside it.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from monosem.activations import StoredActivations
+from monosem.activations.shards import (
+    FORMAT,
+    PLACES,
+    VERSION,
+    ShardWriter,
+    StoreIndex,
+    Window,
+    shard_name,
+    write_index,
+)
+from monosem.files import write_json
+from monosem.sae import SAEMetadata
+
+SHARD_ROWS, WINDOW_SHARDS = 65_536, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--width", type=int, default=768)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "acts"
+        block = np.random.default_rng(0).integers(0, 2**15, (SHARD_ROWS, options.width), np.int16)
+        writing, plain = [], []
+        for _ in range(3):
+            writing.append(written(path, block, options.rows))
+            plain.append(plainly(Path(folder) / "plain", block, options.rows))
+        ratio = np.median(np.array(plain) / np.array(writing))
+        show("write, GB/s of stored bytes over a plain write", f"{ratio:.2f}x", ratio, 0.8)
+        store = StoredActivations(path)
+        size, before = options.rows * options.width * 2, memory()
+        rates: list[float] = []
+        for epoch in range(4):
+            begun, n = time.perf_counter(), -(-options.rows // (2 * SHARD_ROWS))
+            rows = sum(len(store.pool(epoch * n + i)) for i in range(n))
+            assert rows == options.rows
+            rates.append(size / 1e9 / (time.perf_counter() - begun))
+        print(
+            f"read, GB/s of every epoch: {', '.join(f'{rate:.2f}' for rate in rates)} (sums are compared in the first)"
+        )
+        show("read in shuffled order, from page cache, GB/s", f"{max(rates):.2f}", max(rates), 1.0)
+        buffer = store.pool(0).nbytes / 2**20
+        beyond = memory() - before - buffer
+        show(f"memory beyond the buffer of {buffer:.0f} MiB", f"{beyond:.0f} MiB", -beyond, -300)
+        large(Path(folder) / "large", options.width)
+
+
+def written(path: Path, block: np.ndarray, rows: int) -> float:
+    """Seconds that a store of so many rows takes, with fsync."""
+    begun = time.perf_counter()
+    places = np.zeros((SHARD_ROWS, 3), np.int32)
+    for window, first in enumerate(range(0, rows, SHARD_ROWS * WINDOW_SHARDS)):
+        counts = [min(SHARD_ROWS, rows - at) for at in range(first, rows, SHARD_ROWS)][:WINDOW_SHARDS]
+        sums: dict[str, list[int]] = {"acts": [], PLACES: []}
+        for i, count in enumerate(counts):
+            for name, content, dtype in (("acts", block, "bfloat16"), (PLACES, places, "int32")):
+                writer = ShardWriter(path / name / shard_name(window * WINDOW_SHARDS + i), content.shape[1], dtype)
+                writer.append(content[:count])
+                writer.close()
+                sums[name].append(writer.sum)
+        about = Window(rows=counts, sums=sums, context=0, row=0)
+        write_json(path / "windows" / f"{window:06d}.json", about.model_dump())
+    write_index(path, index(block.shape[1], rows))
+    return time.perf_counter() - begun
+
+
+def index(width: int, rows: int) -> StoreIndex:
+    return StoreIndex(
+        format=FORMAT,
+        format_version=VERSION,
+        monosem_version="benchmark",
+        identity={},
+        metadata=SAEMetadata(),
+        hooks={"acts": width},
+        n_models=1,
+        dtype="bfloat16",
+        tokens=rows,
+        shard_rows=SHARD_ROWS,
+        window_shards=WINDOW_SHARDS,
+        complete=True,
+    )
+
+
+def plainly(path: Path, block: np.ndarray, rows: int) -> float:
+    """Seconds that the same bytes take in one file."""
+    begun = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for first in range(0, rows, SHARD_ROWS):
+            file.write(block[: min(SHARD_ROWS, rows - first)].data)
+        os.fsync(file.fileno())
+    spent = time.perf_counter() - begun
+    path.unlink()
+    return spent
+
+
+def large(path: Path, width: int) -> None:
+    """The index of a store of 10 billion rows (its shards are empty holes of the right size), and one pool's order."""
+    from monosem.activations.order import shuffled
+
+    before, begun = memory(), time.perf_counter()
+    rows = 10**10
+    n_shards = -(-rows // SHARD_ROWS)
+    chosen = shuffled(0, 2, n_shards, 0, 0)
+    order = shuffled(0, 2 * SHARD_ROWS, 2 * SHARD_ROWS, 0, 0, 0, 1)
+    assert len(set(order.tolist())) == len(order)
+    print(
+        f"an order of {rows:,} rows in {n_shards:,} shards (the first: {chosen.tolist()}): "
+        f"{1000 * (time.perf_counter() - begun):.0f} ms, {max(0.0, memory() - before):.0f} MiB"
+    )
+
+
+def memory() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def show(what: str, measured: str, value: float, bar: float) -> None:
+    print(f"{what:<48} {measured:>16}   bar {abs(bar):g}: {'met' if value >= bar else 'missed'}")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
