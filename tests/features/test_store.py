@@ -249,7 +249,7 @@ def test_search_by_token_finds_what_fires_on_it_and_promotes_it(made: Made) -> N
     )
     with pytest.raises(ConfigError, match="no token of the vocabulary"):
         made.store.search(token="xyzzyx")
-    with pytest.raises(ConfigError, match="token or for words"):
+    with pytest.raises(ConfigError, match="for words or for a meaning"):
         made.store.search()
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from monosem.explorer import shapes
 from monosem.explorer.answers import Rounded
 from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.said import explanation
 from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
+from monosem.features.explanations import PERSON
 
 AN_INTERVAL = 5
 A_PREVIEW = 3
@@ -86,6 +88,7 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         name_piece=None if feature.name_piece is None else list(feature.name_piece),
         clarity=feature.clarity,
         note=dictionary.notes[feature.latent],
+        explanations=_explanations(dictionary, feature.latent),
         count=feature.count,
         rate=feature.rate,
         mean=feature.mean,
@@ -129,6 +132,13 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         ],
         reads=feature.reads,
     )
+
+
+def _explanations(dictionary: Dictionary, latent: int) -> list[shapes.Explanation]:
+    """Of every explainer, the best first."""
+    items = [item for maker in dictionary.explainers() for item in dictionary.explanations(maker).of(latent)]
+    items.sort(key=lambda item: (item.explainer != PERSON, 1.0 if item.value is None else -item.value))
+    return [explanation(item) for item in items]
 
 
 def _in_order_of_draw(feature: Feature) -> list[Example]:

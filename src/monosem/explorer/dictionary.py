@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from monosem.evaluation import EvaluationReport
 from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
 from monosem.explorer.origin import Origin, read_origin
+from monosem.explorer.said import said
 from monosem.explorer.shapes import (
     Abilities,
     Evaluation,
@@ -26,11 +28,13 @@ from monosem.explorer.shapes import (
     Metric,
     Missing,
     Named,
+    Said,
     Sources,
     Summary,
     Text,
 )
-from monosem.features import FeatureStore
+from monosem.features import Explanations, FeatureStore
+from monosem.features.explanations import explainers
 from monosem.features.rows import numbers
 from monosem.features.store import NEVER
 from monosem.files import open_parquet, read_json
@@ -39,6 +43,7 @@ from monosem.sae.identity import dictionary_hash
 from monosem.sql import Limited, readable
 
 COMPARED = ("l0", "fvu", "loss_recovered_mean", "loss_recovered_zero")
+_LOG = logging.getLogger(__name__)
 WITH_PIECES = 4
 """Version of stores from which names have pieces."""
 
@@ -58,7 +63,7 @@ class Dictionary:
         self.model_name: str | None = store.index.get("model")
         self.hook: str | None = store.index.get("hook")
         self.notes = Notes.beside(store.path, store.index.get("dictionary") or "", store.n_latents)
-        self._lock = threading.Lock()
+        self._lock, self._told = threading.Lock(), False
 
     # Beside the store --------------------------------------------------------------------------------------------
 
@@ -208,7 +213,40 @@ class Dictionary:
         label, pieces = self.notes[latent]["label"], self._columns[3]
         piece = None if pieces is None else pieces[latent].as_py()
         rate = float(self.rates[latent])
-        return Named(latent=latent, name=self.own_name(latent), name_piece=piece, label=label, rate=rate)
+        return Named(
+            latent=latent,
+            explanation=self.said(latent),
+            name=self.own_name(latent),
+            name_piece=piece,
+            label=label,
+            rate=rate,
+        )
+
+    def said(self, latent: int) -> Said | None:
+        """What the latent means, by the best of its explanations."""
+        item = self.explanations().get(latent)
+        return None if item is None else said(item)
+
+    def explanations(self, explainer: str | None = None) -> Explanations:
+        """Of the store; none where they are damaged: the features can be looked at all the same."""
+        try:
+            return self.store.explanations(explainer)
+        except FileError as error:
+            return self._damaged(error, explainer)
+
+    def explainers(self) -> list[str]:
+        """Who has explained latents; nobody where what they said is damaged."""
+        try:
+            return explainers(self.store.path)
+        except FileError as error:
+            self._damaged(error, None)
+            return []
+
+    def _damaged(self, error: FileError, explainer: str | None) -> Explanations:
+        if not self._told:
+            _LOG.warning("%s", error)
+            self._told = True
+        return Explanations(self.store.path, explainer, ())
 
     def short_names(self, latents: Sequence[int] | np.ndarray) -> list[str]:
         """Label, or else name, or else number, of each."""

@@ -1,7 +1,8 @@
-"""Answers that are given again: a store does not change while it is served, but the notes on it do."""
+"""Answers that are given again: a store does not change while it is served, but notes and explanations do."""
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -13,7 +14,7 @@ MOST_BYTES = 8 * 2**20
 
 
 class Kept:
-    """The answers given last, as JSON, each as long as the notes are those it was made with."""
+    """The answers given last, as JSON, each as long as notes and explanations are those it was made with."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most, self._size = most, 0
@@ -22,21 +23,21 @@ class Kept:
 
     def get(self, dictionary: Dictionary, question: Hashable, make: Callable[[], bytes | None]) -> bytes | None:
         """The answer to a question on a dictionary; made if it is not known. None is not kept."""
-        key, notes = (dictionary.name, question), dictionary.notes.all()
+        key, said = (dictionary.name, question), (dictionary.notes.all(), dictionary.explanations())
         with self._lock:
-            made_with, answer = self._answers.get(key, (None, None))
-            if answer is not None and made_with is notes:
+            made_with, answer = self._answers.get(key, ((), None))
+            if answer is not None and all(map(operator.is_, made_with, said)):
                 self._answers.move_to_end(key)
                 return answer
         answer = make()
         if answer is not None:
-            self._keep(key, notes, answer)
+            self._keep(key, said, answer)
         return answer
 
-    def _keep(self, key: Hashable, notes: Any, answer: bytes) -> None:
+    def _keep(self, key: Hashable, said: Any, answer: bytes) -> None:
         with self._lock:
             _, before = self._answers.pop(key, (None, b""))
-            self._answers[key] = (notes, answer)
+            self._answers[key] = (said, answer)
             self._size += len(answer) - len(before)
             while self._size > self._most and self._answers:
                 _, (_, oldest) = self._answers.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Search: by number, word, token, passages, notes, activating text and similarity."""
+"""Search: by meaning, number, word, token, passages, notes, activating text and similarity."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from monosem.explorer.shapes import (
 from monosem.explorer.subject import Subjects, rarity, strongest
 from monosem.explorer.table import rows_of
 from monosem.features.search import Hit, by_effect, by_name, by_passages, by_words_fired_on
+from monosem.features.stems import asked
 from monosem.features.word_table import Firing, WordTable
 
 ALL_OF = {
@@ -37,16 +38,21 @@ ALL_OF = {
     "passages": "words",
     "images": "words",
     "rows": "words",
+    "meaning": "meaning",
     "label": "notes",
     "list": "notes",
     "comment": "notes",
 }
 """Which kind of search lists every hit of a way in which one is found."""
-KINDS = ("all", "word", "token", "promotes", "suppresses", "words", "notes", "text", "similar")
+KINDS = ("all", "meaning", "word", "token", "promotes", "suppresses", "words", "notes", "text", "similar")
 ORDER = (
     "number", "label", "list", "comment", "fires on", "named", "fires on token", "images", "rows", "passages",
-    "promotes", "suppresses",
+    "meaning", "promotes", "suppresses",
 )  # fmt: skip
+NAMED_FIRST = ("number", "label", "list", "comment", "meaning")
+"""Before all others, where a query names a kind of words."""
+LEAST_MEANT = 0.25
+"""Score from which what is found by meaning stands in a search for everything."""
 MOST = 200
 READ_AT_EACH_TOKEN = 128
 AROUND = (12, 8)
@@ -61,6 +67,7 @@ class Hits(NamedTuple):
     hits: list[Hit]
     evidence: Mapping[int, Firing] = MappingProxyType({})
     passages: Mapping[int, SearchPassage] = MappingProxyType({})
+    whys: Mapping[int, str] = MappingProxyType({})
     words: str | None = None
 
 
@@ -76,6 +83,7 @@ def search(
         raise ConfigError("search for what? q= is empty")
     ways: dict[str, Callable[[], Hits]] = {
         "all": lambda: _by_everything(dictionary, query),
+        "meaning": lambda: _by_meaning(dictionary, query, offset + limit),
         "word": lambda: _by_word(dictionary, query),
         "token": lambda: Hits(_by_token(dictionary, query)),
         "promotes": lambda: Hits(by_effect(dictionary.store, query, ("promotes",))),
@@ -138,6 +146,7 @@ def warm(dictionaries: Sequence[Dictionary]) -> None:
                 try:
                     _ = (store.words, store.token_index)
                     by_passages(store, "the")
+                    store.meanings.find("the")
                 except MonosemError:  # whoever asks is told
                     continue
 
@@ -168,7 +177,8 @@ def _result(dictionary: Dictionary, hit: Hit, row: object, found: Hits) -> Found
     if evidence is not None and dictionary.store.words is not None and hit.how == "fires on":
         (shown,) = firings_json(dictionary.store.words, [evidence])
         word, passage = shown["word"], shown["passage"]
-    more = {"score": hit.score, "how": hit.how, "word": word, "passage": passage}
+    why = found.whys.get(hit.latent) if hit.how == "meaning" else None
+    more = {"score": hit.score, "how": hit.how, "why": why, "word": word, "passage": passage}
     return {**row, **more}  # pyright: ignore
 
 
@@ -199,7 +209,9 @@ def _by_everything(dictionary: Dictionary, query: str) -> Hits:
     ]
     if dictionary.store.things != "tokens":
         ways = [lambda: Hits(_by_token(dictionary, query)), lambda: _by_words(dictionary, query)]
-    found = list[Hit]()
+    if asked(query):
+        ways.append(lambda: _by_meaning(dictionary, query, MOST, LEAST_MEANT))
+    found, whys = list[Hit](), dict[int, str]()
     for way in ways:
         try:
             one = way()
@@ -208,14 +220,17 @@ def _by_everything(dictionary: Dictionary, query: str) -> Hits:
             continue
         found += one.hits
         evidence |= one.evidence
-    hits += sorted(found, key=lambda hit: ORDER.index(hit.how))
+        whys |= one.whys
+    first = NAMED_FIRST if dictionary.store.meanings.names_a_kind(query) else ()
+    order = {how: i for i, how in enumerate(dict.fromkeys((*first, *ORDER)))}
+    hits += sorted(found, key=lambda hit: order[hit.how])
     words = said[-1] if said and not (found and dictionary.store.things != "tokens") else None
     if words is None and dictionary.store.words is not None and not evidence:
         n = dictionary.store.words.occurrences(query)
         counted = dictionary.store.words.tokens_counted
         if len(query.split()) == 1 and n < 3:
             words = f"“{query.strip()}” stands {n} times in the {counted:,} tokens that were counted"
-    return Hits(hits, evidence, words=words)
+    return Hits(hits, evidence, whys=whys, words=words)
 
 
 def _by_number(dictionary: Dictionary, query: str) -> list[Hit]:
@@ -223,6 +238,13 @@ def _by_number(dictionary: Dictionary, query: str) -> list[Hit]:
     if text.isascii() and text.isdigit() and len(text) < 12 and int(text) < dictionary.n_latents:
         return [Hit(int(text), 1.0, "number")]
     return []
+
+
+def _by_meaning(dictionary: Dictionary, query: str, limit: int = MOST, least: float = 0.0) -> Hits:
+    found = dictionary.store.meanings.find(query, limit, dictionary.notes.labels())
+    found = [one for one in found if one.score >= least]
+    hits = [Hit(one.latent, one.score, "meaning") for one in found]
+    return Hits(hits, whys={one.latent: one.why for one in found})
 
 
 def _by_word(dictionary: Dictionary, query: str) -> Hits:

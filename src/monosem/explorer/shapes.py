@@ -153,10 +153,42 @@ class Dictionary(Summary):
     notable: list[int]
 
 
+class Said(TypedDict):
+    """What a latent means in a line, who says so, and how well it did: its score, or the mean of several."""
+
+    text: str
+    explainer: str
+    side: Literal["input", "output"]
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Score(TypedDict):
+    """How an explanation did in a test, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    judge: str | None
+    details: dict[str, float]
+
+
+class Explanation(Said):
+    """The same, and all that is known of it."""
+
+    sure: float | None
+    scores: list[Score]
+    failure: str | None
+
+
 class Named(TypedDict):
     """A latent and how to call it; the piece are characters of the name, at which it fires."""
 
     latent: int
+    explanation: Said | None
     name: str | None
     name_piece: list[int] | None
     label: str | None
@@ -234,6 +266,7 @@ class FoundRow(Row):
 
     score: float
     how: str
+    why: str | None
     word: WordEvidence | None
     passage: SearchPassage | None
 
@@ -396,6 +429,7 @@ class Feature(TypedDict):
     name_piece: list[int] | None
     clarity: float | None
     note: Note
+    explanations: list[Explanation]
     count: int
     rate: float
     mean: float | None

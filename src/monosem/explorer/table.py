@@ -57,6 +57,11 @@ class Filters:
         if self.contains:
             words = self.contains.lower()
             labelled = [latent for latent, label in dictionary.notes.labels().items() if words in label.lower()]
+            labelled += [
+                item.latents[0]
+                for item in dictionary.explanations()
+                if len(item.latents) == 1 and words in item.text.lower()
+            ]
             found = [f"contains(lower(coalesce({column}, '')), ?)" for column in WORD_COLUMNS]
             parts.append(f"({' or '.join([*found, _among(labelled)])})")
             values += [words] * len(WORD_COLUMNS)
@@ -101,6 +106,7 @@ def _row(dictionary: Dictionary, row: dict[str, Any]) -> Row:
         "name_piece": row.get("name_piece"),
         "name": row["name"] if row["count"] else NEVER,
         "label": note["label"],
+        "explanation": dictionary.said(row["latent"]),
         "starred": note["starred"],
     }
     return {**row, **more}  # pyright: ignore[reportReturnType]

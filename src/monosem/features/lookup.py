@@ -143,7 +143,33 @@ class WordIndex(NamedTuple):
             near |= _holds(places.astype(np.int64), len(wanted), self.peaks)
         return self.latents[inside], (self.strengths * (1 + 2 * near))[inside]
 
+    def peak_words(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Of every window, latent after latent, the word in which its peak ends, its latent and its strength.
 
+        Where no word ends there it is what stands there between spaces.
+        """
+        codes = np.frombuffer(self.text, np.uint8)
+        whole, last = _OF_WORD[codes], self.peaks[:, 1] - 1
+        inside = whole[np.minimum(last, max(0, len(codes) - 1))] if len(codes) else np.zeros(0, bool)
+        spans = np.where(inside[:, None], _runs(whole, last), _runs(~whole & (codes > 32), last))
+        order = np.argsort(self.latents, kind="stable")
+        words = [self.text[start:stop].decode(errors="replace").strip() for start, stop in spans[order].tolist()]
+        return words, self.latents[order].astype(np.int64), self.strengths[order]
+
+
+def _runs(inside: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(places, 2) where the run of True around each place begins and ends; of one outside, the place alone."""
+    if not len(at):
+        return np.zeros((0, 2), np.int64)
+    edges = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
+    run = np.searchsorted(edges, at, "right") - 1
+    starts, stops = edges[np.maximum(run, 0)], edges[np.minimum(run + 1, len(edges) - 1)]
+    return np.where(inside[at][:, None], np.stack([starts, stops], 1), np.stack([at, at + 1], 1))
+
+
+_OF_WORD = np.zeros(256, bool)
+"""Which bytes are of words in small letters, as in `_EDGES`."""
+_OF_WORD[[*b"0123456789abcdefghijklmnopqrstuvwxyz", *range(128, 256)]] = True
 _EDGES = rb"(?<![0-9a-z\x80-\xff])", rb"(?![0-9a-z\x80-\xff])"
 """Of words in small letters; bytes beyond ASCII are taken for letters."""
 

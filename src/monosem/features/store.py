@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosem.errors import ConfigError
+from monosem.features import embeddings as embedded
 from monosem.features import explanations as explained
 from monosem.features import search, search_images, search_rows
+from monosem.features.embeddings import Embeddings
 from monosem.features.explanations import Explanations
 from monosem.features.feature import (
     Cofiring,
@@ -30,12 +32,15 @@ from monosem.features.feature import (
 from monosem.features.files import PART, read_index
 from monosem.features.labels import Rows
 from monosem.features.lookup import TokenIndex, WordIndex
+from monosem.features.meaning import Meanings
 from monosem.features.pictures import Pictures
 from monosem.features.rows import LatentFile, Row, columns_of, numbers, require_numbers
 from monosem.features.tables import histogram_edges
 from monosem.features.vocabulary import Vocabulary
 from monosem.features.word_table import WordTable, wilson
+from monosem.models.sentences import SentenceEncoder
 from monosem.sql import Tables, condition, readable
+from monosem.work import job
 
 ROOM = 20
 """Tokens to show before and after a window, where the passage has them."""
@@ -46,6 +51,8 @@ OLD_SAMPLE = 64
 """Firings of a latent from which stores before version 4 estimate the tokens on which it fires."""
 PARTS_KEPT = 8
 """Parts whose passages stay in memory: a few MB each."""
+EXPLAINERS_KEPT = 8
+"""Explainers whose explanations do."""
 FILES_KEPT = 3 * PARTS_KEPT
 """Files whose footers do: some 0.2 MB each."""
 
@@ -106,7 +113,11 @@ class FeatureStore:
         self.n_tokens: int = self.index["tokens"]
         own: weakref.ref[FeatureStore] = weakref.ref(self)  # a store that nobody holds any more is closed at once
         self._tables = functools.lru_cache(1)(lambda files: _alive(own)._open_tables(files))
-        self._explained = functools.lru_cache(2)(lambda explainer, _: explained.read(_alive(own).path, explainer))
+        self._meanings = functools.lru_cache(1)(lambda _, __: Meanings(_alive(own)))
+        self._embedded = functools.lru_cache(1)(lambda _: _alive(own)._open_embeddings())
+        self._explained = functools.lru_cache(EXPLAINERS_KEPT)(
+            lambda explainer, _: explained.read(_alive(own).path, explainer)
+        )
         self.passages = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_passages(part))
         self._files = functools.lru_cache(FILES_KEPT)(LatentFile.open)
         self.word_index = functools.lru_cache(PARTS_KEPT)(lambda part: _alive(own)._read_words(part))
@@ -131,8 +142,12 @@ class FeatureStore:
         Raises:
             FileError: a file of them is damaged.
         """
+        return self._explained(explainer, self._facts())
+
+    def _facts(self) -> tuple[tuple[str, int, int], ...]:
+        """By which it is seen whether explanations have changed."""
         facts = [(str(path), path.stat()) for path in explained.files_of(self.path)]
-        return self._explained(explainer, tuple((name, fact.st_mtime_ns, fact.st_size) for name, fact in facts))
+        return tuple((name, fact.st_mtime_ns, fact.st_size) for name, fact in facts)
 
     def __len__(self) -> int:
         return self.n_latents
@@ -363,24 +378,36 @@ class FeatureStore:
         found = self.tables.ask(f"select count(*) as n from features where {condition(where)}", where=where)
         return found.column("n")[0].as_py()
 
-    def search(self, token: str | None = None, words: str | None = None, limit: int = 50) -> pa.Table:
-        """Features by a word or token that they fire on, promote or suppress; or by words in their strongest passages.
+    def search(
+        self, token: str | None = None, words: str | None = None, limit: int = 50, *, meaning: str | None = None
+    ) -> pa.Table:
+        """Features by a word or token that they fire on, promote or suppress; by words in passages; or by meaning.
 
         Args:
             token: a word, or the text of a token; case and a space before it do not count.
             words: all of them must stand in a passage, whole, or in parts of words if nowhere whole; case does not
                 count. Of images: the name of a class; of ready vectors: a part of a label.
             limit: rows, at most.
+            meaning: "negation", "names of countries": looked for in explanations and names, by stems; in the kinds of
+                words at the peaks of passages; and in embeddings, if `embed` has made them.
 
         Returns:
             latent, score (higher is better), how ("fires on": a word, by how reliably and strongly; "named", "fires on
-            token", "promotes", "suppresses", "passages", "images", "rows"), best first.
+            token", "promotes", "suppresses", "passages", "images", "rows", "meaning"), best first; of a meaning also
+            why each is there.
 
         Raises:
-            ConfigError: neither or both were given, or the text is nowhere.
+            ConfigError: none or several were given, or the text is nowhere.
         """
-        if (token is None) == (words is None):
-            raise ConfigError("search for a token or for words: search(token=' river') or search(words='the river')")
+        if sum(given is not None for given in (token, words, meaning)) != 1:
+            raise ConfigError(
+                "search for a token, for words or for a meaning: search(token=' river'), search(words='the river') or "
+                "search(meaning='bodies of water')"
+            )
+        if meaning is not None:
+            found = self.meanings.find(meaning, limit)
+            hits = search.as_table([search.Hit(one.latent, one.score, "meaning") for one in found])
+            return hits.append_column("why", pa.array([one.why for one in found], pa.string()))
         if token is not None:
             if self.rows is not None:
                 raise ConfigError("rows of ready vectors have no tokens: search(words=...) looks in their labels")
@@ -390,6 +417,47 @@ class FeatureStore:
         if self.pictures is not None:
             return search_images.by_class(self, words or "", limit)
         return search.as_table(search.by_passages(self, words or "")[:limit])
+
+    @property
+    def meanings(self) -> Meanings:
+        """What is searched by meaning; read when first asked for, and again when explanations or embeddings change."""
+        return self._meanings(self._facts(), self.embeddings)
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """Embeddings of explanations and passages; None if `embed` has not made them.
+
+        Raises:
+            FileError: they are damaged.
+        """
+        index = self.path / embedded.FOLDER / "index.json"
+        return self._embedded(index.stat().st_mtime_ns if index.is_file() else None)
+
+    def _open_embeddings(self) -> Embeddings | None:
+        return embedded.opened(self.path / embedded.FOLDER, self.n_latents)
+
+    def embed(self, encoder: str | Path | None = None, *, progress: bool = True) -> Embeddings:
+        """Make embeddings of explanations and strongest passages, and keep them beside the store, for `search`.
+
+        Stopped, it goes on with what is missing; after new explanations it makes again what has changed.
+
+        Args:
+            encoder: as for `SentenceEncoder`: a folder or hub id; MiniLM if not given.
+            progress: whether to show where it is.
+
+        Raises:
+            ConfigError: there is no encoder.
+            FileError: it cannot be loaded, or the store not be written.
+        """
+
+        def read(latents: Sequence[int]) -> list[tuple[Feature, str]]:
+            return list(zip(self.features(latents), [self.meanings.said(latent) for latent in latents], strict=True))
+
+        with job(progress):
+            embedded.make(self.path / embedded.FOLDER, self.n_latents, SentenceEncoder(encoder), read)
+        found = self.embeddings
+        assert found is not None, "they have just been written"
+        return found
 
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
         """One query (DuckDB's SQL) on `features`, `details`, `examples`, `passages`, `vocabulary`, `explanations`.

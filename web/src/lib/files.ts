@@ -77,7 +77,7 @@ export class FileSource implements Source {
     const contains = query.get('contains')?.toLowerCase()
     if (contains)
       rows = rows.filter((row) =>
-        [row.label, row.name, row.top_token_text, row.promoted_text].some((text) => text?.toLowerCase().includes(contains)),
+        [row.label, row.explanation?.text ?? null, row.name, row.top_token_text, row.promoted_text].some((text) => text?.toLowerCase().includes(contains)),
       )
     const latents = query.get('latents')
     if (latents) {
@@ -158,8 +158,8 @@ export class FileSource implements Source {
   previews(name: string, latents: number[]): Promise<t.Preview[]> {
     return Promise.all(
       latents.map(async (latent) => {
-        const { name: word, note, rate, max, top } = await this.feature(name, latent)
-        return { latent, name: word, label: note.label, rate, max, passages: top.slice(0, 3) }
+        const { name: word, note, rate, max, top, explanations } = await this.feature(name, latent)
+        return { latent, explanation: explanations[0] ?? null, name: word, label: note.label, rate, max, passages: top.slice(0, 3) }
       }),
     )
   }
@@ -184,19 +184,19 @@ export class FileSource implements Source {
     if (kind === 'text') return { query, kind, groups: [], results: [], words: this.absent('Search by activating text').message }
     if (kind === 'similar') {
       const feature = await this.feature(name, Number(query))
-      const results = feature.neighbours.map((other) => ({ ...rows[other.latent], score: other.cosine ?? 0, how: 'similar', word: null, passage: null }))
+      const results = feature.neighbours.map((other) => ({ ...rows[other.latent], score: other.cosine ?? 0, how: 'similar', why: null, word: null, passage: null }))
       return { query, kind, groups: [{ how: 'similar', total: results.length, kind: 'similar' }], results, words: null }
     }
     const same = (text: string | null) => text?.trim().toLowerCase() === wanted
     const found = new Map<number, t.Result>()
     const add = (row: t.Row | undefined, score: number, how: string) => {
-      if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how, word: null, passage: null })
+      if (row && !found.has(row.latent)) found.set(row.latent, { ...row, score, how, why: null, word: null, passage: null })
     }
     if (kind === 'all' && /^\d+$/.test(wanted)) add(rows[Number(wanted)], 1, 'number')
     if (kind === 'all' || kind === 'notes' || kind === 'words')
       for (const row of rows) if (row.label?.toLowerCase().includes(wanted)) add(row, 1, 'label')
     if (kind === 'all' || kind === 'word')
-      for (const { latent, ...fired } of await this.firedOn(name, query)) if (!found.has(latent)) found.set(latent, { ...rows[latent], ...fired, how: 'fires on' })
+      for (const { latent, ...fired } of await this.firedOn(name, query)) if (!found.has(latent)) found.set(latent, { ...rows[latent], ...fired, how: 'fires on', why: null })
     if (kind === 'all' || kind === 'token') {
       const named = rows.filter((row) => same(row.name))
       named.sort((a, b) => (b.clarity ?? 0) - (a.clarity ?? 0))
@@ -206,6 +206,11 @@ export class FileSource implements Source {
       const firing = rows.filter((row) => same(row.top_token_text) || same(row.peak_token_text))
       firing.sort((a, b) => (b.top_token_share ?? 0) - (a.top_token_share ?? 0))
       for (const row of firing) add(row, row.top_token_share ?? 0, 'fires on token')
+    }
+    if (kind === 'all' || kind === 'meaning') {
+      const worth = (row: t.Row) => row.explanation?.value ?? 0
+      const explained = rows.filter((row) => row.explanation?.text.toLowerCase().includes(wanted))
+      for (const row of explained.sort((a, b) => worth(b) - worth(a))) add(row, worth(row), 'meaning')
     }
     for (const how of ['promotes', 'suppresses'] as const)
       if (['all', 'token', how].includes(kind))
@@ -218,7 +223,7 @@ export class FileSource implements Source {
     const taken = new Map<string, number>()
     const some = every.filter(({ how }) => taken.set(how, (taken.get(how) ?? 0) + 1).get(how)! <= most)
     const results = kind === 'all' ? some.slice(0, limit) : every.slice(offset, offset + limit)
-    const words = kind === 'all' || kind === 'words' ? 'A static site looks in labels, names, and the words and tokens that features fire on, promote and suppress; not in passages.' : null
+    const words = kind === 'all' || kind === 'words' ? 'A static site looks in labels, names, explanations, and the words and tokens that features fire on, promote and suppress; not in passages.' : null
     return { query, kind, groups, results, words }
   }
 

@@ -5,6 +5,7 @@ import type { Example, Found, FoundPassage, Result } from './types'
 /** Kinds of search: name, words for it, what it does. */
 export const KINDS: [string, string, string][] = [
   ['all', 'everything', 'a word, a token, words of a passage, a label or a number'],
+  ['meaning', 'a meaning', '“negation”, “names of countries”: in explanations and names, and by the kinds of words it fires on'],
   ['word', 'a word it fires on', 'the most reliable first: how many of its occurrences, how strongly'],
   ['token', 'a token', 'named so, fires on, promotes or suppresses this token'],
   ['promotes', 'a token it promotes', 'raises its logit most'],
@@ -20,6 +21,7 @@ export const HEADS: Record<string, string> = {
   'fires on': 'fires on this word',
   'fires on token': 'fires on this token',
   passages: 'in its passages',
+  meaning: 'by meaning',
   'activating text': 'fires on this text',
 }
 
@@ -31,6 +33,7 @@ export const SCORES: Record<string, string> = {
   suppresses: 'logit weight, in tens of deviations',
   passages: 'share of its passages, most where it is at the peak',
   'activating text': 'rarity: minus log10 of how often it fires so strongly',
+  meaning: 'how much tells that it is meant, 0 to 1',
   similar: 'cosine of decoder rows',
 }
 

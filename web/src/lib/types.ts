@@ -98,9 +98,28 @@ export interface Dictionary extends Summary {
   notable: number[]
 }
 
+/** What a latent means in a line, who says so, and its score, or the mean of several. */
+export interface Said {
+  text: string
+  explainer: string
+  side: 'input' | 'output'
+  value: number | null
+  /** 95 % interval where it is one score. */
+  low: number | null
+  high: number | null
+}
+
+export interface Explanation extends Said {
+  sure: number | null
+  scores: { name: string; value: number; low: number; high: number; n: number; judge: string | null; details: Record<string, number> }[]
+  failure: string | null
+}
+
 /** A latent and how to call it. */
 export interface Named {
   latent: number
+  /** The best of its explanations. */
+  explanation: Said | null
   /** Null where it has no clear one. */
   name: string | null
   /** Characters of the name that are the piece it fires on. */
@@ -217,6 +236,8 @@ export interface Feature {
   name_piece?: [number, number] | null
   clarity: number | null
   note: Note
+  /** Of every explainer, the best first. */
+  explanations: Explanation[]
   count: number
   rate: number
   mean: number | null
@@ -296,6 +317,8 @@ export interface FoundPassage {
 export interface Result extends Row {
   score: number
   how: string
+  /** Of a search by meaning: why it is there. */
+  why: string | null
   word: WordEvidence | null
   passage: FoundPassage | null
 }
