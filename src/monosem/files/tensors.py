@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ class Stored:
     straight: Callable[[Tensor], None] | None = None
     """Reads all of it, as it stands, into a tensor of its shape and type without gaps."""
     turned: bool = False
+    mapped: Callable[[], Tensor] | None = None
+    """All of it as it stands, in memory only where it is touched; its file must stay whole while it is in use."""
 
     @property
     def T(self) -> Stored:  # noqa: N802
@@ -160,7 +163,7 @@ def _safetensors(path: Path, remedy: str) -> dict[str, Stored]:
         for name, shape in shapes.items():
             kind = _dtype(SAFETENSORS_TYPES[header[name]["dtype"]])
             place = _Place(path, 8 + size + header[name]["data_offsets"][0], shape, kind, remedy)
-            found[name] = Stored(f"{name} in {path}", shape, kind, place.rows, place.straight)
+            found[name] = Stored(f"{name} in {path}", shape, kind, place.rows, place.straight, mapped=place.mapped)
     return found
 
 
@@ -183,6 +186,16 @@ class _Place:
 
     def straight(self, out: Tensor) -> None:
         self._read(out, 0)
+
+    def mapped(self) -> Tensor:
+        import numpy as np
+        import torch
+
+        size = math.prod(self.shape) * self.kind.itemsize
+        with reading(self.path, self.remedy):
+            content = np.memmap(self.path, np.uint8, "c", self.start, (size,))
+            content._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        return torch.from_numpy(content).view(self.kind).view(self.shape)
 
     def _read(self, out: Tensor, skipped: int) -> None:
         import torch

@@ -82,8 +82,12 @@ def matrix(stored: Stored) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def assemble(parts: Parts, place: Place, layout: str, device: torch.device | str | None = None) -> SAE:
+def assemble(
+    parts: Parts, place: Place, layout: str, device: torch.device | str | None = None, lazy: bool = False
+) -> SAE:
     """The SAE of which these are the parts, in float32 (float64 where the file has it).
+
+    With `lazy`, decoders of a cross-layer transcoder stay in their files.
 
     Raises:
         FileError: shapes do not fit, numbers are damaged or not finite.
@@ -106,11 +110,12 @@ def assemble(parts: Parts, place: Place, layout: str, device: torch.device | str
         )
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(f"{place.source} does not describe a dictionary of use: {error}") from error
-    fill(sae, parts.tensors)
+    stay = [name for name in parts.tensors if name.startswith("W_dec_")] if lazy else []
+    fill(sae, parts.tensors, stay)
     sae.transform.fitted = sae.target_transform.fitted = True
     if parts.finish is not None:
         parts.finish(sae)
-    bad = sae.not_finite()
+    bad = sae.not_finite(stay)
     if bad:
         raise FileError(f"{place.source} is of no use, {bad}: download it again")
     known = {"layout": layout, "source": place.source, "revision": place.revision}

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from monosem.interop import circuit_tracer, dictionary_learning, goodfire, openai, saelens, sparsify
+from monosem.interop import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    openai,
+    openmoss,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
 from monosem.interop.layout import Layout
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -10,6 +21,11 @@ LAYOUTS: tuple[Layout, ...] = (
     sparsify.LAYOUT,
     openai.LAYOUT,
     goodfire.LAYOUT,
+    gemma_scope.LAYOUT,
+    gemma_scope_2.LAYOUT,
+    gemma_scope_2.SEVERAL,
+    qwen_scope.LAYOUT,
+    openmoss.LAYOUT,
     circuit_tracer.LAYOUT,
     circuit_tracer.CLT_LAYOUT,
     dictionary_learning.LAYOUT,

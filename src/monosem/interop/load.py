@@ -23,7 +23,13 @@ DEEPEST = 4
 LISTED = 12
 
 
-def load_sae(path_or_name: str | Path, device: torch.device | str | None = None, *, revision: str | None = None) -> SAE:
+def load_sae(
+    path_or_name: str | Path,
+    device: torch.device | str | None = None,
+    *,
+    revision: str | None = None,
+    lazy: bool = False,
+) -> SAE:
     """A dictionary, in our files or in those of another library, here or on the Hugging Face hub.
 
     Whose files they are is seen from what is in them. It encodes raw activations as its own library does, and its
@@ -34,6 +40,8 @@ def load_sae(path_or_name: str | Path, device: torch.device | str | None = None,
             SAELens's, "release/id" (`ms.catalogue` lists what is published). What stands at a path goes before a name.
         device: where to put it.
         revision: of the hub: branch, tag or commit; "main" if not given. The commit stands in the metadata.
+        lazy: leave the decoders of another library's cross-layer transcoder in their files; of these, the rows of
+            latents that are on are then read when they are wanted. The files must stay as they are meanwhile.
 
     Raises:
         FileError: there is no such thing, it is damaged, or of no layout that is known.
@@ -43,7 +51,7 @@ def load_sae(path_or_name: str | Path, device: torch.device | str | None = None,
     if not str(path_or_name).startswith(HUB) and os.path.lexists(path):
         if revision is not None:
             raise ConfigError(f"{path} is here, not on the hub: leave revision out")
-        return read_place(Place(path, str(path)), device)
+        return read_place(Place(path, str(path)), device, lazy)
     known = published(str(path_or_name))
     name = hub_name(known.name if known is not None else str(path_or_name))
     if name is None or not names_published(path_or_name):
@@ -51,7 +59,7 @@ def load_sae(path_or_name: str | Path, device: torch.device | str | None = None,
             f"{path} does not exist: give a folder or a file, or a published name (monosem saes lists them)"
             f"{path_meant(path)}"
         )
-    sae = read_place(downloaded(name, revision), device)
+    sae = read_place(downloaded(name, revision), device, lazy)
     if known is not None and sae.metadata.model is None:
         sae.metadata.model = known.model
     return sae
@@ -72,7 +80,7 @@ def holds_dictionary(path: Path) -> bool:
     return own_folder(place) is not None or layout_of(place) is not None or any(_inside(place))
 
 
-def read_place(place: Place, device: torch.device | str | None = None) -> SAE:
+def read_place(place: Place, device: torch.device | str | None = None, lazy: bool = False) -> SAE:
     """The dictionary in files that are here.
 
     Raises:
@@ -83,11 +91,11 @@ def read_place(place: Place, device: torch.device | str | None = None) -> SAE:
         return load_own(own, device)
     layout = layout_of(place)
     if layout is not None:
-        return assemble(layout.read(place), place, layout.name, device)
+        return assemble(layout.read(place), place, layout.name, device, lazy)
     inside = sorted({inner.path for inner in _inside(place)})
     if len(inside) == 1:
         inner = Place(inside[0], place.source, place.revision)
-        return read_place(inner, device)
+        return read_place(inner, device, lazy)
     if inside:
         names = [path.relative_to(place.folder).as_posix() for path in inside]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

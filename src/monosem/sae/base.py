@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -279,14 +279,14 @@ class SAE(Weights, ABC):
         self.W_enc.mul_(factor)
         return factor
 
-    def not_finite(self) -> str:
+    def not_finite(self, unseen: Collection[str] = ()) -> str:
         """Which parameters and buffers are not finite, in words; nothing if all are.
 
-        A limit may be infinite: that of a latent which is never on.
+        A limit may be infinite: that of a latent which is never on. Those named in `unseen` are not looked at.
         """
         found: list[str] = []
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            if name.startswith("controller."):
+            if name.startswith("controller.") or name in unseen:
                 continue
             if tensor.numel() and all(end.isfinite() for end in tensor.aminmax()):  # takes no memory
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,10 +70,11 @@ class _Blank(TorchFunctionMode):
 
 
 @torch.no_grad()
-def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor]) -> None:
+def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor], lazy: Collection[str] = ()) -> None:
     """Give a blank SAE its parameters and buffers, each read from its file straight into its place.
 
-    What is not given stays as the constructor has made it.
+    What is not given stays as the constructor has made it. Those named in `lazy` stay in their files, where these have
+    them in the SAE's own precision, and are read where they are touched.
 
     Raises:
         FileError: one is of another shape than the SAE's, is missing, damaged, or not finite.
@@ -91,7 +92,10 @@ def fill(sae: SAE, tensors: Mapping[str, Stored | Tensor]) -> None:
                 f"{_name(stored, name)} should be of shape {tuple(own.shape)} and is {tuple(stored.shape)}: "
                 "restore it or write it anew"
             )
-        value = _value(stored, own.dtype, device)
+        if name in lazy and isinstance(stored, Stored) and stored.mapped and stored.dtype == own.dtype:
+            value = stored.mapped()
+        else:
+            value = _value(stored, own.dtype, device)
         owner, _, leaf = name.rpartition(".")
         setattr(owners[owner], leaf, nn.Parameter(value) if isinstance(own, nn.Parameter) else value)
     if tied:

@@ -210,8 +210,12 @@ class CrossLayerTranscoder(BatchTopKSAE):
         for layer, (part, (first, last)) in enumerate(zip(parts, pairwise(bounds), strict=True)):
             indices = selection.indices[first:last] - layer * self.latents_per_layer
             offsets = selection.offsets[layer * rows : (layer + 1) * rows + 1] - first
-            own = Selection(indices, offsets, self.latents_per_layer)
-            written = kernels.decode(part, self.decoder_of(layer).flatten(1), own)
+            decoder: Tensor = self.decoder_of(layer)
+            n_latents = self.latents_per_layer
+            if not decoder.is_contiguous():  # a part of what stands in a file: the rows that are needed
+                numbers, indices = torch.unique(indices, return_inverse=True)
+                decoder, indices, n_latents = decoder[numbers.long()], indices.int(), len(numbers)
+            written = kernels.decode(part, decoder.flatten(1), Selection(indices, offsets, n_latents))
             out = out + F.pad(written, (layer * self.d_out, 0))
         return out
 
