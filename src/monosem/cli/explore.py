@@ -78,13 +78,14 @@ def show(
     port: int = 8321,
     open_page: bool = True,
     allowed: Sequence[str] = (),
+    at: str = "",
 ) -> None:
-    """Serve stores until Ctrl-C, and say where."""
+    """Serve stores until Ctrl-C, say where, and open the page at an address of its own."""
     from monosem.cli.console import console
     from monosem.explorer import is_loopback, open_browser, serve
 
     def ready(addresses: list[str]) -> None:
-        console().print(f"Exploring at {addresses[0]} (Ctrl-C stops)", soft_wrap=True)
+        console().print(f"Exploring at {addresses[0]}{at} (Ctrl-C stops)", soft_wrap=True)
         if not is_loopback(host):
             known = " or ".join(addresses[1:] or addresses)
             console().print(
@@ -94,7 +95,7 @@ def show(
                 soft_wrap=True,
             )
         if open_page:
-            open_browser(addresses[0])
+            open_browser(addresses[0] + at)
 
     try:
         serve(paths, host, port, ready, allowed)

@@ -18,6 +18,7 @@ from monosem.cli.explore import explore
 from monosem.cli.export import export
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
+from monosem.cli.rate import rate
 from monosem.cli.saes import saes
 from monosem.cli.store import store
 from monosem.cli.top import top
@@ -58,6 +59,7 @@ app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
 app.command()(harvest)
 app.command()(explore)
+app.command()(rate)
 app.command()(top)
 app.command()(info)
 app.command()(saes)

@@ -24,6 +24,7 @@ from monosem.explorer.guard import Guard
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.page import NOT_BUILT, Page
+from monosem.explorer.rating_routes import add_rating_routes
 from monosem.explorer.search import falls_back, search, search_as_text, search_everywhere, warm
 from monosem.explorer.site import Site
 from monosem.explorer.table import Filters, histogram_of, page_of
@@ -92,6 +93,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
     _long_routes(app, site, lanes, kept)
     _model_routes(app, site, lanes)
     _note_routes(app, site)
+    add_rating_routes(app, site)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

@@ -224,7 +224,8 @@ def _by_everything(dictionary: Dictionary, query: str) -> Hits:
     first = NAMED_FIRST if dictionary.store.meanings.names_a_kind(query) else ()
     order = {how: i for i, how in enumerate(dict.fromkeys((*first, *ORDER)))}
     hits += sorted(found, key=lambda hit: order[hit.how])
-    words = said[-1] if said and not (found and dictionary.store.things != "tokens") else None
+    beside = dictionary.store.things != "tokens" or any(hit.how == "meaning" for hit in found)
+    words = said[-1] if said and not (found and beside) else None
     if words is None and dictionary.store.words is not None and not evidence:
         n = dictionary.store.words.occurrences(query)
         counted = dictionary.store.words.tokens_counted

@@ -271,6 +271,18 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('A note'))
   }
 
+  toRate(): Promise<t.ToRate> {
+    return Promise.reject(this.absent('Rating'))
+  }
+
+  rate(): Promise<t.ToRate> {
+    return Promise.reject(this.absent('Rating'))
+  }
+
+  rated(): Promise<t.Rated> {
+    return Promise.reject(this.absent('Rating'))
+  }
+
   importNotes(): Promise<number> {
     return Promise.reject(this.absent('Import'))
   }

@@ -96,6 +96,18 @@ export class ServerSource implements Source {
     return note
   }
 
+  toRate(name: string, rater: string): Promise<t.ToRate> {
+    return json(`${this.base(name)}/rating?${new URLSearchParams({ rater })}`)
+  }
+
+  rate(name: string, given: { rater: string; latent: number; choice: number | null; monosemantic: string }): Promise<t.ToRate> {
+    return send(`${this.base(name)}/rating`, 'POST', given)
+  }
+
+  rated(name: string): Promise<t.Rated> {
+    return json(`${this.base(name)}/rating/results`)
+  }
+
   async importNotes(name: string, notes: unknown): Promise<number> {
     return (await send<{ imported: number }>(`${this.base(name)}/notes`, 'POST', notes)).imported
   }

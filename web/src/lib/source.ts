@@ -30,6 +30,10 @@ export interface Source {
   compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison>
   notes(name: string): Promise<t.Notes>
   putNote(name: string, latent: number, change: Partial<t.Note>): Promise<t.Note>
+  /** The next feature that somebody has to rate. */
+  toRate(name: string, rater: string): Promise<t.ToRate>
+  rate(name: string, given: { rater: string; latent: number; choice: number | null; monosemantic: string }): Promise<t.ToRate>
+  rated(name: string): Promise<t.Rated>
   importNotes(name: string, notes: unknown): Promise<number>
 }
 

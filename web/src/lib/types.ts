@@ -419,3 +419,35 @@ export interface Notes {
   notes: Note[]
   lists: ListCount[]
 }
+
+/** A feature to rate: passages (the strongest, then random ones) and explanations whose authors are not told. */
+export interface ToRate {
+  rater: string
+  done: number
+  total: number
+  /** Null at the end. */
+  latent: number | null
+  max: number | null
+  options: string[]
+  passages: Example[]
+}
+
+/** Some of several, with the 95 % interval. */
+export interface Share {
+  hits: number
+  n: number
+  share: number
+  low: number
+  high: number
+}
+
+export interface Rated {
+  file: string
+  raters: string[]
+  ratings: number
+  explainers: { explainer: string; chosen: Share; score: number | null; scored: number }[]
+  none: Share
+  monosemantic: Share
+  /** Of pairs of raters of one feature, how many said the same, and how many would by chance. */
+  agreement: { of: string; same: Share; chance: number }[]
+}
