@@ -6,6 +6,8 @@ import json
 import math
 import mmap
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -249,7 +251,8 @@ def _torch_file(path: Path, remedy: str) -> Any:
         packed = zipfile.is_zipfile(path)
         if packed:
             _check_archive(path)
-        with _plainly_refused(path):
+        with _plainly_refused(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PyTorch has to say of how the file was written
             return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
 
 
@@ -274,11 +277,12 @@ def _plainly_refused(path: Path) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:
         words = str(error)
-        if "GLOBAL" not in words and "Unsupported" not in words and "REDUCE" not in words:
+        found = re.search(r"GLOBAL (\S+)", words)
+        if found is None and "Unsupported" not in words and "REDUCE" not in words:
             raise
-        what = words.partition("Unsupported global: GLOBAL ")[2].split(" ")[0] or "code"
+        what = found[1] if found else "more than tensors, numbers and words"
         raise FileError(
-            f"{path} holds {what}, which would have to be executed, not tensors alone: nothing of it was. If you trust "
+            f"{path} holds {what}, which would have to be executed: nothing of it was. If you trust "
             "where it comes from: torch.save(torch.load(path, weights_only=False)['...'].state_dict(), 'plain.pt')"
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import one_line
+from monosem.files import one_line, read_text
 from monosem.hub import offline, reachable
 from monosem.interop.place import WEIGHTS, Place
-from monosem.spelling import nearest
 
 HUB = "hf://"
 PART = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -31,10 +31,7 @@ class HubName(NamedTuple):
 
 
 def hub_name(text: str) -> HubName | None:
-    """What "hf://owner/name/path" or "owner/name/path" names; None if it is no such name.
-
-    "hf://owner/name@revision/path" is refused: `revision` is an argument.
-    """
+    """What "hf://owner/name/path" or "owner/name/path" names; None if it is no such name."""
     words = text.removeprefix(HUB).strip("/").split("/")
     if len(words) < 2 or ".." in words or not all(PART.fullmatch(word) for word in words[:2]):
         return None
@@ -53,17 +50,13 @@ def downloaded(name: HubName, revision: str | None = None) -> Place:
     except ImportError as error:
         raise ConfigError(f"{name} needs the package huggingface_hub: pip install 'monosem[hub]'") from error
     if not reachable(name.repo):
-        with _loading(name, revision):
-            folder = Path(huggingface_hub.snapshot_download(name.repo, revision=revision, local_files_only=True))
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        _chosen(name, files)
-        return Place(folder / name.path, str(name), folder.name)
+        return _cached(name, revision)
     with _loading(name, revision):
         about = huggingface_hub.HfApi().model_info(name.repo, revision=revision)
     wanted = _chosen(name, [file.rfilename for file in about.siblings or []])
     with _loading(name, revision):
-        folder = Path(huggingface_hub.snapshot_download(name.repo, revision=about.sha, allow_patterns=wanted))
-    return Place(folder / name.path, str(name), about.sha)
+        folder = Path(huggingface_hub.snapshot_download(name.repo, revision=revision, allow_patterns=wanted))
+    return Place(folder / name.path, str(name), folder.name)  # whose name is the commit, which its cache remembers
 
 
 def _chosen(name: HubName, files: list[str]) -> list[str]:
@@ -78,8 +71,8 @@ def _chosen(name: HubName, files: list[str]) -> list[str]:
     here = name.path or "."
     if not holders:
         folders = {str(parent) for file in files for parent in PurePosixPath(file).parents} | set(files)
-        near = nearest(name.path, folders)
-        hint = f". Did you mean {HUB}{name.repo}/{near}?" if near else ""
+        near = difflib.get_close_matches(name.path, folders, 1)
+        hint = f". Did you mean {HUB}{name.repo}/{near[0]}?" if near else ""
         raise FileError(f"{name} holds no file of tensors among the {len(files):,} files of {name.repo}{hint}")
     if here in files or here in holders:  # the file, or a folder with tensors of its own
         own = [file for file in inside if file == name.path or str(PurePosixPath(file).parent) == here]
@@ -95,6 +88,33 @@ def _chosen(name: HubName, files: list[str]) -> list[str]:
     above = {str(parent) for file in own for parent in PurePosixPath(file).parents}
     beside = [file for file in files if file.endswith(CONFIGS) and str(PurePosixPath(file).parent) in above]
     return sorted({*own, *beside})
+
+
+def _cached(name: HubName, revision: str | None) -> Place:
+    """What an earlier call has fetched: a snapshot, of which nobody knows whether the rest of it is here.
+
+    Raises:
+        FileError: there is none.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    at = "" if revision is None else f" at revision {revision!r}"
+    home = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name.repo, repo_type="model")
+    ref = home / "refs" / (revision or "main")
+    commit = read_text(ref).strip() if ref.is_file() else str(revision)
+    folder = home / "snapshots" / commit
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if not any(file == name.path or file.startswith(f"{name.path}/".lstrip("/")) for file in files):
+        raise _not_cached(name, at)
+    _chosen(name, files)
+    return Place(folder / name.path, str(name), commit)
+
+
+def _not_cached(name: HubName, at: str) -> FileError:
+    return FileError(
+        f"{name}{at} is not in the cache, and the hub cannot be reached{offline()}: go online, or give a path here"
+    )
 
 
 @contextmanager
@@ -114,9 +134,7 @@ def _loading(name: HubName, revision: str | None) -> Iterator[None]:
     try:
         yield
     except LocalEntryNotFoundError as error:
-        raise FileError(
-            f"{name}{at} is not in the cache, and the hub cannot be reached{offline()}: go online, or give a path here"
-        ) from error
+        raise _not_cached(name, at) from error
     except GatedRepoError as error:
         raise FileError(
             f"{name} is shown to those alone who have agreed to its terms: agree on its page of the hub, then log in "
