@@ -1,9 +1,34 @@
 """Explanations: made, tested and put into words."""
 
+from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.judge import Judge
 from monosem.explain.local import LocalJudge
+from monosem.explain.make import Explainer, explain
+from monosem.explain.measure import estimated, measure, measured
+from monosem.explain.names import rule_of_name
+from monosem.explain.rules import Rules
 from monosem.explain.score import Scores, plan, score
+from monosem.explain.text import Text
 from monosem.explain.unjudged import Similarity, Surprisal
 from monosem.explain.written import written
 
-__all__ = ["Judge", "LocalJudge", "Scores", "Similarity", "Surprisal", "plan", "score", "written"]
+__all__ = [
+    "Explainer",
+    "HeldOut",
+    "Judge",
+    "LocalJudge",
+    "Rules",
+    "Scores",
+    "Similarity",
+    "Surprisal",
+    "Text",
+    "estimated",
+    "explain",
+    "held_out",
+    "measure",
+    "measured",
+    "plan",
+    "rule_of_name",
+    "score",
+    "written",
+]

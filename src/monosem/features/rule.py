@@ -26,6 +26,8 @@ class Clause(BaseModel):
     """Which letters of the word are capitals."""
     piece: Literal["first", "later"] | None = None
     """Whether the token begins the word."""
+    behind: tuple[str, ...] = ()
+    """The token right before it, in the same word, has one of these texts."""
     after: tuple[str, ...] = ()
     """The word before it is one of these ..."""
     after_kinds: tuple[str, ...] = ()

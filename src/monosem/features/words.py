@@ -37,13 +37,18 @@ class Words(NamedTuple):
     """(places + 1,) the first token of every place of a word in the log."""
     word: np.ndarray
     """(places,) which word stands there; -1: none."""
+    spellings: list[str]
+    """All that stands at places, with capitals, each once; nothing for what is no word."""
+    spelling: np.ndarray
+    """(places,) which of them stands there."""
 
     @staticmethod
     def of(logged: Logged, vocabulary: Vocabulary) -> Words:
         """Find them."""
         tokens = logged.tokens.astype(np.int64)
         if not len(tokens):
-            return Words([], [], np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32))
+            none = np.zeros(0, np.int32)
+            return Words([], [], np.zeros(0, np.int64), np.zeros(1, np.int64), none, [], none)
         goes_in, goes_on = joints(vocabulary)
         begins = np.ones(len(tokens), bool)
         begins[1:] = ~(goes_on[tokens[:-1]] & goes_in[tokens[1:]])
@@ -56,9 +61,10 @@ class Words(NamedTuple):
         kinds = [_text(vocabulary, tokens[starts[i] : ends[i]]) for i in first.tolist()]
         numbers: dict[str, int] = {}
         number = [numbers.setdefault(text.lower(), len(numbers)) if text else -1 for text in kinds]
-        word = np.array(number, np.int32)[kind.reshape(-1)]
+        spelling = kind.reshape(-1).astype(np.int32)
+        word = np.array(number, np.int32)[spelling]
         word[np.add.reduceat(logged.read.astype(np.int64), starts) == 0] = -1
-        seen = np.bincount(kind.reshape(-1)[word >= 0], minlength=len(kinds))
+        seen = np.bincount(spelling[word >= 0], minlength=len(kinds))
         spellings = Counter[str]()
         for text, times in zip(kinds, seen.tolist(), strict=True):
             spellings[text] += times
@@ -68,7 +74,8 @@ class Words(NamedTuple):
             if best is not None and (not best or (-times, text) < (-spellings[best], best)):
                 spelled[text.lower()] = text
         occurrences = np.bincount(word[word >= 0], minlength=len(numbers))
-        return Words(list(numbers), list(spelled.values()), occurrences, np.append(starts, len(tokens)), word)
+        found = (list(numbers), list(spelled.values()), occurrences, np.append(starts, len(tokens)), word)
+        return Words(*found, kinds, spelling)
 
 
 def _text(vocabulary: Vocabulary, tokens: np.ndarray) -> str:

@@ -1,0 +1,118 @@
+# pyright: basic
+"""The offline explainer: a line and a rule for every latent, from the tables of a store, without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from monosem.explain.evidence import Evidence
+from monosem.explain.find import Found, find_rule
+from monosem.explain.measure import estimated, with_score
+from monosem.explain.say import CLEAR_Z, PROMOTED, Sayer, shown
+from monosem.features import Explanation, FeatureStore
+from monosem.features.files import PART
+from monosem.work import doing
+
+NAME = "rules"
+UNSURE = 0.3
+"""Below it what a latent does at the output says more, if that is clear."""
+LETTERS = 0.5
+"""Share of the strongest promotion's weight from which others are named beside it."""
+
+
+class Rules:
+    """Explains latents by rules. Reads a store, and nothing else."""
+
+    name = NAME
+
+    def __init__(self, estimate: bool = True) -> None:
+        """Prepare.
+
+        Args:
+            estimate: score every rule from the store alone.
+        """
+        self._estimate = estimate
+
+    def explain(self, store: FeatureStore, latents: Sequence[int]) -> list[Explanation]:
+        """One or two explanations for every latent that fires: what it fires on; where that is unclear and the output
+        is not, what it promotes.
+
+        Raises:
+            DataError: the store is not of text, or too old.
+        """
+        found: list[Explanation] = []
+        with doing("explaining", len(latents), unit="features") as stage:
+            for part in sorted({latent // PART for latent in latents}):
+                evidence = Evidence(store, part)
+                sayer, promotions = Sayer(evidence), _promotions(store, part)
+                for latent in sorted({int(latent) for latent in latents if latent // PART == part}):
+                    found += self._scored(evidence, _explained(evidence, sayer, latent, promotions.get(latent, [])))
+                    stage.advance(1)
+        return found
+
+    def _scored(self, evidence: Evidence, items: list[Explanation]) -> list[Explanation]:
+        if not self._estimate:
+            return items
+        return [
+            item if item.rule is None else with_score(item, estimated(item.rule, item.latents[0], evidence))
+            for item in items
+        ]
+
+
+def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str]) -> list[Explanation]:
+    if not evidence.count[latent - evidence.first]:
+        return []
+    samples = evidence.samples.of(latent)
+    used = (samples.kind <= 1) & ~samples.test
+    seen = [int(row) for row in samples.row[~samples.test]]
+    rule = find_rule(evidence, latent)
+    sure = 0.0 if rule is None else _sure(evidence, latent, rule)
+    promotes = f"promotes {', '.join(promoted)}" if promoted else ""
+    said = _tokens_said(sayer, evidence, samples.token[used]) if rule is None else sayer.line(rule)
+    if sure < UNSURE:
+        said = f"unclear: {said}"
+    text = f"{said}; {promotes}" if promotes else said
+    common = {"latents": [latent], "explainer": NAME, "seen": seen}
+    first = Explanation(**common, text=text, sure=round(sure, 3), rule=None if rule is None else rule.rule)
+    if promotes and sure < UNSURE:
+        return [first, Explanation(**common, text=promotes, side="output")]
+    return [first]
+
+
+def _tokens_said(sayer: Sayer, evidence: Evidence, at: np.ndarray) -> str:
+    tokens = dict.fromkeys(sayer.token(evidence.text.vocabulary.text(int(t))) for t in evidence.text.tokens[at[:12]])
+    return "fires on " + ", ".join(list(tokens)[:6]) if tokens else "no passage is kept"
+
+
+def _sure(evidence: Evidence, latent: int, found: Found) -> float:
+    """The share of the weight of its strong firings that the rule holds for, among the examples it was made from."""
+    samples = evidence.samples.of(latent)
+    used = np.flatnonzero((samples.kind <= 1) & ~samples.test)
+    weight = samples.weight[used] * samples.activation[used] ** 4
+    at = samples.token[used]
+    inside = np.zeros(len(at), bool)
+    for clause in found.rule.clauses:
+        inside |= np.isin(at, evidence.text.holding(clause, at))
+    return float((weight * inside).sum() / max(1e-12, weight.sum()))
+
+
+def _promotions(store: FeatureStore, part: int) -> dict[int, list[str]]:
+    """The tokens that latents promote clearly, strongest first; of one word in several spellings the first."""
+    first, stop = part * PART, min(store.n_latents, (part + 1) * PART)
+    table = store.tables.run(
+        "select d.latent, promoted_tokens, promoted_weights, logit_deviation from details d join features f using "
+        f"(latent) where d.latent >= {first} and d.latent < {stop}"
+    )
+    found: dict[int, list[str]] = {}
+    for latent, tokens, weights, deviation in zip(*(table.column(i).to_pylist() for i in range(4)), strict=True):
+        if not weights or not deviation or weights[0] < CLEAR_Z * deviation:
+            continue
+        named: dict[str, str] = {}
+        for token, weight in zip(tokens, weights, strict=True):
+            text = store.vocabulary.text(token)
+            if weight >= max(LETTERS * weights[0], CLEAR_Z * deviation):
+                named.setdefault(text.strip().lower() or text, f"*{shown(text.strip() or text)}*")
+        found[latent] = list(named.values())[:PROMOTED]
+    return found
