@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
-    from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, score
+    from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue, export_sae
     from monosem.interop.load import load_sae
@@ -72,6 +72,7 @@ _HOME = {
     "LocalJudge": "explain",
     "Similarity": "explain",
     "Surprisal": "explain",
+    "explain": "explain",
     "score": "explain",
     "FeatureStore": "features",
     "harvest": "features",
@@ -158,6 +159,7 @@ __all__ = [
     "convert",
     "dense",
     "evaluate",
+    "explain",
     "export_sae",
     "fit",
     "fix_suppression",

@@ -2,5 +2,6 @@
 
 from chat_server import chat
 from planted import planted
+from ruled import ruled
 
-__all__ = ["chat", "planted"]
+__all__ = ["chat", "planted", "ruled"]

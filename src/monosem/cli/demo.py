@@ -13,7 +13,7 @@ def demo(
     features: Annotated[int, typer.Option(min=0, help="Features to show.")] = 24,
     explore: Annotated[bool, typer.Option("--explore", help="Open the explorer on them, at the end.")] = False,
 ) -> None:
-    """Train a TopK SAE on the bundled language model, evaluate it, and print features: a few minutes, offline."""
+    """Train a TopK SAE on the bundled language model, evaluate it, explain its features: a few minutes, offline."""
     import time
 
     from monosem.cli.console import console
@@ -33,7 +33,7 @@ def demo(
         run, model = run_training(config, evaluated=True)
         report = run_evaluation(run, model)
     store = run.features()
-    print_features(out, store.features(store.notable(features)), n_passages=4)
+    print_features(out, store.features(store.notable(features)), 4, store.explanations())
     out.print(report.table())
     minutes = (time.monotonic() - start) / 60
     out.print(f"{minutes:.1f} minutes. Run folder: {run.path} (its README.md says what is in it)")

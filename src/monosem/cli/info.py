@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,23 @@ def _run(path: Path) -> dict[str, Any]:
                 value = report[name]
                 span = f"  [{value.low:.4g}, {value.high:.4g}]" if value.low is not None else ""
                 facts[f"held-out {name}"] = f"{value.value:.4g}{span}"
+    if (path / "features" / "index.json").is_file():
+        facts |= _explained(run)
+    return facts
+
+
+def _explained(run: Run) -> dict[str, Any]:
+    """How many features are explained, by whom, and some of what is said."""
+    store = run.features()
+    said = store.explanations()
+    if not len(said):
+        return {"explanations": f"none: monosem explain {run.path}"}
+    by = Counter(item.explainer for item in said)
+    facts: dict[str, Any] = {"explanations": ", ".join(f"{n:,} by {name}" for name, n in by.items())}
+    for latent in store.notable(5):
+        item = said.get(latent)
+        if item is not None:
+            facts[f"feature {latent}"] = item.text
     return facts
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from monosem.cli.demo import demo
 from monosem.cli.eval import evaluate
+from monosem.cli.explain import explain
 from monosem.cli.explore import explore
 from monosem.cli.export import export
 from monosem.cli.harvest import harvest
@@ -58,6 +59,7 @@ app.command()(demo)
 app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
 app.command()(harvest)
+app.command()(explain)
 app.command()(explore)
 app.command()(rate)
 app.command()(top)

@@ -17,7 +17,8 @@ def top(
 ) -> None:
     """Print the passages on which latents fire most, one per text, with tokens shaded by activation.
 
-    Also the tokens that each latent promotes and suppresses at the output (logit lens).
+    Also what they mean, if that is explained (`monosem explain`), and the tokens that each latent promotes and
+    suppresses at the output (logit lens).
     """
     from monosem.cli.console import PICTURES, console, picture, save_picture
     from monosem.errors import ConfigError
@@ -32,6 +33,6 @@ def top(
     if save is not None and save.suffix not in PICTURES:
         raise ConfigError(f"--save {save}: a picture is written as {' or '.join(PICTURES)}")
     out = console() if save is None else picture()
-    print_features(out, store.features(latents or store.notable(count)), passages)
+    print_features(out, store.features(latents or store.notable(count)), passages, store.explanations())
     if save is not None:
         save_picture(out, save, f"monosem top {run}")

@@ -1,5 +1,6 @@
 """Explanations: made, tested and put into words."""
 
+from monosem.explain.evidence import require_words
 from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.judge import Judge
 from monosem.explain.local import LocalJudge
@@ -28,6 +29,7 @@ __all__ = [
     "measure",
     "measured",
     "plan",
+    "require_words",
     "rule_of_name",
     "score",
     "written",

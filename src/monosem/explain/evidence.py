@@ -114,6 +114,18 @@ def _looked_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.nd
     return np.where(known[at] == keys, values[at], 0)
 
 
+def require_words(store: FeatureStore) -> None:
+    """Refuse a store of which rules cannot be made.
+
+    Raises:
+        DataError: it is not of text, or too old to know on which words latents fire.
+    """
+    if store.things != "tokens":
+        raise DataError(f"{store.path} is of {store.things}: rules explain features of text")
+    if store.words is None:
+        raise DataError(f"{store.path} does not know on which words latents fire: harvest the run again")
+
+
 class Evidence:
     """All that is known of the latents of one part of a store."""
 
@@ -123,9 +135,7 @@ class Evidence:
         Raises:
             DataError: the store is not of text, or too old to know on which words latents fire.
         """
-        if store.words is None:
-            what = "of text" if store.things == "tokens" else f"of {store.things}"
-            raise DataError(f"{store.path} is a store {what} that does not count words: harvest it again")
+        require_words(store)
         self.first, self.stop = part * PART, min(store.n_latents, (part + 1) * PART)
         run = store.tables.run
         contexts = run("select tokens from contexts").column("tokens").combine_chunks()
@@ -196,9 +206,14 @@ class Evidence:
         return OnWords(*(values[known] for values in rows))
 
     @functools.cached_property
+    def kinds(self) -> np.ndarray:
+        """(words, kinds) 1 where a word is of a kind."""
+        return self.text.kinds.astype(np.float32)
+
+    @functools.cached_property
     def kind_counts(self) -> np.ndarray:
         """(kinds, forms) tokens of each kind of words."""
-        return self.text.kinds.T.astype(np.int64) @ self.counts.word
+        return self.kinds.T @ self.counts.word
 
     @functools.cached_property
     def affixes(self) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:

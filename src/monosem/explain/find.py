@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monosem.explain import kinds
-from monosem.explain.evidence import Evidence
-from monosem.features import Clause, Rule
+from monosem.explain.evidence import Evidence, OnWords
+from monosem.features import Clause, Rule, kinds
 
-ROUNDS = 4
+ROUNDS = 3
+MOST = 6
+"""Kinds, and beginnings and endings, that are tried: those with most firings."""
 GROUPS, WORDS = 6, 32
 """Clauses of groups, and words, that a rule has at most."""
 LEAST = 0.004
@@ -28,6 +29,8 @@ TRUST = 2.0
 """
 DOUBT = 1.0
 """Tokens on which a latent is taken not to fire, added to those of every word: few occurrences prove little."""
+OFTEN = 0.5
+"""Share of a latent's firings behind one word from which that is tried together with the words that it fires on."""
 ONE = 0.7
 """Share of a beginning's or an ending's firings that one word may have: else the word says more."""
 POWER, WEAK = 3, 0.3
@@ -104,27 +107,23 @@ def _atoms(evidence: Evidence, latent: int) -> Atoms:
     tokens, times = evidence.firing_tokens(latent)
     at = samples.token
     token, word, firing = text.tokens[at], text.word[text.place[at]], samples.kind <= 1
-    size = counts.size
+    size, n_rows = counts.size, len(rows.word)
     row_keys = rows.word * size + rows.token
     order = np.argsort(row_keys)
     of_sample = np.full(len(at), -1)
-    if len(rows.word):
+    if n_rows:
         whole = dict(zip(rows.word[rows.whole].tolist(), np.flatnonzero(rows.whole).tolist(), strict=True))
         near = np.minimum(np.searchsorted(row_keys[order], word * size + token), len(order) - 1)
         same = row_keys[order][near] == word * size + token
         of_sample = np.where(same, order[near], [whole.get(w, -1) for w in word.tolist()])
-    n_rows = len(rows.word)
     of_token = {t: n_rows + i for i, t in enumerate(tokens.tolist())}
     of_sample = np.where(of_sample >= 0, of_sample, [of_token.get(t, -1) for t in token.tolist()])
     mass = np.concatenate([rows.fires.astype(float), times])
     n = np.concatenate([rows.n, counts.token[tokens]]).astype(float)
+    mass[n_rows:], n[n_rows:] = _beside(evidence, rows, tokens, times)
     tested = of_sample[(of_sample >= 0) & samples.test & (samples.kind == 1)]
     np.subtract.at(mass, tested, 1)
     np.subtract.at(n, tested, 1)
-    for i, t in enumerate(tokens.tolist()):  # what is left of a token beside the words that are known
-        same = np.flatnonzero(rows.token == t)
-        mass[n_rows + i] -= mass[same].sum()
-        n[n_rows + i] -= n[same].sum()
     alone = np.flatnonzero(firing & ~samples.test & (of_sample < 0) & (samples.kind == 1))
     of_sample[alone] = len(mass) + np.arange(len(alone))
     logged = float(evidence.logged[latent - evidence.first]) - (samples.test & (samples.kind == 1)).sum()
@@ -154,6 +153,17 @@ def _atoms(evidence: Evidence, latent: int) -> Atoms:
     )
 
 
+def _beside(evidence: Evidence, rows: OnWords, tokens: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of tokens beside the words that are known: firings, and occurrences."""
+    counts, left, n = evidence.counts, times.astype(float), evidence.counts.token[tokens].astype(float)
+    for i, t in enumerate(tokens.tolist()):
+        there = counts.in_word(rows.word, np.full(len(rows.word), t))
+        there = np.where(rows.whole | (rows.token == t), there, 0)
+        left[i] -= (rows.fires * there / np.maximum(1, rows.n)).sum()
+        n[i] -= there.sum()
+    return left, n
+
+
 def _power(samples, of_sample: np.ndarray, size: int) -> np.ndarray:
     """(atoms,) mean of a power of the activations of its samples; of none, that of a weak firing."""
     used = (of_sample >= 0) & (samples.kind == 1) & ~samples.test
@@ -167,30 +177,32 @@ def _candidates(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate
     """Tokens, kinds of words, beginnings and endings, and what stands before."""
     vocabulary, counts, found = evidence.text.vocabulary, evidence.counts, []
     for t in np.unique(atoms.token[~atoms.listed & (atoms.word < 0)]).tolist():
-        found.append(Candidate({"tokens": (vocabulary.text(t),)}, (atoms.token == t).astype(float), counts.token[t]))
+        found.append(
+            Candidate({"tokens": (vocabulary.text(t),)}, (atoms.token == t).astype(float), float(counts.token[t]))
+        )
     for t in np.unique(atoms.behind[atoms.behind >= 0]).tolist():
         inside = atoms.behind == t
         if inside.sum() >= 2:
-            found.append(Candidate({"behind": (vocabulary.text(t),)}, inside.astype(float), counts.inside[t]))
+            found.append(Candidate({"behind": (vocabulary.text(t),)}, inside.astype(float), float(counts.inside[t])))
     known = atoms.word >= 0
     word = np.maximum(atoms.word, 0)
     forms = np.stack([known, known & ~atoms.later, known & atoms.later], 1)
-    of_kind = evidence.text.kinds[word]
+    of_kind = evidence.kinds[word]
     affixes, of_word, affix_counts = evidence.affixes
     for form, piece in enumerate(PIECES):
         inside = forms[:, form]
         hits = (atoms.mass * inside) @ of_kind
-        for k in np.argsort(-hits)[:8].tolist():
+        for k in np.argsort(-hits)[:MOST].tolist():
             if hits[k] > 0:
                 found.append(
-                    Candidate({"kinds": (kinds.names()[k],), "piece": piece}, (inside & of_kind[:, k]).astype(float),
+                    Candidate({"kinds": (kinds.names()[k],), "piece": piece}, inside * of_kind[:, k],
                               evidence.kind_counts[k, form])
                 )  # fmt: skip
         numbers = np.where(inside[:, None], of_word[word], -1)
         flat, mass = numbers.reshape(-1), np.repeat(atoms.mass, numbers.shape[1])
         there, place = np.unique(flat[flat >= 0], return_inverse=True)
         sums = np.bincount(place.reshape(-1), mass[flat >= 0], len(there))
-        for i in np.argsort(-sums)[:8].tolist():
+        for i in np.argsort(-sums)[:MOST].tolist():
             side, part = affixes[there[i]]
             holds = (numbers == there[i]).any(1)
             if holds.sum() >= 3 and (atoms.mass * holds).max() <= ONE * sums[i]:
@@ -215,14 +227,27 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
     def add(said: dict[str, Any], holds: np.ndarray, n: float) -> None:
         if holds.sum() >= 2:
             share = np.bincount(atom[holds], weight[holds], size) / of_atom
-            found.append(Candidate(said, share * seen / (seen + 1.0), float(n)))
+            found.append(Candidate(said, share * seen / (seen + 1.0), n))
 
     for u in np.unique(before[before >= 0]).tolist():
         said = text.words.texts[u]
-        add({"after": (said,), "piece": "first"}, (before == u) & first, counts.after[u])
+        add({"after": (said,), "piece": "first"}, (before == u) & first, float(counts.after[u]))
         for t in np.unique(token[before == u]).tolist():
-            n = counts.behind(np.array([u]), np.array([t]))[0]
+            n = float(counts.behind(np.array([u]), np.array([t]))[0])
             add({"tokens": (text.vocabulary.text(t),), "after": (said,)}, (before == u) & (token == t), n)
+        share = float(weight[before == u].sum() / weight.sum())
+        there = np.flatnonzero((np.bincount(atom[before == u], minlength=size) > 0) & (atoms.word >= 0))
+        if share >= OFTEN and len(there) >= 2:
+            best = there[np.argsort(-atoms.mass[there], kind="stable")[:MOST]]
+            words = {
+                "words": tuple(dict.fromkeys(text.words.texts[w] for w in atoms.word[best].tolist())),
+                "after": (said,),
+            }
+            of_u = np.bincount(atom[before == u], weight[before == u], size) / of_atom
+            inside = np.zeros(size)
+            inside[best] = ((of_u * seen + share) / (seen + 1.0))[best]
+            n = int((text.where_clause(Clause(**words)) < evidence.counted).sum())
+            found.append(Candidate(words, inside, float(n)))
     return found
 
 

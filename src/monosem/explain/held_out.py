@@ -1,4 +1,4 @@
-"""Firings on text that no rule was made from: one short pass of the model over contexts that the harvest did not see."""
+"""Firings on text that no rule was made from: a short pass of the model over contexts that the harvest did not see."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def held_out(
     model: SubjectModel | ModelSet,
     hook: str | Sequence[str] | None = None,
     text: str | None = None,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     progress: bool = True,
 ) -> HeldOut | None:
     """Read on in the text of a harvest, from where it ended; where it is at its end, another text from its beginning.
@@ -51,12 +51,13 @@ def held_out(
         model: what it is of.
         hook: its hook points, if the SAE does not know them.
         text: the other text.
-        tokens: how many to read, at least; fewer where both texts end.
+        tokens: how many to read; 32,768, or a tenth of what was harvested if that is less, if not given.
         progress: show where it is.
 
     Returns:
         What fires; None if there is nothing more to read.
     """
+    tokens = tokens or max(1, min(TOKENS, store.n_tokens // 10))
     mapping = Mapping(sae, model, hook)
     span = store.index["texts"][-1]
     for name, start in ((span["text"], span["stop_context"]), (text, 0)):

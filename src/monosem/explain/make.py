@@ -10,7 +10,9 @@ import numpy as np
 from monosem.errors import ConfigError
 from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.measure import measure
+from monosem.explain.questions import AnyJudge
 from monosem.explain.rules import NAME, Rules
+from monosem.explain.written import written
 from monosem.features import Explanation, Explanations, FeatureStore
 from monosem.features.rows import numbers
 from monosem.models import ModelSet, SubjectModel
@@ -37,7 +39,7 @@ class Explainer(Protocol):
 def explain(
     store: FeatureStore,
     latents: Sequence[int] | None = None,
-    explainer: str | Explainer = NAME,
+    explainer: str | Explainer | AnyJudge = NAME,
     *,
     sae: SAE | None = None,
     model: SubjectModel | ModelSet | None = None,
@@ -77,16 +79,19 @@ def explain(
     wanted = range(store.n_latents) if latents is None else sorted({int(latent) for latent in latents})
     if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < store.n_latents):
         raise ConfigError(f"there is no latent {wanted[-1] if wanted[0] >= 0 else wanted[0]}: {store.n_latents:,} are")
-    maker = Rules(estimate=sae is None) if isinstance(explainer, str) else explainer
-    items = maker.explain(store, wanted)
-    if isinstance(maker, Rules) and sae is not None and model is not None:
-        seen_no_more = held_out(store, sae, model, hook, text, progress=progress)
-        items = _measured(store, items, seen_no_more)
-    found = Explanations(store.path, maker.name, items)
+    name = explainer if isinstance(explainer, str) else explainer.name
+    if isinstance(explainer, AnyJudge):
+        items = list(written(store, wanted, explainer, progress))
+    elif not isinstance(explainer, str):
+        items = explainer.explain(store, wanted)
+    else:
+        items = Rules(estimate=sae is None).explain(store, wanted)
+    if sae is not None and model is not None and any(item.rule for item in items):
+        items = _measured(store, items, held_out(store, sae, model, hook, text, progress=progress))
     if save:
-        kept = [item for item in store.explanations(maker.name) if not set(item.latents) & set(wanted)]
-        Explanations(store.path, maker.name, sorted([*kept, *items], key=lambda item: item.latents)).save()
-    return found
+        of_others = [item for item in store.explanations(name) if not set(item.latents) & set(wanted)]
+        Explanations(store.path, name, sorted([*of_others, *items], key=lambda item: item.latents)).save()
+    return Explanations(store.path, name, items)
 
 
 def _measured(store: FeatureStore, items: list[Explanation], text: HeldOut | None) -> list[Explanation]:

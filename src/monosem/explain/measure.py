@@ -38,6 +38,7 @@ def measured(rule: Rule, latent: int, maximum: float, text: HeldOut) -> Score | 
     hits, n = int(hit.sum()), len(at) + len(foretold)
     either = n - hits
     low, high = (_f1(share) for share in wilson(hits, either))
+    value = 2 * hits / n
     details = {
         "precision": hits / max(1, len(foretold)),
         "recall": hits / len(at),
@@ -48,13 +49,13 @@ def measured(rule: Rule, latent: int, maximum: float, text: HeldOut) -> Score | 
     for i in range(1, LEVELS + 1):
         if (level == i).any():
             details[f"level {i}"] = float(hit[level == i].mean())
-    return Score(value=2 * hits / n, low=low, high=high, n=len(at), details=details)
+    return Score(value=value, low=min(low, value), high=max(high, value), n=len(at), details=details)
 
 
 def estimated(rule: Rule, latent: int, evidence: Evidence) -> Score | None:
     """F1 of a rule from the store alone: recall among those of its random samples that were left to tests.
 
-    Its precision is that recall times the firings over the tokens for which the rule holds in the text that was counted.
+    Its precision is that recall times the firings, over the tokens for which the rule holds in the counted text.
     `details` say "own text": 1: it is the harvest's own text, although other tokens of it.
     """
     samples = evidence.samples.of(latent)

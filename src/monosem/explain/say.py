@@ -64,9 +64,8 @@ class Sayer:
             if bare == Clause() and not (clause.words and clause.tokens):
                 if not alone:
                     found.append(None)
-                alone.update(
-                    dict.fromkeys([self.token(t) for t in clause.tokens] or [f"*{shown(w)}*" for w in clause.words])
-                )
+                words = [f"*{shown(word)}*" for word in clause.words]
+                alone.update(dict.fromkeys([self.token(token) for token in clause.tokens] or words))
             else:
                 found.append(self._phrase(clause, most))
         listed = _some(list(alone), most)
@@ -112,7 +111,7 @@ class Sayer:
 
     @functools.lru_cache(512)  # noqa: B019
     def _commonest(self, kind: str) -> list[str]:
-        from monosem.explain import kinds
+        from monosem.features import kinds
 
         text, counts = self._evidence.text, self._evidence.counts
         times = counts.word[:, 1] * text.kinds[:, kinds.names().index(kind)]

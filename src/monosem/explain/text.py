@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monosem.explain import kinds
-from monosem.features import Clause, Rule, Vocabulary
+from monosem.features import Clause, Rule, Vocabulary, kinds
 from monosem.features.log import UNREAD, Logged
 from monosem.features.words import Words
 
@@ -197,11 +196,19 @@ class Text:
             found[:-1] &= self._affix("ends", clause.ends)
         return found
 
+    @functools.cached_property
+    def _texts(self) -> np.ndarray:
+        return np.array(self.words.texts)
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.strings.str_len(self._texts)
+
     def _affix(self, side: str, part: str) -> np.ndarray:
         """(words,) which begin, or end, with some letters, and have more."""
         if (side, part) not in self._affixes:
-            holds, n = str.startswith if side == "begins" else str.endswith, len(part)
-            self._affixes[side, part] = np.array([len(t) > n and holds(t, part) for t in self.words.texts], bool)
+            holds = np.strings.startswith if side == "begins" else np.strings.endswith
+            self._affixes[side, part] = holds(self._texts, part) & (self._lengths > len(part))
         return self._affixes[side, part]
 
 

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from monosem.features.explanations import Explanation, Explanations
 from monosem.features.feature import Example, Feature
 from monosem.features.pictures import Pictures
 
@@ -19,8 +20,13 @@ LEAST_SHADE = 0.08
 """Share of a feature's maximum from which a token is shaded."""
 
 
-def print_features(console: Console, features: Sequence[Feature], n_passages: int = 5) -> None:
-    """Each feature: how often and how strongly it fires, what it promotes and suppresses, its strongest passages."""
+def print_features(
+    console: Console, features: Sequence[Feature], n_passages: int = 5, explanations: Explanations | None = None
+) -> None:
+    """Each feature: how often and how strongly it fires, what it means, what it promotes and suppresses, its passages.
+
+    Passages are the strongest; what it means is said where explanations are given.
+    """
     for feature in features:
         if not feature.count or feature.max is None:
             console.print(
@@ -34,6 +40,8 @@ def print_features(console: Console, features: Sequence[Feature], n_passages: in
             head.append(f"  {visible(feature.name)}", "bold")
         head.append(f"  fires on {feature.rate:.3%} of {feature.things}, max {feature.max:.3g}", "dim")
         console.print(head)
+        for said in explanations.of(feature.latent) if explanations is not None else ():
+            console.print(_explained(said), soft_wrap=True)
         _sources(console, feature)
         for label, effects in (("promotes  ", feature.promoted), ("suppresses", feature.suppressed)):
             if effects:
@@ -41,6 +49,13 @@ def print_features(console: Console, features: Sequence[Feature], n_passages: in
         for example in feature.top[:n_passages]:
             _line(console, _example(feature, example, console.width, console.color_system is None))
         console.print()
+
+
+def _explained(said: Explanation) -> Text:
+    """What it means, who says so, and how well that holds."""
+    label = "  means      " if said.side == "input" else "  does       "
+    scores = ", ".join(f"{name} {score.value:.2f}" for name, score in said.scores.items())
+    return Text().append(label, "dim").append(said.text).append(f"  ({said.explainer}{scores and ': '}{scores})", "dim")
 
 
 def _example(feature: Feature, example: Example, width: int, plain: bool) -> Text:

@@ -5,6 +5,7 @@ from monosem.runs.config import RunConfig
 from monosem.runs.folder import Run, feature_folders
 from monosem.runs.pipeline import (
     demo_config,
+    explain_run,
     require_held_out,
     run_evaluation,
     run_evaluations,
@@ -21,6 +22,7 @@ __all__ = [
     "RunConfig",
     "demo_config",
     "describe_each",
+    "explain_run",
     "feature_folders",
     "open_run",
     "require_held_out",

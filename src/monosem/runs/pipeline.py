@@ -21,7 +21,8 @@ from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
-from monosem.features import FeatureStore, HarvestObserver, harvest, new_harvest, write_store
+from monosem.explain import explain, require_words
+from monosem.features import Explanations, FeatureStore, HarvestObserver, harvest, new_harvest, write_store
 from monosem.files import write_text
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
@@ -237,7 +238,8 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
         features = new_harvest(sae, model, hooks, config.images or config.text or HELD_OUT, shown=images)
         observers = [HarvestObserver(features, sae)]
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
-        write_store(features, run.path / "features", sae, model, images)
+        store = FeatureStore(write_store(features, run.path / "features", sae, model, images))
+        _explain(store, sae, model, described, progress)
     report.save(run.path / "evaluation.json")
     with doing("drawing figures"):
         write_figures(run.path / "figures", run.history(), report)
@@ -304,8 +306,37 @@ def _harvested(
     if described.images is not None:
         images = _held_out_images(run, images)
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
-    sae = run.sae()
-    return harvest(sae, path, open_model(described), None if _remembers(sae) else described.hook, **data, **options)
+    sae, model = run.sae(), open_model(described)
+    store = harvest(sae, path, model, None if _remembers(sae) else described.hook, **data, **options)
+    _explain(store, sae, model, described, options["progress"])
+    return store
+
+
+def explain_run(run: Run, latents: Sequence[int] | None = None, progress: bool = True) -> Explanations:
+    """Explain the features of a run by rules, measured on text that its harvest did not see.
+
+    Raises:
+        DataError: its features are not of text.
+    """
+    with alone_in(run.path):
+        store = run.features()
+        require_words(store)
+        return _explain(store, run.sae(), open_model(run.config), run.config, progress, latents)
+
+
+def _explain(
+    store: FeatureStore,
+    sae: SAE,
+    model: Model | None,
+    described: RunConfig,
+    progress: bool,
+    latents: Sequence[int] | None = None,
+) -> Explanations:
+    """Of features of text: what they mean, measured on text that follows, or else on that of the training."""
+    if store.words is None or model is None:
+        return Explanations(store.path, None, ())
+    hook = None if _remembers(sae) else described.hook
+    return explain(store, latents, sae=sae, model=model, hook=hook, text=described.text, progress=progress)
 
 
 def _held_out_images(run: Run, images: str | None) -> str:

@@ -1,0 +1,189 @@
+"""Rules: what was planted is found, said and foretold; nothing is made from what it is tested on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ruled import NEVER, NOISE, TRUTH, Ruled
+
+import monosem as ms
+from monosem.errors import ConfigError
+from monosem.explain import Rules, Text, estimated, measured, rule_of_name
+from monosem.explain.evidence import Evidence
+from monosem.explain.find import _atoms
+from monosem.features import Clause, Explanation, FeatureStore, Rule
+
+CLAUSES: dict[str, tuple[Clause, Any]] = {
+    "words": (Clause(words=("time", "house")), lambda p: p.word in ("time", "house")),
+    "kind": (Clause(kinds=("negation",)), lambda p: p.word in ms_kind("negation")),
+    "token": (Clause(tokens=(" the", "The")), lambda p: p.text in (" the", "The")),
+    "begins": (Clause(begins="con"), lambda p: p.word.startswith("con") and len(p.word) > 3),
+    "ends": (Clause(ends="ly", piece="later"), lambda p: p.word.endswith("ly") and len(p.word) > 2 and p.piece > 0),
+    "after": (Clause(after=("the", "a"), piece="first"), lambda p: p.before in ("the", "a") and p.piece == 0),
+    "both": (Clause(words=("same",), after=("the",)), lambda p: p.word == "same" and p.before == "the"),
+}
+
+
+def ms_kind(name: str) -> frozenset[str]:
+    from monosem.features.kinds import lists
+
+    return lists()[name]
+
+
+@pytest.fixture(scope="module")
+def said(ruled: Ruled) -> dict[int, Explanation]:
+    return {item.latents[0]: item for item in Rules().explain(ruled.store, range(len(TRUTH) + 2))}
+
+
+@pytest.mark.parametrize("name", CLAUSES)
+def test_a_clause_holds_where_a_plain_loop_finds_it(ruled: Ruled, name: str) -> None:
+    clause, holds = CLAUSES[name]
+    text = ruled.held_out.text
+    wanted = [i for i, place in enumerate(ruled.places) if text.read[i] and holds(place)]
+    assert wanted
+    assert text.where_clause(clause).tolist() == wanted
+    assert text.holding(clause, np.arange(len(text.tokens))).tolist() == wanted
+
+
+def test_capitals_lines_and_places_in_the_text(ruled: Ruled) -> None:
+    vocabulary = ruled.store.vocabulary
+    tokens = [vocabulary.find(text)[0] for text in ("The", "\n", "a")]
+    by_text = {vocabulary.text(token): token for token in range(len(vocabulary))}
+    tokens = np.array([by_text[text] for text in ("The", "\n", "a", " I", "I")])
+    text = Text(tokens, np.array([5]), vocabulary)
+    assert text.where_clause(Clause(line_start=True)).tolist() == [2]
+    assert text.where_clause(Clause(capitals="first")).tolist() == [0]
+    assert text.where_clause(Clause(capitals="all")).tolist() == [3, 4]
+    assert text.where_clause(Clause(positions=(1, 3))).tolist() == [1, 2]
+    assert text.where_clause(Clause(following=("the",), words=("a",))).tolist() == [2]
+    assert text.where_clause(Clause(behind=(" I",))).tolist() == [4]
+
+
+@pytest.mark.parametrize("latent", TRUTH)
+def test_planted_rules_are_foretold_on_new_text(ruled: Ruled, said: dict[int, Explanation], latent: int) -> None:
+    rule = said[latent].rule
+    assert rule is not None
+    score = measured(rule, latent, 5.0, ruled.held_out)
+    assert score is not None
+    assert score.value >= 0.8, said[latent].text
+    assert score.low < score.value <= score.high <= 1
+
+
+def test_what_was_planted_is_said(said: dict[int, Explanation]) -> None:
+    words = {0: "*first*", 1: "countries", 2: "ing", 3: "*with*", 4: "modal verbs", 6: "after *of*"}
+    for latent, word in words.items():
+        assert word in said[latent].text, said[latent].text
+    assert NEVER not in said
+
+
+def test_noise_and_shuffled_rules_are_near_chance(ruled: Ruled, said: dict[int, Explanation]) -> None:
+    noise = said[NOISE].rule
+    score = None if noise is None else measured(noise, NOISE, 5.0, ruled.held_out)
+    assert score is None or score.value < 0.1
+    for latent in TRUTH:
+        other = said[(latent + 1) % len(TRUTH)].rule
+        assert other is not None
+        shuffled = measured(other, latent, 5.0, ruled.held_out)
+        assert shuffled is not None
+        assert shuffled.value < 0.25
+
+
+def test_the_estimate_from_the_store_is_that_on_new_text(ruled: Ruled, said: dict[int, Explanation]) -> None:
+    for latent in TRUTH:
+        rule = said[latent].rule
+        assert rule is not None
+        new = measured(rule, latent, 5.0, ruled.held_out)
+        assert new is not None
+        own = said[latent].scores["rule"]
+        assert own.value == pytest.approx(new.value, abs=0.2)
+        assert own.details["own text"] == 1
+
+
+def test_the_f1_is_that_of_a_plain_count(ruled: Ruled) -> None:
+    rule = Rule(clauses=(Clause(words=("the",)), Clause(tokens=(" with",))))
+    hits = {
+        i for i, p in enumerate(ruled.places) if ruled.held_out.text.read[i] and (p.word == "the" or p.text == " with")
+    }
+    fires = {i for i, p in enumerate(ruled.places) if ruled.held_out.text.read[i] and TRUTH[3](p)}
+    score = measured(rule, 3, 5.0, ruled.held_out)
+    assert score is not None
+    assert score.value == pytest.approx(2 * len(hits & fires) / (len(hits) + len(fires)))
+    assert score.details["precision"] == pytest.approx(len(hits & fires) / len(hits))
+    assert score.details["recall"] == pytest.approx(len(hits & fires) / len(fires))
+
+
+def test_no_rule_is_made_from_what_it_is_tested_on(ruled: Ruled, said: dict[int, Explanation], tmp_path: Path) -> None:
+    """What is said of the firings left to tests changes no rule, and counts of words are without them."""
+    evidence = Evidence(ruled.store, 0)
+    test = evidence.samples.test
+    assert 0.2 < test.mean() < 0.5
+    assert not {row for item in said.values() for row in item.seen} & set(np.flatnonzero(test).tolist())
+    for latent in TRUTH:
+        samples = evidence.samples.of(latent)
+        left_out = int((samples.test & (samples.kind == 1)).sum())
+        assert left_out
+        assert _atoms(evidence, latent).mass.sum() == pytest.approx(evidence.logged[latent] - left_out, rel=0.02)
+
+    def changed(table: pa.Table) -> pa.Table:
+        weight = table.column("weight").to_numpy().copy()
+        weight[test] *= 50
+        return table.set_column(table.column_names.index("weight"), "weight", pa.array(weight))
+
+    again = {item.latents[0]: item for item in Rules().explain(_with_examples(ruled, tmp_path, changed), range(NEVER))}
+    for latent in TRUTH:
+        assert (again[latent].text, again[latent].rule) == (said[latent].text, said[latent].rule)
+
+
+def _with_examples(ruled: Ruled, folder: Path, change: Callable[[pa.Table], pa.Table]) -> FeatureStore:
+    """The store with other examples."""
+    copy = shutil.copytree(ruled.store.path, folder / "features")
+    path = next((copy / "examples").iterdir())
+    size = path.stat().st_size
+    pq.write_table(change(pq.read_table(path)), path)
+    index = (copy / "index.json").read_text()
+    (copy / "index.json").write_text(index.replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}'))
+    return FeatureStore(copy)
+
+
+def test_the_order_of_examples_does_not_matter(ruled: Ruled, said: dict[int, Explanation], tmp_path: Path) -> None:
+    def shuffled(table: pa.Table) -> pa.Table:
+        random = np.random.default_rng(1).random(len(table))
+        return table.take(pa.array(np.lexsort((random, table.column("latent").to_numpy()))))
+
+    again = {item.latents[0]: item for item in Rules().explain(_with_examples(ruled, tmp_path, shuffled), range(NEVER))}
+    assert {k: (item.text, item.rule) for k, item in again.items()} == {k: (v.text, v.rule) for k, v in said.items()}
+
+
+def test_explain_keeps_what_others_and_it_have_said(ruled: Ruled, tmp_path: Path) -> None:
+    store = FeatureStore(shutil.copytree(ruled.store.path, tmp_path / "features"))
+    made = ms.explain(store, [0, 1], progress=False)
+    assert [item.latents for item in made] == [[0], [1]]
+    ms.explain(store, [3], progress=False)
+    assert [item.latents for item in store.explanations("rules")] == [[0], [1], [3]]
+    assert store.explanations()[3].text == store.explanations("rules")[3].text
+    with pytest.raises(ConfigError, match="no latent 99"):
+        ms.explain(store, [99], progress=False)
+    with pytest.raises(ConfigError, match="rules"):
+        ms.explain(store, [0], "rule", progress=False)
+
+
+def test_names_are_rules(ruled: Ruled) -> None:
+    feature = ruled.store[3]
+    assert feature.name is not None
+    score = measured(rule_of_name(feature), 3, 5.0, ruled.held_out)
+    assert score is not None
+    assert 0.4 < score.value < 1
+    assert rule_of_name(ruled.store[NEVER]) == Rule(clauses=())
+
+
+def test_few_firings_have_no_score(ruled: Ruled) -> None:
+    rule = Rule(clauses=(Clause(words=("the",)),))
+    assert measured(rule, NEVER, 5.0, ruled.held_out) is None
+    assert estimated(rule, NEVER, Evidence(ruled.store, 0)) is None
