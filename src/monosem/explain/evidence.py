@@ -176,7 +176,7 @@ class Evidence:
         token = ends[column["passage"] - first] + column["start"] + column["peak"]
         key = hashes(1, column["latent"].astype(np.int64), column["document"].astype(np.int64) << 20)
         key = key ^ hashes(2, column["position"].astype(np.int64), column["latent"].astype(np.int64))
-        return Sample(
+        found = Sample(
             latent=column["latent"].astype(np.int64),
             kind=kind,
             token=token,
@@ -185,6 +185,8 @@ class Evidence:
             test=key % np.uint64(TESTED) == 0,
             row=before + np.arange(len(token)),
         )
+        order = np.lexsort((found.token, found.kind, found.latent))
+        return Sample(*(values[order] for values in found))
 
     def _on_words(self, store: FeatureStore, ends: np.ndarray, among: str) -> OnWords:
         texts = store.tables.run("select text from words order by word").column("text").to_pylist()

@@ -128,6 +128,8 @@ def _atoms(evidence: Evidence, latent: int) -> Atoms:
     of_sample[alone] = len(mass) + np.arange(len(alone))
     logged = float(evidence.logged[latent - evidence.first]) - (samples.test & (samples.kind == 1)).sum()
     mass, n = np.maximum(mass, 0), np.maximum(n, 0)
+    over = max(0.0, mass.sum() - logged)  # of tokens whose words are known only in part
+    mass[n_rows:] *= 1 - min(1.0, over / max(1e-9, mass[n_rows:].sum()))
     rest = max(0.0, logged - mass.sum())
     weight = samples.weight[alone]
     mass = np.concatenate([mass, rest * weight / max(1e-9, weight.sum())])
@@ -224,14 +226,17 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
     seen = np.bincount(atom, minlength=size)
     found: list[Candidate] = []
 
-    def add(said: dict[str, Any], holds: np.ndarray, n: float) -> None:
+    def add(said: dict[str, Any], holds: np.ndarray, n: float, within: np.ndarray | None = None) -> None:
+        """What holds for some samples: of every atom as for its own, of one of few as for all if it does so often."""
         if holds.sum() >= 2:
+            of_all = float(weight[holds].sum() / weight.sum()) if within is not None else 0.0
             share = np.bincount(atom[holds], weight[holds], size) / of_atom
-            found.append(Candidate(said, share * seen / (seen + 1.0), n))
+            inside = (share * seen + (of_all if of_all >= OFTEN else 0.0)) / (seen + 1.0)
+            found.append(Candidate(said, inside if within is None else inside * within, n))
 
     for u in np.unique(before[before >= 0]).tolist():
         said = text.words.texts[u]
-        add({"after": (said,), "piece": "first"}, (before == u) & first, float(counts.after[u]))
+        add({"after": (said,), "piece": "first"}, (before == u) & first, float(counts.after[u]), ~atoms.later)
         for t in np.unique(token[before == u]).tolist():
             n = float(counts.behind(np.array([u]), np.array([t]))[0])
             add({"tokens": (text.vocabulary.text(t),), "after": (said,)}, (before == u) & (token == t), n)
@@ -243,11 +248,8 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
                 "words": tuple(dict.fromkeys(text.words.texts[w] for w in atoms.word[best].tolist())),
                 "after": (said,),
             }
-            of_u = np.bincount(atom[before == u], weight[before == u], size) / of_atom
-            inside = np.zeros(size)
-            inside[best] = ((of_u * seen + share) / (seen + 1.0))[best]
             n = int((text.where_clause(Clause(**words)) < evidence.counted).sum())
-            found.append(Candidate(words, inside, float(n)))
+            add(words, before == u, float(n), np.isin(np.arange(size), best))
     return found
 
 
