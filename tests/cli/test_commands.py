@@ -59,7 +59,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
     }
     assert {path.name for path in (small_run / "sae").iterdir()} == {"cfg.json", "sae.safetensors"}
     tables = {"features", "details", "examples", "passages", "vocabulary", "contexts", "words", "word_features"}
-    assert {path.name for path in (small_run / "features").iterdir()} == {"index.json", *tables}
+    assert {path.name for path in (small_run / "features").iterdir()} == {"index.json", *tables, "explanations"}
     assert {path.name for path in (small_run / "figures").iterdir()} == {"loss.png", "firing_rates.png", "l0.png"}
     for figure in (small_run / "figures").iterdir():
         assert figure.read_bytes()[:4] == b"\x89PNG"
@@ -117,6 +117,24 @@ def test_top_prints_the_latents_named(monosem: Command, small_run: Path) -> None
     assert max(map(len, lines)) <= 110
     body = [line for line in lines[: lines.index("")] if line.startswith("  ") and "promotes" not in line]
     assert sum("«" in line for line in body if "suppresses" not in line) == 2
+
+
+def test_explain_says_what_features_mean_and_how_well_that_holds(monosem: Command, copied_run: Path) -> None:
+    store = Run(copied_run).features()
+    latent = store.table(sort="-count", limit=1).column("latent")[0].as_py()
+    assert len(store.explanations("rules")) >= store.count("count > 0") - store.count("count < 3")
+    shutil.rmtree(store.path / "explanations")
+    outcome = monosem("explain", copied_run, latent, "--json", copied_run / "said.json")
+    assert outcome.code == 0
+    assert outcome.out.split()[:5] == ["latent", "F1", "95", "%", "sure"]
+    (said,) = [item for item in store.explanations() if item.side == "input"]
+    assert said.latents == [latent]
+    assert f"mean F1 {said.scores['rule'].value:.3f} of 1 on text that the harvest did not see" in outcome.out
+    assert "".join(said.text.split()) in "".join(outcome.out.split())
+    assert json.loads((copied_run / "said.json").read_text())[0]["text"] == said.text
+    assert "no latent 256" in one_line(monosem("explain", copied_run, 256))
+    assert said.text[:20] in monosem("top", copied_run, latent).out
+    assert "1 by rules" in monosem("info", copied_run).out
 
 
 def test_harvest_rewrites_the_features_of_a_run(monosem: Command, copied_run: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from monosem.features.explanations import Explanation, Explanations
@@ -41,7 +42,7 @@ def print_features(
         head.append(f"  fires on {feature.rate:.3%} of {feature.things}, max {feature.max:.3g}", "dim")
         console.print(head)
         for said in explanations.of(feature.latent) if explanations is not None else ():
-            console.print(_explained(said), soft_wrap=True)
+            console.print(_explained(said))
         _sources(console, feature)
         for label, effects in (("promotes  ", feature.promoted), ("suppresses", feature.suppressed)):
             if effects:
@@ -51,11 +52,13 @@ def print_features(
         console.print()
 
 
-def _explained(said: Explanation) -> Text:
-    """What it means, who says so, and how well that holds."""
+def _explained(said: Explanation) -> Table:
+    """What it means, who says so, and how well that holds; on several lines if need be."""
     label = "  means      " if said.side == "input" else "  does       "
     scores = ", ".join(f"{name} {score.value:.2f}" for name, score in said.scores.items())
-    return Text().append(label, "dim").append(said.text).append(f"  ({said.explainer}{scores and ': '}{scores})", "dim")
+    line = Table.grid()
+    line.add_row(Text(label, "dim"), Text(said.text).append(f"  ({said.explainer}{scores and ': '}{scores})", "dim"))
+    return line
 
 
 def _example(feature: Feature, example: Example, width: int, plain: bool) -> Text:

@@ -24,6 +24,7 @@ README = """\
 | `metrics.jsonl` | one line per logged step: tokens, loss, fvu, l0, dead, lr |
 | `evaluation.json` | metrics on held-out text with 95 % intervals, and their controls |
 | `features/` | statistics and passages of every latent (Parquet): `monosem top {path} [LATENT ...]` |
+| `features/explanations/` | what they mean, in a line each: `monosem explain {path}` |
 | `figures/` | loss curve, firing rates, L0 |
 | `identity.json` | all that decides the bits of the run; with other settings it is not gone on with |
 | `checkpoints/` | the newest checkpoint; `monosem train {path}/run.yaml` goes on from it |
