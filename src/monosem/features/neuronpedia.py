@@ -1,4 +1,4 @@
-"""A store's features for Neuronpedia: batches for its upload API, sent or only written, and files as it exports them."""
+"""Features for Neuronpedia: batches for its upload API, sent or only written, and files as it exports them."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _post(address: str, key: str, content: dict[str, Any], name: str) -> None:
     raise FileError(f"{name} cannot be sent to {address} ({' '.join(said.split())[:400]}): run the same again later")
 
 
-# Files, as Neuronpedia keeps and imports them ---------------------------------------------------------------------------
+# Files, as Neuronpedia keeps and imports them ------------------------------------------------------------------------
 
 
 def write_export(
