@@ -1,4 +1,4 @@
-# make demo | test | test-avx2 | fuzz | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
+# make demo | test | test-avx2 | fuzz | interop | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
 # make demo ends in the explorer; make demo SERVE=0 leaves it out.
 PYTHON ?= python3.11
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= 1
 
-.PHONY: demo test test-avx2 fuzz bench format page smollm2
+.PHONY: demo test test-avx2 fuzz interop bench format page smollm2
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
 	$(BIN)/monosem demo $(if $(filter 0,$(SERVE)),,--explore)
 
@@ -27,6 +27,12 @@ test-avx2: $(READY) page
 # 15,400 damaged files of eleven kinds; FUZZ_CASES=n takes n of each kind
 fuzz: $(READY)
 	FUZZ_CASES=$(or $(FUZZ_CASES),1400) $(BIN)/pytest tests/fuzz
+
+# with the real libraries, each in its own virtual environment in PEERS: what they write is read, what we write they read
+PEERS ?= tests/interop/.peers
+interop: $(READY)
+	$(BIN)/python tests/interop/peers/set_up.py $(PEERS)
+	MONOSEM_PEERS=$(abspath $(PEERS)) MONOSEM_CASES=$(abspath $(PEERS))/cases $(BIN)/pytest tests/interop
 
 smollm2: $(READY)
 	$(BIN)/python recipes/smollm2/model.py recipes/smollm2/work/model

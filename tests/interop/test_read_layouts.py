@@ -6,6 +6,7 @@ anew): for each case a dictionary and, in expected.safetensors, rows and what it
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 import monosem as ms
 
-FROZEN = Path(__file__).parents[1] / "data" / "interop"
+FROZEN = Path(os.environ.get("MONOSEM_CASES", Path(__file__).parents[1] / "data" / "interop"))
 CASES = sorted(path.parent for path in FROZEN.glob("*/*/expected.safetensors"))
 ONE_OF_SEVERAL = {"layers_relu", "layers_jumprelu", "layers_skip"}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BLOCK = 32 * MIB  # bytes that are turned at a time
+BLOCK = 24 * MIB  # bytes that are turned at a time
 MOST_PICKLE = 4 * MIB  # of what describes the tensors of a .pt file
 SAFETENSORS_TYPES = {
     "F64": "float64",

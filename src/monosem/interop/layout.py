@@ -93,7 +93,6 @@ def assemble(
         FileError: shapes do not fit, numbers are damaged or not finite.
         ConfigError: a setting is out of its range.
     """
-    kinds = {stored.dtype for stored in parts.tensors.values()}
     try:
         sae = blank(
             parts.kind,
@@ -106,7 +105,7 @@ def assemble(
             d_out=parts.d_out,
             subtract_b_dec=parts.subtract_b_dec,
             transform=parts.transform,
-            dtype=torch.float64 if torch.float64 in kinds else torch.float32,
+            dtype=torch.float64 if parts.tensors["W_enc"].dtype == torch.float64 else torch.float32,
         )
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(f"{place.source} does not describe a dictionary of use: {error}") from error

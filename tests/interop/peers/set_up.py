@@ -1,0 +1,61 @@
+"""The libraries whose files are read and written, each in a virtual environment of its own, and what they make.
+
+python tests/interop/peers/set_up.py FOLDER           # set them up, and write all cases into FOLDER/cases
+python tests/interop/peers/set_up.py FOLDER --freeze  # and put them into tests/data/interop
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+TORCH = ["--constraint", str(ROOT / "constraints.txt"), "torch"]
+INSTALLS: dict[str, list[list[str]]] = {
+    "saelens": [TORCH, ["sae-lens"]],
+    # Its own requirements ask for an old nnsight that brings another torch; saving and loading need little of it.
+    "dictionary_learning": [
+        TORCH,
+        ["--no-deps", "dictionary-learning"],
+        ["einops", "tqdm", "datasets", "zstandard", "nnsight<0.4"],
+    ],
+    "sparsify": [TORCH, ["eai-sparsify"]],
+    "circuit_tracer": [TORCH, ["circuit-tracer"]],
+}
+
+
+def set_up(folder: Path, library: str) -> Path:
+    """The library's interpreter; what is there already is left alone."""
+    home = folder / library
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        for packages in INSTALLS[library]:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
+
+
+def main() -> None:
+    """Set up, and write the cases."""
+    folder = Path(sys.argv[1]).resolve()
+    cases = folder / "cases"
+    shutil.rmtree(cases, ignore_errors=True)
+    for library in INSTALLS:
+        python = set_up(folder, library)
+        script = HERE / f"{library}_cases.py"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRITON_INTERPRET": "0"}
+        environment.pop("PYTHONPATH", None)
+        subprocess.run([python, script.name, cases / library], cwd=HERE, env=environment, check=True)
+        version = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+        names = ("sae-lens", "dictionary-learning", "eai-sparsify", "circuit-tracer")
+        print(*(" ".join(line.split()) for line in version.splitlines() if line.startswith(names)), flush=True)
+    if "--freeze" in sys.argv:
+        shutil.rmtree(ROOT / "tests" / "data" / "interop", ignore_errors=True)
+        shutil.copytree(cases, ROOT / "tests" / "data" / "interop")
+
+
+if __name__ == "__main__":
+    main()
