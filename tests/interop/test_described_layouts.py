@@ -213,3 +213,35 @@ def test_what_sae_lens_has_and_we_compute_not_is_refused_beside_what_is_read(
     (tmp_path / "cfg.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises((ConfigError, FileError), match=words):
         ms.load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["json", "list", "jsonl"])
+def test_neuronpedia_s_vectors_are_products_with_activations(tmp_path: Path, kind: str) -> None:
+    vectors = dense(draw(3, D))
+    stored = {"modelId": "gpt2-small", "hookName": "blocks.6.hook_resid_pre", "vectorLabel": "a", "index": "0"}
+    things = [{**stored, "vector": vector} for vector in vectors]
+    path = tmp_path / ("x.jsonl" if kind == "jsonl" else "x.json")
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(thing) + "\n" for thing in things))
+    else:
+        things = things if kind == "list" else things[:1]
+        path.write_text(json.dumps(things if kind == "list" else things[0]))
+    sae = ms.load_sae(path)
+    known = sae.metadata
+    assert (known.hook, known.model, known.layout) == ("resid_pre.6", "openai-community/gpt2", "Neuronpedia")
+    rows_of = [thing["vector"] for thing in things]
+    x = rows()
+    codes = sae.encode(x).to_dense()
+    for row, found in zip(dense(x), codes, strict=True):
+        expected = [max(0.0, sum(a * b for a, b in zip(vector, row, strict=True))) for vector in rows_of]
+        assert (found - torch.tensor(expected)).abs().max() <= 1e-5 * max(1.0, *expected)
+    assert torch.allclose(sae.decoder_directions(), torch.tensor(rows_of))
+
+
+def test_vectors_of_several_places_are_refused_beside_those_of_one(tmp_path: Path) -> None:
+    one = {"modelId": "gpt2-small", "layerNumber": 6, "hookType": "resid-pre", "vector": [1.0, 2.0]}
+    (tmp_path / "x.json").write_text(json.dumps([one, one]))
+    assert ms.load_sae(tmp_path / "x.json").metadata.hook == "resid_pre.6"
+    (tmp_path / "x.json").write_text(json.dumps([one, {**one, "layerNumber": 7}]))
+    with pytest.raises(ConfigError, match="several models or hook points"):
+        ms.load_sae(tmp_path / "x.json")

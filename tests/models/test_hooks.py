@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from monosem.errors import HookError
 from monosem.models import SubjectModel
+from monosem.models.hooks import resolve
 
 LAYERS = 3
 CANONICAL = [
@@ -223,3 +224,12 @@ def test_an_unknown_family_has_its_module_paths_as_hook_points(exact: SubjectMod
         stranger.hook_point("resid_post.1")
     path = "transformer.h.1:output"
     assert torch.equal(stranger.capture(tokens, [path])[path], exact.capture(tokens, ["resid_post.1"])["resid_post.1"])
+
+
+def test_the_end_of_a_path_is_enough_where_one_module_alone_ends_so() -> None:
+    inner = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.ModuleDict({"a": nn.Linear(2, 2), "c": nn.Linear(2, 2)})})
+    module = nn.ModuleDict({"model": inner})
+    assert resolve("b.a:input", module, {}).path == "model.b.a"
+    assert resolve("c", module, {}).path == "model.b.c"
+    with pytest.raises(HookError):
+        resolve("a", module, {})

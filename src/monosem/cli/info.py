@@ -39,7 +39,7 @@ def info(
         _show(out, _run(path))
         return
     if path.exists():
-        foreign = path.is_file() and path.suffix in WEIGHTS
+        foreign = path.is_file() and path.suffix in (*WEIGHTS, ".json", ".jsonl")
         if foreign or (path.is_dir() and holds_dictionary(path)):
             _show(out, _sae(what))
             return

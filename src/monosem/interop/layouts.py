@@ -8,6 +8,7 @@ from monosem.interop import (
     gemma_scope,
     gemma_scope_2,
     goodfire,
+    neuronpedia,
     openai,
     openmoss,
     qwen_scope,
@@ -29,5 +30,6 @@ LAYOUTS: tuple[Layout, ...] = (
     circuit_tracer.LAYOUT,
     circuit_tracer.CLT_LAYOUT,
     dictionary_learning.LAYOUT,
+    neuronpedia.LAYOUT,
 )
 """In this order they are asked whether a place is theirs."""

@@ -29,6 +29,8 @@ class HookPoint:
 def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoint:
     """Find a hook point by canonical name, TransformerLens name or raw path (`path`, `path:input`, `path:output`).
 
+    Of a path its end is enough where one module alone ends so: `layers.0.mlp` for `model.layers.0.mlp`.
+
     Args:
         name: the name to look for.
         module: where raw paths are looked up.
@@ -43,8 +45,10 @@ def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoin
         return HookPoint(canonical, path, "input" if side == "input" else "output")
     path, _, side = name.partition(":")
     modules = dict(module.named_modules())
-    if path and path in modules and side in ("", "input", "output"):
-        return HookPoint(name, path, "input" if side == "input" else "output")
+    if path and side in ("", "input", "output"):
+        ends = [path] if path in modules else [each for each in modules if each.endswith("." + path)]
+        if len(ends) == 1:  # what stands before it may be left out where one module alone ends so
+            return HookPoint(name, ends[0], "input" if side == "input" else "output")
     raise HookError(_unknown(name, canonical, list(places), [path for path in modules if path]))
 
 
