@@ -230,7 +230,8 @@ def _by_everything(dictionary: Dictionary, query: str) -> Hits:
         n = dictionary.store.words.occurrences(query)
         counted = dictionary.store.words.tokens_counted
         if len(query.split()) == 1 and n < 3:
-            words = f"“{query.strip()}” stands {n} times in the {counted:,} tokens that were counted"
+            often = ("nowhere", "once", "twice")[n]
+            words = f"“{query.strip()}” stands {often} in the {counted:,} tokens that were counted"
     return Hits(hits, evidence, whys=whys, words=words)
 
 
