@@ -11,11 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ruled import NEVER, NOISE, TRUTH, Ruled
 
 import monosem as ms
-from monosem.errors import ConfigError
-from monosem.explain import Rules, Text, estimated, measured, rule_of_name
+from monosem.errors import ConfigError, MismatchError
+from monosem.explain import (
+    Rules,
+    Text,
+    estimated,
+    explain_difference,
+    explain_direction,
+    explain_group,
+    measured,
+    rule_of_name,
+)
 from monosem.explain.evidence import Evidence
 from monosem.explain.find import _atoms
 from monosem.features import Clause, Explanation, FeatureStore, Rule
@@ -189,3 +199,36 @@ def test_few_firings_have_no_score(ruled: Ruled) -> None:
     rule = Rule(clauses=(Clause(words=("the",)),))
     assert measured(rule, NEVER, 5.0, ruled.held_out) is None
     assert estimated(rule, NEVER, Evidence(ruled.store, 0)) is None
+
+
+def test_a_group_is_foretold_by_what_its_latents_share(ruled: Ruled) -> None:
+    said = explain_group(ruled.store, [3, 4])
+    assert said.latents == [3, 4]
+    assert "*with*" in said.text
+    assert "modal verbs" in said.text
+    assert said.rule is not None
+    both = [i for i, place in enumerate(ruled.places) if TRUTH[3](place) or TRUTH[4](place)]
+    assert set(ruled.held_out.text.where(said.rule).tolist()) == set(both)
+    with pytest.raises(ConfigError, match="two latents"):
+        explain_group(ruled.store, [3])
+
+
+def test_a_direction_is_made_of_the_features_nearest_to_it(ruled: Ruled) -> None:
+    sae = ms.TopKSAE(32, NEVER + 1, k=2, seed=0)
+    row = sae.W_dec[3].detach()
+    said = explain_direction(ruled.store, sae, 2 * row, n=2)
+    assert said.latents[0] == 3
+    assert said.text.startswith("1.00 of 3 (*with*, *for*")
+    assert said.sure == pytest.approx(1)
+    with pytest.raises(MismatchError, match="33"):
+        explain_direction(ruled.store, sae, torch.ones(33))
+
+
+def test_what_another_dictionary_lacks_is_explained(ruled: Ruled) -> None:
+    sae = ms.TopKSAE(32, NEVER + 1, k=2, seed=0)
+    other = ms.TopKSAE(32, NEVER, k=2, seed=0)
+    with torch.no_grad():
+        other.W_dec.copy_(sae.W_dec[torch.tensor([0, 1, 2, 4, 5, 6, 7, 8])])
+    (lacking,) = explain_difference(ruled.store, sae, other, counterpart=0.999)
+    assert lacking.latents == [3]
+    assert "*with*" in lacking.text

@@ -10,6 +10,7 @@ from monosem.explain.names import rule_of_name
 from monosem.explain.rules import Rules
 from monosem.explain.score import Scores, plan, score
 from monosem.explain.text import Text
+from monosem.explain.together import explain_difference, explain_direction, explain_group
 from monosem.explain.unjudged import Similarity, Surprisal
 from monosem.explain.written import written
 
@@ -25,6 +26,9 @@ __all__ = [
     "Text",
     "estimated",
     "explain",
+    "explain_difference",
+    "explain_direction",
+    "explain_group",
     "held_out",
     "measure",
     "measured",

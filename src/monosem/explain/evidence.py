@@ -218,6 +218,11 @@ class Evidence:
         return self.kinds.T @ self.counts.word
 
     @functools.cached_property
+    def after_kinds(self) -> np.ndarray:
+        """(kinds,) first tokens of a word right behind words of each kind."""
+        return self.kinds.T @ self.counts.after
+
+    @functools.cached_property
     def affixes(self) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
         """Beginnings and endings; (words, AFFIXES) the number of each word's, or -1; (affixes, forms) their tokens."""
         texts = self.text.words.texts

@@ -18,6 +18,8 @@ from monosem.features import Clause, Rule, kinds
 ROUNDS = 3
 MOST = 6
 """Kinds, and beginnings and endings, that are tried: those with most firings."""
+KINDS_BEFORE = 3
+"""Kinds of words before that are tried."""
 GROUPS, WORDS = 6, 32
 """Clauses of groups, and words, that a rule has at most."""
 LEAST = 0.004
@@ -29,6 +31,8 @@ TRUST = 2.0
 """
 DOUBT = 1.0
 """Tokens on which a latent is taken not to fire, added to those of every word: few occurrences prove little."""
+BLEND = 0.5
+"""How much of what a group gains is counted by a power of activations: so that strong firings are not left out."""
 OFTEN = 0.5
 """Share of a latent's firings behind one word from which that is tried together with the words that it fires on."""
 ONE = 0.7
@@ -234,6 +238,10 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
             inside = (share * seen + (of_all if of_all >= OFTEN else 0.0)) / (seen + 1.0)
             found.append(Candidate(said, inside if within is None else inside * within, n))
 
+    of_kind = evidence.kinds[np.maximum(before, 0)] * (first & (before >= 0))[:, None]
+    for k in np.argsort(-(weight @ of_kind), kind="stable")[:KINDS_BEFORE].tolist():
+        n = float(evidence.after_kinds[k])
+        add({"after_kinds": (kinds.names()[k],), "piece": "first"}, of_kind[:, k] > 0, n, ~atoms.later)
     for u in np.unique(before[before >= 0]).tolist():
         said = text.words.texts[u]
         add({"after": (said,), "piece": "first"}, (before == u) & first, float(counts.after[u]), ~atoms.later)
@@ -263,26 +271,27 @@ def _chosen(
     size = np.array([candidate.n for candidate in candidates], float)
     left, clauses, strong, n = np.ones(len(atoms.mass)), [], [], 0.0
     all_strong = max(1e-12, float(atoms.strong.sum()))
-    alone = np.where(atoms.listed, np.maximum(0, atoms.mass - half * (atoms.n + DOUBT)), 0)
     guessed = inside * atoms.guessed
     alike = guessed.sum(1, keepdims=True)
-    inside = np.where(atoms.guessed, guessed * (alike >= 2) * alike / (alike + TRUST), inside)
+    covered, inside = inside, np.where(atoms.guessed, guessed * (alike >= 2) * alike / (alike + TRUST), inside)
+    counted = (1 - BLEND) * atoms.mass + BLEND * atoms.strong * total / all_strong
+    alone = np.where(atoms.listed, np.maximum(0, counted - half * (atoms.n + DOUBT)), 0)
     for _ in range(GROUPS):
         if not len(candidates):
             break
-        hits = inside @ (left * atoms.mass)
-        cost = np.maximum(hits, size - inside @ ((1 - left) * atoms.n))
+        hits = inside @ (left * counted)
+        cost = np.maximum(inside @ (left * atoms.mass), size - inside @ ((1 - left) * atoms.n))
         by_words = inside @ (left * alone)
         many = (inside[:, atoms.listed] @ (left * (alone > 0))[atoms.listed]) >= 3
         gain = hits - half * cost - by_words * np.where(many, 1 - SIMPLER, 1)
         best = int(np.argmax(gain))
         if gain[best] < LEAST * total:
             break
-        share, size[best] = float(hits[best]) / total, np.inf
+        share, size[best] = float(inside[best] @ (left * atoms.mass)) / total, np.inf
         clauses.append(Clause(**candidates[best].said, share=min(1.0, share)))
         strong.append(float(inside[best] @ (left * atoms.strong)) / all_strong)
         n += float(cost[best])
-        left, inside[best] = left * (1 - inside[best]), 0
+        left, inside[best] = left * (1 - covered[best]), 0
     gain = left * alone
     best = np.argsort(-gain)[:WORDS]
     best = best[gain[best] > 0]
