@@ -17,6 +17,7 @@ from ruled import NEVER, NOISE, TRUTH, Ruled
 import monosem as ms
 from monosem.errors import ConfigError, MismatchError
 from monosem.explain import (
+    Foretelling,
     Rules,
     Text,
     estimated,
@@ -28,7 +29,7 @@ from monosem.explain import (
 )
 from monosem.explain.evidence import Evidence
 from monosem.explain.find import _atoms
-from monosem.features import Clause, Explanation, FeatureStore, Rule
+from monosem.features import Clause, Explanation, Explanations, FeatureStore, Rule
 
 CLAUSES: dict[str, tuple[Clause, Any]] = {
     "words": (Clause(words=("time", "house")), lambda p: p.word in ("time", "house")),
@@ -199,6 +200,16 @@ def test_few_firings_have_no_score(ruled: Ruled) -> None:
     rule = Rule(clauses=(Clause(words=("the",)),))
     assert measured(rule, NEVER, 5.0, ruled.held_out) is None
     assert estimated(rule, NEVER, Evidence(ruled.store, 0)) is None
+
+
+def test_rules_are_scored_beside_judges_and_floors(ruled: Ruled, said: dict[int, Explanation]) -> None:
+    known = Explanations(
+        ruled.store.path, "rules", [said[latent].model_copy(update={"scores": {}}) for latent in TRUTH]
+    )
+    table = ms.score(ruled.store, known, [Foretelling(ruled.held_out)], progress=False)
+    assert table.row("rule").value.value > 0.8
+    assert table.row("rule", "shuffled among features").value.value < 0.15
+    assert table.explanations[3].scores["rule"].value == 1
 
 
 def test_a_group_is_foretold_by_what_its_latents_share(ruled: Ruled) -> None:

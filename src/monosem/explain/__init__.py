@@ -5,7 +5,7 @@ from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.judge import Judge
 from monosem.explain.local import LocalJudge
 from monosem.explain.make import Explainer, explain
-from monosem.explain.measure import estimated, measure, measured
+from monosem.explain.measure import Foretelling, estimated, measure, measured
 from monosem.explain.names import rule_of_name
 from monosem.explain.rules import Rules
 from monosem.explain.score import Scores, plan, score
@@ -16,6 +16,7 @@ from monosem.explain.written import written
 
 __all__ = [
     "Explainer",
+    "Foretelling",
     "HeldOut",
     "Judge",
     "LocalJudge",
