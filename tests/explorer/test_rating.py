@@ -130,7 +130,8 @@ def test_the_command_prints_results(rated: Path, serve: Callable[..., Any], mono
     assert "features.ratings.json" in printed.replace("\n", "")
 
 
-def test_without_explanations_it_says_what_to_do(run_folder: Path, monosem: Callable[..., Any]) -> None:
-    done = monosem("rate", run_folder, "--no-open")
+def test_without_explanations_it_says_what_to_do(run_folder: Path, tmp_path: Path, monosem: Callable[..., Any]) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("explanations"))
+    done = monosem("rate", folder, "--no-open")
     assert done.code == 2
     assert "monosem explain" in done.err
