@@ -32,7 +32,7 @@ fuzz: $(READY)
 PEERS ?= tests/interop/.peers
 interop: $(READY)
 	$(BIN)/python tests/interop/peers/set_up.py $(PEERS)
-	MONOSEM_PEERS=$(abspath $(PEERS)) MONOSEM_CASES=$(abspath $(PEERS))/cases $(BIN)/pytest tests/interop
+	MONOSEM_PEERS=$(abspath $(PEERS)) MONOSEM_CASES=$(abspath $(PEERS))/cases $(BIN)/pytest tests/interop tests/interventions/test_other_models.py
 
 smollm2: $(READY)
 	$(BIN)/python recipes/smollm2/model.py recipes/smollm2/work/model

@@ -25,6 +25,17 @@ INSTALLS: dict[str, list[list[str]]] = {
     "sparsify": [TORCH, ["eai-sparsify"]],
     "circuit_tracer": [TORCH, ["circuit-tracer"]],
 }
+OURS = ["numba", "jaxtyping", "pydantic", "duckdb", "pyarrow", "scipy", "rich", "safetensors", "pyyaml"]
+"""What our package needs of those that splice an SAE into models of other libraries."""
+ADAPTERS: dict[str, list[list[str]]] = {
+    # numpy below 2 is what the second one asks for, and with it older packages
+    "transformer_lens_2": [
+        TORCH,
+        ["transformer-lens<3", *OURS, "pyarrow<19", "numba<0.62", "scipy<1.16", "datasets<4"],
+    ],
+    "transformer_lens_4": [TORCH, ["transformer-lens>=4,<5", *OURS]],
+    "nnsight": [TORCH, ["nnsight>=0.5", *OURS]],
+}
 
 
 def set_up(folder: Path, library: str) -> Path:
@@ -33,7 +44,7 @@ def set_up(folder: Path, library: str) -> Path:
     python = home / "bin" / "python"
     if not python.exists():
         venv.create(home, with_pip=True)
-        for packages in INSTALLS[library]:
+        for packages in (INSTALLS | ADAPTERS)[library]:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     return python
 
@@ -52,6 +63,8 @@ def main() -> None:
         version = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
         names = ("sae-lens", "dictionary-learning", "eai-sparsify", "circuit-tracer")
         print(*(" ".join(line.split()) for line in version.splitlines() if line.startswith(names)), flush=True)
+    for library in ADAPTERS:
+        set_up(folder, library)
     if "--freeze" in sys.argv:
         shutil.rmtree(ROOT / "tests" / "data" / "interop", ignore_errors=True)
         shutil.copytree(cases, ROOT / "tests" / "data" / "interop")
