@@ -108,6 +108,29 @@ def npz_shapes(path: str | Path, remedy: str = RESTORE) -> dict[str, tuple[tuple
         return found
 
 
+def npz_places(path: str | Path, remedy: str = RESTORE) -> dict[str, int]:
+    """Where in a .npz file the numbers of its arrays begin: of those that are not packed, row after row.
+
+    Raises:
+        FileError: as `read_arrays`.
+    """
+    path = regular_file(path, remedy=remedy)
+    found, size = dict[str, int](), path.stat().st_size
+    with reading(path, remedy), zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or not member.filename.endswith(".npy"):
+                continue
+            file.seek(member.header_offset)
+            head = file.read(30)  # whose last two numbers are the lengths of a name and of what follows it
+            begin = member.header_offset + 30 + sum(int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+            file.seek(begin)
+            shape, fortran, kind = _header(file)
+            whole = math.prod(shape) * kind.itemsize == member.file_size - (file.tell() - begin)
+            if head[:4] == b"PK\x03\x04" and not fortran and whole and begin + member.file_size <= size:
+                found[member.filename.removesuffix(".npy")] = file.tell()
+    return found
+
+
 def npz_member(path: str | Path, name: str, remedy: str = RESTORE) -> np.ndarray:
     """One array of a .npz file.
 

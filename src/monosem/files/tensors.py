@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from monosem.errors import FileError
 from monosem.files.archives import too_much
-from monosem.files.arrays import npz_member, npz_shapes, safetensors_shapes
+from monosem.files.arrays import npz_member, npz_places, npz_shapes, safetensors_shapes
 from monosem.files.checked import MIB, RESTORE, reading, regular_file
 
 if TYPE_CHECKING:
@@ -228,9 +228,14 @@ def _npz(path: Path, remedy: str) -> dict[str, Stored]:
 
         return Stored(f"{name} in {path}", shape, kind, rows)
 
-    known = npz_shapes(path, remedy)
+    known, places = npz_shapes(path, remedy), npz_places(path, remedy)
     numbers = {name: about for name, about in known.items() if about[1] in _numpy_types()}
-    return {name: stored(name, shape, _dtype(_numpy_types()[kind])) for name, (shape, kind) in numbers.items()}
+    found = {name: stored(name, shape, _dtype(_numpy_types()[kind])) for name, (shape, kind) in numbers.items()}
+    for name in places.keys() & found.keys():
+        if numbers[name][1] != "|V2":  # bfloat16, which is not read as it stands
+            place = _Place(path, places[name], found[name].shape, found[name].dtype, remedy)
+            found[name] = replace(found[name], rows=place.rows, straight=place.straight)
+    return found
 
 
 def _numpy_types() -> dict[str, str]:
