@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from concepts import CONCEPTS, first_five
 from naming import describes
 
 import monosem as ms
@@ -139,6 +140,21 @@ def test_forty_queries_find_first_what_fires_most_reliably(trained: Trained, rec
     assert tried >= 30
     assert sorted(spent)[-2] <= 0.15, "seconds of the processor; the first reads the tables"
     subjects.close()
+
+
+def test_twenty_concepts_find_features_that_a_reader_would_accept(trained: Trained) -> None:
+    """A query is met where three of the first five peak at words of the concept in half of their strongest passages."""
+    met = {concept: sum(first_five(trained.dictionary.store, concept)) >= 3 for concept in CONCEPTS}
+    assert len(met) == 20
+    assert sum(met.values()) >= 14, met
+
+
+def test_a_search_for_everything_says_why_a_meaning_is_there(trained: Trained) -> None:
+    found = search(trained.dictionary, Subjects(), "countries")
+    assert found["results"][0]["how"] == "meaning"
+    assert (found["results"][0]["why"] or "").startswith("fires on countries: ")
+    words = search(trained.dictionary, Subjects(), "Germany")
+    assert words["results"][0]["how"] == "fires on", "the name of no kind of words"
 
 
 def test_war_is_not_found_in_warm(trained: Trained, recount: Recount) -> None:

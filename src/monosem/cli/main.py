@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from monosem.cli.demo import demo
+from monosem.cli.embed import embed
 from monosem.cli.eval import evaluate
 from monosem.cli.explain import explain
 from monosem.cli.explore import explore
@@ -60,6 +61,7 @@ app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
 app.command()(harvest)
 app.command()(explain)
+app.command()(embed)
 app.command()(explore)
 app.command()(rate)
 app.command()(top)

@@ -58,6 +58,8 @@ ALSO = {
     "royalty and nobility": ("monarchy",),
 }
 """What kinds of words are also called."""
+BESIDE_A_KIND = 0.4
+"""How much embeddings count where the query is the name of a kind, which tells more."""
 SHOWN = 4
 """Words that show why."""
 
@@ -174,7 +176,9 @@ class Meanings:
             weight = 0.35 if named else 0.8
             reasons.append(Reason("its words", weight / len(wanted) * self._on(same, breadth=False), same))
         if self._embeddings is not None:
-            reasons.append(Reason("close in meaning", self._embeddings.find(query)))
+            surely = any(match > SURELY for _, match in named)
+            close = self._embeddings.find(query) * (BESIDE_A_KIND if surely else 1)
+            reasons.append(Reason("close in meaning", close))
         return reasons
 
     def names_a_kind(self, query: str) -> bool:
