@@ -22,6 +22,10 @@ def explain(
         typer.Option(help="Measure rules on text that the harvest did not see; else on the store's own samples."),
     ] = True,
     json: Annotated[Path | None, typer.Option("--json", help="Write all of them into a file as well.")] = None,
+    others: Annotated[
+        Path | None,
+        typer.Option("--import", help="Take in explanations from this file, ours or Neuronpedia's, and stop."),
+    ] = None,
 ) -> None:
     """Say what features mean: a plain line for each, without any model or network, and how well it holds.
 
@@ -36,11 +40,16 @@ def explain(
     """
     from monosem.cli.console import console
     from monosem.explain import explain as explain_store
+    from monosem.features.exchange import import_explanations
     from monosem.runs import Run, explain_run
 
     out = console()
     for member in Run(run).members.values():
         store = member.features()
+        if others is not None:
+            for one in import_explanations(store, others):
+                out.print(f"{len(one):,} explanations by {one.explainer}", highlight=False)
+            continue
         found = explain_run(member, latents) if measure else explain_store(store, latents)
         print_explanations(out, store, _chosen(store, found, latents, count))
         out.print(_summary(store, found), highlight=False)

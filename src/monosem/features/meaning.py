@@ -9,6 +9,7 @@ to the explanation and to the passages. They are joined as if each were a chance
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ from monosem.work import each
 
 NAME_WEIGHT = 0.5
 """Of a stem in a name, beside 1 in an explanation."""
+QUOTED, QUOTED_WEIGHT = re.compile(r"\*([^*\n]+)\*"), 0.1
+"""What stands between asterisks is what a latent reads or writes, not what it is: its words at peaks tell more."""
 UNSURE = 0.7
 """Worth of an explanation without scores, of an explainer that does not say how sure it is."""
 NAMED = 0.45
@@ -107,7 +110,8 @@ class Meanings:
             known = item.value if item.value is not None else item.sure
             for latent in item.latents:
                 if 0 <= latent < self.n:
-                    said.append((latent, item.text, 1.0))
+                    said.append((latent, QUOTED.sub(" ", item.text), 1.0))
+                    said += [(latent, word, QUOTED_WEIGHT) for word in QUOTED.findall(item.text)]
                     if known is not None:
                         quality[latent] = min(1.0, max(0.0, known))
         self._said, self._quality, self._names = StemIndex(self.n, said), quality, names

@@ -9,3 +9,8 @@ export function source(said: Said): string {
   const score = value === null ? 'not scored' : low === null || high === null ? num(value) : `${num(value)} (${num(low)} – ${num(high)})`
   return `${said.explainer}${said.side === 'output' ? ', of what it does' : ''} · ${score}`
 }
+
+/** Without the asterisks around what a feature reads or writes. */
+export function plain(text: string): string {
+  return text.replace(/\*([^*\n]+)\*/g, '$1')
+}
