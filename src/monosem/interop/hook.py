@@ -7,8 +7,8 @@ from typing import Any
 
 from monosem.hook_names import from_transformer_lens
 
-BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|layer)\.(\d+)(?::output)?")
-"""The path of a block of any family: what comes out of it is resid_post."""
+BLOCK = re.compile(r"(?:.*\.)?(?:layers|h|blocks|layer)\.(\d+)(?::(input|output))?")
+"""The path of a block of any family: what goes in is resid_pre, what comes out is resid_post."""
 
 RMS_NORM = re.compile("gemma|llama|qwen|mistral", re.IGNORECASE)
 """In the names of models whose norms are RMSNorm."""
@@ -54,7 +54,9 @@ def hook_of(name: str | None) -> str | None:
     if name.startswith(("blocks.", "ln_final.", "hook_")):
         return from_transformer_lens(name)
     block = BLOCK.fullmatch(name)
-    return f"resid_post.{block[1]}" if block else name
+    if block is None:
+        return name
+    return f"{'resid_pre' if block[2] == 'input' else 'resid_post'}.{block[1]}"
 
 
 def normalised(name: str | None, model: str | None) -> str | None:

@@ -50,7 +50,7 @@ def read(place: Place) -> Parts:
         if skip:
             parts.tensors["W_skip"] = tensors["W_skip"]
         if hook is not None and transcodes and ":" not in hook:
-            parts.metadata.hook, parts.metadata.target_hook = f"{hook}:input", f"{hook}:output"
+            parts.metadata.hook, parts.metadata.target_hook = hook_of(f"{hook}:input"), hook_of(f"{hook}:output")
         if not transcodes:
             parts.finish = _unsubtracted
     return parts
