@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem.activations.guess import Trial, guess, in_words, looks_like
+from monosem.activations.limits import limit_norms
 from monosem.activations.live import models_of, probe_rows
 from monosem.errors import DataError, HookError, MismatchError
 from monosem.models import ModelSet, SubjectModel
@@ -162,6 +163,8 @@ def join(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | N
         raise MismatchError("; ".join(result.fatal))
     if result.misfits:
         warnings.warn("; ".join(result.misfits), stacklevel=3)
+    hooks, _ = _sides(sae, [hook] if isinstance(hook, str) else list(hook or ()), len(models_of(model)))
+    limit_norms(sae, model, [model.hook_point(name).name for name in hooks])
 
 
 def same_place(model: SubjectModel | ModelSet, one: str, other: str, tokens: Tensor | None = None) -> bool:

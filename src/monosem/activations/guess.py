@@ -88,6 +88,17 @@ def _all_trials(sae: SAE, model: SubjectModel, hook: str, target: str | None) ->
     return found
 
 
+def short_contexts(model: SubjectModel, bos: bool | None) -> Tensor | None:
+    """Contexts of a short text, (contexts, pos); None if the model cannot read it.
+
+    Args:
+        model: a language model.
+        bos: whether each begins with a beginning-of-sequence token; if not said, where there is one.
+    """
+    begin = None if model.tokenizer is None else first_token(model.tokenizer)
+    return _tokens(model, None if bos is False else begin)
+
+
 def _tokens(model: SubjectModel, begin: int | None) -> Tensor | None:
     """Contexts of a short text, (contexts, pos)."""
     if model.tokenizer is None:

@@ -14,6 +14,8 @@ from monosem.interop.place import Place
 from monosem.sae import BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, SAEMetadata, TopKSAE
 
 ENCODER = {"encoder.weight", "decoder.weight"}
+FILTERED, FILTERED_REPOS = 10, "adamkarvonen/qwen3-"
+"""Trained without rows above so many times the median norm, which no file of these repositories says."""
 BACKUP = "ae."
 """Before the names in the file of a run that is not finished."""
 
@@ -111,7 +113,9 @@ def _metadata(place: Place) -> SAEMetadata:
     place_of = None
     if isinstance(layer, int) and (not submodule or "resid" in str(submodule)):
         place_of = f"resid_post.{layer}"
-    ratio = next((buffer[n] for n in ("max_activation_norm_multiple",) if isinstance(buffer.get(n), int | float)), None)
+    ratio = buffer.get("max_activation_norm_multiple")
+    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not ratio > 0:
+        ratio = FILTERED if place.source.removeprefix("hf://").startswith(FILTERED_REPOS) else None
     return SAEMetadata(
         model=model_of(trainer.get("lm_name")),
         hook=place_of or hook_of(str(submodule) if submodule else None),
