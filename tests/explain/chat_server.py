@@ -101,11 +101,13 @@ class Handler(BaseHTTPRequestHandler):
                 server.at_once -= 1
 
     def _reply(self, body: dict[str, Any], trouble: Any) -> None:
-        """An int: that status. "slow": too late. "half": a body that ends early. Bytes: these. A dict: its fields."""
+        """What goes wrong: a status, with a body or without; "slow", "half" a body, other bytes, or other fields."""
         if self.path != "/v1/chat/completions":
             self._send(404, b'{"error": {"message": "no such place"}}')
         elif isinstance(trouble, int):
             self._send(trouble, b'{"error": {"message": "trouble %d"}}' % trouble, {"retry-after-ms": "1"})
+        elif isinstance(trouble, tuple):
+            self._send(*trouble)
         elif isinstance(trouble, bytes):
             self._send(200, trouble)
         else:

@@ -186,7 +186,7 @@ def test_the_plan_is_all_that_is_asked(planted: Planted) -> None:
 
     names = list(JUDGED)
     score(planted.store, planted.explanations, names, Listening(), random=planted.explanations, progress=False)
-    planned = plan(planted.store, planted.explanations, names, Reader(), random=planted.explanations)
+    planned = plan(planted.store, planted.explanations, names, random=planted.explanations)
     assert sorted(map(repr, planned)) == sorted(map(repr, heard))
 
 

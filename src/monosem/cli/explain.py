@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from monosem.cli.judging import JudgeModel, JudgeURL, MaxPrice, Parallel, Prices
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,6 +28,11 @@ def explain(
         Path | None,
         typer.Option("--import", help="Take in explanations from this file, ours or Neuronpedia's, and stop."),
     ] = None,
+    judge: JudgeURL = None,
+    model: JudgeModel = None,
+    prices: Prices = None,
+    max_price: MaxPrice = None,
+    parallel: Parallel = 8,
 ) -> None:
     """Say what features mean: a plain line for each, without any model or network, and how well it holds.
 
@@ -36,21 +43,31 @@ def explain(
     harvest did not see: 1 is all of them and nothing else, 0 none; weak firings count as much as strong ones. "sure" is
     the share of strong firings for which the line holds, among those that it was made from.
 
+    With --judge a language model writes the lines instead, from passages of which others are left for `monosem score`.
+    What it has answered is kept: the same command goes on after a kill, and never asks twice.
+
     They are kept in RUN/features/explanations: `monosem explore` shows them, `store.explanations()` reads them.
     """
     from monosem.cli.console import console
+    from monosem.cli.judging import judge_of, say_estimate
     from monosem.explain import explain as explain_store
     from monosem.features.exchange import import_explanations
+    from monosem.explain.written import questions
     from monosem.runs import Run, explain_run
 
-    out = console()
+    out, asker = console(), judge_of(judge, model, prices, max_price, parallel)
     for member in Run(run).members.values():
         store = member.features()
         if others is not None:
             for one in import_explanations(store, others):
                 out.print(f"{len(one):,} explanations by {one.explainer}", highlight=False)
             continue
-        found = explain_run(member, latents) if measure else explain_store(store, latents)
+        if asker is not None:
+            asked = questions(store, range(store.n_latents) if latents is None else latents)
+            say_estimate(asker, [question for question, _ in asked.values()])
+            found = explain_store(store, latents, asker)
+        else:
+            found = explain_run(member, latents) if measure else explain_store(store, latents)
         print_explanations(out, store, _chosen(store, found, latents, count))
         out.print(_summary(store, found), highlight=False)
         if json is not None:

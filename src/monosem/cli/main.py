@@ -22,6 +22,7 @@ from monosem.cli.harvest import harvest
 from monosem.cli.info import info
 from monosem.cli.rate import rate
 from monosem.cli.saes import saes
+from monosem.cli.score import score
 from monosem.cli.store import store
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
@@ -65,6 +66,7 @@ app.command()(embed)
 app.command()(explore)
 app.command()(rate)
 app.command()(top)
+app.command()(score)
 app.command()(info)
 app.command()(saes)
 app.command()(export)

@@ -35,12 +35,13 @@ def failure(case: Case, score: Score | None) -> str | None:
         return UNREADABLE
     if score is None:
         return None
-    sensitivity, specificity = (score.details.get(name, 1.0) for name in ("sensitivity", "specificity"))
+    right = "specificity" if score.judge else "precision"  # of tokens, nearly all are silent
+    sensitivity, true = (score.details.get(name, 1.0) for name in ("sensitivity", right))
     if case.explanation.side == "input" and sensitivity < POOR and says_output(case):
         return OUTPUT
     if sensitivity < POOR:
         return MISSES
-    return ELSEWHERE if specificity < POOR else None
+    return ELSEWHERE if true < POOR else None
 
 
 def readable(text: str) -> bool:

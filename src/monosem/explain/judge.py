@@ -17,6 +17,7 @@ from monosem.errors import ConfigError, JudgeError
 from monosem.explain.kept import KeptReplies, Reply
 from monosem.explain.questions import Answer, Question
 from monosem.explain.replies import understood
+from monosem.explain.written import Writes
 from monosem.files import one_line
 from monosem.work import doing, job
 
@@ -67,7 +68,7 @@ class Spent:
         )
 
 
-class Judge:
+class Judge(Writes):
     """A model that explains and judges, behind an endpoint: vLLM, llama.cpp, Ollama, or a hosted one.
 
     Every reply is kept on disk under a hash of all that was sent (model, words, settings): what was answered once is
@@ -109,7 +110,8 @@ class Judge:
             chances: ask for the log-probabilities of the first token, for graded scores; False where an endpoint
                 refuses that.
             thinking: tokens that a model may think before it answers; they count as tokens out.
-            extra: more fields of every request, such as {"reasoning_effort": "low"}.
+            extra: more fields of every request, such as {"reasoning_effort": "low"}; None leaves a field out that an
+                endpoint refuses, as {"max_tokens": None, "max_completion_tokens": 500}.
             kept: the file of replies; if not given, one in the user's cache.
 
         Raises:
@@ -157,7 +159,7 @@ class Judge:
         }
         if question.choices and self.chances:
             sent |= {"logprobs": True, "top_logprobs": LIKELIEST}
-        return sent | self.extra
+        return {name: value for name, value in (sent | self.extra).items() if value is not None}
 
     def estimate(self, questions: Sequence[Question]) -> Estimate:
         """What they will cost at most. Tokens are counted as a third of the bytes, which is more than they are."""
@@ -267,6 +269,13 @@ class Judge:
                     f"the endpoint {self._place} knows no model {self.model!r}, or is none ({self._said(error)}): "
                     "base_url mostly ends in /v1"
                 ) from None
+            except openai.BadRequestError as error:
+                if "logprobs" in str(error):
+                    raise JudgeError(
+                        f"the judge at {self._place} gives no chances ({self._said(error)}): Judge(chances=False), or "
+                        "--words"
+                    ) from None
+                return self._said(error)
             except openai.APIConnectionError as error:
                 return f"no connection: {self._said(error.__cause__ or error)}"
             except openai.APIError as error:
@@ -296,7 +305,7 @@ class Judge:
 
     def _arguments(self, question: Question) -> dict[str, Any]:
         sent = self.request(question)
-        extra = {name: sent.pop(name) for name in self.extra}
+        extra = {name: sent.pop(name) for name in self.extra if name in sent}
         return sent | ({"extra_body": extra} if extra else {})
 
     def _require_room(self, question: Question) -> None:

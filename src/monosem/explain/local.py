@@ -12,6 +12,7 @@ from torch import Tensor
 from monosem.errors import ConfigError
 from monosem.explain.questions import Answer, Question
 from monosem.explain.replies import understood
+from monosem.explain.written import Writes
 from monosem.models import SubjectModel, load_model
 from monosem.work import doing, job
 
@@ -19,7 +20,7 @@ AT_ONCE = 8
 DIGITS = tuple("0123456789")
 
 
-class LocalJudge:
+class LocalJudge(Writes):
     """Any causal model that `ms.load_model` takes, asked for the chances of its next token. Deterministic.
 
     Choices are judged by the chance of their first token, in small and capital letters, with and without a space

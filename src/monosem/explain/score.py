@@ -12,12 +12,17 @@ import numpy as np
 from monosem.errors import ConfigError, DataError
 from monosem.explain.cases import LEVELS, Case, case, testable
 from monosem.explain.failures import FAILURES, failure
+from monosem.explain.held_out import held_out
 from monosem.explain.measures import Rate
 from monosem.explain.questions import Answer, AnyJudge, Question
+from monosem.explain.ruled import Foretelling
 from monosem.explain.scorers import Detection, Fuzzing, Intruder, Scorer, Simulation
+from monosem.explain.unjudged import Surprisal
 from monosem.explain.windows import ExampleRows
 from monosem.features import FeatureStore
 from monosem.features.explanations import Explanation, Explanations, Score
+from monosem.models import SubjectModel
+from monosem.sae import SAE
 from monosem.spelling import listed
 from monosem.work import as_job, doing
 
@@ -28,7 +33,8 @@ JUDGED: dict[str, Callable[[], Scorer]] = {
     "simulation": Simulation,
 }
 """Those that need a judge, by name."""
-CLASSIFIES = ("detection", "fuzzing", "rule")
+SCORERS = (*JUDGED, "surprisal", "rule")
+CLASSIFIES = ("detection", "rule", "fuzzing")
 """Scores that tell how an explanation fails, the best of them first."""
 SHUFFLED, RANDOM = "shuffled among features", "a model of random weights"
 DRAWS = 2000
@@ -106,6 +112,8 @@ def score(
     scorers: Sequence[str | Scorer] = ("detection", "fuzzing"),
     judge: AnyJudge | None = None,
     *,
+    model: SubjectModel | None = None,
+    sae: SAE | None = None,
     random: Explanations | None = None,
     limit: int | None = 200,
     seed: int = 0,
@@ -120,9 +128,12 @@ def score(
     Args:
         store: with the passages.
         explanations: of its latents; those of several latents, or of latents that never fire, are left as they are.
-        scorers: "detection", "fuzzing", "intruder", "simulation" (by a judge); `ms.Surprisal(model)`,
-            `ms.Similarity(encoder)`, or others of one's own.
+        scorers: "detection", "fuzzing", "intruder", "simulation" (by a judge); "surprisal" (by `model`); "rule" (of
+            explanations that have one, on text that `model` and `sae` read); `ms.Similarity(encoder)`; others of one's
+            own.
         judge: `ms.Judge(...)` or `ms.LocalJudge(...)`.
+        model: a language model, for surprisal; for "rule" the one that the store is of.
+        sae: the store's dictionary.
         random: explanations by the same explainer of a dictionary of a model with random weights: a floor that only
             the text itself can lift.
         limit: so many explanations at most, drawn by the seed; None for all.
@@ -130,11 +141,11 @@ def score(
         progress: show a live line.
 
     Raises:
-        ConfigError: a scorer is unknown, or needs a judge where none is given.
+        ConfigError: a scorer is unknown, or lacks the judge, model or dictionary that it needs.
         DataError: no explanation can be tested, or the store has no passages of text.
         JudgeError: as `Judge.answer`; what was answered is kept.
     """
-    tests = [_scorer(asked, judge) for asked in scorers]
+    tests = [_scorer(asked, store, judge, model, sae) for asked in scorers]
     parts = _parts(store, explanations, random, limit, seed)
     found = _scores(tests, parts, judge, progress)
     rows = [
@@ -151,14 +162,14 @@ def plan(
     store: FeatureStore,
     explanations: Explanations,
     scorers: Sequence[str | Scorer],
-    judge: AnyJudge,
     *,
     random: Explanations | None = None,
     limit: int | None = 200,
     seed: int = 0,
 ) -> list[Question]:
     """All that `score` with the same arguments would ask, for `Judge.estimate`."""
-    tests = [_scorer(asked, judge) for asked in scorers]
+    tests = [JUDGED[asked]() for asked in scorers if isinstance(asked, str) and asked in JUDGED]
+    tests += [asked for asked in scorers if not isinstance(asked, str)]
     parts = _parts(store, explanations, random, limit, seed)
     return [question for *_, asked in _work(tests, parts) for question in asked]
 
@@ -186,14 +197,27 @@ def _work(tests: Sequence[Scorer], parts: dict[str, list[Case]]) -> list[tuple[s
     ]
 
 
-def _scorer(asked: str | Scorer, judge: AnyJudge | None) -> Scorer:
+def _scorer(
+    asked: str | Scorer, store: FeatureStore, judge: AnyJudge | None, model: SubjectModel | None, sae: SAE | None
+) -> Scorer:
     if not isinstance(asked, str):
         return asked
-    if asked not in JUDGED:
-        raise ConfigError(f"there is no scorer {asked!r}; there are, by name, {listed(asked, JUDGED)}")
-    if judge is None:
-        raise ConfigError(f"{asked} needs a judge: score(..., judge=ms.Judge(...)) or judge=ms.LocalJudge(...)")
-    return JUDGED[asked]()
+    if asked in JUDGED:
+        if judge is None:
+            raise ConfigError(f"{asked} needs a judge: score(..., judge=ms.Judge(...)) or judge=ms.LocalJudge(...)")
+        return JUDGED[asked]()
+    if asked == Surprisal.name:
+        if model is None:
+            raise ConfigError("surprisal needs a language model: score(..., model=ms.load_model(...))")
+        return Surprisal(model)
+    if asked != Foretelling.name:
+        raise ConfigError(f"there is no scorer {asked!r}; there are, by name, {listed(asked, SCORERS)}")
+    if model is None or sae is None:
+        raise ConfigError("rules are tested on text that model and dictionary read: score(..., model=..., sae=...)")
+    text = held_out(store, sae, model)
+    if text is None:
+        raise DataError(f"{store.path} was harvested to the end of its text: nothing is left to test rules on")
+    return Foretelling(text)
 
 
 def _tested(store: FeatureStore, explanations: Explanations) -> list[Explanation]:
@@ -234,8 +258,8 @@ def _shuffled(store: FeatureStore, items: Sequence[Explanation], seed: int) -> l
 
 
 def _blind(test: Scorer, of: str) -> bool:
-    """Whether a floor would be no other test: the intruder is found without any explanation."""
-    return isinstance(test, Intruder) and of == SHUFFLED
+    """Whether a floor is none of a test: intruders need no explanation, rules are tested on the store's own text."""
+    return (isinstance(test, Intruder) and of == SHUFFLED) or (isinstance(test, Foretelling) and of == RANDOM)
 
 
 def _scores(

@@ -54,6 +54,14 @@ def questions(store: FeatureStore, latents: Sequence[int]) -> dict[int, tuple[Qu
     return found
 
 
+class Writes:
+    """What makes a judge an explainer."""
+
+    def explain(self: AnyJudge, store: FeatureStore, latents: Sequence[int]) -> list[Explanation]:
+        """One explanation a latent that fires, as `written`."""
+        return list(written(store, latents, self))
+
+
 def written(store: FeatureStore, latents: Sequence[int], judge: AnyJudge, progress: bool = True) -> Explanations:
     """One explanation a latent that fires, in the judge's words.
 
