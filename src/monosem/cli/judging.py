@@ -63,4 +63,4 @@ def say_estimate(judge: Judge | LocalJudge | None, questions: Sequence[Question]
     from monosem.explain import Judge
 
     if isinstance(judge, Judge):
-        console().print(f"{judge.model}: {judge.estimate(questions)}")
+        console().print(f"{judge.model}: {judge.estimate(questions)}", soft_wrap=True)
