@@ -156,9 +156,11 @@ def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nobody = Judge("m", f"http://127.0.0.1:{port}/v1", retries=0, kept=tmp_path / "k")
-    with pytest.raises(JudgeError, match=r"no connection.*refused"):
+    start = time.monotonic()
+    nobody = Judge("m", f"http://127.0.0.1:{port}/v1", kept=tmp_path / "k")
+    with pytest.raises(JudgeError, match=r"is not at http.*no connection.*refused.*start it"):
         nobody.answer(asked(), False)
+    assert time.monotonic() - start < 5, "nobody waits for what is not there"
 
 
 @pytest.mark.parametrize(

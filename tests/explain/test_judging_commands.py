@@ -73,7 +73,7 @@ def test_no_judge_no_model_and_no_server_are_one_line_each(run: Path, monosem: C
     url = f"http://127.0.0.1:{port}/v1"
     gone = monosem("explain", run, "1", "--judge", url, "--model", "m", "--parallel", "1")
     assert gone.code == 2
-    assert "gives no answers (no connection" in gone.err
+    assert "(no connection" in gone.err
     unexplained = monosem("score", run, "rule", "--explainer", "nobody")
     assert unexplained.code == 2
     assert "can be tested" in unexplained.err

@@ -27,6 +27,8 @@ MESSAGE_TOKENS = 8
 """What a message costs beside its words."""
 GIVE_UP = 5
 """Questions without an answer, one after the other, after which the endpoint is taken to be of no use."""
+KNOCK = 10.0
+"""Seconds in which somebody must be there."""
 SPOILT = 3
 """Attempts at one question whose reply is no JSON."""
 LIKELIEST = 20
@@ -219,6 +221,7 @@ class Judge(Writes):
 
     def _ask_all(self, ask: dict[str, Question], found: dict[str, Reply], troubles: dict[str, str]) -> None:
         client = self._client()
+        self._knock(client)
         in_a_row, pool = 0, ThreadPoolExecutor(self.parallel, "judge")
         try:
             futures = {pool.submit(self._ask, client, key, question): key for key, question in ask.items()}
@@ -236,6 +239,27 @@ class Judge(Writes):
         finally:
             pool.shutdown(cancel_futures=True)
             client.close()
+
+    def _knock(self, client: Any) -> None:
+        """Whether anybody is there, before patience is spent on many questions.
+
+        Raises:
+            JudgeError: nobody is.
+        """
+        import openai
+
+        if self.spent.asked:
+            return
+        try:
+            client.with_options(max_retries=0, timeout=min(self.timeout, KNOCK)).models.with_raw_response.list()
+        except openai.APIConnectionError as error:
+            client.close()
+            raise JudgeError(
+                f"the judge {self.model} is not at {self._place} (no connection: "
+                f"{self._said(error.__cause__ or error)}): start it, or give another address"
+            ) from None
+        except openai.APIError:  # it lists no models, or not to everyone; it is there
+            return
 
     def _kept_so_far(self, what: str, done: int, n: int) -> str:
         return (
