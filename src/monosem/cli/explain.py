@@ -51,8 +51,8 @@ def explain(
     from monosem.cli.console import console
     from monosem.cli.judging import judge_of, say_estimate
     from monosem.explain import explain as explain_store
-    from monosem.features.exchange import import_explanations
     from monosem.explain.written import questions
+    from monosem.features.exchange import import_explanations
     from monosem.runs import Run, explain_run
 
     out, asker = console(), judge_of(judge, model, prices, max_price, parallel)
