@@ -58,6 +58,11 @@ def agrees(sae: SAE, x: Tensor, codes: Tensor, reconstruction: Tensor) -> None:
     assert (out.reconstruction - reconstruction).abs().max() <= 1e-5 * reconstruction.abs().max()
 
 
+def normed(x: Tensor) -> Tensor:
+    """What an RMSNorm makes of rows, before its gain."""
+    return x / x.pow(2).mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+
+
 # Gemma Scope ----------------------------------------------------------------------------------------------------------
 
 
@@ -75,13 +80,14 @@ def npz(folder: Path, p: dict[str, Tensor]) -> Path:
         ("gemma-scope-9b-pt-att", "attn_z.12", None, "google/gemma-2-9b"),
         ("gemma-scope-9b-it-res", "resid_post.12", None, "google/gemma-2-9b-it"),
         ("gemma-scope-27b-pt-mlp", "mlp_out.12", None, "google/gemma-2-27b"),
-        ("gemma-scope-2b-pt-transcoders", None, "mlp_out.12", "google/gemma-2-2b"),
+        ("gemma-scope-2b-pt-transcoders", "resid_mid.12", "mlp_out.12", "google/gemma-2-2b"),
     ],
 )
 def test_gemma_scope(repo: str, hook: str | None, target: str | None, model: str, tmp_path: Path) -> None:
     p, x = parameters(), rows(D)
     sae = ms.load_sae(npz(tmp_path / "google" / repo / "layer_12/width_16k/average_l0_82", p))
-    codes = jumprelu(x, p["w_enc"], p["b_enc"], p["threshold"])
+    read = x if target is None else normed(x)
+    codes = jumprelu(read, p["w_enc"], p["b_enc"], p["threshold"])
     agrees(sae, x, codes, codes @ p["w_dec"] + p["b_dec"])
     known = sae.metadata
     assert (known.model, known.hook, known.target_hook) == (model, hook, target)
@@ -302,10 +308,10 @@ def test_llama_scope(site: str, weighted: bool, tmp_path: Path) -> None:
     (folder / "hyperparams.json").write_text(json.dumps({**about, "sparsity_include_decoder_norm": weighted}))
     save_file(p, folder / "checkpoints" / "final.safetensors")
     sae = ms.load_sae(folder)
-    limit = torch.full((F,), 0.4)
-    agrees(sae, x, *scaled(p, x, limit / p["decoder.weight"].norm(dim=0) if weighted else limit, norms))
+    limit, read = torch.full((F,), 0.4), x if site == "R" else normed(x)
+    agrees(sae, x, *scaled(p, read, limit / p["decoder.weight"].norm(dim=0) if weighted else limit, norms))
     assert sae.metadata.model == "meta-llama/Llama-3.1-8B"
-    assert sae.metadata.hook == ("resid_post.15" if site == "R" else None)
+    assert sae.metadata.hook == ("resid_post.15" if site == "R" else "resid_mid.15")
     assert sae.metadata.target_hook == (None if site == "R" else "mlp_out.15")
 
 

@@ -27,8 +27,10 @@ def recognises(place: Place) -> bool:
 def read(place: Place) -> Parts:
     """JumpReLU; b_dec is not subtracted from what is read.
 
-    The dictionary of embeddings was trained on the rows of the embedding matrix, of which the model reads sqrt(d) times
-    as much: that is its transform, so that it takes and gives what stands in the model.
+    Transcoders read what the norm before the MLP gives, before its gain; no module gives that, so they read the
+    residual stream here, and norm it themselves. The dictionary of embeddings was trained on the rows of the embedding
+    matrix, of which the model reads sqrt(d) times as much: that is its transform, so that it takes and gives what
+    stands in the model.
     """
     tensors = {name.lower(): stored for name, stored in place.only().items()}
     W_enc, W_dec, b_enc, b_dec, threshold = wanted(tensors, place, "w_enc", "w_dec", "b_enc", "b_dec", "threshold")
@@ -45,7 +47,7 @@ def read(place: Place) -> Parts:
         _metadata(words, named, embeds),
         d_out=matrix(W_dec)[1] if predicts else None,
         subtract_b_dec=False,
-        transform="scale" if embeds else "none",
+        transform="scale" if embeds else "row_norm" if predicts else "none",
         finish=partial(_scale, by=1 / math.sqrt(d_in)) if embeds else None,
     )
 
@@ -63,9 +65,10 @@ def _metadata(words: str, named: re.Match[str] | None, embeds: bool) -> SAEMetad
     if embeds:
         return found.model_copy(update={"hook": "embed", "original_hook": "hook_embed"})
     number = layer[1] if layer is not None else ""
-    if named["site"] == "transcoders":  # which read what the norm gives before its gain: no place of a module
-        original = f"blocks.{number}.ln2.hook_normalized (before the norm's gain) > blocks.{number}.hook_mlp_out"
-        return found.model_copy(update={"target_hook": f"mlp_out.{number}", "original_hook": original})
+    if named["site"] == "transcoders":
+        original = f"blocks.{number}.ln2.hook_normalized > blocks.{number}.hook_mlp_out"
+        both = {"hook": f"resid_mid.{number}", "target_hook": f"mlp_out.{number}"}
+        return found.model_copy(update={**both, "original_hook": original})
     hook = f"{SITES[named['site']]}.{number}"
     return found.model_copy(update={"hook": hook, "original_hook": f"{named['site']} layer_{number}"})
 

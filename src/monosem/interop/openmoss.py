@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from monosem.errors import FileError
 from monosem.files import Stored
-from monosem.interop.hook import hook_of, model_of
+from monosem.interop.hook import hook_of, model_of, normalised
 from monosem.interop.layout import Layout, Parts, matrix, refusal, wanted
 from monosem.interop.place import Place
 from monosem.sae import SAE, JumpReLUSAE, ReLUSAE, SAEMetadata, TopKSAE
@@ -48,7 +47,8 @@ def _config(place: Place) -> dict[str, Any]:
 def read(place: Place) -> Parts:
     """What is read, times sqrt(d) / the mean norm of the data, is encoded; what is decoded is scaled back.
 
-    A latent is on where its pre-activation, times the norm of its decoder row where the config says so, is above its
+    A transcoder that reads a norm's output before its gain reads the residual stream here, and norms it itself. A
+    latent is on where its pre-activation, times the norm of its decoder row where the config says so, is above its
     threshold.
     """
     tensors, config = _tensors(place), _config(place)
@@ -73,10 +73,12 @@ def read(place: Place) -> Parts:
     settings = {"k": config.get("top_k")} if how == "topk" else {}
     weighted = bool(config.get("sparsity_include_decoder_norm", False))
     scales = [1.0 if norm is None else math.sqrt(d_in) / norm for norm in norms]
+    words = "/".join(place.words)
+    model = model_of(config.get("model_name")) or next((model for word, model in MODELS if word in words), None)
+    before_gain = normalised(reads, model)
     metadata = SAEMetadata(
-        model=model_of(config.get("model_name"))
-        or next((m for word, m in MODELS if word in "/".join(place.words)), None),
-        hook=_read_at(reads),
+        model=model,
+        hook=before_gain or hook_of(reads),
         target_hook=None if autoencodes else hook_of(predicts),
         original_hook=reads if autoencodes else f"{reads} > {predicts}",
         prepend_bos=True,
@@ -91,7 +93,7 @@ def read(place: Place) -> Parts:
         settings,
         d_out=None if autoencodes else matrix(W_dec)[1],
         subtract_b_dec=autoencodes and bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
-        transform="none" if norms == [None, None] else "scale",
+        transform="row_norm" if before_gain else "none" if norms == [None, None] else "scale",
         finish=partial(_finish, place=place, scales=scales, weighted=weighted),
     )
 
@@ -142,6 +144,9 @@ def _finish(sae: SAE, place: Place, scales: list[float], weighted: bool) -> None
     if sae.transform.kind == "scale":
         sae.transform.scale.fill_(scales[0])
         sae.target_transform.scale.fill_(scales[-1])
+    elif sae.transform.kind == "row_norm":  # what is scaled is the norm of a row: the scale stands in the encoder
+        sae.W_enc.mul_(scales[0])
+        sae.target_transform.scale.fill_(scales[-1])
     if not weighted:
         return
     norms = row_norms(sae.W_dec.detach())[:, 0]
@@ -151,11 +156,6 @@ def _finish(sae: SAE, place: Place, scales: list[float], weighted: bool) -> None
         raise refusal(
             place, "its latents compete by codes times decoder norms, which differ", "scale the rows to norm 1 first"
         )
-
-
-def _read_at(hook: str) -> str | None:
-    """Our name; of what a norm gives before its gain none, which is no place of a module."""
-    return None if re.fullmatch(r"blocks\.\d+\.ln\d\.hook_normalized", hook) else hook_of(hook)
 
 
 LAYOUT = Layout(
