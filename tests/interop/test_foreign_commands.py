@@ -21,8 +21,8 @@ DEMO, FROZEN = DATA / "demo_sae", DATA / "interop"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """640 latents of the demo's dictionary in the files of SAELens: it reads the bundled model."""
-    sae = ms.fold(ms.prune(ms.load_sae(DEMO).float(), list(range(640))), norms=False)
+    """1,024 latents of the demo's dictionary in the files of SAELens: it reads the bundled model."""
+    sae = ms.fold(ms.prune(ms.load_sae(DEMO).float(), list(range(1024))), norms=False)
     folder = tmp_path_factory.mktemp("published") / "sae"
     folder.mkdir()
     tensors = {"W_enc": sae.W_enc.T, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
@@ -35,7 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "context_size": 64,
         "prepend_bos": True,
     }
-    config = {"architecture": "topk", "d_in": sae.d_in, "d_sae": 640, "k": sae.settings["k"], "dtype": "float32"}
+    config = {"architecture": "topk", "d_in": sae.d_in, "d_sae": 1024, "k": sae.settings["k"], "dtype": "float32"}
     (folder / "cfg.json").write_text(json.dumps({**config, "metadata": metadata}))
     return folder
 
