@@ -94,11 +94,17 @@ class Counts:
         inner = np.flatnonzero(read & (text.piece[:n_tokens] > 0))
         self.inside = np.bincount(text.tokens[inner - 1], minlength=self.size)
         """(vocabulary,) tokens right behind each, in the same word."""
+        pairs = text.tokens[inner - 1] * self.size + text.tokens[inner]
+        self._pairs, self._pair_times = np.unique(pairs, return_counts=True)
         self.after = np.bincount(before[first & (before >= 0)], minlength=n_words)
         """(words,) first tokens of a word right behind each."""
         self._of_word, self._word_times = np.unique(word * self.size + tokens, return_counts=True)
         known = before >= 0
         self._behind, self._behind_times = np.unique(before[known] * self.size + tokens[known], return_counts=True)
+
+    def pair(self, first: int, second: int) -> float:
+        """How often a token stands right behind another one in the same word."""
+        return float(_looked_up(np.array([first * self.size + second]), self._pairs, self._pair_times)[0])
 
     def in_word(self, word: np.ndarray, token: np.ndarray) -> np.ndarray:
         """How often a token stands in a word."""

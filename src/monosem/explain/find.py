@@ -85,6 +85,8 @@ class Found(NamedTuple):
     f1: float
     strong: tuple[float, ...]
     """Of every clause, the share of the latent's firings where each counts by a power of its activation."""
+    precise: tuple[float, ...]
+    """On which share of the tokens for which it holds the latent fires."""
 
 
 def find_rule(evidence: Evidence, latent: int) -> Found | None:
@@ -94,14 +96,14 @@ def find_rule(evidence: Evidence, latent: int) -> Found | None:
     if not len(atoms.mass) or total <= 0:
         return None
     candidates = _candidates(evidence, latent, atoms)
-    half, best = 0.1, Found(Rule(clauses=()), 0.0, ())
+    half, best = 0.1, Found(Rule(clauses=()), 0.0, (), ())
     for _ in range(ROUNDS):
-        found, strong, n = _chosen(evidence, atoms, candidates, half, total)
+        found, strong, precise, n = _chosen(evidence, atoms, candidates, half, total)
         hits = sum(clause.share for clause in found) * total
         f1 = 2 * hits / (total + n) if n else 0.0
         if f1 <= best.f1:
             break
-        best, half = Found(Rule(clauses=tuple(found)), f1, tuple(strong)), f1 / 2
+        best, half = Found(Rule(clauses=tuple(found)), f1, tuple(strong), tuple(precise)), f1 / 2
     return best if best.rule.clauses else None
 
 
@@ -186,10 +188,6 @@ def _candidates(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate
         found.append(
             Candidate({"tokens": (vocabulary.text(t),)}, (atoms.token == t).astype(float), float(counts.token[t]))
         )
-    for t in np.unique(atoms.behind[atoms.behind >= 0]).tolist():
-        inside = atoms.behind == t
-        if inside.sum() >= 2:
-            found.append(Candidate({"behind": (vocabulary.text(t),)}, inside.astype(float), float(counts.inside[t])))
     known = atoms.word >= 0
     word = np.maximum(atoms.word, 0)
     forms = np.stack([known, known & ~atoms.later, known & atoms.later], 1)
@@ -238,6 +236,15 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
             inside = (share * seen + (of_all if of_all >= OFTEN else 0.0)) / (seen + 1.0)
             found.append(Candidate(said, inside if within is None else inside * within, n))
 
+    front = np.where(first, -1, text.tokens[at - 1])
+    for p in np.unique(np.concatenate([front[front >= 0], atoms.behind[atoms.behind >= 0]])).tolist():
+        holds, said = front == p, (text.vocabulary.text(p),)
+        by_sample = np.bincount(atom[holds], weight[holds], size) / of_atom * seen / (seen + 1.0)
+        inside = np.where(atoms.word >= 0, atoms.behind == p, by_sample)
+        if (inside > 0).sum() >= 2:
+            found.append(Candidate({"behind": said}, inside, float(counts.inside[p])))
+        for t in np.unique(token[holds]).tolist():
+            add({"tokens": (text.vocabulary.text(t),), "behind": said}, holds & (token == t), counts.pair(p, t))
     of_kind = evidence.kinds[np.maximum(before, 0)] * (first & (before >= 0))[:, None]
     for k in np.argsort(-(weight @ of_kind), kind="stable")[:KINDS_BEFORE].tolist():
         n = float(evidence.after_kinds[k])
@@ -263,13 +270,13 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
 
 def _chosen(
     evidence: Evidence, atoms: Atoms, candidates: list[Candidate], half: float, total: float
-) -> tuple[list[Clause], list[float], float]:
-    """The clauses that gain most where a token costs `half` of a firing; how strong they are, and for how many tokens
-    they hold.
+) -> tuple[list[Clause], list[float], list[float], float]:
+    """The clauses that gain most where a token costs `half` of a firing; how strong and precise they are, and for how
+    many tokens they hold.
     """
     inside = np.array([candidate.inside for candidate in candidates]).reshape(len(candidates), len(atoms.mass))
     size = np.array([candidate.n for candidate in candidates], float)
-    left, clauses, strong, n = np.ones(len(atoms.mass)), [], [], 0.0
+    left, clauses, strong, precise, n = np.ones(len(atoms.mass)), [], [], [], 0.0
     all_strong = max(1e-12, float(atoms.strong.sum()))
     guessed = inside * atoms.guessed
     alike = guessed.sum(1, keepdims=True)
@@ -290,6 +297,7 @@ def _chosen(
         share, size[best] = float(inside[best] @ (left * atoms.mass)) / total, np.inf
         clauses.append(Clause(**candidates[best].said, share=min(1.0, share)))
         strong.append(float(inside[best] @ (left * atoms.strong)) / all_strong)
+        precise.append(share * total / max(1e-9, float(cost[best])))
         n += float(cost[best])
         left, inside[best] = left * (1 - covered[best]), 0
     gain = left * alone
@@ -300,7 +308,8 @@ def _chosen(
             share = min(1.0, float((left * atoms.mass)[mine].sum()) / total)
             clauses.append(_of_words(evidence, atoms, mine).model_copy(update={"share": share}))
             strong.append(float((left * atoms.strong)[mine].sum()) / all_strong)
-    return clauses, strong, n + float((left * atoms.n)[best].sum())
+            precise.append(share * total / max(1e-9, float((left * atoms.n)[mine].sum())))
+    return clauses, strong, precise, n + float((left * atoms.n)[best].sum())
 
 
 def _of_words(evidence: Evidence, atoms: Atoms, chosen: np.ndarray) -> Clause:

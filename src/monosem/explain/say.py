@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from monosem.explain.evidence import Evidence
-from monosem.explain.find import Found
+from monosem.explain.find import GROUPS, Found
 from monosem.features import Clause
 
 MOSTLY = 0.8
 """Share of a token's occurrences from which it is a word, a beginning or an ending."""
 FIRST, LISTED = 5, 3
 """Words that are listed, of what comes first and of what follows."""
+PRECISE = 0.2
+"""Share of its tokens on which a latent must fire, that a clause is said without a "sometimes"."""
 MORE = 2
 """Phrases that follow."""
 MAIN = 0.06
@@ -48,12 +50,21 @@ class Sayer:
     def line(self, found: Found) -> str:
         """What the latent fires on, strongest first."""
         order = sorted(range(len(found.strong)), key=lambda i: (-found.strong[i], i))
-        main = [i for i in order if found.strong[i] >= MAIN] or order[:1]
-        rest = [i for i in order if i not in main]
-        said = self._phrases([found.rule.clauses[i] for i in main], FIRST)
-        more = [phrase for phrase in self._phrases([found.rule.clauses[i] for i in rest], LISTED) if phrase not in said]
-        line, more = "; ".join(said), more[:MORE]
-        return f"{line}; also {'; '.join(more)}" if more else line
+        often = [i for i in order if found.precise[i] >= PRECISE]
+        main = [i for i in often if found.strong[i] >= MAIN] or often[:1]
+        parts = (
+            ("", main, FIRST, GROUPS),
+            ("also ", [i for i in often if i not in main], LISTED, MORE),
+            ("sometimes ", [i for i in order if i not in often], LISTED, MORE),
+        )
+        said: list[str] = []
+        lines: list[str] = []
+        for lead, chosen, most, limit in parts:
+            phrases = self._phrases([found.rule.clauses[i] for i in chosen], most)
+            new = [phrase for phrase in phrases if phrase not in said][:limit]
+            said += new
+            lines += [lead + "; ".join(new)] if new else []
+        return "; ".join(lines)
 
     def _phrases(self, clauses: Sequence[Clause], most: int) -> list[str]:
         """Of each clause a phrase; tokens and words that are fired on by themselves stand together."""

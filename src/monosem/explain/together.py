@@ -33,19 +33,21 @@ def explain_group(store: FeatureStore, latents: Sequence[int]) -> Explanation:
     wanted = sorted({int(latent) for latent in latents})
     if len(wanted) < 2 or wanted[0] < 0 or wanted[-1] >= store.n_latents:
         raise ConfigError(f"a group is of two latents at least, of 0 to {store.n_latents - 1}: got {list(latents)}")
-    shares: dict[Clause, tuple[float, float]] = {}
+    shares: dict[Clause, tuple[float, float, float]] = {}
     parts = {part: Evidence(store, part) for part in sorted({latent // PART for latent in wanted})}
     for part, evidence in parts.items():
         for latent in (latent for latent in wanted if latent // PART == part):
             found = find_rule(evidence, latent)
-            for clause, strong in zip(found.rule.clauses, found.strong, strict=True) if found else ():
+            known = zip(found.rule.clauses, found.strong, found.precise, strict=True) if found else ()
+            for clause, strong, precise in known:
                 for bare, share in _single(clause):
-                    before = shares.get(bare, (0.0, 0.0))
-                    shares[bare] = before[0] + clause.share * share, before[1] + strong * share
+                    before = shares.get(bare, (0.0, 0.0, 0.0))
+                    shares[bare] = before[0] + clause.share * share, before[1] + strong * share, max(before[2], precise)
     n = len(wanted)
     order = sorted(shares, key=lambda clause: (-shares[clause][1], clause.model_dump_json()))
     clauses = tuple(clause.model_copy(update={"share": min(1.0, shares[clause][0] / n)}) for clause in order)
-    together = Found(Rule(clauses=clauses), 0.0, tuple(shares[clause][1] / n for clause in order))
+    strong, precise = (tuple(shares[clause][i] for clause in order) for i in (1, 2))
+    together = Found(Rule(clauses=clauses), 0.0, tuple(share / n for share in strong), precise)
     text = Sayer(next(iter(parts.values()))).line(together) if clauses else "nothing plain"
     return Explanation(latents=wanted, text=text, explainer=NAME, rule=together.rule if clauses else None)
 
