@@ -35,8 +35,8 @@ BLEND = 0.5
 """How much of what a group gains is counted by a power of activations: so that strong firings are not left out."""
 OFTEN = 0.5
 """Share of a latent's firings behind one word from which that is tried together with the words that it fires on."""
-ONE = 0.7
-"""Share of a beginning's or an ending's firings that one word may have: else the word says more."""
+FEW, OF_FEW = 3, 0.85
+"""Share of a beginning's or an ending's firings that so few words may have: else these say more."""
 POWER, WEAK = 3, 0.3
 """To which an activation is taken where strong firings are to count most."""
 PIECES = (None, "first", "later")
@@ -209,7 +209,7 @@ def _candidates(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate
         for i in np.argsort(-sums)[:MOST].tolist():
             side, part = affixes[there[i]]
             holds = (numbers == there[i]).any(1)
-            if holds.sum() >= 3 and (atoms.mass * holds).max() <= ONE * sums[i]:
+            if holds.sum() > FEW and np.sort(atoms.mass * holds)[-FEW:].sum() <= OF_FEW * sums[i]:
                 found.append(Candidate({"piece": piece, side: part}, holds.astype(float), affix_counts[there[i], form]))
     return found + _behind(evidence, latent, atoms)
 

@@ -55,7 +55,8 @@ def print_features(
 def _explained(said: Explanation) -> Table:
     """What it means, who says so, and how well that holds; on several lines if need be."""
     label = "  means      " if said.side == "input" else "  does       "
-    scores = ", ".join(f"{name} {score.value:.2f}" for name, score in said.scores.items())
+    named = {"rule": "F1"}
+    scores = ", ".join(f"{named.get(name, name)} {score.value:.2f}" for name, score in said.scores.items())
     line = Table.grid()
     line.add_row(Text(label, "dim"), Text(said.text).append(f"  ({said.explainer}{scores and ': '}{scores})", "dim"))
     return line
