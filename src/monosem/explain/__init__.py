@@ -5,8 +5,9 @@ from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.judge import Judge
 from monosem.explain.local import LocalJudge
 from monosem.explain.make import Explainer, explain
-from monosem.explain.measure import Foretelling, estimated, measure, measured
+from monosem.explain.measure import estimated, measure, measured
 from monosem.explain.names import rule_of_name
+from monosem.explain.ruled import Foretelling
 from monosem.explain.rules import Rules
 from monosem.explain.score import Scores, plan, score
 from monosem.explain.text import Text

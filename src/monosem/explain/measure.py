@@ -7,14 +7,12 @@ F1 is the share of firings foretold (recall) and of foretold firings that are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from monosem.explain.cases import Case
 from monosem.explain.evidence import Evidence
 from monosem.explain.held_out import HeldOut
-from monosem.explain.questions import Answer, Question
 from monosem.features import Explanation, Rule, Score
 from monosem.features.word_table import wilson
 
@@ -86,26 +84,6 @@ def estimated(rule: Rule, latent: int, evidence: Evidence) -> Score | None:
         if (level == i).any():
             details[f"level {i}"] = float((weight * hit)[level == i].sum() / weight[level == i].sum())
     return Score(value=f1(recall), low=low, high=high, n=int(test.sum()), details=details)
-
-
-class Foretelling:
-    """The scorer "rule" of `score`: F1 of an explanation's rule on held-out text, as `measured`. It asks no judge."""
-
-    name = NAME
-    chance = 0.0
-
-    def __init__(self, text: HeldOut) -> None:
-        """Take what `held_out` has read."""
-        self.text = text
-
-    def questions(self, case: Case) -> list[Question]:
-        return []
-
-    def score(self, case: Case, answers: Sequence[Answer], judge: str | None) -> Score | None:
-        rule = case.explanation.rule
-        if rule is None:
-            return None
-        return measured(rule, case.feature.latent, case.feature.max or 0.0, self.text)
 
 
 def with_score(explanation: Explanation, score: Score | None) -> Explanation:
