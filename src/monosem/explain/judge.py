@@ -89,7 +89,7 @@ class Judge(Writes):
         parallel: int = 8,
         requests_per_minute: float | None = None,
         retries: int = 6,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
         chances: bool = True,
         thinking: int = 0,
         extra: dict[str, Any] | None = None,
@@ -108,7 +108,7 @@ class Judge(Writes):
             requests_per_minute: not more than these are begun.
             retries: attempts after the first, with growing pauses, or as long as the server asks for: when it is too
                 busy (429), fails (5xx), or is silent for longer than `timeout`.
-            timeout: seconds for one reply.
+            timeout: seconds for one reply; a small machine may take minutes for a long one.
             chances: ask for the log-probabilities of the first token, for graded scores; False where an endpoint
                 refuses that.
             thinking: tokens that a model may think before it answers; they count as tokens out.
