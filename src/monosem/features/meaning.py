@@ -127,7 +127,9 @@ class Meanings:
         number = {word: i for i, word in enumerate(self._words)}
         self._word = np.array([number[word] for word in said_at], np.int64)
         self._total = np.bincount(self._latent, self._strength, self.n)
-        self._word_stems = np.array([stem(word) for word in self._words], object)
+        self._of_stem: dict[str, list[int]] = {}
+        for i, word in enumerate(self._words):
+            self._of_stem.setdefault(stem(word), []).append(i)
 
     @functools.cached_property
     def _kinds(self) -> np.ndarray:
@@ -150,12 +152,12 @@ class Meanings:
             raise ConfigError(f"search by meaning of what? {query!r} has no words")
         reasons = self._reasons(query, wanted, labels or {})
         total = 1 - np.prod([1 - reason.scores for reason in reasons], 0)
-        best = np.lexsort((np.arange(self.n), -total))[:limit]
-        return [
-            Meant(int(latent), float(total[latent]), self._why(int(latent), reasons))
-            for latent in best
-            if total[latent] > 0
-        ]
+        found = np.flatnonzero(total > 0)
+        if len(found) > limit:  # equal ones at the edge by number, as all others
+            edge = np.partition(total[found], len(found) - limit)[len(found) - limit]
+            found = found[total[found] >= edge]
+        best = found[np.argsort(-total[found], kind="stable")][:limit]
+        return [Meant(int(latent), float(total[latent]), self._why(int(latent), reasons)) for latent in best]
 
     def said(self, latent: int) -> str:
         """What is said of a latent, in a line: its explanation or name, and the words at its peaks."""
@@ -176,7 +178,8 @@ class Meanings:
             for kind, match in named:
                 members = self._kinds[:, kinds.names().index(kind)]
                 reasons.append(Reason(kind, match * self._on(members), members))
-            same = np.isin(self._word_stems, wanted)
+            same = np.zeros(len(self._words), bool)
+            same[[i for each in wanted for i in self._of_stem.get(each, ())]] = True
             weight = 0.35 if named else 0.8
             reasons.append(Reason("its words", weight / len(wanted) * self._on(same, breadth=False), same))
         if self._embeddings is not None:
