@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ruled import NEVER, NOISE, TRUTH, Ruled
+from ruled import LENGTH, NEVER, NOISE, TRUTH, Ruled
 
 import monosem as ms
 from monosem.errors import ConfigError, MismatchError
@@ -24,12 +24,14 @@ from monosem.explain import (
     explain_difference,
     explain_direction,
     explain_group,
+    held_out,
     measured,
     rule_of_name,
 )
 from monosem.explain.evidence import Evidence
 from monosem.explain.find import _atoms
 from monosem.features import Clause, Explanation, Explanations, FeatureStore, Rule
+from monosem.sae import SAEMetadata
 
 CLAUSES: dict[str, tuple[Clause, Any]] = {
     "words": (Clause(words=("time", "house")), lambda p: p.word in ("time", "house")),
@@ -243,3 +245,34 @@ def test_what_another_dictionary_lacks_is_explained(ruled: Ruled) -> None:
     (lacking,) = explain_difference(ruled.store, sae, other, counterpart=0.999)
     assert lacking.latents == [3]
     assert "*with*" in lacking.text
+
+
+def test_without_more_text_rules_are_estimated_from_the_store(
+    ruled: Ruled, tmp_path: Path, make_gpt2: Callable[..., torch.nn.Module], tokenizer: Any
+) -> None:
+    """The text of the harvest is gone, and there is no other."""
+    copy = shutil.copytree(ruled.store.path, tmp_path / "features")
+    index = (copy / "index.json").read_text()
+    (copy / "index.json").write_text(index.replace('"bundled:held_out"', '"gone.txt"'))
+    sae = ms.TopKSAE(32, NEVER + 1, k=2, seed=0)
+    model = ms.SubjectModel(make_gpt2(width=32, layers=1), tokenizer, "tiny")
+    (said,) = ms.explain(FeatureStore(copy), [3], sae=sae, model=model, hook="resid_post.0", progress=False)
+    assert said.scores["rule"].details["own text"] == 1
+
+
+def test_rules_are_measured_by_a_pass_over_the_text_that_follows(
+    ruled: Ruled, tmp_path: Path, make_gpt2: Callable[..., torch.nn.Module], tokenizer: Any
+) -> None:
+    """The model and the SAE are random: nothing that the rules foretell fires, and the tokens are those that follow."""
+    store = FeatureStore(shutil.copytree(ruled.store.path, tmp_path / "features"))
+    sae = ms.TopKSAE(32, NEVER + 1, k=2, seed=0)
+    sae.metadata = SAEMetadata(hook="resid_post.0", context_length=LENGTH)
+    model = ms.SubjectModel(make_gpt2(width=32, layers=1), tokenizer, "tiny")
+    new = held_out(store, sae, model, tokens=4000, progress=False)
+    assert new is not None
+    assert new.text.tokens.tolist() == ruled.held_out.text.tokens[: len(new.text.tokens)].tolist()
+    x = model.capture(torch.from_numpy(new.text.tokens[:LENGTH])[None], ["resid_post.0"])["resid_post.0"][0]
+    codes = (sae.encode(x).to_dense().detach().numpy() > 0) & new.text.read[:LENGTH, None]
+    for latent in range(NEVER + 1):
+        at, _ = new.of(latent)
+        assert at[at < LENGTH].tolist() == np.flatnonzero(codes[:, latent]).tolist()

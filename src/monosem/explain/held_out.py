@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from monosem.activations import Mapping, Reading, reopened, rows_a_context
+from monosem.errors import FileError
 from monosem.explain.text import Text
 from monosem.features import FeatureStore
 from monosem.features.described import ByLatent
@@ -55,7 +56,7 @@ def held_out(
         progress: show where it is.
 
     Returns:
-        What fires; None if there is nothing more to read.
+        What fires; None if there is nothing more to read, or the texts are not there.
     """
     tokens = tokens or max(1, min(TOKENS, store.n_tokens // 10))
     mapping = Mapping(sae, model, hook)
@@ -63,7 +64,10 @@ def held_out(
     for name, start in ((span["text"], span["stop_context"]), (text, 0)):
         if name is None:
             continue
-        contexts, _ = reopened(sae.metadata, model, mapping.hooks[0], text=name, images=None, labels=None)
+        try:
+            contexts, _ = reopened(sae.metadata, model, mapping.hooks[0], text=name, images=None, labels=None)
+        except FileError:  # it is not on this machine any more, or not under this path
+            continue
         rows_a_context(contexts, sae.metadata)
         log = FiringLog(ROOM, np.dtype(np.int32), np.dtype(np.int32))
         with doing("reading on", tokens, unit="tokens") as stage:

@@ -52,7 +52,7 @@ def explain(
 
     The rules need no model: words, kinds of words, their pieces, what stands before, counted in the store's text, and
     what is promoted at the output. Each comes with the rule itself, whose F1 is its score: on text that the harvest did
-    not see where `sae` and `model` are given, else from those of the store's samples that were left to tests.
+    not see where `sae` and `model` are given and there is more of it, else on the store's samples left to tests.
 
     Args:
         store: of text.
@@ -87,16 +87,15 @@ def explain(
     else:
         items = Rules(estimate=sae is None).explain(store, wanted)
     if sae is not None and model is not None and any(item.rule for item in items):
-        items = _measured(store, items, held_out(store, sae, model, hook, text, progress=progress))
+        new = held_out(store, sae, model, hook, text, progress=progress)
+        items = Rules().explain(store, wanted) if new is None else _measured(store, items, new)
     if save:
         of_others = [item for item in store.explanations(name) if not set(item.latents) & set(wanted)]
         Explanations(store.path, name, sorted([*of_others, *items], key=lambda item: item.latents)).save()
     return Explanations(store.path, name, items)
 
 
-def _measured(store: FeatureStore, items: list[Explanation], text: HeldOut | None) -> list[Explanation]:
-    if text is None:
-        return items
+def _measured(store: FeatureStore, items: list[Explanation], text: HeldOut) -> list[Explanation]:
     with doing("measuring rules"):
         maxima = np.nan_to_num(numbers(store.columns(["max"]).column("max")))
         return measure(items, maxima, text)
