@@ -131,7 +131,9 @@ class Visit:
     def drag(self, label: str, start: float, end: float) -> None:
         """Brush a histogram between two shares of its width."""
         self.page.get_by_label(label).locator(".bar").first.wait_for(state="attached")
-        box = self.page.get_by_label(label).bounding_box()
+        histogram = self.page.get_by_label(label)
+        histogram.scroll_into_view_if_needed()
+        box = histogram.bounding_box()
         assert box is not None
         self.page.mouse.move(box["x"] + box["width"] * start, box["y"] + 60)
         self.page.mouse.down()
