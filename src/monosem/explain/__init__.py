@@ -4,7 +4,7 @@ from monosem.explain.evidence import require_words
 from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.judge import Judge
 from monosem.explain.local import LocalJudge
-from monosem.explain.make import Explainer, explain
+from monosem.explain.make import Explainer, explain, known_latents
 from monosem.explain.measure import estimated, measure, measured
 from monosem.explain.names import rule_of_name
 from monosem.explain.ruled import Foretelling
@@ -32,6 +32,7 @@ __all__ = [
     "explain_direction",
     "explain_group",
     "held_out",
+    "known_latents",
     "measure",
     "measured",
     "plan",

@@ -76,9 +76,7 @@ def explain(
         raise ConfigError(f"explainer={explainer!r}: there is, by name, {listed(explainer, [NAME])}; or give a judge")
     if (sae is None) != (model is None):
         raise ConfigError("rules are measured with both: give sae and model, or neither")
-    wanted = range(store.n_latents) if latents is None else sorted({int(latent) for latent in latents})
-    if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < store.n_latents):
-        raise ConfigError(f"there is no latent {wanted[-1] if wanted[0] >= 0 else wanted[0]}: {store.n_latents:,} are")
+    wanted = known_latents(store, latents)
     name = explainer if isinstance(explainer, str) else explainer.name
     if isinstance(explainer, AnyJudge):
         items = list(written(store, wanted, explainer, progress))
@@ -99,3 +97,16 @@ def _measured(store: FeatureStore, items: list[Explanation], text: HeldOut) -> l
     with doing("measuring rules"):
         maxima = np.nan_to_num(numbers(store.columns(["max"]).column("max")))
         return measure(items, maxima, text)
+
+
+def known_latents(store: FeatureStore, latents: Sequence[int] | None) -> Sequence[int]:
+    """Some latents of a store, each once, ascending; all if none are given.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    wanted = range(store.n_latents) if latents is None else sorted({int(latent) for latent in latents})
+    for latent in (*wanted[:1], *wanted[-1:]):
+        if not 0 <= latent < store.n_latents:
+            raise ConfigError(f"there is no latent {latent}: this SAE has 0 to {store.n_latents - 1}")
+    return wanted

@@ -21,7 +21,7 @@ from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
-from monosem.explain import explain, require_words
+from monosem.explain import explain, known_latents, require_words
 from monosem.features import Explanations, FeatureStore, HarvestObserver, harvest, new_harvest, write_store
 from monosem.files import write_text
 from monosem.models import ModelSet, SubjectModel, load_model
@@ -321,6 +321,7 @@ def explain_run(run: Run, latents: Sequence[int] | None = None, progress: bool =
     with alone_in(run.path):
         store = run.features()
         require_words(store)
+        latents = None if latents is None else list(known_latents(store, latents))
         return _explain(store, run.sae(), open_model(run.config), run.config, progress, latents)
 
 
