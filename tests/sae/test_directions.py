@@ -57,6 +57,23 @@ def make(cls: type[SAE], options: dict[str, Any], kind: TransformKind) -> tuple[
     return sae, x
 
 
+OWN_SCALE = ("layer_norm", "standardise", "row_norm")
+"""Transforms that divide every row by a number of its own."""
+
+
+def divisor(row: Tensor, kind: TransformKind) -> Tensor | float:
+    """That number; 1 for all others."""
+    match kind:
+        case "layer_norm":
+            return row.std(correction=0)
+        case "standardise":
+            return row.std(correction=1) + 1e-5
+        case "row_norm":
+            return row.norm() / row.numel() ** 0.5
+        case _:
+            return 1.0
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("cls", "options", "kind"), CASES)
 def test_a_decoder_direction_is_what_one_more_unit_of_the_code_adds(
@@ -66,8 +83,9 @@ def test_a_decoder_direction_is_what_one_more_unit_of_the_code_adds(
     codes = torch.eye(sae.n_latents, dtype=torch.float64)
     like = x[:1].expand(sae.n_latents, *sae.in_shape)
     added = sae.decode(SparseCodes.from_dense(codes), like) - sae.decode(SparseCodes.from_dense(0 * codes), like)
-    if kind == "layer_norm" and sae.subtract_b_dec:
-        added = added / x[0].std(correction=0)
+    if sae.subtract_b_dec:
+        small = 1e-5 if kind == "standardise" else 0  # added where it divides alone
+        added = added / (divisor(x[0], kind) - small)
     assert_near(sae.decoder_directions(), added, 1e-9)
     assert_near(sae.decoder_directions([3, 1]), sae.decoder_directions()[[3, 1]])
 
@@ -80,9 +98,10 @@ def test_an_encoder_direction_is_what_moves_a_pre_activation(
     sae, x = make(cls, options, kind)
     width = sae.in_shape[-1]
     steps = torch.eye(x[0].numel(), dtype=torch.float64).reshape(-1, *sae.in_shape)
-    if kind == "layer_norm":  # steps that keep mean and deviation of the row, and those that move all entries alike
-        base = x[0] - x[0].mean()
-        steps = steps - steps.mean(-1, keepdim=True) - (steps @ base)[..., None] * base / base.pow(2).sum()
+    if kind in OWN_SCALE:  # steps that keep mean and deviation, or the norm, of the row
+        base = x[0] if kind == "row_norm" else x[0] - x[0].mean()
+        steps = steps if kind == "row_norm" else steps - steps.mean(-1, keepdim=True)
+        steps = steps - (steps @ base)[..., None] * base / base.pow(2).sum()
 
     def pre(raw: Tensor) -> Tensor:
         inputs = sae.transform(raw.flatten(1)).reshape(len(raw), *sae.in_shape)
@@ -91,12 +110,11 @@ def test_an_encoder_direction_is_what_moves_a_pre_activation(
             return (by_layer * sae.W_enc).sum(-1)
         return inputs.flatten(1) @ sae.W_enc.T
 
-    scale = x[0].std(correction=0) if kind == "layer_norm" else 1.0
-    step = 1e-5 if kind == "layer_norm" else 1.0
-    moved = scale * (pre(x[:1] + step * steps) - pre(x[:1])).T / step
+    step = 1e-5 if kind in OWN_SCALE else 1.0
+    moved = divisor(x[0], kind) * (pre(x[:1] + step * steps) - pre(x[:1])).T / step
     expected = sae.encoder_directions().flatten(1) @ steps.flatten(1).T
     assert width == 7
-    assert_near(expected, moved, 1e-4 if kind == "layer_norm" else 1e-8)
+    assert_near(expected, moved, 1e-4 if kind in OWN_SCALE else 1e-8)
 
 
 def test_latents_that_there_are_not_have_no_directions() -> None:

@@ -65,7 +65,8 @@ def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_count
     monkeypatch.setattr(pipeline, "load_model", lambda name: model)
     monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
-    monkeypatch.setattr(pipeline, "write_store", lambda *_: None)
+    for name in ("write_store", "FeatureStore", "_explain"):
+        monkeypatch.setattr(pipeline, name, lambda *_: None)
     monkeypatch.setattr(progress, "A_LINE", 0.1)
     monkeypatch.setattr(progress, "FIRST_LINE", 0.15)
     text = tmp_path / "words.txt"

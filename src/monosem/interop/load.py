@@ -70,7 +70,7 @@ def names_published(path_or_name: str | Path) -> bool:
     name, path = str(path_or_name), Path(path_or_name)
     if name.startswith(HUB) or published(name) is not None:
         return True
-    beside = path.parent != Path() and path.parent.is_dir()
+    beside = any(folder != Path() and folder.is_dir() for folder in path.parents)
     return hub_name(name) is not None and not isinstance(path_or_name, Path) and not beside
 
 
