@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit, prange
 
-from monosem.features.log import Logged, as_floats
+from monosem.features.log import Logged, float_of
 from monosem.features.vocabulary import Vocabulary
 from monosem.features.words import Words
 
@@ -50,13 +50,20 @@ class ByLatent(NamedTuple):
     def of(logged: Logged, n_latents: int) -> ByLatent:
         """Sort them."""
         first = np.zeros(n_latents + 1, np.int64)
-        np.cumsum(np.bincount(logged.latents, minlength=n_latents), out=first[1:])
-        return ByLatent(first, *_by_latent(logged.offsets, logged.latents, as_floats(logged.values), first))
+        _count(logged.latents, first[1:])
+        np.cumsum(first, out=first)
+        return ByLatent(first, *_by_latent(logged.offsets, logged.latents, logged.values, first))
 
     @property
     def counts(self) -> np.ndarray:
         """(n_latents,) firings of each."""
         return np.diff(self.first)
+
+
+@njit(cache=True)
+def _count(latents, counts):
+    for latent in latents:
+        counts[latent] += 1
 
 
 @njit(cache=True)
@@ -67,7 +74,7 @@ def _by_latent(offsets, latents, values, first):
         for e in range(offsets[token], offsets[token + 1]):
             to = free[latents[e]]
             free[latents[e]] += 1
-            at[to], sorted_values[to] = token, values[e]
+            at[to], sorted_values[to] = token, float_of(values[e])
     return at, sorted_values
 
 

@@ -189,6 +189,12 @@ def _copy_runs(source, starts, order, target):
         at += n
 
 
+@njit(cache=True, inline="always")
+def float_of(bits):
+    """An activation from its bfloat16."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
 def as_floats(values: np.ndarray) -> np.ndarray:
     """Activations from their bfloat16."""
     return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from monosem.features.log import Logged, as_floats
+from monosem.features.log import Logged, float_of
 from monosem.features.streaming import hashes
 from monosem.features.vocabulary import Vocabulary
 
@@ -151,9 +151,8 @@ def of_words(logged: Logged, words: Words, rates: np.ndarray, maxima: np.ndarray
         chosen, np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.float32),
         np.zeros(shape, np.int32), np.full(shape, -1, np.int64),
     )  # fmt: skip
-    values = as_floats(logged.values)
     maxima = np.maximum(maxima, 1e-30)
-    _count_words(order, first, words.starts, logged.offsets, logged.latents, values, rates, maxima, found)
+    _count_words(order, first, words.starts, logged.offsets, logged.latents, logged.values, rates, maxima, found)
     return found
 
 
@@ -176,7 +175,7 @@ def _count_word(w, places, starts, offsets, latents, values, rates, maxima, scra
     for place in places:
         for token in range(starts[place], starts[place + 1]):
             for e in range(offsets[token], offsets[token + 1]):
-                latent, value = latents[e], values[e]
+                latent, value = latents[e], float_of(values[e])
                 if scratch.fires[latent] == 0:
                     scratch.touched[n] = latent
                     scratch.best[latent] = 0
@@ -214,7 +213,7 @@ def windows_of(logged: Logged, tokens: np.ndarray, latents: np.ndarray) -> tuple
     stop = np.minimum(ends[context], tokens + AFTER + 1)
     into = np.concatenate([[0], np.cumsum(stop - first)])
     activations = np.zeros(into[-1], np.float32)
-    _fill_windows(first, stop, into, logged.offsets, logged.latents, as_floats(logged.values), latents, activations)
+    _fill_windows(first, stop, into, logged.offsets, logged.latents, logged.values, latents, activations)
     return first, activations, into
 
 
@@ -224,4 +223,4 @@ def _fill_windows(first, stop, into, firings, latents, values, wanted, activatio
         for token in range(first[i], stop[i]):
             for e in range(firings[token], firings[token + 1]):
                 if latents[e] == wanted[i]:
-                    activations[into[i] + token - first[i]] = values[e]
+                    activations[into[i] + token - first[i]] = float_of(values[e])
