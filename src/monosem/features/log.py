@@ -46,6 +46,8 @@ class Logged(NamedTuple):
 
     def taken(self, which: np.ndarray) -> Logged:
         """The contexts of a mask, in their order."""
+        if which.all():
+            return self
         tokens, firings = np.repeat(which, self.n_tokens), np.repeat(which, self.n_firings)
         masks = (which, which, which, which, tokens, tokens, firings, firings)
         return Logged(*(column[mask] for column, mask in zip(self, masks, strict=True)))
