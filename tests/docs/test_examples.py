@@ -38,6 +38,7 @@ SMALLER = [
     (r"batches\(acts, 4096\)", "islice(batches(acts, 512), 2)"),  # it has no end
     (r"--feature \d+", "--feature 36"),
     (r"(monosem explore [^-]+)$", r"\1 --export site"),  # it would serve until Ctrl-C
+    (r"(monosem rate [^-]+)$", r"\1 --results"),  # so would it
 ]
 """Replaced in every block and command: lengths, sizes, numbers of features."""
 TRAINING = {
