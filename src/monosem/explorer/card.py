@@ -13,7 +13,7 @@ from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.said import explanation
 from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
-from monosem.features.explanations import PERSON
+from monosem.features.explanations import PERSON, Explanations
 
 AN_INTERVAL = 5
 A_PREVIEW = 3
@@ -27,7 +27,8 @@ def features_json(dictionary: Dictionary, latents: Sequence[int]) -> list[shapes
     """
     for latent in latents:
         dictionary.check(latent)
-    return [_feature(dictionary, feature) for feature in dictionary.store.features(latents)]
+    explained = [dictionary.explanations(maker) for maker in dictionary.explainers()]
+    return [_feature(dictionary, feature, explained) for feature in dictionary.store.features(latents)]
 
 
 def previews(dictionary: Dictionary, latents: Sequence[int], words: str = "") -> list[Preview]:
@@ -66,7 +67,7 @@ def python_code(dictionary: Dictionary, latent: int) -> Code:
     return Code(code="\n".join(lines) + "\n")
 
 
-def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
+def _feature(dictionary: Dictionary, feature: Feature, explained: Sequence[Explanations]) -> shapes.Feature:
     drawn = _in_order_of_draw(feature)
     at = np.array([example.activation for example in drawn])
     intervals: list[shapes.Interval] = []
@@ -88,7 +89,7 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
         name_piece=None if feature.name_piece is None else list(feature.name_piece),
         clarity=feature.clarity,
         note=dictionary.notes[feature.latent],
-        explanations=_explanations(dictionary, feature.latent),
+        explanations=_explanations(explained, feature.latent),
         count=feature.count,
         rate=feature.rate,
         mean=feature.mean,
@@ -134,9 +135,9 @@ def _feature(dictionary: Dictionary, feature: Feature) -> shapes.Feature:
     )
 
 
-def _explanations(dictionary: Dictionary, latent: int) -> list[shapes.Explanation]:
+def _explanations(explained: Sequence[Explanations], latent: int) -> list[shapes.Explanation]:
     """Of every explainer, the best first."""
-    items = [item for maker in dictionary.explainers() for item in dictionary.explanations(maker).of(latent)]
+    items = [item for maker in explained for item in maker.of(latent)]
     items.sort(key=lambda item: (item.explainer != PERSON, 1.0 if item.value is None else -item.value))
     return [explanation(item) for item in items]
 
