@@ -62,7 +62,7 @@ def main() -> None:
         buffer = store.pool(0).nbytes / 2**20
         beyond = memory() - before - buffer
         show(f"memory beyond the buffer of {buffer:.0f} MiB", f"{beyond:.0f} MiB", -beyond, -300)
-        large(Path(folder) / "large", options.width)
+        large()
 
 
 def written(path: Path, block: np.ndarray, rows: int) -> float:
@@ -113,8 +113,8 @@ def plainly(path: Path, block: np.ndarray, rows: int) -> float:
     return spent
 
 
-def large(path: Path, width: int) -> None:
-    """The index of a store of 10 billion rows (its shards are empty holes of the right size), and one pool's order."""
+def large() -> None:
+    """The order of the shards of 10 billion rows, and of the rows of one pool: computed, not stored."""
     from monosem.activations.order import shuffled
 
     before, begun = memory(), time.perf_counter()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,3 +167,22 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(sys, "argv", ["monosem", "train", *SMALL_RUN, f"--set=output={folder}"])
         assert run_command() == 0
     return folder
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a size, such as "256k"; skips the test where that is not allowed."""
+    folders: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = shutil.which("mount")
+        if command is None or subprocess.run([command, "-t", "tmpfs", "-o", f"size={size}", "none", folder]).returncode:
+            pytest.skip("a disk can be mounted by root alone")
+        folders.append(folder)
+        return folder
+
+    yield mount
+    for folder in folders:
+        subprocess.run(["umount", "-l", folder], check=True)

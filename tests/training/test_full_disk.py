@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,8 @@ from monosem.training import TrainingConfig, TrainingResult, fit
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "none", folder]).returncode:
-        pytest.skip("a disk can be mounted by root alone")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+def small_disk(mounted: Callable[[str], Path]) -> Path:
+    return mounted("256k")
 
 
 def run(path: Path | None) -> TrainingResult:

@@ -205,16 +205,12 @@ class StoreFolder:
             raise FileError(f"{file} is of another version of the format ({there}): upgrade monosem")
         self.index = fits(content, StoreIndex, file, AGAIN)
         self.windows: list[Window] = []
-        while (name := self.window_file(len(self.windows))).is_file():
+        while (name := window_file(self.path, len(self.windows))).is_file():
             window = fits(read_json(name, dict[str, Any]), Window, name, AGAIN)
             names = set(self.index.folders())
             if set(window.sums) != names or any(len(sums) != len(window.rows) for sums in window.sums.values()):
                 raise FileError(f"{name} does not fit {file}: {AGAIN}")
             self.windows.append(window)
-
-    def window_file(self, number: int) -> Path:
-        """Where a window is described."""
-        return self.path / WINDOWS / f"{number:06d}.json"
 
     @property
     def rows(self) -> int:
@@ -231,9 +227,10 @@ class StoreFolder:
         folder = self.path / hook_folder
         return [Shard(folder / shard_name(i), rows, columns, dtype, total) for i, (rows, total) in enumerate(found)]
 
-    def first_shard(self, window: int) -> int:
-        """Number of the first shard of a window."""
-        return sum(len(each.rows) for each in self.windows[:window])
+
+def window_file(path: Path, number: int) -> Path:
+    """Where a window of the store in a folder is described."""
+    return path / WINDOWS / f"{number:06d}.json"
 
 
 def write_index(path: Path, index: StoreIndex) -> None:

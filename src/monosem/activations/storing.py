@@ -21,6 +21,7 @@ from monosem.activations.shards import (
     VERSION,
     WINDOWS,
     Dtype,
+    Shard,
     ShardWriter,
     StoreFolder,
     StoreIndex,
@@ -28,6 +29,7 @@ from monosem.activations.shards import (
     folder_of,
     require_disk,
     shard_name,
+    window_file,
     write_index,
 )
 from monosem.activations.stored import CHUNK_BYTES, PROBE, PROBE_ROWS, StoredActivations
@@ -116,7 +118,7 @@ def store_activations(
                     break
                 if window is None:
                     break
-                write_json(StoreFolder(folder).window_file(number), window.model_dump())
+                write_json(window_file(folder, number), window.model_dump())
                 kept[number] = window
         if request.requested:
             done = sum(sum(window.rows) for window in kept.values() if window is not None)
@@ -151,10 +153,15 @@ def _begun(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
             f"{folder} holds activations of another {', '.join(differing)}: choose another folder, or delete that one"
         )
     found: dict[int, Window | None] = {}
+    shards, first = [store.shards(name) for name in store.index.folders()], 0
     with doing("looking through what is there", store.rows, unit="tokens") as stage:
         for number, window in enumerate(store.windows):
+            after = first + len(window.rows)
             if sum(window.rows) == _planned(index, number):
-                found[number] = window if _is_whole(store, number) else None
+                found[number] = (
+                    window if all(map(_is_whole, [s for each in shards for s in each[first:after]])) else None
+                )
+            first = after
             stage.advance(sum(window.rows))
     return found
 
@@ -166,13 +173,10 @@ def _compared(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
 
 
-def _is_whole(store: StoreFolder, number: int) -> bool:
-    first, n = store.first_shard(number), len(store.windows[number].rows)
+def _is_whole(shard: Shard) -> bool:
     try:
-        for folder in store.index.folders():
-            for shard in store.shards(folder)[first : first + n]:
-                for _ in shard.chunks(CHUNK_BYTES, checked=True):
-                    pass
+        for _ in shard.chunks(CHUNK_BYTES, checked=True):
+            pass
     except FileError:
         return False
     return True
