@@ -13,7 +13,7 @@ from torch import Tensor
 import monosem as ms
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
-from monosem.kernels import sparse
+from monosem.kernels import gram_pursuit, sparse
 from monosem.kernels.reference import keep_top_k
 from monosem.sae import (
     SAE,
@@ -78,6 +78,21 @@ def test_codes_equal_the_textbook_row_by_row(
     atoms = sae.W_dec.detach().numpy()
     expected = np.stack([by_hand(atoms, row, 7, method, nonnegative) for row in wanted])
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("nonnegative", [True, False])
+def test_gradient_pursuit_is_the_same_with_and_without_the_table_of_products(
+    nonnegative: bool, refit: bool, make_sae: MakeSAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae, x = make_sae(TopKSAE, 16, 50, k=3), normal(30, 16)
+    x[7] = sae.decode(SparseCodes.from_dense(torch.zeros(1, 50, dtype=torch.float64)))[0]  # nothing to find
+    found = []
+    for limit in (gram_pursuit.TABLE_BYTES, 0):
+        monkeypatch.setattr(gram_pursuit, "TABLE_BYTES", limit)
+        found.append(ms.pursue(sae, x, k=12, method="gradient", nonnegative=nonnegative, refit=refit).to_dense())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+    assert found[0][7].abs().max() < 1e-12
 
 
 def test_what_omp_leaves_is_orthogonal_to_what_it_chose(make_sae: MakeSAE) -> None:

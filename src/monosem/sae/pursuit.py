@@ -77,9 +77,13 @@ def pursue(
     wanted = sae.target_transform(flat) - sae.b_dec
     norms = row_norms(sae.W_dec).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
     atoms = sae.W_dec / norms
+    table = _table(atoms, len(wanted), k, method)
+    largest = k * max(k, atoms.shape[1]) if table is None else len(atoms)
     found = [
         _search(rows, atoms, k, method, nonnegative, refit)
-        for rows in wanted.split(max(1, TILE_NUMBERS // (k * max(k, atoms.shape[1]))))
+        if table is None
+        else _search_in_table(rows, atoms, table, k, nonnegative, refit)
+        for rows in wanted.split(max(1, TILE_NUMBERS // largest))
     ]
     indices, values = (torch.cat(parts) for parts in zip(*found, strict=True))
     values, selection = _stored(values, indices, values != 0, sae.n_latents)
@@ -108,7 +112,7 @@ def _search(
     slots = torch.full((len(x), k), -1, dtype=torch.int64, device=x.device)
     chosen, w = x.new_zeros(len(x), k, x.shape[1]), x.new_zeros(len(x), k)
     every_row = torch.arange(len(x), device=x.device)
-    nothing = 16 * torch.finfo(x.dtype).eps * x.pow(2).sum(-1).sqrt()
+    nothing = _nothing(x)
     residual = x
     for step in range(k):
         scores, picks = nearest(residual, atoms, nonnegative)
@@ -134,6 +138,39 @@ def _search(
     if refit and method != "omp":
         w = solve(chosen, x, w != 0, nonnegative)
     return slots, w
+
+
+def _table(atoms: Float[Tensor, "n d"], rows: int, k: int, method: PursuitMethod) -> Float[Tensor, "n n"] | None:
+    """The products of all atoms with one another, where so much is to be searched for that they save time."""
+    if method != "gradient" or atoms.device.type != "cpu":
+        return None
+    from monosem.kernels import gram_pursuit  # imports numba
+
+    return atoms @ atoms.T if gram_pursuit.worth_while(rows, k, atoms) else None
+
+
+def _search_in_table(
+    x: Float[Tensor, "rows d"],
+    atoms: Float[Tensor, "n d"],
+    table: Float[Tensor, "n n"],
+    k: int,
+    nonnegative: bool,
+    refit: bool,
+) -> tuple[Int[Tensor, "rows k"], Float[Tensor, "rows k"]]:
+    """Gradient pursuit, as `_search`."""
+    from monosem.kernels.gram_pursuit import gradient_pursuit
+
+    slots, w = gradient_pursuit(x @ atoms.T, table, _nothing(x), k, nonnegative)
+    tile = max(1, TILE_NUMBERS // (k * max(k, atoms.shape[1])))
+    for start in range(0, len(x) if refit else 0, tile):
+        part = slice(start, start + tile)
+        w[part] = solve(atoms[slots[part].clamp_min(0)], x[part], w[part] != 0, nonnegative)
+    return slots, w
+
+
+def _nothing(x: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
+    """The product with an atom that counts as none."""
+    return 16 * torch.finfo(x.dtype).eps * x.pow(2).sum(-1).sqrt()
 
 
 def nearest(
