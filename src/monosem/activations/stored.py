@@ -1,11 +1,12 @@
 # pyright: basic, reportAttributeAccessIssue=false
-"""Reading stored activations: any pool of them, in any epoch's order, with a pool's memory and no more."""
+"""Reading stored activations, here or at an address: any pool of them, in any epoch's order, in a pool's memory."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,26 @@ from numba import njit
 from torch import Tensor
 
 from monosem.activations.order import shuffled
-from monosem.activations.shards import AGAIN, INDEX, Shard, StoreFolder, folder_of
+from monosem.activations.remote import Remote
+from monosem.activations.shards import (
+    AGAIN,
+    CHUNK_BYTES,
+    INDEX,
+    PLACES,
+    SIZES,
+    Shards,
+    StoreFolder,
+    folder_of,
+    shard_name,
+)
 from monosem.activations.views import HookSource
 from monosem.errors import ConfigError, FileError
 from monosem.files import as_json, read_safetensors
 from monosem.hook_names import from_transformer_lens
 from monosem.sae import SAEMetadata
+from monosem.work import doing
 
-CHUNK_BYTES = 2**20
+ROWS_AT_ONCE = 4096
 PROBE, PROBE_ROWS = "probe.safetensors", "rows"
 
 
@@ -32,7 +45,8 @@ class StoredActivations(HookSource):
 
     A pool is a few whole shards, drawn at random, whose rows are mixed. Both orders are computed from seed, epoch and
     pool, so that memory holds one pool whatever the size of the store, and any pool can be made again. The sum of every
-    shard is compared when it is first read.
+    shard is compared when it is first read. Shards at an address (s3://bucket/acts) are fetched into a folder of
+    bounded size, those of the next pool while this one is worked on.
     """
 
     def __init__(
@@ -46,13 +60,13 @@ class StoredActivations(HookSource):
         """Open a store.
 
         Args:
-            path: its folder.
+            path: its folder, or its address: whatever fsspec takes, or "hub:owner/name/folder".
             hooks: which of its hook points to read; all if not given.
             buffer_tokens: rows in a pool, about; one shard at least.
             seed: of the order.
 
         Raises:
-            FileError: there is none, it is not complete, or a shard is missing or cut short.
+            FileError: there is none, it is not complete, a shard is missing or cut short, or it cannot be reached.
             ConfigError: it has no such hook point.
         """
         self.store, self.seed = StoreFolder(path), seed
@@ -69,14 +83,13 @@ class StoredActivations(HookSource):
         self.n_sources = self.n_models if len(self.hooks) == 1 else 1
         self.d_in = sum(self.widths.values()) // self.n_sources
         self._shards = [self.store.shards(folder_of(hook)) for hook in self.hooks]
-        self._rows = np.array([shard.rows for shard in self._shards[0]], np.int64)
+        self._rows = self._shards[0].rows
         self._a_pool = max(1, round(buffer_tokens / index.shard_rows))
         self._pools_an_epoch = -(-len(self._rows) // self._a_pool)
         self.n_rows = self._n_rows = int(self._rows.sum())
-        self._checked: set[Path] = set()
-        for shards in self._shards:
-            for shard in shards:
-                shard.check_size()
+        with doing("looking at the store"):
+            for shards in self._shards:
+                shards.check()
 
     def __len__(self) -> int:
         """Rows in all."""
@@ -117,42 +130,58 @@ class StoredActivations(HookSource):
         Raises:
             FileError: a shard is damaged, missing or cut short.
         """
-        epoch, pool = divmod(number, self._pools_an_epoch)
-        last = min((pool + 1) * self._a_pool, len(self._rows))
-        numbers = shuffled(pool * self._a_pool, last, len(self._rows), self.seed, epoch)
+        numbers = self._drawn(number)
+        if isinstance(self.store.path, Remote):
+            self._fetch(self.store.path, numbers, self._drawn(number + 1))
         first = np.concatenate([[0], np.cumsum(self._rows[numbers])])
         rows = np.empty((int(first[-1]), sum(self.widths.values())), np.float32)  # numpy asks for large pages
-        column, tasks = 0, list[tuple[Shard, int, int]]()
+        column, tasks = 0, list[tuple[Shards, int, int, int]]()
         for shards, width in zip(self._shards, self.widths.values(), strict=True):
-            tasks += [(shards[i], start, column) for i, start in zip(numbers.tolist(), first.tolist(), strict=False)]
+            tasks += [(shards, i, start, column) for i, start in zip(numbers.tolist(), first.tolist(), strict=False)]
             column += width
-        key = (self.seed, epoch, pool, 1)
+        key = (self.seed, *divmod(number, self._pools_an_epoch), 1)
 
-        def fill(task: tuple[Shard, int, int]) -> None:
-            shard, start, column = task
-            self._fill(shard, start, column, rows, key)
+        def fill(task: tuple[Shards, int, int, int]) -> None:
+            shards, i, start, column = task
+            for part in shards.chunks(i, CHUNK_BYTES):
+                _put(part, shards.dtype, shuffled(start, start + len(part), len(rows), *key), column, rows)
+                start += len(part)
 
         with ThreadPoolExecutor(max(1, min(len(tasks), torch.get_num_threads()))) as threads:
             list(threads.map(fill, tasks))
         return torch.from_numpy(rows)
 
-    def _fill(self, shard: Shard, start: int, column: int, rows: np.ndarray, key: tuple[int, ...]) -> None:
-        """Put a shard's rows, which are `start` and on of a pool, where they go in it, from a column on."""
-        for part in shard.chunks(CHUNK_BYTES, checked=shard.path not in self._checked):
-            _put(part, shard.dtype, shuffled(start, start + len(part), len(rows), *key), column, rows)
-            start += len(part)
-        self._checked.add(shard.path)
+    def _drawn(self, number: int) -> np.ndarray:
+        """The numbers of the shards of a pool."""
+        epoch, pool = divmod(number, self._pools_an_epoch)
+        last = min((pool + 1) * self._a_pool, len(self._rows))
+        return shuffled(pool * self._a_pool, last, len(self._rows), self.seed, epoch)
+
+    def _fetch(self, store: Remote, now: np.ndarray, following: np.ndarray) -> None:
+        """Have the shards of a pool here, and those of the next one on their way."""
+        wanted = [
+            [(f"{folder_of(hook)}/{shard_name(i)}", shards[i].whole) for i in numbers.tolist()]
+            for numbers in (now, following)
+            for hook, shards in zip(self.hooks, self._shards, strict=True)
+        ]
+        half = len(self.hooks)
+        store.files.fetch_all(*(list(chain.from_iterable(part)) for part in (wanted[:half], wanted[half:])))
 
     def in_order(self) -> Iterator[Float[Tensor, "rows columns"]]:
         """All rows once, as they are stored, a few at a time."""
         for number in range(len(self._rows)):
-            parts = [_as_float(shards[number], self._checked) for shards in self._shards]
+            if isinstance(self.store.path, Remote):
+                self._fetch(
+                    self.store.path, np.array([number]), np.arange(number + 1, min(number + 3, len(self._rows)))
+                )
+            parts = [_as_float(shards, number) for shards in self._shards]
             yield from (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
 
     def places(self) -> Iterator[np.ndarray]:
         """(rows, 3) of every shard: the document, position and token of each row, as they are stored."""
-        for shard in self.store.shards("places"):
-            yield np.concatenate([part.view(np.int32).copy() for part in shard.chunks(CHUNK_BYTES, checked=True)])
+        shards = self.store.shards(PLACES)
+        for number in range(len(shards)):
+            yield np.concatenate([part.view(np.int32).copy() for part in shards.chunks(number, CHUNK_BYTES)])
 
     def probe(self) -> dict[str, Tensor]:
         kept = self._kept_probe()
@@ -166,7 +195,7 @@ class StoredActivations(HookSource):
         return self._kept_probe()[PROBE_ROWS]
 
     def _kept_probe(self) -> dict[str, Tensor]:
-        probe = read_safetensors(self.store.path / PROBE, remedy=AGAIN)
+        probe = read_safetensors(self.store.here(PROBE), remedy=AGAIN)
         if PROBE_ROWS in probe:
             names, widths = list(self.store.index.hooks), list(self.store.index.hooks.values())
             parts = dict(zip(names, probe[PROBE_ROWS].split(widths, 1), strict=True))
@@ -174,15 +203,12 @@ class StoredActivations(HookSource):
         return probe
 
 
-def _as_float(shard: Shard, checked: set[Path]) -> Iterator[Tensor]:
+def _as_float(shards: Shards, number: int) -> Iterator[Tensor]:
     """The rows of a shard as float32; parts of equal numbers of rows for every shard of one number."""
-    rows_at_once = 4096
-    width = shard.columns * (4 if shard.dtype == "float32" else 2)
-    for part in shard.chunks(rows_at_once * width, checked=shard.path not in checked):
-        rows = np.empty((len(part), shard.columns), np.float32)
-        _put(part, shard.dtype, np.arange(len(part)), 0, rows)
+    for part in shards.chunks(number, ROWS_AT_ONCE * shards.columns * SIZES[shards.dtype]):
+        rows = np.empty((len(part), shards.columns), np.float32)
+        _put(part, shards.dtype, np.arange(len(part)), 0, rows)
         yield torch.from_numpy(rows)
-    checked.add(shard.path)
 
 
 def _put(stored: np.ndarray, dtype: str, to: np.ndarray, column: int, out: np.ndarray) -> None:

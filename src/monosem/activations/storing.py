@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.activations.live import LiveActivations
 from monosem.activations.order import shuffled
+from monosem.activations.remote import is_address
 from monosem.activations.shards import (
     FORMAT,
     INDEX,
@@ -21,7 +22,6 @@ from monosem.activations.shards import (
     VERSION,
     WINDOWS,
     Dtype,
-    Shard,
     ShardWriter,
     StoreFolder,
     StoreIndex,
@@ -32,9 +32,9 @@ from monosem.activations.shards import (
     window_file,
     write_index,
 )
-from monosem.activations.stored import CHUNK_BYTES, PROBE, PROBE_ROWS, StoredActivations
+from monosem.activations.stored import PROBE, PROBE_ROWS, StoredActivations
 from monosem.data.documents import Text
-from monosem.errors import ConfigError, DataError, FileError, Interrupted
+from monosem.errors import ConfigError, DataError, Interrupted
 from monosem.files import write_json, write_safetensors, writing
 from monosem.models import ModelSet, SubjectModel
 from monosem.work import Stage, Stopped, StopRequest, alone_in, doing, job, may_stop_here
@@ -87,6 +87,11 @@ def store_activations(
     for name, value in (("tokens", tokens), ("shard_rows", shard_rows), ("window_shards", window_shards)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
+    if is_address(path):
+        raise ConfigError(
+            f"{path}: a store is written into a folder of this machine: name one, then copy it there (with `aws s3 cp "
+            "--recursive`, `gcloud storage cp -r`, `hf upload`, ...); what reads a store takes the address"
+        )
     folder = Path(path)
     source = LiveActivations(model, hooks, text, images=images, **options)
     identity = {name: value for name, value in source.identity().items() if name != "buffer_tokens"}
@@ -153,14 +158,14 @@ def _begun(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
             f"{folder} holds activations of another {', '.join(differing)}: choose another folder, or delete that one"
         )
     found: dict[int, Window | None] = {}
-    shards, first = [store.shards(name) for name in store.index.folders()], 0
+    shards, first = {name: store.shards(name) for name in store.index.folders()}, 0
     with doing("looking through what is there", store.rows, unit="tokens") as stage:
         for number, window in enumerate(store.windows):
             after = first + len(window.rows)
             if sum(window.rows) == _planned(index, number):
-                found[number] = (
-                    window if all(map(_is_whole, [s for each in shards for s in each[first:after]])) else None
-                )
+                parts = [(name, i) for name in shards for i in range(first, after)]
+                whole = all(shards[name][i].whole(folder / name / shard_name(i)) for name, i in parts)
+                found[number] = window if whole else None
             first = after
             stage.advance(sum(window.rows))
     return found
@@ -171,15 +176,6 @@ def _compared(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return [(name, old, new)]
     return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
-
-
-def _is_whole(shard: Shard) -> bool:
-    try:
-        for _ in shard.chunks(CHUNK_BYTES, checked=True):
-            pass
-    except FileError:
-        return False
-    return True
 
 
 def _planned(index: StoreIndex, number: int) -> int:

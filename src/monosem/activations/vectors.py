@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 from monosem.activations.content import rows_hash
 from monosem.activations.live import LiveActivations
+from monosem.activations.remote import Remote, place_of
 from monosem.activations.shards import INDEX
 from monosem.activations.source import ActivationSource
 from monosem.activations.stored import StoredActivations
@@ -167,8 +168,8 @@ def activations(
 
     Args:
         source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
-            a `.npy`, `.safetensors` or `.parquet` file of one, the folder of a store (`store_activations`), or an
-            iterable of batches, as a `DataLoader`.
+            a `.npy`, `.safetensors` or `.parquet` file of one, the folder or address of a store
+            (`store_activations`), or an iterable of batches, as a `DataLoader`.
         hook: with a model or a store: name of a hook point, or of several that one pass serves (`select`, `pair` and
             `stack` of the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
@@ -192,8 +193,10 @@ def activations(
         return LiveActivations(source, hook, text, images=images, **options)
     if images is not None:
         raise ConfigError("images are read by a model: activations(model, hook, images=...)")
-    if isinstance(source, str | Path) and (Path(source) / INDEX).is_file():
-        return StoredActivations(source, hook, **options)
+    if isinstance(source, str | Path):
+        place = place_of(source)
+        if isinstance(place, Remote) or (place / INDEX).is_file():
+            return StoredActivations(source, hook, **options)
     if isinstance(source, str | Path):
         options.setdefault("name", str(source))
         source = read_vectors(Path(source))
