@@ -18,7 +18,7 @@ from monosem.errors import ConfigError, HookError, MismatchError
 from monosem.hook_names import to_transformer_lens
 from monosem.interventions.replace import Splice
 from monosem.models import EditContext, SubjectModel
-from monosem.models.subject import Edit
+from monosem.models.edits import Edit
 from monosem.text import special_tokens
 
 

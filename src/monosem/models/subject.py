@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError, HookError
 from monosem.models.alone import as_studied
+from monosem.models.edits import Continued, Edit, EditContext, EditFunction, EditReport, Joining
 from monosem.models.families import hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
 from monosem.models.inputs import Inputs
+from monosem.models.writing import Sampling, require_writing, write
 from monosem.text import first_token, last_token, special_tokens, well_formed
-
-
-@dataclass(frozen=True)
-class EditContext:
-    """What an edit may know of the activations that it is given, each (batch, pos) where known."""
-
-    hook: str
-    tokens: Int[Tensor, "batch pos"] | None = None
-    positions: Int[Tensor, "batch pos"] | None = None
-    mask: Bool[Tensor, "batch pos"] | None = None
-    """False where a token is padding."""
-    special: Bool[Tensor, "batch pos"] | None = None
-    """True where a token is one of the tokenizer's special ones."""
-    generated: Bool[Tensor, "batch pos"] | None = None
-    """True where a token was generated, False where it belongs to the prompt."""
-
-
-EditFunction = Callable[[Tensor, EditContext], Tensor]
-
-
-class Edit(Protocol):
-    """An object that replaces activations: `apply(x, context) -> x` at each of `hooks`."""
-
-    @property
-    def hooks(self) -> Sequence[str]: ...
-    def apply(self, x: Tensor, context: EditContext) -> Tensor: ...
-
-
-@runtime_checkable
-class Joining(Protocol):
-    """An edit that looks at the model before it is put in."""
-
-    def join(self, model: SubjectModel) -> None: ...
-
 
 NAMES = ("input_ids", "attention_mask")
 CPU_POSITIONS, GPU_POSITIONS = 2_048, 16_384
@@ -78,7 +46,7 @@ class SubjectModel:
         self.inputs = Inputs.of(module, config, self.name)
         self._places = hook_table(module, self.family, self.n_layers)
         self._d_model: int | None = getattr(config, "hidden_size", None)
-        self._prompt_length: int | None = None
+        self.continued: Continued | None = None
         self._special = torch.tensor(
             sorted(special_tokens(tokenizer)) if tokenizer is not None else [], dtype=torch.int64
         )
@@ -260,7 +228,7 @@ class SubjectModel:
 
             return function
 
-        handles = [self._attach(point, keep(name), context=None) for name, point in points.items()]
+        handles = [self.attach(point, keep(name)) for name, point in points.items()]
         try:
             self._call(inputs)
         except _Captured:
@@ -273,63 +241,65 @@ class SubjectModel:
             raise HookError(f"the forward pass of {self.name} never reached {', '.join(missing)}")
         return {name: captured[name].to(self.device) for name in hooks}
 
-    @contextmanager
-    def edit(self, edits: Mapping[str, EditFunction] | Sequence[Edit]) -> Iterator[None]:
+    def edit(self, edits: Mapping[str, EditFunction] | Sequence[Edit]) -> InForce:
         """Within this block, activations are replaced by what the edits return.
+
+        with model.edit([ms.Ablate(sae, [12])]) as reports:
+            logits = model(tokens)
+        print(reports[0])  # what it changed, or why nothing
 
         Args:
             edits: `{hook: fn}` with `fn(x, context) -> x`, or objects with `hooks` and `apply(x, context)`. Several at
                 one hook point apply in the order given.
+
+        Raises:
+            HookError: the model has no such place.
+            MismatchError: an edit is not for this model.
         """
-        if isinstance(edits, Mapping):
-            pairs = list(edits.items())
-        else:
-            for edit in edits:
-                if isinstance(edit, Joining):
-                    edit.join(self)
-            pairs = [(hook, edit.apply) for edit in edits for hook in edit.hooks]
-        points = [(self.hook_point(hook), function) for hook, function in pairs]
-        current: list[EditContext] = [EditContext("")]
-
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            current[0] = self._context(args, kwargs)
-
-        handles = [self.module.register_forward_pre_hook(note, with_kwargs=True)]
-        handles += [self._attach(point, function, current) for point, function in points]
-        try:
-            with as_studied(self.module, self.device):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return InForce(self, edits)
 
     def _context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EditContext:
         tokens = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or torch.is_floating_point(tokens):
-            return EditContext("")
+            return EditContext("", tokenizer=self.tokenizer)
+        n = tokens.shape[1]
         cache = kwargs.get("past_key_values")
         seen = cache.get_seq_length() if cache is not None else 0
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
-        positions = positions.expand_as(tokens)
+        columns = torch.arange(seen, seen + n, device=tokens.device)
         attention = kwargs.get("attention_mask")
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        if isinstance(attention, Tensor) and attention.ndim == 2:
-            mask = attention[:, -tokens.shape[1] :].bool()
-        prompt = self._prompt_length
-        generated = torch.zeros_like(mask) if prompt is None else positions >= prompt
-        return EditContext("", tokens, positions, mask, torch.isin(tokens, self._special.to(tokens.device)), generated)
+        if isinstance(attention, Tensor) and attention.ndim == 2 and attention.shape[1] == seen + n:
+            padding_in_front = (attention.long().cumsum(1) == 0).sum(1, keepdim=True)
+            positions = (columns - padding_in_front).clamp(min=0)
+            mask, lengths = attention[:, -n:].bool(), attention.long().sum(1)
+        else:
+            positions, mask = columns.expand_as(tokens), torch.ones_like(tokens, dtype=torch.bool)
+            lengths = torch.full_like(tokens[:, 0], seen + n)
+        special = torch.isin(tokens, self._special.to(tokens.device))
+        step = torch.zeros_like(tokens)
+        if self.continued is not None:
+            step = (columns - self.continued.width + 1).clamp(min=0).expand_as(tokens)
+            lengths = self.continued.lengths
+        known = (tokens, positions, mask, special, step > 0, step, lengths, self.continued is not None)
+        return EditContext("", *known, tokenizer=self.tokenizer)
 
-    def _attach(self, point: HookPoint, function: EditFunction, context: list[EditContext] | None) -> Any:
+    def attach(
+        self,
+        point: HookPoint,
+        function: EditFunction,
+        context: list[EditContext] | None = None,
+        report: EditReport | None = None,
+    ) -> Any:
+        """Put a function at a hook point; returns the handle that takes it away again."""
         module = self.module.get_submodule(point.path)
 
         def replaced(x: Any) -> Any:
             first = x[0] if isinstance(x, tuple) else x
             if not isinstance(first, Tensor):
                 raise HookError(f"{point.name} gives a {type(first).__name__}, not a tensor: choose a module inside it")
-            now = replace(context[0], hook=point.name) if context else EditContext(point.name)
+            now = replace(context[0], hook=point.name, report=report) if context else EditContext(point.name)
             new = function(first, now).to(first)  # an edit may compute in float32 in a bfloat16 model
+            if report is not None:
+                report.note_change(first, new, now.mask, now.rows)
             if new is first:
                 return None
             return (new, *x[1:]) if isinstance(x, tuple) else new
@@ -347,7 +317,6 @@ class SubjectModel:
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: str,
@@ -358,39 +327,56 @@ class SubjectModel:
     ) -> str:
         """Continue a text. Temperature 0 is greedy. Returns prompt and continuation.
 
-        Edits in force apply; their context says which positions are generated.
+        Edits in force apply; their context says which positions are generated. `ms.generate` does more.
 
         Raises:
             ConfigError: the model writes no text.
             DataError: no tokenizer, or prompt and continuation do not fit the model's context.
         """
-        if not getattr(self.module, "can_generate", lambda: False)():
-            raise ConfigError(f"{self.name} writes no text: generate needs a causal language model")
+        require_writing(self)
         tokens = self.tokens(prompt)
-        length = tokens.shape[1] + max_new_tokens
-        if self.context_length is not None and length > self.context_length:
-            raise DataError(
-                f"{tokens.shape[1]} prompt tokens and {max_new_tokens} new ones do not fit the context of "
-                f"{self.context_length}: shorten the prompt or lower max_new_tokens"
-            )
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {}
-        self._prompt_length = tokens.shape[1]
-        try:
-            with torch.random.fork_rng(), as_studied(self.module, self.device):
-                torch.manual_seed(seed)
-                out = self.module.generate(  # pyright: ignore[reportCallIssue]
-                    tokens,
-                    attention_mask=torch.ones_like(tokens),
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=self.tokenizer.eos_token_id,
-                    **({"do_sample": False} | sampling),
-                )
-        finally:
-            self._prompt_length = None
-        return self.tokenizer.decode(out[0], skip_special_tokens=True)
+        sampling = Sampling(max_new_tokens, temperature, top_k)
+        written = [step.tokens for step in write(self, {"input_ids": tokens}, sampling, [seed])]
+        return self.tokenizer.decode(torch.cat([tokens[0], *written]), skip_special_tokens=True)
 
     def __repr__(self) -> str:
         n_parameters = sum(p.numel() for p in self.module.parameters())
         return (
             f"SubjectModel({self.name!r}, {self.family}, {self.n_layers} layers, {n_parameters / 1e6:.1f} M parameters)"
         )
+
+
+class InForce:
+    """Edits of one model, in force within `with`, which gives a report of each. It can be entered again and again."""
+
+    def __init__(self, model: SubjectModel, edits: Mapping[str, EditFunction] | Sequence[Edit]) -> None:
+        """Ask all edits whether they are for this model; nothing is in force yet."""
+        self.model = model
+        if isinstance(edits, Mapping):
+            pairs = [(hook, function, EditReport(function)) for hook, function in edits.items()]
+            self.reports = [report for _, _, report in pairs]
+        else:
+            for edit in edits:
+                if isinstance(edit, Joining):
+                    edit.join(model)
+            self.reports = [EditReport(edit) for edit in edits]
+            pairs = [(hook, e.apply, r) for e, r in zip(edits, self.reports, strict=True) for hook in e.hooks]
+        self.points = [(model.hook_point(hook), function, report) for hook, function, report in pairs]
+        self._within: list[ExitStack] = []
+
+    def __enter__(self) -> list[EditReport]:
+        current: list[EditContext] = [EditContext("")]
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            current[0] = self.model._context(args, kwargs)
+
+        with ExitStack() as stack:
+            stack.enter_context(as_studied(self.model.module, self.model.device))
+            stack.callback(self.model.module.register_forward_pre_hook(note, with_kwargs=True).remove)
+            for point, function, report in self.points:
+                stack.callback(self.model.attach(point, function, current, report).remove)
+            self._within.append(stack.pop_all())
+        return self.reports
+
+    def __exit__(self, *exception: object) -> None:
+        self._within.pop().close()

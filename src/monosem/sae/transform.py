@@ -227,6 +227,11 @@ class InputTransform(nn.Module):
             return rows
         return rows @ self.inverse_matrix.T if self.whitens else rows / self.scale
 
+    def raw_changes(self, rows: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """What adding rows to the transformed raw rows `x` adds to these, each to its own."""
+        changes = self.raw_directions(rows)
+        return changes * self._row_moments(x)[1] if self.per_row else changes
+
     def raw_readers(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Rows whose products with x change as those of the given rows with t(x): rows that are read with, as encoder
         rows. Where it is `per_row` as `raw_directions`, for a deviation that stays.

@@ -1,0 +1,317 @@
+"""Interventions on latents of an SAE: their codes are set, scaled, added to, clamped or taken from elsewhere."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.errors import ConfigError
+from monosem.interventions.base import Amount, Intervention, Places, joined_once, reads
+from monosem.interventions.source import Source, Values
+from monosem.interventions.where import Condition
+from monosem.models import EditContext, SubjectModel
+from monosem.sae import SAE
+
+By = Literal["zero", "mean", "resample"]
+
+
+class FeatureEdit(Intervention):
+    """The codes of some latents are others: x + sum over latents of (new - old) decoder row.
+
+    With the error term, which is what the SAE leaves unexplained, everything else in x stays as it is; without it, x is
+    first replaced by its reconstruction. Only where the SAE reads, by its rules.
+    """
+
+    needs_codes = True
+    """Whether the present codes must be known."""
+
+    def __init__(
+        self,
+        sae: SAE,
+        latents: int | Sequence[int] | Tensor,
+        *,
+        hook: str | None = None,
+        where: Condition = None,
+        keep_error: bool = True,
+    ) -> None:
+        name = hook or sae.metadata.hook
+        if name is None:
+            raise ConfigError(
+                f"this SAE does not know its hook point: {type(self).__name__}(sae, ..., hook='resid_post.2')"
+            )
+        super().__init__([name], where)
+        self.sae, self.keep_error = sae, keep_error
+        self.latents = _latents(latents, sae)
+        if type(self).unchanged is Intervention.unchanged:
+            self.unchanged = f"{self.named} {'was' if len(self.latents) == 1 else 'were'} never on there"
+
+    @property
+    def reader(self) -> SAE:
+        return self.sae
+
+    @abstractmethod
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        """The new codes of the latents."""
+
+    def join(self, model: SubjectModel) -> None:
+        """Ask once whether the SAE fits a model.
+
+        Raises:
+            MismatchError: it does not.
+        """
+        joined_once(self, self.sae, model, self.hooks[0])
+
+    def allowed(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:
+        return reads(self.sae.metadata, x, context)
+
+    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        sae, latents = self.sae, torch.tensor(self.latents, device=self.sae.W_enc.device)
+        base = rows
+        if self.needs_codes or not self.keep_error:
+            codes = sae.encode(rows)
+            old = codes.select(latents).to_dense()
+            base = rows if self.keep_error else sae.decode(codes, rows)
+        else:
+            old = torch.zeros(1, len(latents), dtype=sae.W_dec.dtype, device=latents.device)
+        change = (self.setting(old, places) - old) @ sae.part(latents)[2]
+        return base + sae.target_transform.raw_changes(change, rows.to(change.dtype))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.named}{self.detail()}, {self.hooks[0]!r})"
+
+    @property
+    def named(self) -> str:
+        """Its latents, in words."""
+        shown = ", ".join(map(str, self.latents[:4])) + (", ..." if len(self.latents) > 4 else "")
+        return f"latent {shown}" if len(self.latents) == 1 else f"{len(self.latents)} latents {shown}"
+
+    def detail(self) -> str:
+        """Its setting, in words."""
+        return ""
+
+
+class Ablate(FeatureEdit):
+    """Latents are taken away: their codes are 0, their mean, or those of other contexts."""
+
+    def __init__(
+        self,
+        sae: SAE,
+        latents: int | Sequence[int] | Tensor,
+        *,
+        by: By = "zero",
+        source: Source | None = None,
+        seed: int = 0,
+        hook: str | None = None,
+        where: Condition = None,
+        keep_error: bool = True,
+    ) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE; it encodes what stands at its hook point when the edit's turn comes.
+            latents: numbers of latents.
+            by: 0 ("zero"), the mean of each over `source` ("mean"), or the codes that they have together at a position
+                of `source`, drawn for each position and token ("resample").
+            source: other contexts: texts, token ids (contexts, pos), or codes; what the SAE was probed on, if it knows.
+            seed: of the draws.
+            hook: its hook point, if the SAE does not know it or is to be used at another.
+            where: at which positions; see `ms.Where`.
+            keep_error: leave what the SAE does not explain as it is.
+
+        Raises:
+            ConfigError: there is no such latent or setting.
+        """
+        super().__init__(sae, latents, hook=hook, where=where, keep_error=keep_error)
+        if by not in ("zero", "mean", "resample"):
+            raise ConfigError(f'by is "zero", "mean" or "resample", got {by!r}')
+        if by == "zero" and source is not None:
+            raise ConfigError('a source is for by="mean" and by="resample"')
+        self.by, self.seed = by, seed
+        self.values = None if by == "zero" else Values(sae, self.latents, source, self.hooks[0])
+
+    def join(self, model: SubjectModel) -> None:
+        super().join(model)
+        if self.values is not None:
+            self.values.read(model)
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        if self.values is None:
+            return torch.zeros_like(codes)
+        if self.by == "mean":
+            return self.values.mean().to(codes).expand_as(codes)
+        return self.values.drawn(places, self.seed).to(codes)
+
+    def detail(self) -> str:
+        return "" if self.by == "zero" else f" by {self.by}"
+
+
+class Set(FeatureEdit):
+    """Codes of latents are set, whether they were on or not."""
+
+    unchanged = "the codes were these already"
+
+    def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, to: Any, **options: Any) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE.
+            latents: numbers of latents.
+            to: a number, one for each latent, or one (or one for each latent) for each row of the batch.
+            **options: `hook`, `where` and `keep_error`, as in `Ablate`.
+        """
+        super().__init__(sae, latents, **options)
+        self.to = Amount(to, len(self.latents), "to")
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        return self.to.at(places, codes).expand_as(codes)
+
+    def detail(self) -> str:
+        return f" to {self.to}"
+
+
+class Scale(FeatureEdit):
+    """Codes of latents are multiplied; 0 takes them away, 1 changes nothing."""
+
+    def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, by: Any, **options: Any) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE.
+            latents: numbers of latents.
+            by: a number, one for each latent, or one (or one for each latent) for each row of the batch.
+            **options: `hook`, `where` and `keep_error`, as in `Ablate`.
+        """
+        super().__init__(sae, latents, **options)
+        self.by = Amount(by, len(self.latents), "by")
+        if bool((self.by.numbers == 1).all()):
+            self.unchanged = "the factor is 1"
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        return codes * self.by.at(places, codes)
+
+    def detail(self) -> str:
+        return f" by {self.by}"
+
+
+class Add(FeatureEdit):
+    """Codes of latents are raised or, by a negative amount, lowered, below 0 too: steering with features.
+
+    With the error term nothing is encoded: x + sum over latents of amount times decoder row.
+    """
+
+    needs_codes = False
+    unchanged = "the amount is 0"
+
+    def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, amount: Any, **options: Any) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE.
+            latents: numbers of latents.
+            amount: a number, one for each latent, or one (or one for each latent) for each row of the batch.
+            **options: `hook`, `where` and `keep_error`, as in `Ablate`.
+        """
+        super().__init__(sae, latents, **options)
+        self.amount = Amount(amount, len(self.latents), "amount")
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        return codes + self.amount.at(places, codes)
+
+    def detail(self) -> str:
+        return f" by {self.amount}"
+
+
+class Clamp(FeatureEdit):
+    """Codes of latents are at least `min` and at most `max`."""
+
+    unchanged = "all codes were within the limits"
+
+    def __init__(
+        self,
+        sae: SAE,
+        latents: int | Sequence[int] | Tensor,
+        min: Any = None,
+        max: Any = None,
+        **options: Any,
+    ) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE.
+            latents: numbers of latents.
+            min: a number, one for each latent, or one (or one for each latent) for each row of the batch.
+            max: the same; one of the two must be given.
+            **options: `hook`, `where` and `keep_error`, as in `Ablate`.
+        """
+        super().__init__(sae, latents, **options)
+        if min is None and max is None:
+            raise ConfigError("Clamp needs min, max or both")
+        n = len(self.latents)
+        self.min = None if min is None else Amount(min, n, "min")
+        self.max = None if max is None else Amount(max, n, "max")
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        if self.min is not None:
+            codes = torch.maximum(codes, self.min.at(places, codes))
+        return codes if self.max is None else torch.minimum(codes, self.max.at(places, codes))
+
+    def detail(self) -> str:
+        least = "" if self.min is None else f" at least {self.min}"
+        return least + ("" if self.max is None else f" at most {self.max}")
+
+
+class Swap(FeatureEdit):
+    """Codes of latents are those that they have in another text: feature patching.
+
+    Position for position, or all those of one position; where the other text has none, nothing is changed.
+    """
+
+    unchanged = "the codes were these already, or the other text has no such position"
+
+    def __init__(
+        self,
+        sae: SAE,
+        latents: int | Sequence[int] | Tensor,
+        source: Source,
+        *,
+        position: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Make the edit.
+
+        Args:
+            sae: the SAE.
+            latents: numbers of latents.
+            source: the other text: a string, token ids (1, pos) or (batch, pos), one for each row of the batch, or
+                codes of these shapes.
+            position: take the codes of this position of the source at every place of the edit; negative: from its end.
+            **options: `hook`, `where` and `keep_error`, as in `Ablate`.
+        """
+        super().__init__(sae, latents, **options)
+        self.values, self.position = Values(sae, self.latents, source, self.hooks[0]), position
+
+    def join(self, model: SubjectModel) -> None:
+        super().join(model)
+        self.values.read(model)
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        return self.values.aligned(places, codes, self.position)
+
+
+def _latents(latents: Any, sae: SAE) -> tuple[int, ...]:
+    """Numbers of latents, each once."""
+    given = latents.tolist() if isinstance(latents, Tensor) else latents
+    given = [given] if isinstance(given, int) else list(given) if isinstance(given, Sequence | range) else given
+    if not isinstance(given, list) or not given or not all(type(latent) is int for latent in given):
+        raise ConfigError(f"latents are whole numbers, got {latents!r}")
+    wrong = [latent for latent in given if not 0 <= latent < sae.n_latents]
+    if wrong:
+        raise ConfigError(f"there is no latent {wrong[0]}: this SAE has latents 0 to {sae.n_latents - 1}")
+    if len(set(given)) < len(given):
+        raise ConfigError("a latent is named twice in one edit")
+    return tuple(given)

@@ -1,0 +1,141 @@
+"""Interventions along directions of the model's own space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import ConfigError, MismatchError
+from monosem.interventions.base import Amount, Intervention, Places
+from monosem.interventions.where import Condition
+from monosem.models import SubjectModel
+
+
+class AddVector(Intervention):
+    """A vector is added: x + strength v."""
+
+    unchanged = "the vector or its strength is 0"
+
+    def __init__(self, hook: str, vector: Float[Tensor, " d"], *, strength: Any = 1.0, where: Condition = None) -> None:
+        """Make the edit.
+
+        Args:
+            hook: name of a hook point.
+            vector: in the model's own units; (batch, d) for one of each row of the batch.
+            strength: a number, or one for each row of the batch, (batch, 1).
+            where: at which positions; see `ms.Where`.
+
+        Raises:
+            ConfigError: a number is not finite, or of a wrong shape.
+        """
+        super().__init__([hook], where)
+        self.vector, self.strength = _vector(vector, "vector", 2), Amount(strength, 1, "strength")
+
+    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        vector = self.vector.to(rows.device)
+        if vector.ndim == 2:
+            _require_rows(len(vector), places)
+            vector = vector[places.rows]
+        _require_width(vector, rows, self.hooks[0])
+        return rows + self.strength.at(places, vector) * vector
+
+    def join(self, model: SubjectModel) -> None:
+        """Ask whether the hook point is there."""
+        model.hook_point(self.hooks[0])
+
+    def __repr__(self) -> str:
+        return f"AddVector({self.hooks[0]!r}, strength={self.strength})"
+
+
+class Project(Intervention):
+    """The part of activations along a direction is removed or rescaled: x + (scale - 1) <x, u> u, with u of norm 1."""
+
+    unchanged = "there is nothing along the direction, or the scale is 1"
+
+    def __init__(self, hook: str, direction: Float[Tensor, " d"], *, scale: Any = 0.0, where: Condition = None) -> None:
+        """Make the edit.
+
+        Args:
+            hook: name of a hook point.
+            direction: of any length but 0.
+            scale: what remains of the part: 0 nothing, 1 all; a number, or one for each row of the batch, (batch, 1).
+            where: at which positions; see `ms.Where`.
+
+        Raises:
+            ConfigError: a number is not finite, or the direction is 0.
+        """
+        super().__init__([hook], where)
+        self.direction, self.scale = _unit(direction), Amount(scale, 1, "scale")
+
+    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        direction = self.direction.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
+        _require_width(direction, rows, self.hooks[0])
+        along = (rows.to(direction.dtype) @ direction)[:, None]
+        return rows + (self.scale.at(places, along) - 1) * along * direction
+
+    def __repr__(self) -> str:
+        return f"Project({self.hooks[0]!r}, scale={self.scale})"
+
+
+class CapProjection(Intervention):
+    """The part of activations along a direction is at most so long: x - relu(<x, u> - most) u, with u of norm 1."""
+
+    unchanged = "the cap was never reached"
+
+    def __init__(self, hook: str, direction: Float[Tensor, " d"], *, most: Any, where: Condition = None) -> None:
+        """Make the edit.
+
+        Args:
+            hook: name of a hook point.
+            direction: of any length but 0; what points the other way is not capped.
+            most: a number, or one for each row of the batch, (batch, 1).
+            where: at which positions; see `ms.Where`.
+
+        Raises:
+            ConfigError: a number is not finite, or the direction is 0.
+        """
+        super().__init__([hook], where)
+        self.direction, self.most = _unit(direction), Amount(most, 1, "most")
+
+    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        direction = self.direction.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
+        _require_width(direction, rows, self.hooks[0])
+        along = (rows.to(direction.dtype) @ direction)[:, None]
+        return rows - (along - self.most.at(places, along)).relu() * direction
+
+    def __repr__(self) -> str:
+        return f"CapProjection({self.hooks[0]!r}, most={self.most})"
+
+
+def _vector(value: Any, name: str, most_dimensions: int = 1) -> Tensor:
+    try:
+        vector = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{name} must be numbers, got a {type(value).__name__}") from error
+    if not 1 <= vector.ndim <= most_dimensions or vector.numel() == 0:
+        raise ConfigError(f"{name} must be of shape (d,), got {tuple(vector.shape)}")
+    vector = vector if vector.dtype == torch.float64 else vector.to(torch.float32)
+    if not bool(vector.isfinite().all()):
+        raise ConfigError(f"{name} has numbers that are not finite")
+    return vector
+
+
+def _unit(value: Any) -> Tensor:
+    direction = _vector(value, "direction").double()
+    length = direction.norm()
+    if not length > 0:
+        raise ConfigError("the direction is 0: it points nowhere")
+    return direction / length
+
+
+def _require_width(vector: Tensor, rows: Tensor, hook: str) -> None:
+    if vector.shape[-1] != rows.shape[-1]:
+        raise MismatchError(f"the vector has width {vector.shape[-1]}, {hook} has width {rows.shape[-1]}")
+
+
+def _require_rows(n: int, places: Places) -> None:
+    if places.context.rows is None and n != len(places.chosen):
+        raise MismatchError(f"there are vectors for {n} rows, the batch has {len(places.chosen)}")
