@@ -22,7 +22,16 @@ class Rounded(list[float]):
     """Numbers that are as short already as they shall be."""
 
 
-AS_IT_IS = {str, int, bool, type(None), Rounded}
+class Ready(dict[str, Any]):
+    """What stands in it is as short already as it shall be, and finite."""
+
+
+AS_IT_IS = {str, int, bool, type(None), Rounded, Ready}
+
+
+def digits(value: float, n: int = 7) -> float:
+    """The value, which is finite, with so many digits."""
+    return float(f"{value:.{n}g}") + 0.0  # which makes a zero of minus zero
 
 
 def to_json(value: Any) -> bytes:
@@ -37,7 +46,7 @@ def to_json(value: Any) -> bytes:
 def _short(value: Any) -> Any:
     kind = type(value)
     if kind is float:
-        return float(f"{value:.7g}") + 0.0 if math.isfinite(value) else None
+        return digits(value) if math.isfinite(value) else None
     if kind is dict:
         return {key: inner if type(inner) in AS_IT_IS else _short(inner) for key, inner in value.items()}
     if kind is list or kind is tuple:

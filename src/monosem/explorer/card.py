@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
 from monosem.explorer import shapes
-from monosem.explorer.answers import Rounded
+from monosem.explorer.answers import Ready, Rounded, digits
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.said import explanation
-from monosem.explorer.shapes import Code, FiringToken, Moments, Other, Preview, SourcePart, TokenWeight
+from monosem.explorer.shapes import Code, FiringToken, Moments, Named, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
 from monosem.features.explanations import PERSON, Explanations
 
@@ -28,7 +29,10 @@ def features_json(dictionary: Dictionary, latents: Sequence[int]) -> list[shapes
     for latent in latents:
         dictionary.check(latent)
     explained = [dictionary.explanations(maker) for maker in dictionary.explainers()]
-    return [_feature(dictionary, feature, explained) for feature in dictionary.store.features(latents)]
+    features = dictionary.store.features(latents)
+    others = (other.latent for feature in features for other in (*feature.neighbours, *feature.cofiring))
+    names = dictionary.all_named(others)
+    return [_feature(dictionary, feature, explained, names) for feature in features]
 
 
 def previews(dictionary: Dictionary, latents: Sequence[int], words: str = "") -> list[Preview]:
@@ -41,9 +45,10 @@ def previews(dictionary: Dictionary, latents: Sequence[int], words: str = "") ->
         text = "".join(example.texts).lower()
         return sum(word.search(text) is None for word in wanted)
 
+    names = dictionary.all_named(latents)
     return [
         Preview(
-            **dictionary.named(feature.latent),
+            **names[feature.latent],
             max=feature.max,
             passages=[_example(example, feature) for example in sorted(feature.top, key=lacking)[:A_PREVIEW]],
         )
@@ -67,7 +72,9 @@ def python_code(dictionary: Dictionary, latent: int) -> Code:
     return Code(code="\n".join(lines) + "\n")
 
 
-def _feature(dictionary: Dictionary, feature: Feature, explained: Sequence[Explanations]) -> shapes.Feature:
+def _feature(
+    dictionary: Dictionary, feature: Feature, explained: Sequence[Explanations], names: Mapping[int, Named]
+) -> shapes.Feature:
     drawn = _in_order_of_draw(feature)
     at = np.array([example.activation for example in drawn])
     intervals: list[shapes.Interval] = []
@@ -100,19 +107,17 @@ def _feature(dictionary: Dictionary, feature: Feature, explained: Sequence[Expla
         histogram=shapes.Histogram(edges=feature.histogram.edges.tolist(), counts=feature.histogram.counts.tolist())
         if len(feature.histogram.counts)
         else shapes.Histogram(edges=[], counts=[]),
-        promoted=[TokenWeight(**effect._asdict()) for effect in feature.promoted],
-        suppressed=[TokenWeight(**effect._asdict()) for effect in feature.suppressed],
-        logits=Moments(**logits._asdict()) if logits else None,
-        firing_tokens=[FiringToken(**token._asdict()) for token in feature.firing_tokens],
+        promoted=[cast(TokenWeight, effect._asdict()) for effect in feature.promoted],
+        suppressed=[cast(TokenWeight, effect._asdict()) for effect in feature.suppressed],
+        logits=cast(Moments, logits._asdict()) if logits else None,
+        firing_tokens=[cast(FiringToken, token._asdict()) for token in feature.firing_tokens],
         counted=feature.counted_tokens == feature.n_tokens,
         counted_tokens=feature.counted_tokens,
         neighbours=[
-            Other(**dictionary.named(latent), cosine=cosine, share=None, lift=None)
-            for latent, cosine in feature.neighbours
+            Other(**names[latent], cosine=cosine, share=None, lift=None) for latent, cosine in feature.neighbours
         ],
         cofiring=[
-            Other(**dictionary.named(latent), cosine=None, share=share, lift=lift)
-            for latent, share, lift in feature.cofiring
+            Other(**names[latent], cosine=None, share=share, lift=lift) for latent, share, lift in feature.cofiring
         ],
         top=[_example(example, feature) for example in feature.top],
         samples=[_example(example, feature) for example in drawn],
@@ -126,8 +131,8 @@ def _feature(dictionary: Dictionary, feature: Feature, explained: Sequence[Expla
                 norm=part.norm,
                 share=part.share,
                 cosines=part.cosines,
-                promoted=[TokenWeight(**effect._asdict()) for effect in part.promoted],
-                suppressed=[TokenWeight(**effect._asdict()) for effect in part.suppressed],
+                promoted=[cast(TokenWeight, effect._asdict()) for effect in part.promoted],
+                suppressed=[cast(TokenWeight, effect._asdict()) for effect in part.suppressed],
             )
             for part in feature.parts
         ],
@@ -149,11 +154,11 @@ def _in_order_of_draw(feature: Feature) -> list[Example]:
 
 def _example(example: Example, feature: Feature) -> shapes.Example:
     on, labels = bool(example.activations.any()), feature.pictures or feature.rows
-    return shapes.Example(
-        activation=example.activation,
-        weight=example.weight,
+    shown = shapes.Example(
+        activation=digits(example.activation),
+        weight=digits(example.weight),
         texts=example.texts if feature.rows is None else [feature.rows.name(example.document)],
-        activations=Rounded([float(f"{a:.4g}") if a else 0 for a in example.activations.tolist()]) if on else [],
+        activations=Rounded([digits(a, 4) if a else 0 for a in example.activations.tolist()]) if on else [],
         peak=example.peak,
         document=example.document,
         position=example.position,
@@ -165,3 +170,4 @@ def _example(example: Example, feature: Feature) -> shapes.Example:
         start=example.start,
         label=labels.label(example.document) if labels is not None else None,
     )
+    return cast(shapes.Example, Ready(shown))

@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,7 +28,6 @@ from monosem.explorer.shapes import (
     Metric,
     Missing,
     Named,
-    Said,
     Sources,
     Summary,
     Text,
@@ -210,22 +209,23 @@ class Dictionary:
 
     def named(self, latent: int) -> Named:
         """How to call a latent."""
-        label, pieces = self.notes[latent]["label"], self._columns[3]
-        piece = None if pieces is None else pieces[latent].as_py()
-        rate = float(self.rates[latent])
-        return Named(
-            latent=latent,
-            explanation=self.said(latent),
-            name=self.own_name(latent),
-            name_piece=piece,
-            label=label,
-            rate=rate,
-        )
+        return self.all_named([latent])[latent]
 
-    def said(self, latent: int) -> Said | None:
-        """What the latent means, by the best of its explanations."""
-        item = self.explanations().get(latent)
-        return None if item is None else said(item)
+    def all_named(self, latents: Iterable[int]) -> dict[int, Named]:
+        """How to call each of some latents: by what a person calls it, by the best of its explanations, by its name."""
+        explained, pieces, labels = self.explanations(), self._columns[3], self.notes.labels()
+        found = dict[int, Named]()
+        for latent in {*latents}:
+            item = explained.get(latent)
+            found[latent] = Named(
+                latent=latent,
+                explanation=None if item is None else said(item),
+                name=self.own_name(latent),
+                name_piece=None if pieces is None else pieces[latent].as_py(),
+                label=labels.get(latent),
+                rate=float(self.rates[latent]),
+            )
+        return found
 
     def explanations(self, explainer: str | None = None) -> Explanations:
         """Of the store; none where they are damaged: the features can be looked at all the same."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from monosem.errors import ConfigError
-from monosem.explorer.answers import to_json
+from monosem.explorer.answers import Ready, to_json
 from monosem.explorer.card import features_json
 from monosem.explorer.chunks import write_chunk
 from monosem.explorer.dictionary import Dictionary
@@ -64,12 +65,17 @@ def export_site(dictionaries: dict[str, Dictionary], folder: str | Path, page: P
             {**summary, "path": summary["name"], "can": _can(summary["can"])} for summary in overview["dictionaries"]
         ]
         write_chunk(folder, "dictionaries", {**overview, "static": True, "dictionaries": summaries})
-        for dictionary in dictionaries.values():
-            _write_dictionary(site, dictionary, folder)
-            _write_words(dictionary, folder)
-            firsts = range(0, dictionary.n_latents, FEATURES_A_FILE)
-            for first in each(f"writing {dictionary.name}", firsts, FEATURES_A_FILE, "features"):
-                _write_features(site, dictionary, folder, first)
+        with ThreadPoolExecutor(1) as aside:
+            for dictionary in dictionaries.values():
+                laid_out = aside.submit(site.geometry.map, dictionary) if dictionary.can["map"] is None else None
+                _write_dictionary(site, dictionary, folder)
+                _write_words(dictionary, folder)
+                firsts = range(0, dictionary.n_latents, FEATURES_A_FILE)
+                for first in each(f"writing {dictionary.name}", firsts, FEATURES_A_FILE, "features"):
+                    _write_features(site, dictionary, folder, first)
+                if laid_out is not None:
+                    with doing(f"laying out the map of {dictionary.name}"):
+                        write_chunk(folder, f"d/{dictionary.name}/map", laid_out.result())
         _write_comparisons(site, folder)
     finally:
         site.close()
@@ -88,9 +94,6 @@ def _write_dictionary(site: Site, dictionary: Dictionary, folder: Path) -> None:
     pictures = dictionary.store.pictures
     for number, png in pictures.every() if pictures is not None else ():
         write_bytes(folder / f"data/{home}/image/{number}.png", png)
-    if dictionary.can["map"] is None:
-        with doing(f"laying out the map of {dictionary.name}"):
-            write_chunk(folder, f"{home}/map", site.geometry.map(dictionary))
     for first in range(0, dictionary.n_latents, ROWS_A_FILE):
         latents = range(first, min(dictionary.n_latents, first + ROWS_A_FILE))
         rows = {"first": first, "rows": rows_of(dictionary, latents)}
@@ -137,8 +140,11 @@ def _write_features(site: Site, dictionary: Dictionary, folder: Path, first: int
 
 def _placed(example: dict[str, Any]) -> dict[str, Any]:
     """An example that says where its window stands in the passages, in place of its texts."""
-    kept = {name: value for name, value in example.items() if name not in OF_PASSAGES}
-    return {**kept, "length": len(example["texts"])}
+    placed = Ready(example)
+    for name in OF_PASSAGES:
+        del placed[name]
+    placed["length"] = len(example["texts"])
+    return placed
 
 
 def _write_comparisons(site: Site, folder: Path) -> None:

@@ -6,12 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from monosem.errors import ConfigError, MonosemError
-from monosem.explorer.answers import Rounded
+from monosem.explorer.answers import Ready, Rounded, digits
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.shapes import (
     FiredOn,
@@ -187,13 +187,13 @@ def firings_json(words: WordTable, firings: Sequence[Firing]) -> list[FiredOn]:
     found: list[FiredOn] = []
     for firing in firings:
         shown = words.shown(firing)
-        activations = Rounded([float(f"{a:.4g}") if a else 0 for a in shown.activations.tolist()])
+        activations = Rounded([digits(a, 4) if a else 0 for a in shown.activations])
         found.append(
             FiredOn(
                 latent=firing.latent,
                 score=firing.score,
-                word=WordEvidence(**firing.evidence._asdict()),
-                passage=SearchPassage(texts=shown.texts, activations=activations, peak=shown.peak),
+                word=cast(WordEvidence, firing.evidence._asdict()),
+                passage=cast(SearchPassage, Ready(texts=shown.texts, activations=activations, peak=shown.peak)),
             )
         )
     return found
@@ -300,7 +300,7 @@ def _by_text(dictionary: Dictionary, subjects: Subjects, query: str) -> Hits:
         activations[places[mine]] = values[mine]
         peak = int(activations.argmax())
         first, stop = max(0, peak - AROUND[0]), min(len(texts), peak + AROUND[1] + 1)
-        shown = [float(f"{a:.4g}") for a in activations[first:stop]]
+        shown = [digits(a, 4) for a in activations[first:stop]]
         passages[hit.latent] = SearchPassage(texts=texts[first:stop], activations=shown, peak=peak - first)
     return Hits(hits, {}, passages)
 

@@ -252,12 +252,10 @@ def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Que
     mentioned = np.unique(np.r_[latents, asked or []]).astype(int).tolist()
     target, refused, choices = _target(vocabulary, model, question.target)
     effects = _effects(sae, model, mentioned, target["token"]) if target else [None] * len(mentioned)
-    features: dict[str, PromptFeature] = {}
+    features, names = dict[str, PromptFeature](), dictionary.all_named(mentioned)
     for latent, effect in zip(mentioned, effects, strict=True):
         most = float(dictionary.maxima[latent])
-        features[str(latent)] = PromptFeature(
-            **dictionary.named(latent), max=None if np.isnan(most) else most, effect=effect
-        )
+        features[str(latent)] = PromptFeature(**names[latent], max=None if np.isnan(most) else most, effect=effect)
     logits = torch.zeros(0) if done.logits is None else done.logits
     chances = logits.softmax(-1).topk(min(LIKELIEST, len(logits)))
     likeliest = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary
-from monosem.explorer.shapes import Column, ColumnHistogram, Page, Row
+from monosem.explorer.shapes import Column, ColumnHistogram, Named, Page, Row
 from monosem.features.store import NEVER
 from monosem.spelling import listed
 from monosem.sql import condition
@@ -97,17 +97,17 @@ def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
         f"select * from features where latent between {low} and {high} and {_among(latents)}"
     ).to_pylist()
     by_latent = {row["latent"]: row for row in found}
-    return [_row(dictionary, by_latent[latent]) for latent in latents]
+    names = dictionary.all_named(by_latent)
+    return [_row(dictionary, by_latent[latent], names[latent]) for latent in latents]
 
 
-def _row(dictionary: Dictionary, row: dict[str, Any]) -> Row:
-    note = dictionary.notes[row["latent"]]
+def _row(dictionary: Dictionary, row: dict[str, Any], named: Named) -> Row:
     more = {
         "name_piece": row.get("name_piece"),
         "name": row["name"] if row["count"] else NEVER,
-        "label": note["label"],
-        "explanation": dictionary.said(row["latent"]),
-        "starred": note["starred"],
+        "label": named["label"],
+        "explanation": named["explanation"],
+        "starred": dictionary.notes[row["latent"]]["starred"],
     }
     return {**row, **more}  # pyright: ignore[reportReturnType]
 

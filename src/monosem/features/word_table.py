@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
     tokens: np.ndarray
     texts: list[str]
-    activations: np.ndarray
+    activations: list[float]
     peak: int
 
 
@@ -100,14 +100,18 @@ class WordTable:
         number = self._numbers.get(_plain(word))
         if number is None:
             return []
-        columns, n = self._columns, int(self._occurrences[number])
+        n, text = int(self._occurrences[number]), self._texts[number]
+        rows = slice(int(self._first[number]), int(self._first[number + 1]))
+        latents = self._columns["latent"][rows]
+        fires, strengths, logged = (self._columns[name][rows].tolist() for name in ("fires", "strength", "firings"))
+        shares = (np.array(logged) / np.maximum(1, self._logged[latents])).tolist()
+        rates = self._rates[latents].astype(np.float64).tolist()
         firings: list[Firing] = []
-        for row in range(int(self._first[number]), int(self._first[number + 1])):
-            latent, fires, strength = (columns[name][row].item() for name in ("latent", "fires", "strength"))
-            low, high = (fires / n, fires / n) if self.whole else wilson(fires, n)
-            share = columns["firings"][row].item() / max(1, int(self._logged[latent]))
-            evidence = WordEvidence(self._texts[number], n, fires, fires / n, low, high, strength, share)
-            firings.append(Firing(latent, (fires / n - float(self._rates[latent])) * strength, evidence, row))
+        for i, latent in enumerate(latents.tolist()):
+            share = fires[i] / n
+            low, high = (share, share) if self.whole else wilson(fires[i], n)
+            evidence = WordEvidence(text, n, fires[i], share, low, high, strengths[i], shares[i])
+            firings.append(Firing(latent, (share - rates[i]) * strengths[i], evidence, rows.start + i))
         return sorted(firings, key=lambda firing: (-firing.score, -firing.evidence.share, firing.latent))
 
     def find_all(self, words: list[str]) -> list[Firing]:
@@ -126,7 +130,8 @@ class WordTable:
         shades = self._shades[int(self._shade_ends[row]) : int(self._shade_ends[row + 1])]
         first = int(self._token_ends[columns["context"][row].item()]) + columns["first"][row].item()
         tokens = self._tokens[first : first + len(shades)]
-        activations = shades.astype(np.float64) / 255 * float(self._maxima[firing.latent])
+        unit = float(self._maxima[firing.latent]) / 255
+        activations = [shade * unit for shade in shades.tolist()]
         return Shown(tokens, self._store.vocabulary.texts(tokens), activations, columns["peak"][row].item())
 
 
