@@ -23,6 +23,8 @@ KINDS = ("top", "sample", "near_miss", "silent")
 AFFIXES = (("begins", 2), ("begins", 3), ("begins", 4), ("begins", 5), ("ends", 2), ("ends", 3), ("ends", 4))
 ALL = 1.5
 """Firings on each occurrence of a word from which on they are on all of its tokens."""
+BEGINNINGS = (1, 2, 4, 8)
+"""Places at the beginning of a context that are tried."""
 FORMS = 3
 """How a group of words is meant: any token of them, the first, a later one."""
 
@@ -227,6 +229,14 @@ class Evidence:
     def after_kinds(self) -> np.ndarray:
         """(kinds,) first tokens of a word right behind words of each kind."""
         return self.kinds.T @ self.counts.after
+
+    @functools.cached_property
+    def beginnings(self) -> list[tuple[int, float]]:
+        """Of the first place that is read in most contexts, and of some behind it: where it ends, and its tokens."""
+        at = self.text.position[: self.counted][self.text.read[: self.counted]]
+        times = np.bincount(at)
+        first = int(np.argmax(times >= times.max() / 2)) if len(at) else 0
+        return [(first + n, float(times[: first + n].sum())) for n in BEGINNINGS]
 
     @functools.cached_property
     def affixes(self) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:

@@ -245,6 +245,9 @@ def _behind(evidence: Evidence, latent: int, atoms: Atoms) -> list[Candidate]:
             found.append(Candidate({"behind": said}, inside, float(counts.inside[p])))
         for t in np.unique(token[holds]).tolist():
             add({"tokens": (text.vocabulary.text(t),), "behind": said}, holds & (token == t), counts.pair(p, t))
+    position = text.position[at]
+    for stop, n in evidence.beginnings:
+        add({"positions": (0, stop)}, position < stop, n, np.ones(size))
     of_kind = evidence.kinds[np.maximum(before, 0)] * (first & (before >= 0))[:, None]
     for k in np.argsort(-(weight @ of_kind), kind="stable")[:KINDS_BEFORE].tolist():
         n = float(evidence.after_kinds[k])
@@ -300,6 +303,7 @@ def _chosen(
         precise.append(share * total / max(1e-9, float(cost[best])))
         n += float(cost[best])
         left, inside[best] = left * (1 - covered[best]), 0
+        _widen(clauses, strong, precise)
     gain = left * alone
     best = np.argsort(-gain)[:WORDS]
     best = best[gain[best] > 0]
@@ -310,6 +314,20 @@ def _chosen(
             strong.append(float((left * atoms.strong)[mine].sum()) / all_strong)
             precise.append(share * total / max(1e-9, float((left * atoms.n)[mine].sum())))
     return clauses, strong, precise, n + float((left * atoms.n)[best].sum())
+
+
+def _widen(clauses: list[Clause], strong: list[float], precise: list[float]) -> None:
+    """Where the last clause holds from the beginning of the text, one that ends sooner is a part of it."""
+    last = clauses[-1]
+    for i, clause in enumerate(clauses[:-1]):
+        if clause.positions and last.positions and clause.positions[0] == last.positions[0] == 0:
+            share = min(1.0, clause.share + last.share)
+            tokens = sum(part.share / max(1e-9, p) for part, p in ((clause, precise[i]), (last, precise[-1])))
+            stop = max(clause.positions[1], last.positions[1])
+            clauses[i] = Clause(positions=(0, stop), share=share)
+            strong[i], precise[i] = strong[i] + strong[-1], share / max(1e-9, tokens)
+            del clauses[-1], strong[-1], precise[-1]
+            return
 
 
 def _of_words(evidence: Evidence, atoms: Atoms, chosen: np.ndarray) -> Clause:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from monosem.explain.evidence import Evidence
+from monosem.explain.evidence import KINDS, Evidence
 from monosem.explain.find import Found, find_rule
 from monosem.explain.measure import estimated, with_score
 from monosem.explain.say import CLEAR_Z, PROMOTED, Sayer, shown
@@ -16,8 +17,13 @@ from monosem.features.files import PART
 from monosem.work import doing
 
 NAME = "rules"
+NEAR_MISS = KINDS.index("near_miss")
 UNSURE = 0.3
 """Below it what a latent does at the output says more, if that is clear."""
+NEARLY, SEVERAL = 3, 2
+"""Near misses that are named, and how many of them must stand at the same token."""
+COMMON = 0.005
+"""Share of the text from which a token is found anywhere."""
 LETTERS = 0.5
 """Share of the strongest promotion's weight from which others are named beside it."""
 
@@ -73,6 +79,9 @@ def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str
     said = _tokens_said(sayer, evidence, samples.token[used]) if rule is None else sayer.line(rule)
     if sure < UNSURE:
         said = f"unclear: {said}"
+    elif rule is not None:
+        nearly = _nearly(evidence, sayer, latent, rule)
+        said += f"; nearly on {', '.join(nearly)}" if nearly else ""
     text = f"{said}; {promotes}" if promotes else said
     common = {"latents": [latent], "explainer": NAME, "seen": seen}
     first = Explanation(**common, text=text, sure=round(sure, 3), rule=None if rule is None else rule.rule)
@@ -84,6 +93,18 @@ def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str
 def _tokens_said(sayer: Sayer, evidence: Evidence, at: np.ndarray) -> str:
     tokens = dict.fromkeys(sayer.token(evidence.text.vocabulary.text(int(t))) for t in evidence.text.tokens[at[:12]])
     return "fires on " + ", ".join(list(tokens)[:6]) if tokens else "no passage is kept"
+
+
+def _nearly(evidence: Evidence, sayer: Sayer, latent: int, found: Found) -> list[str]:
+    """The tokens at which several near misses stand, and for which the rule does not hold; common ones say nothing."""
+    samples = evidence.samples.of(latent)
+    at = samples.token[(samples.kind == NEAR_MISS) & ~samples.test]
+    for clause in found.rule.clauses:
+        at = np.setdiff1d(at, evidence.text.holding(clause, at))
+    tokens = evidence.text.tokens[at]
+    rare = tokens[evidence.counts.token[tokens] <= COMMON * evidence.counts.n]
+    times = Counter(sayer.token(evidence.text.vocabulary.text(int(token))) for token in rare)
+    return [token for token, n in times.most_common(NEARLY) if n >= SEVERAL]
 
 
 def _sure(evidence: Evidence, latent: int, found: Found) -> float:

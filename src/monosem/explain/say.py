@@ -113,7 +113,8 @@ class Sayer:
         if clause.line_start:
             what += " at the start of a line"
         if clause.positions is not None:
-            what += f" at places {clause.positions[0]} to {clause.positions[1] - 1} of the text"
+            first, stop = clause.positions
+            what += f" at places {first} to {stop - 1} of the text" if first else f" among the first {stop} of the text"
         return what
 
     def _kind(self, clause: Clause) -> str:
