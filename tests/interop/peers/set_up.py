@@ -25,7 +25,7 @@ INSTALLS: dict[str, list[list[str]]] = {
     "sparsify": [TORCH, ["eai-sparsify"]],
     "circuit_tracer": [TORCH, ["circuit-tracer"]],
 }
-OURS = ["numba", "jaxtyping", "pydantic", "duckdb", "pyarrow", "scipy", "rich", "safetensors", "pyyaml"]
+OURS = ["numba", "jaxtyping", "pillow", "pydantic", "duckdb", "pyarrow", "scipy", "rich", "safetensors", "pyyaml"]
 """What our package needs of those that splice an SAE into models of other libraries."""
 ADAPTERS: dict[str, list[list[str]]] = {
     # numpy below 2 is what the second one asks for, and with it older packages
