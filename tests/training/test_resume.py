@@ -174,6 +174,7 @@ def test_a_run_on_text_goes_on_without_tokenising_again_what_comes_before(
             content = json.loads(file.read_text())
             del content["source"]
             file.write_text(json.dumps(content))
+            file.with_name("sums.json").unlink()
     assert_same_tensors(run(tmp_path / "stopped").sae, expected.sae)
     assert (sum(tokenised) < 0.6 * all_chunks) == with_state
 
@@ -426,27 +427,41 @@ def test_a_checkpoint_of_another_sae_is_refused(cls: type[SAE], options: dict[st
 
 
 def damage_json(folder: Path) -> None:
+    (folder / "sums.json").unlink()  # as in this and the next ones: a checkpoint of a version that wrote none
     (folder / "trainer.json").write_text('{"steps": 2, "tok')
 
 
 def drop_place(folder: Path) -> None:
+    (folder / "sums.json").unlink()
     (folder / "trainer.json").write_text('{"steps": 2, "tokens": 20}')
 
 
 def endless_steps(folder: Path) -> None:
+    (folder / "sums.json").unlink()
     content = json.loads((folder / "trainer.json").read_text())
     (folder / "trainer.json").write_text(json.dumps({**content, "steps": float("nan")}))
 
 
 def damage_tensors(folder: Path) -> None:
+    (folder / "sums.json").unlink()
     (folder / "trainer.safetensors").write_bytes((folder / "trainer.safetensors").read_bytes()[:1000])
 
 
 def other_tensors(folder: Path) -> None:
+    (folder / "sums.json").unlink()
     shutil.copy(folder / "sae.safetensors", folder / "trainer.safetensors")
 
 
-@pytest.mark.parametrize("damage", [damage_json, drop_place, endless_steps, damage_tensors, other_tensors])
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "sae.safetensors").read_bytes())
+    content[-3] ^= 4
+    (folder / "sae.safetensors").write_bytes(content)
+
+
+DAMAGES = [damage_json, drop_place, endless_steps, damage_tensors, other_tensors, flip_a_bit]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
     damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -468,6 +483,23 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(
     with pytest.warns(UserWarning, match="goes on from the one before"):
         resumed = small_run(tmp_path / "other")
     assert_same_run(resumed, small_run(None))
+
+
+def test_checkpoints_take_a_fiftieth_of_the_time_at_most_whatever_they_weigh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monosem.training import member
+
+    written = list[int]()
+
+    def slow(folder: Path, *rest: Any) -> Path:
+        written.append(rest[0].steps)
+        time.sleep(0.2)
+        return checkpoints.write_checkpoint(folder, *rest)
+
+    monkeypatch.setattr(member, "write_checkpoint", slow)
+    small_run(tmp_path, minutes=1e-9)
+    assert written == [1, N_STEPS]  # the second would have been due 10 seconds later
 
 
 @pytest.mark.filterwarnings("ignore:the activations ended")

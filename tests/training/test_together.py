@@ -112,6 +112,26 @@ def test_killed_at_any_place_and_called_again_it_ends_in_the_same_bits(
         assert len(list((tmp_path / name / "checkpoints").iterdir())) == 1
 
 
+def test_where_the_newest_checkpoint_of_one_is_damaged_it_alone_goes_on_from_the_one_before(
+    tmp_path: Path, alone: dict[str, tuple[dict[str, Tensor], list[dict[str, float]]]]
+) -> None:
+    def kill(trainer: Trainer, step: Step) -> None:
+        if trainer.steps == 6:
+            raise Killed
+
+    options = {"tokens": TOKENS, "config": configs(0), "path": tmp_path, "progress": False}
+    with pytest.raises(Killed):
+        train_together(make(), source(), callbacks=[kill], **options)
+    name = list(make())[1]
+    newest, before = sorted((tmp_path / name / "checkpoints").glob("step_*"), reverse=True)
+    content = bytearray((newest / "trainer.safetensors").read_bytes())
+    content[-3] ^= 4
+    (newest / "trainer.safetensors").write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newest.name}.*goes on from the one before, {before.name}"):
+        results = train_together(make(), source(), **options)
+    assert_same({name: result.sae for name, result in results.items()}, alone)
+
+
 def test_killed_between_the_checkpoints_of_two_saes_each_goes_on_from_its_own(
     tmp_path: Path,
     alone: dict[str, tuple[dict[str, Tensor], list[dict[str, float]]]],

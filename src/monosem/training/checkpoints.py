@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from monosem.activations import ActivationSource, Place
-from monosem.errors import MismatchError
-from monosem.files import read_json, read_safetensors, reading, write_json, write_safetensors, writing
+from monosem.errors import FileError, MismatchError
+from monosem.files import read_json, read_safetensors, reading, regular_file, write_json, write_safetensors, writing
 from monosem.sae import SAE, load_sae, save_sae
 from monosem.training.trainer import Trainer
 
 NAME = re.compile(r"step_\d{8,}")
+SUMS = "sums.json"
+REMEDY = "delete the checkpoint to begin the run again"
 
 
 class _Progress(BaseModel):
@@ -46,6 +49,7 @@ def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[
     tensors, numbers = trainer.state()
     write_safetensors(new / "trainer.safetensors", tensors)
     write_json(new / "trainer.json", {**numbers, "place": place, "source": source})
+    write_json(new / SUMS, {path.name: _sum(path) for path in sorted(new.iterdir())})
     with writing(final):
         new.replace(final)
     return final
@@ -80,6 +84,7 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: Activa
         FileError: the checkpoint is damaged.
         MismatchError: it is of another SAE.
     """
+    _require_whole(checkpoint)
     saved = load_sae(checkpoint, sae.W_enc.device)
     there, here = _description(saved), _description(sae)
     if there != here:
@@ -87,13 +92,37 @@ def read_checkpoint(checkpoint: Path, sae: SAE, trainer: Trainer, source: Activa
     sae.load_state_dict(saved.state_dict())
     sae.transform.fitted = sae.target_transform.fitted = saved.transform.fitted
     sae.metadata = saved.metadata
-    remedy = "delete the checkpoint to begin the run again"
-    tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device, remedy)
-    progress = read_json(checkpoint / "trainer.json", _Progress, remedy=remedy)
-    with reading(checkpoint / "trainer.json", remedy):
+    tensors = read_safetensors(checkpoint / "trainer.safetensors", sae.W_enc.device, REMEDY)
+    progress = read_json(checkpoint / "trainer.json", _Progress, remedy=REMEDY)
+    with reading(checkpoint / "trainer.json", REMEDY):
         source.load_state(progress.source)
         trainer.load_state(tensors, progress.model_dump(exclude={"place", "source"}))
     return Place(*progress.place)
+
+
+def _require_whole(checkpoint: Path) -> None:
+    """See that every file is what was written; checkpoints of earlier versions do not say it.
+
+    Raises:
+        FileError: one is not.
+    """
+    if not (checkpoint / SUMS).is_file():
+        return
+    for name, total in read_json(checkpoint / SUMS, dict[str, int], remedy=REMEDY).items():
+        path = regular_file(checkpoint / Path(name).name, remedy=REMEDY)
+        with reading(path, REMEDY):
+            found = _sum(path)
+        if found != total:
+            raise FileError(f"{path} is damaged: it is not what was written: {REMEDY}")
+
+
+def _sum(path: Path) -> int:
+    """CRC-32 of a file."""
+    total = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(2**22):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def _description(sae: SAE) -> str:

@@ -29,6 +29,8 @@ from monosem.training.member import Member, TrainingResult
 from monosem.training.trainer import Step, Trainer
 from monosem.work import Job, Stage, Stopped, StopRequest, alone_in, doing, job
 
+CHECKPOINTS_SHARE = 0.02
+"""Of a run's time, at most, whatever a checkpoint weighs; the pause between two grows with what they take."""
 FIGURES = {"loss": "{:.4f}", "fvu": "{:.3f}", "l0": "{:.1f}", "dead": "{:.1%}"}
 LABELS = {"fvu": "FVU", "l0": "L0"}
 
@@ -264,10 +266,11 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
         step += 1
         stage.figures = _figures(shown) if shown else stage.figures
         stage.advance(config.batch_size)
-        if step < n_steps and not stop.requested and time.monotonic() - last_checkpoint > pause:
+        if step < n_steps and not stop.requested and (now := time.monotonic()) - last_checkpoint > pause:
             for member in members:
                 member.write_checkpoint()
             last_checkpoint = time.monotonic()
+            pause = max(pause, (last_checkpoint - now) / CHECKPOINTS_SHARE) if pause else 0
 
 
 def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback], last: bool) -> list[dict[str, float]]:
