@@ -37,7 +37,7 @@ class TrainingConfig(BaseModel):
     matmul: Literal["auto", "float32"] = "auto"
     """"auto" finds candidates in bfloat16 where the hardware is fast at it, and evaluates them in float32."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """Time between checkpoints of a run that has a folder; longer where they take over 2 % of it. 0: after every step."""
+    """Time between checkpoints of a run that has a folder, longer where they take over 2 % of it; 0: every step."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of metrics.jsonl."""
     loggers: tuple[str, ...] = ()
