@@ -58,7 +58,7 @@ class TrainingLoss:
 
 def _unit_rows(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
     rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return rows / row_norms(rows)
+    return rows if rows.is_meta else rows / row_norms(rows)  # see blank.py
 
 
 class SAE(Weights, ABC):

@@ -59,8 +59,9 @@ class _Blank(TorchFunctionMode):
                 raise FileError(
                     f"{self.path} describes an SAE much larger than the tensors beside it: restore it or write it anew"
                 )
-        if func is torch.randn:
-            kwargs |= {"device": META, "generator": None}
+        if func is torch.randn:  # not drawn: for that torch would load its compiler first
+            func, kwargs["device"] = torch.empty, META
+            kwargs.pop("generator", None)
         elif func is Tensor.to and given[0].is_meta:
             given = [given[0], *(arg for arg in given[1:] if not isinstance(arg, str | torch.device))]
             kwargs.pop("device", None)
