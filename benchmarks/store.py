@@ -7,8 +7,11 @@ another one in every epoch, and ends in float32. A plain write of the same bytes
 """
 
 import argparse
+import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +33,7 @@ from monosem.activations.shards import (
 from monosem.files import write_json
 from monosem.sae import SAEMetadata
 
-SHARD_ROWS, WINDOW_SHARDS = 65_536, 16
+SHARD_ROWS, WINDOW_SHARDS, LINKS = 65_536, 16, 30_000
 
 
 def main() -> None:
@@ -62,7 +65,7 @@ def main() -> None:
         buffer = store.pool(0).nbytes / 2**20
         beyond = memory() - before - buffer
         show(f"memory beyond the buffer of {buffer:.0f} MiB", f"{beyond:.0f} MiB", -beyond, -300)
-        large()
+        large(Path(folder) / "large")
 
 
 def written(path: Path, block: np.ndarray, rows: int) -> float:
@@ -113,20 +116,49 @@ def plainly(path: Path, block: np.ndarray, rows: int) -> float:
     return spent
 
 
-def large() -> None:
-    """The order of the shards of 10 billion rows, and of the rows of one pool: computed, not stored."""
-    from monosem.activations.order import shuffled
+def large(path: Path) -> None:
+    """A reader of 10 billion rows in 152,588 shards, one file under many names: its memory."""
+    from monosem.activations.shards import window_file
 
+    rows, width = 10**10, 64
+    n_shards, last = -(-rows // SHARD_ROWS), rows % SHARD_ROWS or SHARD_ROWS
+    block, sums = np.zeros((SHARD_ROWS, width), np.uint16), dict[str, int]()
+    for name, count in (("whole", SHARD_ROWS), ("last", last)):
+        writer = ShardWriter(path / f"{name}.safetensors", width, "bfloat16")
+        writer.append(block[:count])
+        writer.close()
+        sums[name] = writer.sum
+    for number in range(n_shards):
+        if number % LINKS == 0:  # a file system allows so many names of one file
+            original = path / f"whole{number}"
+            original.write_bytes((path / "whole.safetensors").read_bytes())
+        shard = path / "acts" / shard_name(number)
+        shard.parent.mkdir(exist_ok=True)
+        os.link(path / "last.safetensors" if number == n_shards - 1 else original, shard)
+    for window, first in enumerate(range(0, n_shards, WINDOW_SHARDS)):
+        counts = [SHARD_ROWS if i < n_shards - 1 else last for i in range(first, min(first + WINDOW_SHARDS, n_shards))]
+        totals = [sums["whole"] if count == SHARD_ROWS else sums["last"] for count in counts]
+        about = Window(rows=counts, sums={"acts": totals, PLACES: totals}, context=0, row=0)
+        write_json(window_file(path, window), about.model_dump())
+    write_index(path, index(width, rows))
+    code = "import sys; from store import read_large; read_large(sys.argv[1])"
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=folder, stdout=subprocess.PIPE, check=True)
+    beyond, buffer, opening, pools = json.loads(done.stdout)
+    print(f"10,000,000,000 rows in {n_shards:,} shards: opened in {opening:.1f} s, a pool in {pools:.2f} s")
+    show(f"its reader's memory beyond the buffer of {buffer:.0f} MiB", f"{beyond:.0f} MiB", -beyond, -300)
+
+
+def read_large(path: str) -> None:
+    """In a process of its own: memory before and after a few pools."""
     before, begun = memory(), time.perf_counter()
-    rows = 10**10
-    n_shards = -(-rows // SHARD_ROWS)
-    chosen = shuffled(0, 2, n_shards, 0, 0)
-    order = shuffled(0, 2 * SHARD_ROWS, 2 * SHARD_ROWS, 0, 0, 0, 1)
-    assert len(set(order.tolist())) == len(order)
-    print(
-        f"an order of {rows:,} rows in {n_shards:,} shards (the first: {chosen.tolist()}): "
-        f"{1000 * (time.perf_counter() - begun):.0f} ms, {max(0.0, memory() - before):.0f} MiB"
-    )
+    store = StoredActivations(path)
+    store.identity()
+    opening = time.perf_counter() - begun
+    numbers = [0, 1, 2, 40_000, 76_293]  # of the first epoch, and of the second
+    buffer = max(store.make_pool(number).nbytes for number in numbers) / 2**20
+    pools = (time.perf_counter() - begun - opening) / len(numbers)
+    print(json.dumps([memory() - before - buffer, buffer, opening, pools]))
 
 
 def memory() -> float:
