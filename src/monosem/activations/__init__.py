@@ -8,7 +8,7 @@ from monosem.activations.mapping import Mapping, is_mapping
 from monosem.activations.reading import Found, Piece, Reading, Wanted, positions_read, read_rows, rows_a_context
 from monosem.activations.rows import VectorRows
 from monosem.activations.shards import StoreFolder
-from monosem.activations.source import ActivationSource, Place, batches, first_rows
+from monosem.activations.source import ActivationSource, Place, Rows, batches, first_rows
 from monosem.activations.stored import StoredActivations
 from monosem.activations.storing import store_activations
 from monosem.activations.vectors import IterableActivations, VectorActivations, activations, read_vectors
@@ -27,6 +27,7 @@ __all__ = [
     "Piece",
     "Place",
     "Reading",
+    "Rows",
     "StoreFolder",
     "StoredActivations",
     "VectorActivations",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.content import rows_hash
@@ -43,6 +43,11 @@ class ActivationSource(ABC):
         return SAEMetadata()
 
     @property
+    def words(self) -> str:
+        """What it is of, for a report."""
+        return "the rows given"
+
+    @property
     def d_out(self) -> int:
         """Width of what is to be predicted."""
         return self.d_in
@@ -71,6 +76,10 @@ class ActivationSource(ABC):
             self._last = (number, self.make_pool(number))
         return self._last[1]
 
+    def documents(self, number: int) -> Int[Tensor, " rows"] | None:
+        """Of which document each row of a pool is, where that is known."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """Numbers and words with which a new source of the same data need not read again what comes before a pool."""
         return {}
@@ -97,23 +106,34 @@ class ActivationSource(ABC):
         return probe["activations"]
 
 
-def first_rows(source: ActivationSource, n: int) -> tuple[Tensor, Tensor | None]:
-    """The first rows of a source, at most those of one epoch: what is read, and what must be predicted if that differs.
+class Rows(NamedTuple):
+    """Some rows of a source."""
+
+    x: Tensor
+    """What is read."""
+    target: Tensor | None
+    """What must be predicted, if that differs."""
+    documents: Tensor | None
+    """(rows,) of which document each is, where that is known."""
+
+
+def first_rows(source: ActivationSource, n: int) -> Iterator[Rows]:
+    """The first rows of a source, at most those of one epoch, a pool at a time.
 
     Raises:
         DataError: the source has no rows.
     """
-    whole, parts, left = source.whole, list[Tensor](), n
+    whole = source.whole
     left = n if whole.n_rows is None else min(n, whole.n_rows)
     for number in itertools.count():
         rows = source.take(whole.pool(number)[:left])
         if not len(rows):
-            break
-        parts.append(rows.clone())
+            if not number:
+                raise DataError("the source of activations is empty")
+            return
+        documents = whole.documents(number)
+        yield Rows(*source.split(rows), None if documents is None else documents[:left])
         left -= len(rows)
-    if not parts:
-        raise DataError("the source of activations is empty")
-    return source.split(torch.cat(parts))
 
 
 def batches(

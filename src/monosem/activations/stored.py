@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
 
@@ -109,6 +109,10 @@ class StoredActivations(HookSource):
             update={"hook": None if several else self.hooks[0], "hooks": list(self.hooks) if several else None}
         )
 
+    @property
+    def words(self) -> str:
+        return str(self.store.path)
+
     def identity(self) -> dict[str, Any]:
         sums = [[window.rows, window.sums] for window in self.store.windows]
         digest = hashlib.sha256(as_json([self.store.index.identity, self.store.index.dtype, sums]).encode())
@@ -130,16 +134,14 @@ class StoredActivations(HookSource):
         Raises:
             FileError: a shard is damaged, missing or cut short.
         """
-        numbers = self._drawn(number)
+        numbers, first, key = self._laid_out(number)
         if isinstance(self.store.path, Remote):
             self._fetch(self.store.path, numbers, self._drawn(number + 1))
-        first = np.concatenate([[0], np.cumsum(self._rows[numbers])])
         rows = np.empty((int(first[-1]), sum(self.widths.values())), np.float32)  # numpy asks for large pages
         column, tasks = 0, list[tuple[Shards, int, int, int]]()
         for shards, width in zip(self._shards, self.widths.values(), strict=True):
             tasks += [(shards, i, start, column) for i, start in zip(numbers.tolist(), first.tolist(), strict=False)]
             column += width
-        key = (self.seed, *divmod(number, self._pools_an_epoch), 1)
 
         def fill(task: tuple[Shards, int, int, int]) -> None:
             shards, i, start, column = task
@@ -150,6 +152,21 @@ class StoredActivations(HookSource):
         with ThreadPoolExecutor(max(1, min(len(tasks), torch.get_num_threads()))) as threads:
             list(threads.map(fill, tasks))
         return torch.from_numpy(rows)
+
+    def documents(self, number: int) -> Int[Tensor, " rows"]:
+        numbers, first, key = self._laid_out(number)
+        found, places = np.empty(int(first[-1]), np.int64), self.store.shards(PLACES)
+        for i, start in zip(numbers.tolist(), first.tolist(), strict=False):
+            for part in places.chunks(i, CHUNK_BYTES):
+                found[shuffled(start, start + len(part), len(found), *key)] = part.view(np.int32)[:, 0]
+                start += len(part)
+        return torch.from_numpy(found)
+
+    def _laid_out(self, number: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+        """The numbers of the shards of a pool, from which row on each would stand unmixed, and the key of the order."""
+        numbers = self._drawn(number)
+        first = np.concatenate([[0], np.cumsum(self._rows[numbers])])
+        return numbers, first, (self.seed, *divmod(number, self._pools_an_epoch), 1)
 
     def _drawn(self, number: int) -> np.ndarray:
         """The numbers of the shards of a pool."""

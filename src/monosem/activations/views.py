@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.source import ActivationSource
@@ -110,6 +110,13 @@ class HookView(ActivationSource):
     @property
     def whole(self) -> ActivationSource:
         return self.source
+
+    @property
+    def words(self) -> str:
+        return self.source.words
+
+    def documents(self, number: int) -> Int[Tensor, " rows"] | None:
+        return self.source.documents(number)
 
     def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
         parts = [rows[:, columns] for columns in self._columns]

@@ -15,7 +15,6 @@ from monosem.activations import (
     Mapping,
     Reading,
     Wanted,
-    first_rows,
     is_mapping,
     join,
     reopened,
@@ -34,7 +33,7 @@ from monosem.evaluation.progress import measured
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
-from monosem.evaluation.vectors import measure_rows
+from monosem.evaluation.vectors import measure_rows, measure_source
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.work import as_job, doing, each, stage
@@ -99,12 +98,12 @@ def evaluate(
     """
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
-    if isinstance(model, ActivationSource):
-        with doing("reading activations"):
-            model, target = first_rows(model, tokens)
-    if isinstance(model, Tensor | np.ndarray):
-        sums, pca = measure_rows(sae, model, target, tokens, controls)
-        return _report(sae, sums, {} if pca is None else {"PCA": pca}, {"data": "the rows given"}, None)
+    if isinstance(model, ActivationSource | Tensor | np.ndarray):
+        if isinstance(model, ActivationSource):
+            sums, data = measure_source(sae, model, tokens, controls), model.words
+        else:
+            sums, data = measure_rows(sae, model, target, tokens, controls), "the rows given"
+        return _report(sae, sums.parts, {} if sums.pca is None else {"PCA": sums.pca}, {"data": data}, None)
     if target is not None:
         raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
     given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
