@@ -13,7 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.activations.inputs import described
-from monosem.activations.vectors import as_tensor, check_finite, read_vectors, real_numbers
+from monosem.activations.source import ActivationSource
+from monosem.activations.store_rows import StoreRows
+from monosem.activations.stored import StoredActivations
+from monosem.activations.vectors import as_tensor, check_finite, is_store, read_vectors, real_numbers
 from monosem.data.batch import PlaceBatch
 from monosem.errors import DataError
 from monosem.files import open_parquet, require_whole
@@ -63,21 +66,31 @@ class RowBatch(PlaceBatch):
 
 
 class VectorRows:
-    """The rows of a tensor, an array or a file, once, in order; and what is known of each in words."""
+    """The rows of a tensor, an array, a file or a store, once, in order; and what is known of each in words."""
 
     context_length = 1
 
-    def __init__(self, x: Tensor | np.ndarray | str | Path, labels: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self, x: Tensor | np.ndarray | str | Path | ActivationSource, labels: Sequence[Any] | None = None
+    ) -> None:
         """Open rows.
 
         Args:
-            x: (rows, d), or (rows, source, d) for a dictionary of several sources; or a file that `read_vectors` takes.
-            labels: a word or number for each; of a .parquet file its other columns if not given.
+            x: (rows, d), or (rows, source, d) for a dictionary of several sources; a file that `read_vectors` takes, or
+                the folder or address of a store; or a store that is open, or a part of one.
+            labels: a word or number for each; if not given, of a .parquet file its other columns, of a store where each
+                row is from.
 
         Raises:
             FileError: the file is missing or cannot be read.
             DataError: there are no rows, or not as many labels.
         """
+        if isinstance(x, str | Path) and is_store(x):
+            x = StoredActivations(x)
+        if isinstance(x, ActivationSource):
+            self.x: Any = StoreRows(x)
+            self.name, self.labels = self.x.name, self.x.labels() if labels is None else labels
+            return
         self.name = described(x, "rows")
         if isinstance(x, str | Path):
             path = Path(x).expanduser()

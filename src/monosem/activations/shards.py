@@ -164,6 +164,8 @@ class Shard(NamedTuple):
         Raises:
             FileError: it is missing, or not of that length.
         """
+        if size is None and not Path(str(self.path)).exists():
+            raise FileError(f"{self.path} does not exist: {AGAIN}")
         if size is None:
             size = regular_file(Path(str(self.path)), remedy=AGAIN).stat().st_size
         if size != self.size:

@@ -83,7 +83,8 @@ class StoredActivations(HookSource):
         self.n_sources = self.n_models if len(self.hooks) == 1 else 1
         self.d_in = sum(self.widths.values()) // self.n_sources
         self._shards = [self.store.shards(folder_of(hook)) for hook in self.hooks]
-        self._rows = self._shards[0].rows
+        self._places = self.store.shards(PLACES)
+        self._rows = self._places.rows
         self._a_pool = max(1, round(buffer_tokens / index.shard_rows))
         self._pools_an_epoch = -(-len(self._rows) // self._a_pool)
         self.n_rows = self._n_rows = int(self._rows.sum())
@@ -155,11 +156,10 @@ class StoredActivations(HookSource):
 
     def documents(self, number: int) -> Int[Tensor, " rows"]:
         numbers, first, key = self._laid_out(number)
-        found, places = np.empty(int(first[-1]), np.int64), self.store.shards(PLACES)
+        found = np.empty(int(first[-1]), np.int64)
         for i, start in zip(numbers.tolist(), first.tolist(), strict=False):
-            for part in places.chunks(i, CHUNK_BYTES):
-                found[shuffled(start, start + len(part), len(found), *key)] = part.view(np.int32)[:, 0]
-                start += len(part)
+            documents = self.places_of(i)[:, 0]
+            found[shuffled(start, start + len(documents), len(found), *key)] = documents
         return torch.from_numpy(found)
 
     def _laid_out(self, number: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
@@ -187,18 +187,28 @@ class StoredActivations(HookSource):
     def in_order(self) -> Iterator[Float[Tensor, "rows columns"]]:
         """All rows once, as they are stored, a few at a time."""
         for number in range(len(self._rows)):
-            if isinstance(self.store.path, Remote):
-                self._fetch(
-                    self.store.path, np.array([number]), np.arange(number + 1, min(number + 3, len(self._rows)))
-                )
-            parts = [_as_float(shards, number) for shards in self._shards]
-            yield from (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+            yield from self.shard(number)
+
+    def shard(self, number: int) -> Iterator[Float[Tensor, "rows columns"]]:
+        """The rows of the shards of one number, a few at a time."""
+        if isinstance(self.store.path, Remote):
+            self._fetch(self.store.path, np.array([number]), np.arange(number + 1, min(number + 3, len(self._rows))))
+        parts = [_as_float(shards, number) for shards in self._shards]
+        yield from (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """Rows of every shard."""
+        return self._rows
 
     def places(self) -> Iterator[np.ndarray]:
         """(rows, 3) of every shard: the document, position and token of each row, as they are stored."""
-        shards = self.store.shards(PLACES)
-        for number in range(len(shards)):
-            yield np.concatenate([part.view(np.int32).copy() for part in shards.chunks(number, CHUNK_BYTES)])
+        yield from map(self.places_of, range(len(self._rows)))
+
+    def places_of(self, number: int) -> np.ndarray:
+        """(rows, 3) of one shard."""
+        parts = [part.view(np.int32).copy() for part in self._places.chunks(number, CHUNK_BYTES)]
+        return np.concatenate(parts)
 
     def probe(self) -> dict[str, Tensor]:
         kept = self._kept_probe()

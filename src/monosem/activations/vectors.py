@@ -157,7 +157,7 @@ def _one_array(batch: Any) -> Tensor | np.ndarray:
 
 
 def activations(
-    source: SubjectModel | ModelSet | Tensor | np.ndarray | str | Path | Iterable[Any],
+    source: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | str | Path | Iterable[Any],
     hook: str | Sequence[str] | None = None,
     text: Text = "bundled",
     *,
@@ -193,10 +193,8 @@ def activations(
         return LiveActivations(source, hook, text, images=images, **options)
     if images is not None:
         raise ConfigError("images are read by a model: activations(model, hook, images=...)")
-    if isinstance(source, str | Path):
-        place = place_of(source)
-        if isinstance(place, Remote) or (place / INDEX).is_file():
-            return StoredActivations(source, hook, **options)
+    if isinstance(source, str | Path) and is_store(source):
+        return StoredActivations(source, hook, **options)
     if isinstance(source, str | Path):
         options.setdefault("name", str(source))
         source = read_vectors(Path(source))
@@ -209,6 +207,12 @@ def activations(
     if not isinstance(source, Iterable):
         raise DataError(f"activations come from a model, an array, a file or batches, not from {type(source).__name__}")
     return IterableActivations(source)
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path is the folder of a store, or an address, which can be nothing else."""
+    place = place_of(path)
+    return isinstance(place, Remote) or (place / INDEX).is_file()
 
 
 def read_vectors(path: Path) -> Tensor | np.ndarray:

@@ -12,7 +12,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import Found, Mapping, Piece, Reading, VectorRows, join, models_of, reopened, rows_a_context
+from monosem.activations import (
+    ActivationSource,
+    Found,
+    Mapping,
+    Piece,
+    Reading,
+    VectorRows,
+    join,
+    models_of,
+    reopened,
+    rows_a_context,
+)
 from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
@@ -108,7 +119,7 @@ def new_harvest(
 def harvest(
     sae: SAE,
     path: str | Path,
-    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = ...,
@@ -127,7 +138,7 @@ def harvest(
 def harvest(
     sae: Sequence[SAE],
     path: Sequence[str | Path],
-    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = ...,
@@ -147,7 +158,7 @@ def harvest(
 def harvest(
     sae: SAE | Sequence[SAE],
     path: str | Path | Sequence[str | Path],
-    model: SubjectModel | ModelSet | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     text: Text | None = None,
@@ -175,7 +186,7 @@ def harvest(
         hook: name of the hook point, one for each, or those that the one SAE reads side by side; its own if not given.
         text: what `read_documents` takes. It is read once, in order. The bundled held-out text if not given.
         images: what to read in place of text: what `Images` takes.
-        vectors: in place of a model and what it reads: rows (rows, d), as a tensor, an array or a file.
+        vectors: in place of a model and what it reads: rows (rows, d), as a tensor, an array or a file; or a store.
         labels: one integer an image, where the images come without; of vectors a word for each row.
         tokens: tokens (rows of vectors, positions of images) that the SAE is to read, the first of several; at most one
             context more.
@@ -199,7 +210,7 @@ def harvest(
         raise ConfigError(f"{len(saes)} SAEs and {len(folders)} folders: give every SAE a folder of its own")
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
-    if isinstance(model, Tensor | np.ndarray):
+    if isinstance(model, ActivationSource | Tensor | np.ndarray):
         model, vectors = None, model
     if vectors is not None:
         if model is not None or text is not None or images is not None:

@@ -18,7 +18,6 @@ from monosem.activations import (
     ActivationSource,
     IterableActivations,
     Place,
-    VectorActivations,
     activations,
     batches,
 )
@@ -120,7 +119,7 @@ def train_together(
 
 def fit(
     sae: SAE,
-    x: Tensor | np.ndarray | str | Path | Iterable[Any],
+    x: Tensor | np.ndarray | str | Path | Iterable[Any] | ActivationSource,
     *,
     tokens: int | None = None,
     config: TrainingConfig | None = None,
@@ -131,7 +130,8 @@ def fit(
 
     Args:
         sae: trained in place.
-        x: (n, d_in) tensor or array, a `.npy` or `.safetensors` file, or an iterable of batches.
+        x: (n, d_in) tensor or array, a `.npy` or `.safetensors` file, the folder or address of a store of one hook
+            point, an iterable of batches, or a source of activations.
         tokens: rows to train on, with repetition; if not given, the rows that there are, but at least 1,000,000. An
             iterable is read once: of a list the length is known, of another one 1,000,000 rows are assumed.
         config: the settings.
@@ -142,7 +142,7 @@ def fit(
     if tokens is None and isinstance(source, IterableActivations) and source.n_rows is not None:
         tokens = max(1, source.n_rows - source.n_rows % config.batch_size)
     elif tokens is None:
-        tokens = max(1_000_000, len(source.x)) if isinstance(source, VectorActivations) else 1_000_000
+        tokens = max(1_000_000, source.whole.n_rows or 0)
     return train(sae, source, tokens=tokens, config=config, path=path, progress=progress)
 
 
