@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         stream,
     )
     from monosem.models import ModelSet, SubjectModel, load_model
+    from monosem.planning import plan
     from monosem.runs import Run, RunConfig
     from monosem.sae import (
         SAE,
@@ -114,6 +115,7 @@ _HOME = {
     "ModelSet": "models",
     "SubjectModel": "models",
     "load_model": "models",
+    "plan": "planning",
     "Run": "runs",
     "RunConfig": "runs",
     "BatchTopKSAE": "sae",
@@ -212,6 +214,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "logit_lens",
+    "plan",
     "prune",
     "prune_activations",
     "pursue",

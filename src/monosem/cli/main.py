@@ -20,6 +20,7 @@ from monosem.cli.explore import explore
 from monosem.cli.export import export
 from monosem.cli.harvest import harvest
 from monosem.cli.info import info
+from monosem.cli.plan import plan
 from monosem.cli.rate import rate
 from monosem.cli.saes import saes
 from monosem.cli.score import score
@@ -71,6 +72,7 @@ app.command()(info)
 app.command()(saes)
 app.command()(export)
 app.command()(store)
+app.command()(plan)
 
 
 def run() -> None:

@@ -55,13 +55,13 @@ def load_model(
             raise ConfigError("the module is spread over devices already (hf_device_map): leave device out")
         return _quick(SubjectModel(model if device is None else model.to(device), tokenizer, name))
     file = gguf_file(model)
-    source = _source(model) if file is None else str(file.parent)
+    source = source_of(model) if file is None else str(file.parent)
     local = Path(source).is_dir()
-    where: dict[str, Any] = {} if local or reachable(source) else {"local_files_only": True}
+    where = reaching(source)
     has_tokenizer = not local or _has(source, TOKENIZER_FILES)
     if file is not None:
         where["gguf_file"], has_tokenizer = file.name, check_gguf(file)
-    with _readable_errors(str(model)):
+    with readable_errors(str(model)):
         module = _pretrained(source, where, dtype, "auto" if device == "auto" else None)
         reads_images = getattr(module, "main_input_name", "") == "pixel_values"
         processor = None
@@ -93,7 +93,7 @@ def _quick(model: SubjectModel) -> SubjectModel:
     return model
 
 
-def _source(model: str | Path) -> str:
+def source_of(model: str | Path) -> str:
     """A folder that exists, or what can be a hub id (`name` or `user/name`)."""
     if str(model) == "bundled":
         return str(BUNDLED)
@@ -113,25 +113,23 @@ def _source(model: str | Path) -> str:
     return text
 
 
+def reaching(source: str) -> dict[str, Any]:
+    """What transformers is told of where to look: of a hub id that cannot be reached, here alone."""
+    return {} if Path(source).is_dir() or reachable(source) else {"local_files_only": True}
+
+
 def _has(folder: str, patterns: tuple[str, ...]) -> bool:
     return any(next(Path(folder).glob(pattern), None) is not None for pattern in patterns)
 
 
 def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_map: str | None) -> nn.Module:
-    """The class that the config names; an AutoModel where it names none that transformers has."""
-    import transformers
+    """The model that a config describes, with its weights."""
+    cls, config = described(source, where)
+    unpacked: dict[str, Any] = {}
+    if "gguf_file" in where:  # whose blocks would stay packed where kernels for them are
+        import transformers
 
-    config = transformers.AutoConfig.from_pretrained(source, **where)
-    default, unpacked = transformers.AutoModel, {}
-    if "gguf_file" in where:  # which names no class, and whose blocks would stay packed where kernels for them are
-        default = transformers.AutoModelForCausalLM
         unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    _check_config(Path(source), config)
-    if config.model_type == "clip":
-        config = config.vision_config
-        cls: Any = transformers.CLIPVisionModel
-    else:
-        cls = getattr(transformers, (config.architectures or [""])[0], default)
     module, loaded = cls.from_pretrained(
         source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **where, **unpacked
     )
@@ -139,6 +137,18 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     if missing:
         raise FileError(f"its weights lack {len(missing)} that {type(module).__name__} needs, as {sorted(missing)[0]}")
     return module
+
+
+def described(source: str, where: dict[str, Any]) -> tuple[Any, Any]:
+    """The class that a config names, an AutoModel where it names none that transformers has; and the config."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, **where)
+    default = transformers.AutoModelForCausalLM if "gguf_file" in where else transformers.AutoModel
+    _check_config(Path(source), config)
+    if config.model_type == "clip":
+        return transformers.CLIPVisionModel, config.vision_config
+    return getattr(transformers, (config.architectures or [""])[0], default), config
 
 
 def _check_config(folder: Path, config: Any) -> None:
@@ -157,7 +167,7 @@ def _check_config(folder: Path, config: Any) -> None:
 
 
 @contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
+def readable_errors(name: str) -> Iterator[None]:
     """No progress bars, no report of unused weights; whatever goes wrong becomes one line."""
     from transformers.utils import logging
 

@@ -114,3 +114,9 @@ def _value(stored: Stored | Tensor, dtype: torch.dtype, device: torch.device | N
 
 def _name(stored: Stored | Tensor, name: str) -> str:
     return stored.name if isinstance(stored, Stored) else name
+
+
+def outlined(make: Callable[[], SAE]) -> SAE:
+    """The SAE that `make` makes, of which what would be drawn at random, and so the weights, have shapes alone."""
+    with _Blank(Path(), 2**62, None):
+        return make()

@@ -1,0 +1,153 @@
+"""The work of a run by kind, and how long it takes at given rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from monosem.models.outline import Rehearsal
+from monosem.planning.hardware import Hardware, Kind
+from monosem.planning.memory import FIT_ROWS, buffer_rows, dictionary_numbers, own_rows, vocabulary
+from monosem.planning.shapes import Dictionary, Subject
+
+SCREENED = 1.25
+"""Candidates that are evaluated exactly for every latent that is on, where bfloat16 finds them."""
+UNSPARSE = 0.1
+"""Share of a run in which an architecture that learns its L0 has so many latents on that it is evaluated densely."""
+LEARNED_K = 64
+"""Latents on in a row, where nothing says how many will be."""
+STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PLACE_BYTES = 12
+"""Document, position and token of a stored row."""
+STEP_S, FIRING_S, LATENT_S = 0.004, 1.2e-7, 1.1e-3
+"""Seconds on a CPU: of a step beside its arithmetic, of a firing in a harvest, of writing and explaining a latent."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run, with all its work for one device."""
+
+    name: str
+    tokens: int
+    """Rows that it is measured by."""
+    work: dict[Kind, float] = field(default_factory=dict)
+    steps: float = 0
+    other_s: float = 0.0
+    """Seconds that do not depend on the device."""
+
+    def seconds(self, rates: Mapping[Kind, float]) -> float:
+        """How long it takes: one kind of work after another."""
+        return sum(amount / rates[kind] for kind, amount in self.work.items()) + self.other_s
+
+
+def training(
+    subject: Subject,
+    rehearsed: Sequence[Rehearsal],
+    hardware: Hardware,
+    processes: int,
+    dtype: str = "bfloat16",
+    screens: bool = True,
+) -> Stage:
+    """Training all dictionaries, for one of so many processes."""
+    tokens, work = subject.config.tokens, dict[Kind, float]()
+    steps = math.ceil(tokens / subject.dictionaries[0].batch)
+    for one in subject.dictionaries:
+        for kind, amount in step_work(one, own_rows(one, processes), screens).items():
+            work[kind] = work.get(kind, 0.0) + steps * amount
+        sent = sent_bytes(one, processes)
+        if sent:
+            network = processes > hardware.devices_a_node
+            work["network" if network else "link"] = work.get("network" if network else "link", 0.0) + steps * sent
+    if subject.live:
+        work["model"] = flops_a_token(rehearsed) * positions_read(subject) / processes
+        work["memory"] = work.get("memory", 0.0) + 4 * 4 * subject.columns * positions_read(subject) / processes
+    elif subject.config.store is not None:
+        work["disk"] = tokens * subject.columns * STORED_BYTES[dtype] / processes
+    return Stage("training", tokens, work, steps, STEP_S * steps * len(subject.dictionaries))
+
+
+def step_work(one: Dictionary, rows: int, screens: bool) -> dict[Kind, float]:
+    """One step of one dictionary, of so many rows, on one process.
+
+    The encoder multiplies every row with every latent. After selection, four sums touch the rows of latents that are
+    on: the reconstruction, its products with the error, and the gradients of decoder and encoder. Adam reads four
+    numbers for every parameter and writes three; the gradient is written once.
+    """
+    share = 1 / one.parts
+    k = (one.k or LEARNED_K) * share
+    dense = UNSPARSE if one.k is None else 0.0
+    screened = SCREENED * one.read if screens else 0.0
+    weights = one.sae.n_latents * share
+    own = dictionary_numbers(one)
+    return {
+        "matmul": 2.0 * rows * (one.encoder * share + dense * weights * (3 * one.written + one.read)),
+        "sparse": 4.0 * rows * (1 - dense) * k * (one.read + 3 * one.written + screened),
+        "memory": 32.0 * own
+        + (6.0 * one.sae.W_enc.numel() * share if screens else 0.0)
+        + 4.0 * rows * 10 * (one.d_in + one.d_out),
+    }
+
+
+def sent_bytes(one: Dictionary, processes: int) -> float:
+    """What a process sends in one step, for one dictionary; an all-reduce of s bytes over n sends 2 s (n-1)/n.
+
+    Latents over p processes: k candidates of each row to p - 1 others, and a sum of the reconstructions of its rows and
+    of the gradients of what all have: nothing of it grows with n_latents. Rows over q groups: a sum of the gradients of
+    the latents that a process has.
+    """
+    parts, bands = one.parts, max(1, processes // one.parts)
+    rows = own_rows(one, processes)
+    within = rows * 4.0 * ((one.k or LEARNED_K) * (parts - 1) + 2 * one.d_out * (parts - 1) / parts)
+    between = 4.0 * dictionary_numbers(one) * 2 * (bands - 1) / bands
+    return within + between
+
+
+def flops_a_token(rehearsed: Sequence[Rehearsal]) -> float:
+    """Of the models' forward passes to the last hook point."""
+    return sum(one.flops_a_position for one in rehearsed)
+
+
+def positions_read(subject: Subject) -> int:
+    """Positions that go through the model for a run: whole buffers, of which the first one gives half its rows."""
+    block = buffer_rows(subject)
+    return (1 + max(0, math.ceil((subject.config.tokens - block / 2) / block))) * block
+
+
+def storing(subject: Subject, rehearsed: Sequence[Rehearsal], processes: int, dtype: str) -> Stage:
+    """`monosem store`: one pass of the model, and its rows to the disk."""
+    tokens = subject.config.tokens
+    work: dict[Kind, float] = {
+        "model": flops_a_token(rehearsed) * tokens / processes,
+        "disk": stored_bytes(subject, dtype) / processes,
+        "memory": 12.0 * subject.columns * tokens / processes,
+    }
+    return Stage("storing", tokens, work)
+
+
+def stored_bytes(subject: Subject, dtype: str) -> float:
+    """Of a store with all the tokens of a run."""
+    return subject.config.tokens * float(subject.columns * STORED_BYTES[dtype] + PLACE_BYTES)
+
+
+def evaluation(subject: Subject, to_hook: Sequence[Rehearsal], whole: Sequence[Rehearsal]) -> Stage:
+    """Evaluation, harvest and explanations of all dictionaries, one after the other, on one device."""
+    own, work, other = subject.config.evaluation, dict[Kind, float](), 0.0
+    hook, output = flops_a_token(to_hook), flops_a_token(whole)
+    replaced = 2 + 1 + (2 if own.controls else 0)
+    for one in subject.dictionaries:
+        read = own.tokens + min(FIT_ROWS, own.tokens)
+        dictionaries = 2 if own.controls else 1
+        k = one.k or LEARNED_K
+        amounts: dict[Kind, float] = {
+            "model": hook * read,
+            "matmul": 2.0 * read * one.encoder * dictionaries,
+            "sparse": 4.0 * read * k * one.written * dictionaries,
+        }
+        if whole:
+            amounts["model"] += own.loss_tokens * (output + replaced * max(output - hook, 0.0))
+            amounts["memory"] = 4.0 * own.loss_tokens * vocabulary(subject) * 8 * (1 + replaced)
+        for kind, amount in amounts.items():
+            work[kind] = work.get(kind, 0.0) + amount
+        other += FIRING_S * own.tokens * k + LATENT_S * one.sae.n_latents
+    return Stage("evaluation", own.tokens * len(subject.dictionaries), work, 0, other)
