@@ -283,3 +283,23 @@ def test_the_command_prints_a_plan_and_refuses(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["plan", "--hardware", "a100", "--set", "sae.n_latents=100000000", "--json"])
     assert isinstance(done.exception, ConfigError)
     assert "What would fit: sae.n_latents=" in str(done.exception)
+
+
+def test_a_model_too_large_to_be_compared_is_not_loaded_to_train_on_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monosem.planning import shapes
+    from monosem.runs import pipeline, storing
+
+    path = str(tmp_path / "acts")
+    ms.store_activations(ms.load_model("bundled"), "resid_post.2", path=path, tokens=2000, progress=False)
+    small = {"training__batch_size": 256, "sae__n_latents": 64, "sae__k": 4, "tokens": 1024}
+    config = described(store=path, output=str(tmp_path / "run"), **small)
+    assert "model" in {part.name for part in memory.standing(shapes_of(config), CPU, False)}
+    monkeypatch.setattr(storing, "COMPARED", 1000)
+    monkeypatch.setattr(shapes, "COMPARED", 1000)
+    monkeypatch.setattr(pipeline, "open_model", lambda config: pytest.fail("the model was loaded"))
+    run, model = pipeline.run_training(config, progress=False)
+    assert model is None
+    assert run.sae().metadata.hook == "resid_post.2"
+    assert "model" not in {part.name for part in memory.standing(shapes_of(config), CPU, False)}

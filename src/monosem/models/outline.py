@@ -71,11 +71,15 @@ class Rehearsal:
         return self.flops / self.positions
 
 
+class Shapes(SubjectModel):
+    """A model that knows its hook points; its weights hold no numbers."""
+
+
 @dataclass
 class Outline:
-    """A model of which only shapes are there. `model` knows its hook points; its weights hold no numbers."""
+    """A model of which only shapes are there."""
 
-    model: SubjectModel
+    model: Shapes
     n_parameters: int
     config: Any = field(repr=False)
     cls: Any = field(repr=False)
@@ -156,7 +160,7 @@ def outline_of(cls: Any, config: Any, name: str) -> Outline:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         module.to_empty(device="cpu")
-    return Outline(SubjectModel(module, None, name), n_parameters, config, cls, mode)
+    return Outline(Shapes(module, None, name), n_parameters, config, cls, mode)
 
 
 def made(cls: Any, config: Any) -> nn.Module:

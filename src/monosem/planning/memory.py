@@ -71,12 +71,19 @@ def buffer_rows(subject: Subject) -> int:
     return wished if subject.config.store is not None else max(1, wished // subject.length) * subject.length
 
 
-def standing(subject: Subject, hardware: Hardware, screens: bool) -> list[Part]:
-    """What is there all the time of training: the model, and the state of all dictionaries."""
+def standing(subject: Subject, hardware: Hardware, screens: bool, reads: bool = False) -> list[Part]:
+    """What is there all the time of training: the model, and the state of all dictionaries.
+
+    Args:
+        subject: the run.
+        hardware: where.
+        screens: whether the encoder is there in bfloat16 too.
+        reads: whether the model is run, whatever training does.
+    """
     found = [Part("Python and its libraries", hardware.libraries_gib * 2**30, "as measured", host=not hardware.is_cpu)]
     if hardware.context_gib:
         found.append(Part("CUDA context", hardware.context_gib * 2**30, "as measured"))
-    if subject.outlines:
+    if subject.loaded or (reads and subject.outlines):
         n = sum(outline.n_parameters for outline in subject.outlines)
         found.append(Part("model", subject.weight_bytes, f"{n:,} numbers of 4 bytes"))
     each = subject.dictionaries
@@ -163,7 +170,7 @@ def evaluation(
     one = max(subject.dictionaries, key=lambda each: each.parameters)
     own, always = (
         subject.config.evaluation,
-        [part for part in standing(subject, hardware, False) if "dictionary" not in part.name],
+        [part for part in standing(subject, hardware, False, reads=True) if "dictionary" not in part.name],
     )
     copies = 2 if own.controls else 1
     words = "with an untrained one beside it" if copies == 2 else "as they are"
@@ -204,7 +211,7 @@ def latent_bytes(s: HarvestSettings, context_length: int, vocabulary_size: int) 
 
 def storing(subject: Subject, hardware: Hardware, rehearsed: Sequence[Rehearsal]) -> list[Moment]:
     """The moment of `monosem store`: no more than the model and what it gives at a time."""
-    always = [part for part in standing(subject, hardware, False) if "dictionary" not in part.name]
+    always = [part for part in standing(subject, hardware, False, reads=True) if "dictionary" not in part.name]
     positions = max((one.positions for one in rehearsed), default=0)
     rows = Part("rows on their way", 3 * 4.0 * positions * subject.columns, f"{positions:,} rows, three times")
     return [Moment("storing", [*always, forward_part(rehearsed), rows])]

@@ -15,6 +15,7 @@ from monosem.models.outline import Outline, Rehearsal, outline
 from monosem.models.subject import CPU_POSITIONS, GPU_POSITIONS
 from monosem.runs.config import RunConfig
 from monosem.runs.several import describe_each
+from monosem.runs.storing import COMPARED
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.sae.blank import outlined
 
@@ -106,6 +107,11 @@ class Subject:
     @property
     def weight_bytes(self) -> int:
         return sum(outline.weight_bytes for outline in self.outlines)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether training has the model in memory: to run it, or to compare it with a store."""
+        return self.live or 0 < self.weight_bytes <= COMPARED
 
     def rehearsed(self, cpu: bool, whole: bool = False) -> list[Rehearsal]:
         """A forward pass of each model over as many contexts as go through it at a time.

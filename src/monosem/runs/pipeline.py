@@ -30,7 +30,7 @@ from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, README_SEVERAL, Run
 from monosem.runs.results import Results
 from monosem.runs.several import describe_each
-from monosem.runs.storing import open_store
+from monosem.runs.storing import known_by_name, open_store
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.training import train_together
 from monosem.work import alone_in, as_job, doing, job
@@ -56,7 +56,7 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         evaluated: whether an evaluation will follow, for the time left.
 
     Returns:
-        The run, and the model that it was trained on, if it was not on ready vectors.
+        The run, and the model that it was trained on, if it was loaded.
 
     Raises:
         ConfigError: the folder holds another run, or the description does not fit the model.
@@ -67,7 +67,8 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         if not config.several:
             config.sae.check()
         with doing("loading the model"):
-            model = open_model(config)
+            shapes = known_by_name(config)
+            model = shapes or open_model(config)
         each = describe_each(config, model.hook_points if model else ())
         _refuse_another(folder, config, each)
         with doing("opening the data"):
@@ -86,7 +87,7 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
             progress=progress,
             prepare=lambda: _describe(folder, config, each),
         )
-    return Run(folder), model
+    return Run(folder), None if shapes else model
 
 
 def run_store(config: RunConfig, progress: bool = True, **options: Any) -> StoredActivations:
