@@ -55,15 +55,15 @@ def training(
     for one in subject.dictionaries:
         for kind, amount in step_work(one, own_rows(one, processes), screens).items():
             work[kind] = work.get(kind, 0.0) + steps * amount
-        sent = sent_bytes(one, processes)
-        if sent:
-            network = processes > hardware.devices_a_node
-            work["network" if network else "link"] = work.get("network" if network else "link", 0.0) + steps * sent
+    way: Kind = "network" if processes > hardware.devices_a_node else "link"
+    sent = steps * sum(sent_bytes(one, processes) for one in subject.dictionaries) + gathered_bytes(subject, processes)
+    if sent:
+        work[way] = sent
     if subject.live:
         work["model"] = flops_a_token(rehearsed) * positions_read(subject) / processes
-        work["memory"] = work.get("memory", 0.0) + 4 * 4 * subject.columns * positions_read(subject) / processes
+        work["memory"] = work.get("memory", 0.0) + 16.0 * subject.columns * positions_read(subject)
     elif subject.config.store is not None:
-        work["disk"] = tokens * subject.columns * STORED_BYTES[dtype] / processes
+        work["disk"] = float(tokens * subject.columns * STORED_BYTES[dtype])
     return Stage("training", tokens, work, steps, STEP_S * steps * len(subject.dictionaries))
 
 
@@ -103,6 +103,11 @@ def sent_bytes(one: Dictionary, processes: int) -> float:
     return within + between
 
 
+def gathered_bytes(subject: Subject, processes: int) -> float:
+    """What a process gets of the activations that others' passes of the model give: every one has the whole buffer."""
+    return 4.0 * subject.columns * positions_read(subject) * (processes - 1) / processes if subject.live else 0.0
+
+
 def flops_a_token(rehearsed: Sequence[Rehearsal]) -> float:
     """Of the models' forward passes to the last hook point."""
     return sum(one.flops_a_position for one in rehearsed)
@@ -119,7 +124,7 @@ def storing(subject: Subject, rehearsed: Sequence[Rehearsal], processes: int, dt
     tokens = subject.config.tokens
     work: dict[Kind, float] = {
         "model": flops_a_token(rehearsed) * tokens / processes,
-        "disk": stored_bytes(subject, dtype) / processes,
+        "disk": stored_bytes(subject, dtype),
         "memory": 12.0 * subject.columns * tokens / processes,
     }
     return Stage("storing", tokens, work)

@@ -80,9 +80,16 @@ def standing(subject: Subject, hardware: Hardware, screens: bool, reads: bool = 
         screens: whether the encoder is there in bfloat16 too.
         reads: whether the model is run, whatever training does.
     """
-    found = [Part("Python and its libraries", hardware.libraries_gib * 2**30, "as measured", host=not hardware.is_cpu)]
+    found = [
+        Part(
+            "Python and its libraries",
+            hardware.libraries_gib * 2**30,
+            "of a run that is small",
+            host=not hardware.is_cpu,
+        )
+    ]
     if hardware.context_gib:
-        found.append(Part("CUDA context", hardware.context_gib * 2**30, "as measured"))
+        found.append(Part("CUDA context", hardware.context_gib * 2**30, "the driver's, about"))
     if subject.loaded or (reads and subject.outlines):
         n = sum(outline.n_parameters for outline in subject.outlines)
         found.append(Part("model", subject.weight_bytes, f"{n:,} numbers of 4 bytes"))

@@ -84,7 +84,8 @@ def plan(
         if machine.is_cpu:
             machine = machine.model_copy(update={"libraries_gib": found.libraries_bytes / GIB})
     made = _planned(subject, machine, gpus, screens, store, evaluation, dtype)
-    made = replace(made, rates=rates, start_s=start, calibrated=calibrate, remarks=[*remarks, *_remarks(made)])
+    made = replace(made, rates=rates, start_s=start, calibrated=calibrate, remarks=remarks)
+    made = replace(made, remarks=[*remarks, *_remarks(made)])
     refusals = _refusals(made, local=hardware in (None, "cpu"))
     if not refusals:
         return made
