@@ -28,10 +28,12 @@ from monosem.runs import RunConfig
 
 MEMORY, TIME = 0.15, 0.30
 RUN = """
-import resource, sys
+import sys
+from pathlib import Path
 from monosem.cli.main import app
 app(sys.argv[1:], standalone_mode=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+lines = Path("/proc/self/status").read_text().splitlines()
+print(1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
 """
 
 
