@@ -1,13 +1,16 @@
 """`make bench`: every figure that monosem promises, beside its bar; ours and each peer in turn, in one call.
 
-    python benchmarks/run.py [demo] [engine] [stacked] [streaming] [harvest] [explorer] [quality] [architectures]
-        [--no-peers]
+    python benchmarks/run.py [demo] [engine] [stacked] [streaming] [harvest] [store] [resume] [tokens] [explorer]
+        [quality] [architectures] [--no-peers]
 
 demo      the whole demo: minutes, memory, quality, share of latents alive; time that `import monosem` adds to torch's
 engine    a training step of each architecture, of each peer, and the encoder's matmul alone; peak memory
 stacked   eight SAEs trained together on one stream of the bundled model, and one after the other
 streaming the stream against the bare forward; what it waits for; four SAEs of two hook points from one pass
 harvest   a pass that harvests every latent; what a store weighs; SAEDashboard on the same model, SAE and text
+store     stored activations: read and written, and a reader's memory, also of ten billion rows
+resume    from a killed run to its first step; what checkpoints take of a run's time
+tokens    tokens a second with equal loss curves, ours and each peer on one store, at three sizes
 explorer  what the explorer's server answers in, on runs/demo (`make demo SERVE=0`) and on a million features
 quality   FVU at everyone's defaults on the same activations, five seeds each
 architectures   the same for each architecture at L0 = 32, beside SAELens's of that name
@@ -38,7 +41,7 @@ console = Console(highlight=False, width=110)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    order = (demo, engine, stacked, streaming, harvest, explorer, quality, architectures)
+    order = (demo, engine, stacked, streaming, harvest, store, resume, tokens, explorer, quality, architectures)
     parts = {part.__name__: part for part in order}
     parser.add_argument("parts", nargs="*", default=[name for name in parts if name != LONG])
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
@@ -225,6 +228,21 @@ def harvest(with_peers: bool) -> None:
     """The harvest's figures, and SAEDashboard's."""
     for options in ([], ["--dashboard"]) if with_peers else ([],):
         subprocess.run([sys.executable, str(HERE / "harvest.py"), *options], check=True)
+
+
+def store(_: bool) -> None:
+    """The figures of stored activations."""
+    subprocess.run([sys.executable, str(HERE / "store.py")], check=True)
+
+
+def resume(_: bool) -> None:
+    """Going on, and checkpoints."""
+    subprocess.run([sys.executable, str(HERE / "resume.py")], check=True)
+
+
+def tokens(with_peers: bool) -> None:
+    """Tokens a second of training, and the curves."""
+    subprocess.run([sys.executable, str(HERE / "tokens.py"), *([] if with_peers else ["--no-peers"])], check=True)
 
 
 def explorer(_: bool) -> None:

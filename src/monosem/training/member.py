@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.activations import ActivationSource, Place, inspect_rows
 from monosem.errors import ConfigError, FileError, MismatchError
 from monosem.sae import SAE, InputFingerprint, load_sae
-from monosem.training.checkpoints import checkpoints_of, drop_others, read_checkpoint, write_checkpoint
+from monosem.training.checkpoints import REMEDY, checkpoints_of, drop_others, read_checkpoint, write_checkpoint
 from monosem.training.config import TrainingConfig
 from monosem.training.identity import Identity
 from monosem.training.loggers import Logger, MetricsFile, open_loggers, read_history, require_loggers
@@ -133,7 +133,8 @@ class Member:
                 damaged[checkpoint] = error
                 continue
             for other, error in damaged.items():
-                warnings.warn(f"{error}. The run goes on from the one before, {checkpoint.name}", stacklevel=5)
+                words = str(error).removesuffix(f": {REMEDY}")
+                warnings.warn(f"{words}. The run goes on from the one before, {checkpoint.name}", stacklevel=5)
                 other.replace(other.with_name(f"damaged_{other.name}"))
             return True
         for error in damaged.values():
