@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.activations.check import join
 from monosem.activations.reading import within_norm
-from monosem.errors import ConfigError, DataError
+from monosem.errors import ConfigError
+from monosem.interventions.amounts import Places
+from monosem.interventions.plain import plain
 from monosem.interventions.where import Condition, Where, met, positions_of, rows_of
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
 from monosem.sae.metadata import SAEMetadata
-
-
-class Places(NamedTuple):
-    """Where the rows stand that an intervention is given."""
-
-    rows: Int[Tensor, " chosen"]
-    """Of the batch."""
-    positions: Int[Tensor, " chosen"]
-    context: EditContext
-    chosen: Bool[Tensor, "batch pos"]
 
 
 class Intervention(ABC):
@@ -39,10 +32,35 @@ class Intervention(ABC):
     unchanged = "what it gives is what was there"
     """Why nothing changed, in words, where it met positions."""
 
+    fields: ClassVar[tuple[str, ...]] = ()
+    """What its constructor takes and it keeps under the same names: what it is, as data."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Of these, what must be given."""
+
     def __init__(self, hooks: list[str], where: Condition = None) -> None:
         if where is not None and not isinstance(where, Where | Tensor) and not callable(where):
             raise ConfigError(f"where is ms.Where(...), a tensor of bools or a function, got a {type(where).__name__}")
         self.hooks, self.where = hooks, where
+
+    @property
+    def hook(self) -> str:
+        """The first of its hook points."""
+        return self.hooks[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """As data, which `ms.edit_from_json` reads; an SAE is named by the hash of its weights.
+
+        Raises:
+            ConfigError: it has a part that is no data, as a function.
+        """
+        kind = type(self)
+        if "fields" not in vars(kind):
+            raise ConfigError(f"{kind.__name__} is no data: it holds code")
+        given = {name: getattr(self, name) for name in self.fields}
+        return {
+            "edit": kind.__name__,
+            **{name: plain(value, name) for name, value in given.items() if value is not None},
+        }
 
     @property
     def reader(self) -> SAE | None:
@@ -103,67 +121,12 @@ def reads(known: SAEMetadata, x: Float[Tensor, "batch pos d"], context: EditCont
     return chosen
 
 
-class Amount:
-    """Numbers of a setting: one, one for each latent, or one (or one for each latent) for each row of the batch."""
-
-    def __init__(self, value: Any, n: int, name: str) -> None:
-        """Take `value` for n latents.
-
-        Raises:
-            ConfigError: it is not numbers, not finite, or of another shape than 1, (n,), (batch, 1) or (batch, n).
-        """
-        try:
-            numbers = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"{name} must be numbers, got {value!r}") from error
-        if isinstance(value, bool) or not bool(numbers.isfinite().all()):
-            raise ConfigError(f"{name} must be finite numbers, got {_short(value)}")
-        if numbers.ndim in (1, 2) and numbers.shape[-1] not in (1, n):
-            raise ConfigError(
-                f"{name} has shape {tuple(numbers.shape)} for {n} latents: give one number, one for each latent, or "
-                f"one or {n} for each row of the batch"
-            )
-        if numbers.ndim > 2 or numbers.numel() == 0:
-            raise ConfigError(f"{name} has shape {tuple(numbers.shape)}: give numbers, (latents,), or (batch, latents)")
-        self.numbers, self.name = numbers, name
-
-    def at(self, places: Places, like: Tensor) -> Tensor:
-        """Broadcastable to (chosen, latents).
-
-        Raises:
-            DataError: it is for another number of rows than the batch has.
-        """
-        numbers = self.numbers.to(like)
-        if numbers.ndim < 2:
-            return numbers
-        if places.rows.numel() and int(places.rows.max()) >= len(numbers):
-            raise DataError(
-                f"{self.name} is for {len(numbers)} rows, the batch has more: give one setting for all, or one a row"
-            )
-        if places.context.rows is None and len(places.chosen) != len(numbers):
-            raise DataError(f"{self.name} is for {len(numbers)} rows, the batch has {len(places.chosen)}")
-        return numbers[places.rows.to(numbers.device)]
-
-    def to_json(self) -> Any:
-        return self.numbers.tolist()
-
-    def __repr__(self) -> str:
-        return f"{self.numbers.item():g}" if self.numbers.numel() == 1 else _short(self.numbers.tolist())
-
-
-def _short(value: Any) -> str:
-    words = str(value)
-    return words if len(words) <= 60 else words[:57] + "..."
-
-
 def joined_once(edit: Any, sae: SAE, model: SubjectModel, hook: str | list[str]) -> None:
     """Ask whether an SAE fits a model, once for each model and edit.
 
     Raises:
         MismatchError: it does not.
     """
-    from monosem.activations.check import join
-
     fingerprint = model.fingerprint()
     if getattr(edit, "_joined", None) != fingerprint:
         join(sae, model, hook)

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.errors import ConfigError
-from monosem.interventions.base import Amount, Intervention, Places, joined_once, reads
+from monosem.interventions.amounts import Amount, Places
+from monosem.interventions.base import Intervention, joined_once, reads
 from monosem.interventions.source import Source, Values
 from monosem.interventions.where import Condition
 from monosem.models import EditContext, SubjectModel
@@ -98,6 +99,9 @@ class FeatureEdit(Intervention):
 class Ablate(FeatureEdit):
     """Latents are taken away: their codes are 0, their mean, or those of other contexts."""
 
+    fields = ("sae", "latents", "by", "source", "seed", "hook", "where", "keep_error")
+    required = ("latents",)
+
     def __init__(
         self,
         sae: SAE,
@@ -131,7 +135,7 @@ class Ablate(FeatureEdit):
             raise ConfigError(f'by is "zero", "mean" or "resample", got {by!r}')
         if by == "zero" and source is not None:
             raise ConfigError('a source is for by="mean" and by="resample"')
-        self.by, self.seed = by, seed
+        self.by, self.source, self.seed = by, source, seed
         self.values = None if by == "zero" else Values(sae, self.latents, source, self.hooks[0])
 
     def join(self, model: SubjectModel) -> None:
@@ -155,6 +159,9 @@ class Set(FeatureEdit):
 
     unchanged = "the codes were these already"
 
+    fields = ("sae", "latents", "to", "hook", "where", "keep_error")
+    required = ("latents", "to")
+
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, to: Any, **options: Any) -> None:
         """Make the edit.
 
@@ -176,6 +183,9 @@ class Set(FeatureEdit):
 
 class Scale(FeatureEdit):
     """Codes of latents are multiplied; 0 takes them away, 1 changes nothing."""
+
+    fields = ("sae", "latents", "by", "hook", "where", "keep_error")
+    required = ("latents", "by")
 
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, by: Any, **options: Any) -> None:
         """Make the edit.
@@ -207,6 +217,9 @@ class Add(FeatureEdit):
     needs_codes = False
     unchanged = "the amount is 0"
 
+    fields = ("sae", "latents", "amount", "hook", "where", "keep_error")
+    required = ("latents", "amount")
+
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, amount: Any, **options: Any) -> None:
         """Make the edit.
 
@@ -230,6 +243,9 @@ class Clamp(FeatureEdit):
     """Codes of latents are at least `min` and at most `max`."""
 
     unchanged = "all codes were within the limits"
+
+    fields = ("sae", "latents", "min", "max", "hook", "where", "keep_error")
+    required = ("latents",)
 
     def __init__(
         self,
@@ -273,6 +289,9 @@ class Swap(FeatureEdit):
 
     unchanged = "the codes were these already, or the other text has no such position"
 
+    fields = ("sae", "latents", "source", "position", "hook", "where", "keep_error")
+    required = ("latents", "source")
+
     def __init__(
         self,
         sae: SAE,
@@ -293,7 +312,8 @@ class Swap(FeatureEdit):
             **options: `hook`, `where` and `keep_error`, as in `Ablate`.
         """
         super().__init__(sae, latents, **options)
-        self.values, self.position = Values(sae, self.latents, source, self.hooks[0]), position
+        self.source, self.position = source, position
+        self.values = Values(sae, self.latents, source, self.hooks[0])
 
     def join(self, model: SubjectModel) -> None:
         super().join(model)

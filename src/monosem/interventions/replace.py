@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.errors import ConfigError
-from monosem.interventions.base import Intervention, Places, joined_once, reads
+from monosem.interventions.amounts import Places
+from monosem.interventions.base import Intervention, joined_once, reads
 from monosem.interventions.where import Condition
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
@@ -39,6 +40,8 @@ class Replace(Intervention):
         """
         super().__init__([hook], where)
         self.function = function
+        if not isinstance(keep_tokens, Sequence) or not all(isinstance(token, int) for token in keep_tokens):
+            raise ConfigError(f"keep_tokens are ids of tokens, got {keep_tokens!r}")
         self.keep_tokens = torch.tensor(list(keep_tokens), dtype=torch.int64)
 
     def allowed(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:
@@ -60,6 +63,8 @@ class Splice(Replace):
     with model.edit([ms.Splice(sae)]):
         text = model.generate("The history of")
     """
+
+    fields = ("sae", "hook", "keep_tokens", "where")
 
     def __init__(
         self, sae: SAE, hook: str | None = None, keep_tokens: Sequence[int] = (), *, where: Condition = None

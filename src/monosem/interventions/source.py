@@ -10,7 +10,8 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
-from monosem.interventions.base import Places, reads
+from monosem.interventions.amounts import Places
+from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
 

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.errors import ConfigError, MismatchError
-from monosem.interventions.base import Amount, Intervention, Places
+from monosem.interventions.amounts import Amount, Places
+from monosem.interventions.base import Intervention
 from monosem.interventions.where import Condition
 from monosem.models import SubjectModel
 
@@ -18,6 +19,9 @@ class AddVector(Intervention):
     """A vector is added: x + strength v."""
 
     unchanged = "the vector or its strength is 0"
+
+    fields = ("hook", "vector", "strength", "where")
+    required = ("hook", "vector")
 
     def __init__(self, hook: str, vector: Float[Tensor, " d"], *, strength: Any = 1.0, where: Condition = None) -> None:
         """Make the edit.
@@ -55,6 +59,9 @@ class Project(Intervention):
 
     unchanged = "there is nothing along the direction, or the scale is 1"
 
+    fields = ("hook", "direction", "scale", "where")
+    required = ("hook", "direction")
+
     def __init__(self, hook: str, direction: Float[Tensor, " d"], *, scale: Any = 0.0, where: Condition = None) -> None:
         """Make the edit.
 
@@ -84,6 +91,9 @@ class CapProjection(Intervention):
     """The part of activations along a direction is at most so long: x - relu(<x, u> - most) u, with u of norm 1."""
 
     unchanged = "the cap was never reached"
+
+    fields = ("hook", "direction", "most", "where")
+    required = ("hook", "direction", "most")
 
     def __init__(self, hook: str, direction: Float[Tensor, " d"], *, most: Any, where: Condition = None) -> None:
         """Make the edit.
@@ -128,7 +138,7 @@ def _unit(value: Any) -> Tensor:
     length = direction.norm()
     if not length > 0:
         raise ConfigError("the direction is 0: it points nowhere")
-    return direction / length
+    return direction if abs(length - 1) < 1e-15 else direction / length
 
 
 def _require_width(vector: Tensor, rows: Tensor, hook: str) -> None:
