@@ -368,6 +368,18 @@ def test_a_schedule_scales_what_is_moved(model: SubjectModel, top: SAE) -> None:
         torch.testing.assert_close(new - old, factors[step] * v, rtol=1e-9, atol=1e-9)
 
 
+def test_an_edit_within_another_looks_at_the_model_as_it_is(model: SubjectModel, tokens: Tensor, top: SAE) -> None:
+    """What an edit asks the model when it is put in is asked without the edits around it."""
+    other = torch.randint(1, 4096, (2, 9), generator=torch.Generator().manual_seed(5))
+    outer = ms.AddVector("resid_post.0", torch.full((32,), 30.0), where=ms.Where(positions=14))
+    inner = [ms.Ablate(top, [1, 2, 3], by="mean", source=other), ms.Swap(top, [4], other[:1])]
+    with model.edit([outer, *inner]):
+        together = model(tokens)
+    again = [ms.Ablate(top, [1, 2, 3], by="mean", source=other), ms.Swap(top, [4], other[:1])]
+    with model.edit([outer]), model.edit(again):
+        assert torch.equal(model(tokens), together)
+
+
 # Reports, and bad input -----------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -158,13 +159,17 @@ def join(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | N
     Raises:
         MismatchError: they cannot be used together: the hook point is missing, width or tokenizer are others.
     """
-    result = check(sae, model, hook)
+    hooks, _ = _sides(sae, [hook] if isinstance(hook, str) else list(hook or ()), len(models_of(model)))
+    with ExitStack() as looking:
+        for one in models_of(model):
+            looking.enter_context(one.unedited())
+        result = check(sae, model, hook)
+        if not result.fatal:
+            limit_norms(sae, model, [model.hook_point(name).name for name in hooks])
     if result.fatal:
         raise MismatchError("; ".join(result.fatal))
     if result.misfits:
         warnings.warn("; ".join(result.misfits), stacklevel=3)
-    hooks, _ = _sides(sae, [hook] if isinstance(hook, str) else list(hook or ()), len(models_of(model)))
-    limit_norms(sae, model, [model.hook_point(name).name for name in hooks])
 
 
 def same_place(model: SubjectModel | ModelSet, one: str, other: str, tokens: Tensor | None = None) -> bool:

@@ -1,7 +1,9 @@
 """Interventions: what to put in the place of activations while a model runs."""
 
+from monosem.interventions.attribute import Attribution, attribute
 from monosem.interventions.base import Intervention
 from monosem.interventions.data import edit_from_json
+from monosem.interventions.effects import Effects, effects
 from monosem.interventions.features import Ablate, Add, Clamp, FeatureEdit, Scale, Set, Swap
 from monosem.interventions.generate import Generation, Piece, Writing, generate, stream
 from monosem.interventions.other_models import spliced
@@ -14,8 +16,10 @@ __all__ = [
     "Ablate",
     "Add",
     "AddVector",
+    "Attribution",
     "CapProjection",
     "Clamp",
+    "Effects",
     "FeatureEdit",
     "Generation",
     "Intervention",
@@ -28,7 +32,9 @@ __all__ = [
     "Swap",
     "Where",
     "Writing",
+    "attribute",
     "edit_from_json",
+    "effects",
     "generate",
     "sae_hash",
     "spliced",

@@ -150,6 +150,15 @@ class Ablate(FeatureEdit):
             return self.values.mean().to(codes).expand_as(codes)
         return self.values.drawn(places, self.seed).to(codes)
 
+    def without(self, rows: Float[Tensor, "chosen d"]) -> tuple[Float[Tensor, " chosen"], Float[Tensor, "chosen d"]]:
+        """The code of the only latent in some rows, and the rows where it is 0."""
+        codes = self.sae.encode(rows)
+        chosen = torch.tensor(self.latents, device=codes.device)
+        old = codes.select(chosen).to_dense()
+        base = rows if self.keep_error else self.sae.decode(codes, rows)
+        change = -old @ self.sae.part(chosen)[2]
+        return old[:, 0], base + self.sae.target_transform.raw_changes(change, rows.to(change.dtype))
+
     def detail(self) -> str:
         return "" if self.by == "zero" else f" by {self.by}"
 

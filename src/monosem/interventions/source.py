@@ -25,6 +25,7 @@ class Values:
     def __init__(self, sae: SAE, latents: Sequence[int], source: Source | None, hook: str) -> None:
         self.sae, self.latents, self.source, self.hook = sae, list(latents), source, hook
         self.codes: Float[Tensor, "contexts pos m"] | None = None
+        self._of: str | None = None
         self.read_there: Bool[Tensor, "contexts pos"] | None = None
         if source is None:
             if "tokens" not in sae.probe:
@@ -40,12 +41,13 @@ class Values:
 
     @torch.no_grad()
     def read(self, model: SubjectModel) -> None:
-        """Let the model read the source, once.
+        """Let the model read the source, once, without edits.
 
         Raises:
             DataError: the SAE reads nothing of it.
         """
-        if self.codes is not None:
+        fingerprint = model.fingerprint()
+        if isinstance(self.source, SparseCodes) or self._of == fingerprint:
             return
         source = self.sae.probe["tokens"].long() if self.source is None else self.source
         texts = [source] if isinstance(source, str) else source
@@ -62,12 +64,13 @@ class Values:
 
         at_once = model.contexts_at_once(inputs["input_ids"].shape[1])
         for start in range(0, len(inputs["input_ids"]), at_once):
-            with model.edit({self.hook: note}):
+            with model.unedited(), model.edit({self.hook: note}):
                 model.capture({name: x[start : start + at_once] for name, x in inputs.items()}, [self.hook])
         self.codes = torch.cat([codes for codes, _ in found])
         self.read_there = torch.cat([kept for _, kept in found])
         if not bool(self.read_there.any()):
             raise DataError("the SAE reads nothing of the source")
+        self._of = fingerprint
 
     def _known(self) -> tuple[Float[Tensor, "contexts pos m"], Bool[Tensor, "contexts pos"]]:
         if self.codes is None or self.read_there is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,7 @@ class SubjectModel:
         self._places = hook_table(module, self.family, self.n_layers)
         self._d_model: int | None = getattr(config, "hidden_size", None)
         self.continued: Continued | None = None
+        self._level = 0
         self._special = torch.tensor(
             sorted(special_tokens(tokenizer)) if tokenizer is not None else [], dtype=torch.int64
         )
@@ -258,6 +259,15 @@ class SubjectModel:
         """
         return InForce(self, edits)
 
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """Within this block no edits are in force but those of blocks inside it: for looks at the model itself."""
+        self._level += 1
+        try:
+            yield
+        finally:
+            self._level -= 1
+
     def _context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EditContext:
         tokens = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or torch.is_floating_point(tokens):
@@ -290,9 +300,11 @@ class SubjectModel:
         report: EditReport | None = None,
     ) -> Any:
         """Put a function at a hook point; returns the handle that takes it away again."""
-        module = self.module.get_submodule(point.path)
+        module, level = self.module.get_submodule(point.path), self._level
 
         def replaced(x: Any) -> Any:
+            if context is not None and level != self._level:
+                return None
             first = x[0] if isinstance(x, tuple) else x
             if not isinstance(first, Tensor):
                 raise HookError(f"{point.name} gives a {type(first).__name__}, not a tensor: choose a module inside it")
