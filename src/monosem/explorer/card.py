@@ -104,6 +104,8 @@ def _feature(
         max=feature.max,
         decoder_norm=feature.decoder_norm,
         encoder_cosine=feature.encoder_cosine,
+        output_score=feature.output_score,
+        confidence_change=feature.confidence_change,
         histogram=shapes.Histogram(edges=feature.histogram.edges.tolist(), counts=feature.histogram.counts.tolist())
         if len(feature.histogram.counts)
         else shapes.Histogram(edges=[], counts=[]),

@@ -212,6 +212,8 @@ class Row(Named):
     nearest: int | None
     nearest_cosine: float | None
     encoder_cosine: float | None
+    output_score: float | None
+    confidence_change: float | None
     partner: int | None
     partner_lift: float | None
     logit_mean: float | None
@@ -437,6 +439,8 @@ class Feature(TypedDict):
     max: float | None
     decoder_norm: float
     encoder_cosine: float | None
+    output_score: float | None
+    confidence_change: float | None
     histogram: Histogram
     promoted: list[TokenWeight]
     suppressed: list[TokenWeight]

@@ -104,6 +104,8 @@ def rows_of(dictionary: Dictionary, latents: Sequence[int]) -> list[Row]:
 def _row(dictionary: Dictionary, row: dict[str, Any], named: Named) -> Row:
     more = {
         "name_piece": row.get("name_piece"),
+        "output_score": row.get("output_score"),
+        "confidence_change": row.get("confidence_change"),
         "name": row["name"] if row["count"] else NEVER,
         "label": named["label"],
         "explanation": named["explanation"],

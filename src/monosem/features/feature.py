@@ -167,6 +167,11 @@ class Feature:
     cofiring: list[Cofiring]
     decoder_norm: float
     encoder_cosine: float | None
+    output_score: float | None
+    """Steering worth: by how much the probability of the tokens that it promotes rises when it is raised to its
+    maximum. None if it never fired, or where it was not measured."""
+    confidence_change: float | None
+    """By how much the probability of the likeliest next token changes then."""
     top: list[Example]
     """Strongest places, one per text: of equal documents, or passages that are alike, the strongest."""
     samples: list[Example]

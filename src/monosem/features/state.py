@@ -62,6 +62,8 @@ class HarvestSettings(BaseModel):
     """Tokens of a window before its peak."""
     after: int = Field(default=11, ge=0)
     """Tokens of a window after its peak."""
+    worth: int = Field(default=4, ge=0)
+    """Contexts in which every latent is raised, to see what it is worth in steering; 0: that is left out."""
     seed: int = Field(default=0, ge=0)
 
 

@@ -250,6 +250,8 @@ class FeatureStore:
             cofiring=[Cofiring(*t) for t in pairs("cofiring_latents", "cofiring_shares", "cofiring_lifts")],
             decoder_norm=row["decoder_norm"],
             encoder_cosine=row["encoder_cosine"],
+            output_score=row.get("output_score"),
+            confidence_change=row.get("confidence_change"),
             top=kinds["top"],
             samples=kinds["sample"],
             near_misses=kinds["near_miss"],

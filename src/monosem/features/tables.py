@@ -23,6 +23,7 @@ from monosem.features.statistics import FiringTokens, Ranked
 from monosem.features.streaming import BINS_AN_OCTAVE, COARSE, EMPTY, N_BINS, SAMPLE_BINS
 from monosem.features.vocabulary import Vocabulary
 from monosem.features.words import OfWords, Words, of_words
+from monosem.features.worth import Worth, contexts_of, steering_worth
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 
@@ -53,6 +54,8 @@ class Sources:
     words: Words | None
     """Of text."""
     of_words: OfWords | None
+    worth: Worth | None
+    """In steering: of a model that writes text."""
 
     @staticmethod
     def of(
@@ -96,8 +99,34 @@ class Sources:
             counted = of_words(logged, words, rates, harvest.totals.max.astype(float))
         else:
             named = named_by_documents(harvest, chosen, vocabulary, peaks, _names_of_documents(shown))
-        known = (logged, firing, together, lifts, neighbours, logits, parts, chosen, peaks, named, words, counted)
+        worth = None
+        if isinstance(model, SubjectModel) and shown is None and logits is not None and parts is None:
+            worth = _worth(harvest, sae, model, logged, logits.promoted)
+        known = (
+            logged,
+            firing,
+            together,
+            lifts,
+            neighbours,
+            logits,
+            parts,
+            chosen,
+            peaks,
+            named,
+            words,
+            counted,
+            worth,
+        )
         return Sources(harvest, sae, vocabulary, *known)
+
+
+def _worth(harvest: Harvest, sae: SAE, model: SubjectModel, logged: Logged, promoted: Ranked) -> Worth | None:
+    """What the latents are worth in steering, unless that is left out or there is no context for it."""
+    contexts = contexts_of(logged, harvest.settings.worth) if harvest.settings.worth else None
+    hook = harvest.facts.get("hook")
+    if contexts is None or hook is None:
+        return None
+    return steering_worth(sae, model, hook, contexts, harvest.totals.max, promoted)
 
 
 def _names_of_documents(shown: Images | VectorRows | None) -> Callable[[int], str] | None:
@@ -165,6 +194,9 @@ def features_table(sources: Sources, first: int, stop: int) -> pa.Table:
         "partner": number(partner, partner >= 0, pa.int32()),
         "partner_lift": number(sources.lifts[part, 0], partner >= 0),
     }
+    for name in Worth._fields:
+        values = none + np.nan if sources.worth is None else getattr(sources.worth, name)[part]
+        columns[name] = number(values, ~np.isnan(values))
     for i, name in enumerate(("mean", "deviation", "skew", "kurtosis")):
         values = none + 0.0 if sources.logits is None else sources.logits.moments[part, i]
         columns[f"logit_{name}"] = number(values, none if sources.logits is None else everywhere)

@@ -169,7 +169,7 @@ class _Reader:
 
     def __init__(self, model: Writer, continued: Continued, edits: AbstractContextManager[Any], cached: bool) -> None:
         self.model, self.continued, self.edits = model, continued, edits
-        self.cache = _new_cache(model) if cached else None
+        self.cache = new_cache(model) if cached else None
         self.read_before: list[Tensor] = []
         self.named = model.inputs.optional
 
@@ -197,7 +197,7 @@ class _Reader:
         return out.logits[:, -1]
 
 
-def _new_cache(model: Writer) -> Any:
+def new_cache(model: Writer) -> Any:
     """An empty cache of keys and values; None where the model has another kind of memory."""
     from transformers import DynamicCache
 

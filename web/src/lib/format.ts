@@ -22,8 +22,8 @@ function fixed(size: number): string {
   return size.toFixed(decimals)
 }
 
-export function signed(value: number): string {
-  return value < 0 ? num(value) : '+' + num(value)
+export function signed(value: number | null | undefined): string {
+  return value === null || value === undefined || value < 0 ? num(value) : '+' + num(value)
 }
 
 /** A share as a percentage, without the sign of the unit: 0.0031 is "0.310". */

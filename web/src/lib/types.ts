@@ -142,6 +142,10 @@ export interface Row extends Named {
   nearest: number | null
   nearest_cosine: number | null
   encoder_cosine: number | null
+  /** Steering worth, where it was measured: by how much the probability of what it promotes rises when it is raised. */
+  output_score?: number | null
+  /** By how much that of the likeliest token changes then. */
+  confidence_change?: number | null
   partner: number | null
   partner_lift: number | null
   logit_mean: number | null
@@ -245,6 +249,10 @@ export interface Feature {
   max: number | null
   decoder_norm: number
   encoder_cosine: number | null
+  /** Steering worth, where it was measured: by how much the probability of what it promotes rises when it is raised. */
+  output_score?: number | null
+  /** By how much that of the likeliest token changes then. */
+  confidence_change?: number | null
   histogram: { edges: number[]; counts: number[] }
   promoted: TokenWeight[]
   suppressed: TokenWeight[]
