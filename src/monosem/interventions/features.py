@@ -45,6 +45,11 @@ class FeatureEdit(Intervention):
             raise ConfigError(
                 f"this SAE does not know its hook point: {type(self).__name__}(sae, ..., hook='resid_post.2')"
             )
+        if not sae.autoencodes or len(sae.in_shape) > 1:
+            raise ConfigError(
+                f"latents of a {sae.architecture} do not write where they are read: add what they write by "
+                "ms.AddVector(hook, sae.decoder_directions([latent])[0])"
+            )
         super().__init__([name], where)
         self.sae, self.keep_error = sae, keep_error
         self.latents = _latents(latents, sae)
