@@ -39,3 +39,7 @@ class MismatchError(MonosemError):
 
 class JudgeError(MonosemError):
     """A judge is not there, refuses, costs too much or answers nonsense; what it has answered is kept."""
+
+
+class RankError(MonosemError):
+    """Processes of one job have lost each other, or do not see the same; what was saved is kept."""

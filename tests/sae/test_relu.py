@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError
 from monosem.sae import SAE, ReLUSAE, TrainingContext, load_sae
-from monosem.sae.sparsity import SMALL, annealed, power_sum
+from monosem.sae.sparsity import SMALL, annealed, powers
 from monosem.training import Trainer, TrainingConfig
 
 MakeSAE = Callable[..., SAE]
@@ -92,10 +92,10 @@ def test_p_falls_in_ten_steps_between_a_fifth_and_four_fifths_of_a_run() -> None
 
 def test_a_power_below_1_has_a_finite_slope_at_0() -> None:
     lengths = torch.zeros(3, requires_grad=True)
-    power_sum(lengths, 0.2).backward()
+    powers(lengths, 0.2).sum().backward()
     assert lengths.grad is not None
     assert torch.isfinite(lengths.grad).all()
-    assert power_sum(torch.zeros(3), 0.2) == 0
+    assert powers(torch.zeros(3), 0.2).sum() == 0
 
 
 def test_tied_is_one_matrix_in_training_and_in_files(tmp_path: Path) -> None:

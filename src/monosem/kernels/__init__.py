@@ -28,11 +28,22 @@ from monosem.kernels.sparse import (
     top_k,
     use_backend,
 )
+from monosem.ranks import (
+    a_row,
+    latents_in_all,
+    mean_over_rows,
+    mean_square,
+    over_latents,
+    over_rows,
+    read_by_all,
+    rows_in_all,
+)
 
 __all__ = [
     "SLOW",
     "Buffers",
     "Selection",
+    "a_row",
     "above",
     "adam_",
     "batch_top_k",
@@ -43,6 +54,13 @@ __all__ = [
     "encode",
     "fast_bfloat16",
     "largest",
+    "latents_in_all",
+    "mean_over_rows",
+    "mean_square",
+    "over_latents",
+    "over_rows",
+    "read_by_all",
+    "rows_in_all",
     "speed",
     "squared_error",
     "top_k",

@@ -20,7 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from monosem import ranks
 from monosem.errors import DivergenceError
 from monosem.kernels.matmul import product
 
@@ -91,13 +93,33 @@ def top_k(
     are exact, the choice between latents that are all but equal at the edge may differ. For training steps alone.
     """
     with torch.no_grad():
-        n_candidates = k + max(8, k // 4)
-        if screen and n_candidates < W.shape[0] and x.dtype == torch.float32:
-            values, indices = _backend(x).top_k_screened(x, W, bias, k, n_candidates)
+        n_candidates, own = k + max(8, k // 4), min(k, W.shape[0])
+        if not own:  # all that are asked for are elsewhere
+            values, indices = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.int32, device=x.device)
+        elif screen and n_candidates < W.shape[0] and x.dtype == torch.float32:
+            values, indices = _backend(x).top_k_screened(x, W, bias, own, n_candidates)
         else:
-            values, indices = _backend(x).top_k(x, W, bias, k)
-        offsets = torch.arange(x.shape[0] + 1, device=x.device) * k
-        return values.reshape(-1), Selection(indices.reshape(-1), offsets, W.shape[0])
+            values, indices = _backend(x).top_k(x, W, bias, own)
+        offsets = torch.arange(x.shape[0] + 1, device=x.device) * own
+        selection = Selection(indices.reshape(-1), offsets, W.shape[0])
+        if ranks.division().latents.size == 1:
+            return values.reshape(-1), selection
+        kept = _among_all(values, k).reshape(-1)
+        return values.reshape(-1)[kept], selection.keep(kept)
+
+
+def _among_all(values: Float[Tensor, "rows own"], k: int) -> Bool[Tensor, "rows own"]:
+    """Which of the candidates that this rank has are among the k largest of each row, of all ranks.
+
+    Of equal ones at the edge those of the first ranks are; every rank sends k numbers a row, however many latents.
+    """
+    others = ranks.division().latents
+    padded = F.pad(values, (0, k - values.shape[1]), value=float("-inf"))
+    every = torch.cat(others.gather(padded), 1)
+    edge = every.topk(k, dim=1).values[:, -1:]
+    above, at = every > edge, every == edge
+    kept = above | (at & (at.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return kept[:, others.rank * k :][:, : values.shape[1]]
 
 
 def above(
@@ -156,28 +178,40 @@ def largest(
     """The `total` largest of all entries, and the smallest of them. Not differentiable.
 
     `candidates` returns the entries above a number. `guess` should lie a little below the smallest one wanted: all
-    entries above the guess are candidates, and if there are too few, a lower guess is tried.
+    entries above the guess are candidates, and if there are too few, a lower guess is tried. `total` counts for the
+    rows at hand; where others have more rows, or more latents, all compete.
 
     Raises:
         DivergenceError: there are not so many, as not all of them are numbers.
     """
+    division = ranks.division()
     with torch.no_grad():
+        total *= division.rows.size
+        if not division.alone:
+            guess = division.every.least_(torch.tensor(guess, dtype=torch.float64)).item()
         while True:
             values, selection = candidates(guess)
-            if values.numel() >= total:
+            found = values.numel()
+            if not division.alone:
+                found = int(division.every.sum_(torch.tensor(found)))
+            if found >= total:
                 break
             if guess == float("-inf"):
                 raise DivergenceError(
-                    f"of the {total:,} largest pre-activations {total - values.numel():,} are not finite: the weights "
+                    f"of the {total:,} largest pre-activations {total - found:,} are not finite: the weights "
                     "or the activations are not"
                 )
             guess = guess - max(0.5 * abs(guess), 0.1) if guess > -1e30 else float("-inf")
-        if values.numel() == total:
-            return values, selection, values.min()
-        cut = values.kthvalue(values.numel() - total + 1).values
+        own = division.every.rank
+        parts = division.every.gather_ragged(values)
+        every = parts[0] if division.alone else torch.cat(parts)
+        if found == total:
+            return values, selection, every.min()
+        cut = every.kthvalue(found - total + 1).values
         kept = values > cut
         at_the_edge = (values == cut).nonzero()[:, 0]
-        kept[at_the_edge[: total - int(kept.sum())]] = True
+        wanted = total - int((every > cut).sum()) - sum(int((part == cut).sum()) for part in parts[:own])
+        kept[at_the_edge[: max(0, wanted)]] = True
         return values[kept], selection.keep(kept), cut
 
 
@@ -257,7 +291,7 @@ def decode(
     values: Float[Tensor, " entries"], W_dec: Float[Tensor, "n d"], selection: Selection
 ) -> Float[Tensor, "rows d"]:
     """The sum of each row's values times their decoder rows, with gradients."""
-    return _Decode.apply(values, W_dec, selection)  # pyright: ignore
+    return ranks.over_latents(_Decode.apply(values, W_dec, selection))  # pyright: ignore
 
 
 def squared_error(
@@ -269,9 +303,15 @@ def squared_error(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d"]]:
     """The mean over all elements of (target - decode(values) - b_dec)^2, and that error without gradient.
 
-    The gradient of the values costs nothing beside the decode: a row's decoder rows are still in the cache.
+    The gradient of the values costs nothing beside the decode: a row's decoder rows are still in the cache. Where other
+    ranks have other latents, the error is known only once all have decoded.
     """
-    return _SquaredError.apply(values, W_dec, b_dec, selection, target)  # pyright: ignore
+    division = ranks.division()
+    if division.latents.size > 1:
+        error = target - b_dec - decode(values, W_dec, selection)
+        return ranks.mean_square(error), error.detach()
+    loss, error = _SquaredError.apply(values, W_dec, b_dec, selection, target)  # pyright: ignore
+    return ranks.over_rows(loss) / division.rows.size, error  # pyright: ignore
 
 
 class _Encode(torch.autograd.Function):
@@ -280,7 +320,7 @@ class _Encode(torch.autograd.Function):
         ctx: Any, x: Tensor, W: Tensor, b: Tensor, b_dec: Tensor | None, selection: Selection, values: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x, W)
-        ctx.selection = selection
+        ctx.selection, ctx.latents = selection, ranks.division().latents
         return values.view_as(values)
 
     @staticmethod
@@ -295,7 +335,9 @@ class _Encode(torch.autograd.Function):
         grad_b = None
         if need_b or need_b_dec:
             grad_b = grad.new_zeros(selection.n_latents).index_add_(0, selection.indices, grad)
-        grad_b_dec = -_sum_of_rows(grad_b, W) if need_b_dec and grad_b is not None else None
+        grad_b_dec = None
+        if need_b_dec and grad_b is not None:  # all latents read it, those of other ranks too
+            grad_b_dec = ctx.latents.sum_(-_sum_of_rows(grad_b, W))
         return grad_x, grad_W, grad_b if need_b else None, grad_b_dec, None, None
 
 

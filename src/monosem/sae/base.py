@@ -204,7 +204,7 @@ class SAE(Weights, ABC):
 
     def centred(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
         """What the encoder reads: transformed inputs, less b_dec in an autoencoder."""
-        return x - self.b_dec if self.subtract_b_dec else x
+        return x - kernels.read_by_all(self.b_dec) if self.subtract_b_dec else x
 
     def activate(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
         """Selected latents and their activations, with gradients, for what `centred` returns."""
@@ -221,7 +221,8 @@ class SAE(Weights, ABC):
     def count_fired(self, activations: Float[Tensor, " entries"], selection: Selection) -> Int[Tensor, " n_latents"]:
         """On how many rows each latent is on."""
         fired = torch.zeros(self.n_latents, dtype=torch.int64, device=activations.device)
-        return fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
+        fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
+        return kernels.over_rows(fired)
 
     def decode(
         self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None

@@ -174,6 +174,6 @@ class Crosscoder(BatchTopKSAE):
         values, selection = self.select(centred)
         activations = self.pre_activations(centred, values, selection).relu()
         mse, residual = self.reconstruction_loss(activations, selection, target)
-        penalty = (activations * self.decoder_norms().sum(-1)[selection.indices]).sum() / len(x)
+        penalty = kernels.a_row((activations * self.decoder_norms().sum(-1)[selection.indices]).sum(), len(x))
         fired = self.count_fired(activations, selection)
         return TrainingLoss(mse + self.l1_coefficient * penalty, residual, fired, {"mse": mse, "l1": penalty})

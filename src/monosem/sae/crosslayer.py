@@ -197,7 +197,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
         self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows layers_d_out"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows layers_d_out"]]:
         residual = target - self.b_dec - self._written(activations, selection)
-        return residual.pow(2).mean(), residual.detach()
+        return kernels.mean_square(residual), residual.detach()
 
     def _written(
         self, activations: Float[Tensor, " entries"], selection: Selection

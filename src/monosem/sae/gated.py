@@ -61,7 +61,7 @@ class GatedSAE(ThresholdSAE):
         return self.activation(Entries(pre, selection, len(x))), selection
 
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
-        return entries.sums(entries.pre.relu()).sum() / entries.rows
+        return entries.a_row(entries.sums(entries.pre.relu()))
 
     def more_terms(self, entries: Entries, target: Float[Tensor, "rows d_out"]) -> dict[str, Tensor]:
         W_dec, b_dec = self.W_dec.detach(), self.b_dec.detach()

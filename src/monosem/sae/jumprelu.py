@@ -111,11 +111,11 @@ class JumpReLUSAE(ThresholdSAE):
 
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
         if self.penalty_kind == "tanh":
-            return (4 * activations * entries.spread(self.decoder_norms)).tanh().sum() / entries.rows
+            return entries.a_row((4 * activations * entries.spread(self.decoder_norms)).tanh())
         on = step(entries.pre, entries.spread(self.threshold), self.bandwidth)
         if self.penalty_kind == "frequency":
-            return frequency_sum(entries.sums(on) / entries.rows, entries.rows, self.frequency_scale)
-        l0 = on.sum() / entries.rows
+            return frequency_sum(entries.shares(on), entries.rows, self.frequency_scale)
+        l0 = entries.a_row(on)
         return l0 if self.target_l0 is None or self.penalty_kind == "l0" else (l0 / self.target_l0 - 1) ** 2
 
 

@@ -60,5 +60,5 @@ class MatryoshkaSAE(BatchTopKSAE):
         for first, last in zip([0, *self.widths[:-1]], self.widths, strict=True):
             inside = (selection.indices >= first) & (selection.indices < last)
             residual = residual - kernels.decode(activations[inside], self.W_dec, selection.keep(inside))
-            losses.append(residual.pow(2).mean())
+            losses.append(kernels.mean_square(residual))
         return torch.stack(losses).mean(), residual.detach()

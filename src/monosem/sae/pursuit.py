@@ -345,7 +345,7 @@ class MatchingPursuitSAE(SAE):
     ) -> TrainingLoss:
         values, residual, picks = self._unrolled(self.centred(x), screen=context.screen)
         error = target - (x - residual)
-        loss = error.pow(2).mean()
+        loss = kernels.mean_square(error)
         fired = self.count_fired(*self.merge(values.detach(), picks))
         return TrainingLoss(loss, error.detach(), fired, {"mse": loss.detach()})
 

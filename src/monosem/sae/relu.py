@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError
 from monosem.sae.base import TrainingContext
-from monosem.sae.sparsity import annealed, power_sum
+from monosem.sae.sparsity import annealed, powers
 from monosem.sae.threshold import Entries, ThresholdSAE
 
 
@@ -88,15 +88,15 @@ class ReLUSAE(ThresholdSAE):
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
         """The penalty at the present p, rescaled so that a change of p has left it where it was."""
         if self.p_end is None and self.p == 1:
-            return (entries.sums(activations) * self.decoder_norms).sum() / entries.rows
+            return entries.a_row(entries.sums(activations) * self.decoder_norms)
         lengths = activations * entries.spread(self.decoder_norms)
         if self.p_end is None:
-            return power_sum(lengths, self.p) / entries.rows
+            return entries.a_row(powers(lengths, self.p))
         before, now = self.p_now.item(), annealed(self.p, self.p_end, context.progress)
-        penalty = power_sum(lengths, now) / entries.rows
+        penalty = entries.a_row(powers(lengths, now))
         if now != before:
             with torch.no_grad():
-                penalty_before = power_sum(lengths, before) / entries.rows
+                penalty_before = entries.a_row(powers(lengths, before))
                 self.p_scale.mul_(torch.where(penalty > 0, penalty_before / penalty, 1.0))
                 self.p_now.fill_(now)
         return penalty * self.p_scale.to(penalty.dtype)

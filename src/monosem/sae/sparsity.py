@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem import kernels
+
 
 def warmup_factor(progress: float | None, warmup: float) -> float:
     """Share of the full coefficient at a point of the run; the full one where the run's length is not known."""
@@ -30,9 +32,9 @@ SMALL = 1e-3
 """Added to lengths before a power below 1, whose slope at 0 would else be infinite."""
 
 
-def power_sum(lengths: Tensor, p: float) -> Float[Tensor, ""]:
-    """The sum of lengths^p."""
-    return lengths.sum() if p == 1 else ((lengths + SMALL).pow(p) - SMALL**p).sum()
+def powers(lengths: Tensor, p: float) -> Tensor:
+    """lengths^p."""
+    return lengths if p == 1 else (lengths + SMALL).pow(p) - SMALL**p
 
 
 def frequency_sum(firing_rates: Float[Tensor, " n_latents"], rows: int, scale: float) -> Float[Tensor, ""]:
@@ -45,7 +47,7 @@ def frequency_sum(firing_rates: Float[Tensor, " n_latents"], rows: int, scale: f
     """
     w = firing_rates
     squares = w * w - w * (1 - w) / max(1, rows - 1)
-    return (w + squares / scale).sum()
+    return kernels.over_latents((w + squares / scale).sum())
 
 
 class L0Controller(nn.Module):

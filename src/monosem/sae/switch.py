@@ -132,5 +132,6 @@ class SwitchSAE(TopKSAE):
     def balance(self, probabilities: Float[Tensor, "rows n_experts"]) -> Float[Tensor, ""]:
         """n_experts * sum_e f_e mean(p_e) - 1, from -1 to n_experts - 1: 0 where either is even."""
         experts = probabilities.argmax(-1)
-        used = torch.zeros_like(probabilities).scatter_(1, experts[:, None], 1.0).mean(0)
-        return self.n_experts * (used * probabilities.mean(0)).sum() - 1
+        used = torch.zeros_like(probabilities).scatter_(1, experts[:, None], 1.0)
+        shares = kernels.mean_over_rows(used) * kernels.mean_over_rows(probabilities)
+        return self.n_experts * shares.sum() - 1

@@ -27,21 +27,38 @@ class Entries:
     """(rows, n_latents), or (entries,) with a selection."""
     selection: Selection | None
     """None where all are there."""
-    rows: int
+    rows_here: int
+
+    @property
+    def rows(self) -> int:
+        """Of the batch."""
+        return kernels.rows_in_all(self.rows_here)
 
     def spread(self, per_latent: Float[Tensor, " n_latents"]) -> Tensor:
         """To every entry what belongs to its latent."""
         return per_latent.expand_as(self.pre) if self.selection is None else per_latent[self.selection.indices]
 
     def sums(self, values: Tensor) -> Float[Tensor, " n_latents"]:
-        """Every latent's sum over the rows."""
+        """Every latent's sum over the rows here."""
         if self.selection is None:
             return values.sum(0)
         return values.new_zeros(self.selection.n_latents).index_add(0, self.selection.indices, values)
 
     def counts(self, on: Tensor) -> Int[Tensor, " n_latents"]:
         """On how many rows something is true of a latent."""
-        return on.sum(0) if self.selection is None else self.sums(on.long())
+        return kernels.over_rows(on.sum(0) if self.selection is None else self.sums(on.long()))
+
+    def shares(self, on: Tensor) -> Float[Tensor, " n_latents"]:
+        """On which share of the rows something is true of a latent."""
+        return kernels.over_rows(self.sums(on)) / self.rows
+
+    def total(self, values: Tensor) -> Float[Tensor, ""]:
+        """The sum over all latents and rows, of values of entries or of sums of latents over the rows here."""
+        return kernels.over_latents(kernels.over_rows(values.sum()))
+
+    def a_row(self, values: Tensor) -> Float[Tensor, ""]:
+        """The same, as a mean over rows."""
+        return kernels.a_row(values.sum(), self.rows_here)
 
     def squared_error(
         self,
@@ -53,8 +70,8 @@ class Entries:
         """The mean squared error of the activations' reconstruction, and that error without gradient."""
         if self.selection is not None:
             return kernels.squared_error(activations, W_dec, b_dec, self.selection, target)
-        error = target - torch.addmm(b_dec, activations, W_dec)
-        return error.pow(2).mean(), error.detach()
+        error = target - b_dec - kernels.over_latents(activations @ W_dec)
+        return kernels.mean_square(error), error.detach()
 
 
 class ThresholdSAE(SAE):
@@ -186,12 +203,13 @@ class ThresholdSAE(SAE):
         mse, residual = entries.squared_error(activations, self.W_dec, self.b_dec, target)
         penalty, more = self.penalty(entries, activations, context), self.more_terms(entries, target)
         fired = entries.counts(activations.detach() > 0)
-        l0 = fired.sum() / len(x)
-        self.density.mul_(0.9).add_(l0 / self.n_latents, alpha=0.1)
+        n_fired = kernels.over_latents(fired.sum())
+        l0 = n_fired / entries.rows
+        self.density.mul_(0.9).add_(l0 / kernels.latents_in_all(self.n_latents), alpha=0.1)
         coefficient = penalty.new_tensor(self.coefficient * warmup_factor(context.progress, self.coefficient_warmup))
         if self.controller is not None:
             coefficient = coefficient * self.controller.factor.to(coefficient.dtype)
-            mean_activation = activations.detach().sum() / fired.sum().clamp_min(1)
+            mean_activation = entries.total(activations.detach()) / n_fired.clamp_min(1)
             self.controller.observe(l0, mean_activation, context.progress)
         terms = {"mse": mse, "penalty": penalty, **more, "coefficient": coefficient}
         return TrainingLoss(mse + coefficient * penalty + sum(more.values()), residual, fired, terms)

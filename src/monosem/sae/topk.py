@@ -88,7 +88,7 @@ class TopKSAE(SAE):
 
         activations, selection = self.activate_in_training(centred, self.k, context)
         loss, residual = self.reconstruction_loss(activations, selection, target)
-        terms = {"mse": residual.pow(2).mean()}
+        terms = {"mse": kernels.mean_square(residual)}
         if self.multi_coefficient:
             wider = self.activate_in_training(centred, min(4 * self.k, self.n_latents), context)
             terms["multi"], _ = self.reconstruction_loss(*wider, target)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from monosem import kernels
+from monosem.ranks import division
 from monosem.sae import SAE, BatchTopKSAE, Crosscoder, TopKSAE
 from monosem.sae.weights import row_norms
 
@@ -64,18 +65,22 @@ class DeadLatents:
     b_enc: Float[Tensor, " dead"]
     W_dec: Float[Tensor, "dead d_out"]
 
+    number: int
+    """Of all that are dead, those of other ranks too."""
+
     @staticmethod
     def of(sae: SAE, dead: Bool[Tensor, " n_latents"]) -> DeadLatents | None:
         """None where no latent is dead."""
         latents = dead.nonzero()[:, 0]
-        if not latents.numel():
+        number = int(kernels.over_latents(torch.tensor(len(latents))))
+        if not number:
             return None
-        return DeadLatents(sae, latents, *(part.requires_grad_() for part in sae.part(latents)))
+        return DeadLatents(sae, latents, *(part.requires_grad_() for part in sae.part(latents)), number)
 
     @property
     def share(self) -> float:
         """Of all latents."""
-        return len(self.latents) / self.sae.n_latents
+        return self.number / kernels.latents_in_all(self.sae.n_latents)
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Add the gradient of a loss to the gradients of the SAE."""
@@ -93,13 +98,13 @@ def aux_k(
     Source: Gao et al., Scaling and evaluating sparse autoencoders, 2024.
     """
     sae = dead.sae
-    k = min(k_aux or max(1, residual.shape[1] // 2), len(dead.latents))
+    k = min(k_aux or max(1, residual.shape[1] // 2), dead.number)
     values, selection = kernels.top_k(centred, dead.W_enc, dead.b_enc, k)
     b_dec = sae.b_dec if sae.subtract_b_dec else None
     activations = kernels.encode(centred, dead.W_enc, dead.b_enc, b_dec, selection, values).relu()
     nothing = residual.new_zeros(residual.shape[1])
     error, _ = kernels.squared_error(activations, dead.W_dec, nothing, selection, residual)
-    return error / residual.pow(2).mean().clamp_min(torch.finfo(residual.dtype).tiny)
+    return error / kernels.mean_square(residual).clamp_min(torch.finfo(residual.dtype).tiny)
 
 
 @torch.no_grad()
@@ -116,7 +121,10 @@ def raise_silent(
     for latents in dead.nonzero()[:, 0].split(SILENT_AT_ONCE):
         W_enc, b_enc, _ = sae.part(latents)
         pre = centred @ W_enc.T + b_enc
-        highest = pre.topk(1 + len(pre) // 100, dim=0).values
+        some = 1 + kernels.rows_in_all(len(pre)) // 100
+        highest = (
+            torch.cat(division().rows.gather(pre.topk(min(some, len(pre)), dim=0).values)).topk(some, dim=0).values
+        )
         silent = highest[0] <= 0
         small = torch.finfo(pre.dtype).eps * pre.abs().amax()
         sae.b_enc[latents[silent]] += small - highest[-1, silent]
@@ -144,8 +152,8 @@ def ghost(
     strength = (pre - pre.detach().amax(1, keepdim=True)).exp()  # a row's scale is taken out below: no overflow
     out = strength @ dead.W_dec
     out = out * (row_norms(residual) / (2 * row_norms(out)).clamp_min(tiny)).detach()
-    error = (residual - out).pow(2).mean()
-    return error * (residual.pow(2).mean() / error.clamp_min(tiny)).detach()
+    error = kernels.mean_square(residual - out)
+    return error * (kernels.mean_square(residual) / error.clamp_min(tiny)).detach()
 
 
 def pre_activation(dead: DeadLatents, centred: Float[Tensor, "rows d_in"]) -> Float[Tensor, ""]:
@@ -161,7 +169,7 @@ def pre_activation(dead: DeadLatents, centred: Float[Tensor, "rows d_in"]) -> Fl
     """
     pre = centred @ dead.W_enc.T + dead.b_enc
     below = (_threshold(dead, centred) - pre).relu() * row_norms(dead.W_dec).detach()[:, 0]
-    return below.sum() / (len(centred) * dead.W_dec.shape[1])
+    return kernels.a_row(below.sum(), len(centred)) / dead.W_dec.shape[1]
 
 
 @torch.no_grad()

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError, DataError, DivergenceError, MonosemError
+from monosem.ranks import Division, divided, mean_over_rows, over_latents, over_rows
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.sae.transcoder import SkipPath
 from monosem.training.config import TrainingConfig
+from monosem.training.divided import by_latent, require_divisible, take_own
 from monosem.training.optimizer import Adam
 from monosem.training.resample import due, resample
 from monosem.training.revival import add_revival, raise_silent
@@ -36,20 +38,22 @@ class Step:
     n_dead: Float[Tensor, ""]
     revival: dict[str, Tensor]
     """Terms of the loss that revives dead latents."""
+    division: Division
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """loss, its terms, fvu (NaN where the rows are all the same), l0, dead (share of latents), lr."""
-        with torch.no_grad():
-            total = (self.target - self.target.mean(0)).pow(2).sum()
-            unexplained = self.output.residual.pow(2).sum()
+        """loss, its terms, fvu (NaN where the rows are all the same), l0, dead (share of latents), lr; of all ranks."""
+        with torch.no_grad(), divided(self.division):
+            total = over_rows((self.target - mean_over_rows(self.target)).pow(2).sum())
+            unexplained = over_rows(self.output.residual.pow(2).sum())
+            fired, dead = over_latents(torch.stack([self.output.fired.sum(), self.n_dead])).unbind()
             numbers = {
                 "loss": self.loss,
                 **self.output.terms,
                 **self.revival,
                 "fvu": torch.where(total > 0, unexplained / total, torch.nan),
-                "l0": self.output.fired.sum() / len(self.target),
-                "dead": self.n_dead / len(self.output.fired),
+                "l0": fired / kernels.rows_in_all(len(self.target)),
+                "dead": dead / kernels.latents_in_all(len(self.output.fired)),
             }
             values = torch.stack([v.detach().double() for v in numbers.values()]).tolist()
         return {**dict(zip(numbers, values, strict=True)), "lr": self.lr}
@@ -62,6 +66,9 @@ class Trainer:
     for x in batches:
         step = trainer.step(x)          # step.loss, step.metrics
     """
+
+    division = Division()
+    """Which rows of a batch and which latents are here, of several processes; of one, all."""
 
     def __init__(self, sae: SAE, config: TrainingConfig | None = None, total_tokens: int | None = None) -> None:
         """Prepare to train.
@@ -103,6 +110,18 @@ class Trainer:
         self.last: Step | None = None
         self.tokens_since_fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_enc.device)
 
+    def divide(self, division: Division) -> None:
+        """Go on as one of several processes: of each batch `step` takes this one's rows, and what belongs to latents
+        that others have is let go.
+
+        Raises:
+            ConfigError: batch or dictionary cannot be divided among so many, or by latents at all.
+        """
+        require_divisible(self.sae, self.config, division)
+        take_own(self.sae, self.optimizer, division)
+        self.tokens_since_fired = division.own(self.tokens_since_fired).clone()
+        self.division = division
+
     @property
     def dead_after(self) -> int:
         """Tokens without firing after which a latent is dead."""
@@ -114,7 +133,7 @@ class Trainer:
         """One optimiser step on raw activations.
 
         Args:
-            x: what the SAE reads.
+            x: what the SAE reads; where the work is divided, this process's rows, as many as each other has.
             target: what it must predict, if that is not x.
 
         Raises:
@@ -140,27 +159,43 @@ class Trainer:
         goal = inputs if itself else sae.target_transform(x if target is None else target, x)
         progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after
-        with self.buffers.in_use():
+        rows = len(x) * self.division.rows.size
+        with self.buffers.in_use(), divided(self.division):
             output = self._loss(inputs, goal, TrainingContext(self.screen, progress))
             output.loss.backward()
             revival: dict[str, Tensor] = {}
             if self.tokens >= self.dead_after:
                 centred = sae.centred(inputs).detach()
-                if self.config.revival.method == "aux_k" and self._passes(self.dead_after, len(x)):
+                if self.config.revival.method == "aux_k" and self._passes(self.dead_after, rows):
                     raise_silent(sae, dead, centred)
                 revival = add_revival(sae, self.config.revival, dead, centred, output.residual)
-            if self.config.clip_gradient is not None:
-                torch.nn.utils.clip_grad_norm_(sae.parameters(), self.config.clip_gradient)
+            self._add_up_gradients()
             lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
             self.optimizer.step(lr)
-        self.tokens += len(x)
+        self.tokens += rows
         self.steps += 1
-        sae.metadata.tokens_trained += len(x)
-        self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + len(x))
-        if self.total_tokens and due(self.config.revival, self.tokens - len(x), self.tokens, self.total_tokens):
+        sae.metadata.tokens_trained += rows
+        self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + rows)
+        if self.total_tokens and due(self.config.revival, self.tokens - rows, self.tokens, self.total_tokens):
             self._resample(inputs, goal, output)
-        self.last = Step(output.loss.detach(), output, goal, lr, dead.sum(), revival)
+        self.last = Step(output.loss.detach(), output, goal, lr, dead.sum(), revival, self.division)
         return self.last
+
+    def _add_up_gradients(self) -> None:
+        """Over the ranks that have other rows; and keep them below the limit, if there is one."""
+        gradients = {name: p.grad for name, p in self.sae.named_parameters() if p.grad is not None}
+        for gradient in gradients.values():
+            self.division.rows.sum_(gradient)
+        limit = self.config.clip_gradient
+        if limit is not None:
+            squares = {name: gradient.pow(2).sum() for name, gradient in gradients.items()}
+            zero = self.sae.W_enc.new_zeros(())
+            own, others = zero, zero
+            for name, square in squares.items():
+                own, others = (own + square, others) if by_latent(self.sae, name) else (own, others + square)
+            norm = (over_latents(own) + others).sqrt()
+            for gradient in gradients.values():
+                gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
 
     def _passes(self, interval: int, rows: int) -> bool:
         """Whether a multiple of so many tokens lies in a step of so many rows."""
@@ -194,8 +229,8 @@ class Trainer:
         """
         if self.last is None:
             return
-        energy = self.last.target.double().pow(2).sum().item()
-        error = self.last.output.residual.double().pow(2).sum().item()
+        both = torch.stack([t.double().pow(2).sum() for t in (self.last.target, self.last.output.residual)])
+        energy, error = self.division.rows.sum_(both).tolist()
         if energy > 0 and not error <= EXPLODED * energy:
             raise self._diverged(f"the squared error is {error / energy:.3g} times the energy of the activations")
 
@@ -235,9 +270,10 @@ class Trainer:
         wanted = goal - sae.b_dec
         if isinstance(sae, SkipPath):
             wanted = wanted - inputs @ sae.W_skip.T
-        both = (sae.centred(inputs), wanted)
+        gather, three = self.division.rows.gather, (sae.centred(inputs), wanted, output.residual)
+        centred, wanted, residual = (torch.cat(gather(rows.detach())) for rows in three)
         norm = self.config.revival.new_norm(sae)
-        latents = resample(sae, self.optimizer, dead, both, output.residual, norm=norm, seed=self.steps)
+        latents = resample(sae, self.optimizer, dead, (centred, wanted), residual, norm=norm, seed=self.steps)
         self.tokens_since_fired[latents] = 0
 
     def _rows(self, x: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""A group of processes, and what they do together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from monosem.errors import RankError
+
+
+@contextmanager
+def _together(what: str) -> Iterator[None]:
+    """What the library raises where another process is gone.
+
+    Raises:
+        RankError: in its place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            f"another process of the job has ended, or cannot be reached ({what}): what it said stands above, if it "
+            "said anything. The same command, with any number of processes, goes on from what is saved"
+        ) from error
+
+
+class Group:
+    """Some of the job's processes. All of them must call the same methods in the same order.
+
+    Of one process everything is as it is: nothing is sent, and `torch.distributed` is not needed.
+    """
+
+    def __init__(self, members: dist.ProcessGroup | None = None) -> None:
+        self._members = members
+        self.size = 1 if members is None else dist.get_world_size(members)
+        self.rank = 0 if members is None else dist.get_rank(members)
+        self.sent = 0
+        """Bytes that this process has handed over so far."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks and writes for all."""
+        return self.rank == 0
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        self.sent += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def _reduce(self, tensor: Tensor, how: Any, what: str) -> Tensor:
+        if self.size > 1 and tensor.numel():
+            whole = tensor if tensor.is_contiguous() else tensor.contiguous()
+            with _together(what):
+                dist.all_reduce(self._send(whole), how, group=self._members)
+            if whole is not tensor:
+                tensor.copy_(whole)
+        return tensor
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """The sum over all members, in place."""
+        return self._reduce(tensor, dist.ReduceOp.SUM, "adding up")
+
+    def least_(self, tensor: Tensor) -> Tensor:
+        """The least of all members, element by element, in place."""
+        return self._reduce(tensor, dist.ReduceOp.MIN, "comparing")
+
+    def most_(self, tensor: Tensor) -> Tensor:
+        """The most of all members, element by element, in place."""
+        return self._reduce(tensor, dist.ReduceOp.MAX, "comparing")
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """What each member has, of one shape in all."""
+        if self.size == 1:
+            return [tensor]
+        tensor = tensor.contiguous()
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        with _together("gathering"):
+            dist.all_gather(found, self._send(tensor), group=self._members)
+        return found
+
+    def gather_ragged(self, tensor: Tensor) -> list[Tensor]:
+        """What each member has, of any length in each."""
+        if self.size == 1:
+            return [tensor]
+        lengths = torch.cat(self.gather(torch.tensor([len(tensor)], device=tensor.device))).tolist()
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        return [part[:length] for part, length in zip(self.gather(padded), lengths, strict=True)]
+
+    def give(self, tensor: Tensor | None, device: torch.device | str = "cpu") -> Tensor:
+        """What the first member has, to all; the others give None."""
+        if self.size == 1:
+            assert tensor is not None
+            return tensor
+        about = self.tell(None if tensor is None else [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)])
+        if tensor is None:
+            tensor = torch.empty(about[1], dtype=getattr(torch, about[0]), device=device)
+        tensor = tensor.contiguous()
+        if tensor.numel():
+            with _together("giving"):
+                dist.broadcast(self._send(tensor), group=self._members, group_src=0)
+        return tensor
+
+    def tell(self, words: Any) -> Any:
+        """What the first member says, to all: anything that JSON holds; what the others say is not heard."""
+        return self.words(words if self.first else None)[0]
+
+    def words(self, own: Any) -> list[Any]:
+        """What each member says: anything that JSON holds."""
+        if self.size == 1:
+            return [own]
+        content = torch.frombuffer(bytearray(json.dumps(own).encode()), dtype=torch.uint8)
+        return [json.loads(bytes(part.tolist())) for part in self.gather_ragged(content)]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.words(None)
+
+    def subgroup(self, ranks: Sequence[Sequence[int]]) -> Group:
+        """Of disjoint lists of members, the group of the one that this process is in; all must call it."""
+        own = ALONE
+        for members in ranks:
+            if len(members) > 1:
+                made = self if len(members) == self.size else Group(dist.new_group(list(members)))
+                if self.rank in members:
+                    own = made
+        return own
+
+
+ALONE = Group()

@@ -1,0 +1,148 @@
+"""A dictionary over several ranks: which latents are here, and how it becomes whole again to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from monosem.errors import ConfigError
+from monosem.ranks import Division
+from monosem.sae import SAE, CrossLayerTranscoder, MatchingPursuitSAE, MatryoshkaSAE, SwitchSAE
+from monosem.training.config import TrainingConfig
+from monosem.training.optimizer import Adam
+
+OF_ALL = ("b_dec", "W_skip", "W_router", "b_router")
+"""Parameters that belong to no latent: every rank has them."""
+PIECE_BYTES = 2**26
+"""What is gathered at a time of a tensor."""
+
+
+def by_latent(sae: SAE, name: str) -> bool:
+    """Whether a parameter or buffer has a part for every latent, along its first dimension."""
+    tensor = sae.get_parameter(name) if name in dict(sae.named_parameters()) else sae.get_buffer(name)
+    return tensor.ndim > 0 and name not in OF_ALL and "." not in name
+
+
+def require_divisible(sae: SAE, config: TrainingConfig, division: Division) -> None:
+    """See that a batch and a dictionary can be divided so.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    rows, parts = division.rows.size, division.latents.size
+    if config.batch_size % rows:
+        raise ConfigError(
+            f"training.batch_size: {config.batch_size:,} rows cannot be dealt equally to {rows} processes: set a "
+            f"multiple of {rows}, such as {max(1, config.batch_size // rows) * rows:,}"
+        )
+    if parts == 1:
+        return
+    if isinstance(sae, SwitchSAE | MatchingPursuitSAE) or sae.one_matrix:
+        what = "relu with tied weights" if sae.one_matrix and not isinstance(sae, MatchingPursuitSAE) else None
+        raise ConfigError(
+            f"training.latent_ranks: the latents of {what or sae.architecture} cannot be divided among processes: "
+            "leave it at 1"
+        )
+    groups = sae.n_layers if isinstance(sae, CrossLayerTranscoder) else 1
+    if sae.n_latents % (parts * groups):
+        each = f" in each of {groups} layers" if groups > 1 else ""
+        raise ConfigError(
+            f"training.latent_ranks: {sae.n_latents // groups:,} latents{each} cannot be dealt equally to {parts} "
+            f"processes: make n_latents a multiple of {parts * groups}"
+        )
+    if config.revival.method not in ("aux_k", "none"):
+        raise ConfigError(
+            f"training.revival.method: {config.revival.method} needs all latents in one process: choose aux_k or none, "
+            "or leave training.latent_ranks at 1"
+        )
+
+
+@torch.no_grad()
+def take_own(sae: SAE, optimizer: Adam, division: Division) -> None:
+    """Keep of an SAE, and of the moments of its parameters, what belongs to the latents of this rank."""
+    if division.latents.size == 1:
+        return
+    for name, tensor in _tensors(sae).items():
+        if by_latent(sae, name):
+            tensor.data = division.own(tensor.data).clone()
+    for moments in (optimizer.mean, optimizer.square):
+        for name in moments:
+            if by_latent(sae, name):
+                moments[name] = division.own(moments[name]).clone()
+    _resize(sae, division, sae.n_latents // division.latents.size)
+
+
+def _resize(sae: SAE, division: Division, n_latents: int) -> None:
+    """Say how many latents it has; of nested dictionaries in each."""
+    if isinstance(sae, MatryoshkaSAE):
+        whole = sae.__dict__.setdefault("whole_widths", list(sae.widths))
+        own = n_latents < whole[-1]
+        first, step = division.latents.rank, division.latents.size
+        sae.widths = [len(range(first, width, step)) for width in whole] if own else whole
+    sae.n_latents = n_latents
+
+
+def _tensors(sae: SAE) -> dict[str, Tensor]:
+    return {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
+
+
+@contextmanager
+def whole(sae: SAE, division: Division) -> Iterator[None]:
+    """Within this block the dictionary of the first rank is whole, and stands in the memory of the CPU.
+
+    All ranks must enter it; of the others the dictionary stays as it is.
+    """
+    if division.latents.size == 1:
+        yield
+        return
+    own = {name: tensor.data for name, tensor in _tensors(sae).items() if by_latent(sae, name)}
+    found = collected(own, division)
+    tensors, n_latents = _tensors(sae), sae.n_latents
+    if division.every.first:
+        for name, tensor in found.items():
+            tensors[name].data = tensor
+        _resize(sae, division, n_latents * division.latents.size)
+    try:
+        yield
+    finally:
+        for name, tensor in own.items():
+            tensors[name].data = tensor
+        _resize(sae, division, n_latents)
+
+
+@torch.no_grad()
+def collected(own: Mapping[str, Tensor], division: Division) -> dict[str, Tensor]:
+    """Whole tensors of what belongs to latents, at the first rank, in the memory of the CPU; of the others nothing.
+
+    A few rows at a time: no rank holds more of them on its device than its own.
+    """
+    if division.latents.size == 1:
+        return dict(own)
+    if division.rows.rank:  # those of the first row of ranks have all
+        return {}
+    found: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        n = len(tensor)
+        at_once = max(1, PIECE_BYTES // max(1, tensor[:1].numel() * tensor.element_size()))
+        if division.every.first:
+            found[name] = torch.empty(n * division.latents.size, *tensor.shape[1:], dtype=tensor.dtype)
+        for start in range(0, n, at_once):
+            piece = division.whole(tensor[start : start + at_once])
+            if division.every.first:
+                first = start * division.latents.size
+                found[name][first : first + len(piece)] = piece.cpu()
+    return found
+
+
+@torch.no_grad()
+def restore(sae: SAE, division: Division) -> None:
+    """Make the dictionary whole again on every rank."""
+    if division.latents.size == 1:
+        return
+    for name, tensor in _tensors(sae).items():
+        if by_latent(sae, name):
+            tensor.data = division.whole(tensor.data)
+    _resize(sae, division, sae.n_latents * division.latents.size)
