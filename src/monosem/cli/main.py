@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from monosem.cli.score import score
 from monosem.cli.store import store
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
-from monosem.errors import Interrupted, MonosemError
+from monosem.errors import ConfigError, Interrupted, MonosemError
 
 app = typer.Typer(
     name="monosem",
@@ -38,6 +39,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+TOGETHER = ("train", "store", "harvest", "eval")
+"""Commands that several processes, started by torchrun, do together."""
 
 
 def _version(asked: bool) -> None:
@@ -92,15 +96,25 @@ def run() -> None:
     def say(message: Warning | str, *_: object) -> None:
         print_line(f"warning: {message}", "yellow")
 
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:
+        from monosem.ranks import first_to_fail
+    else:
+        first_to_fail = _yes
     try:
         with warnings.catch_warnings():
             warnings.showwarning = say
-            app()
+            if several:
+                _run_together()
+            else:
+                app()
     except Interrupted as stopped:
-        print_line(stopped)
+        if first_to_fail():
+            print_line(stopped)
         sys.exit(130)
-    except KeyboardInterrupt:
-        print_line("stopped")
+    except KeyboardInterrupt as stopped:
+        if first_to_fail():
+            print_line(str(stopped) or "stopped")
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,8 +123,40 @@ def run() -> None:
         if os.environ.get("MONOSEM_DEBUG"):
             raise
         expected = isinstance(error, MonosemError | OSError)
+        if not first_to_fail():
+            sys.exit(2 if expected else 1)
         print_line(f"monosem: {error}" if expected else _report(error), "red")
         sys.exit(2 if expected else 1)
+
+
+def _yes() -> bool:
+    return True
+
+
+def _run_together() -> None:
+    """Run a command as one of the processes that torchrun has started.
+
+    Raises:
+        ConfigError: the command is of one process.
+    """
+    from monosem.ranks import working_together
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command not in TOGETHER:
+        raise ConfigError(
+            f"monosem {command} is of one process: call it without torchrun, which is for {', '.join(TOGETHER)}"
+        )
+    with ExitStack() as quiet:
+        if int(os.environ.get("RANK", "0")):  # the first process speaks for all
+            nowhere = quiet.enter_context(Path(os.devnull).open("w"))
+            quiet.enter_context(redirect_stdout(nowhere))
+            quiet.enter_context(redirect_stderr(nowhere))
+        with working_together():
+            try:
+                app()
+            except SystemExit as ended:
+                if ended.code:
+                    raise
 
 
 def _report(error: Exception) -> str:

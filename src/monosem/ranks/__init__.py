@@ -22,7 +22,7 @@ from monosem.ranks.division import (
     rows_in_all,
 )
 from monosem.ranks.group import ALONE, Group
-from monosem.ranks.job import everyone, first_to_fail, working_together
+from monosem.ranks.job import everyone, first_alone_in, first_to_fail, working_together
 
 __all__ = [
     "ALONE",
@@ -32,6 +32,7 @@ __all__ = [
     "divided",
     "division",
     "everyone",
+    "first_alone_in",
     "first_to_fail",
     "latents_in_all",
     "mean_over_rows",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -123,13 +123,13 @@ class Group:
 
     def subgroup(self, ranks: Sequence[Sequence[int]]) -> Group:
         """Of disjoint lists of members, the group of the one that this process is in; all must call it."""
-        own = ALONE
-        for members in ranks:
-            if len(members) > 1:
-                made = self if len(members) == self.size else Group(dist.new_group(list(members)))
-                if self.rank in members:
-                    own = made
-        return own
+        own = next(list(members) for members in ranks if self.rank in members)
+        if len(own) == 1 or self._members is None:
+            return ALONE
+        if len(own) == self.size:
+            return self
+        numbers = [dist.get_global_rank(self._members, member) for member in own]
+        return Group(cast(Any, dist.new_group(numbers, use_local_synchronization=True)))
 
 
 ALONE = Group()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from monosem.errors import ConfigError, RankError
 from monosem.ranks.group import ALONE, Group
+from monosem.work import alone_in
 
 PATIENCE = timedelta(minutes=60)
 """How long the others wait for one: the first evaluates, or fetches a model. One that ends is noticed at once."""
 
-_store: dist.Store | None = None
+_store: Any = None
 _everyone: Group | None = None
 
 
@@ -57,18 +63,37 @@ def working_together() -> Iterator[Group]:
         torch.cuda.set_device(own)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        _store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=2)))
+        _store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=2)))
         dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError, dist.DistError) as error:
         raise RankError(
             f"the processes that torchrun started do not find each other ({error}): see that all machines reach "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         ) from error
-    try:
-        yield everyone()
-    finally:
-        _everyone = None
-        dist.destroy_process_group()
+    before = signal.signal(signal.SIGTERM, _told_to_end)
+    yield everyone()
+    signal.signal(signal.SIGTERM, before)
+    _everyone = None
+    dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+@contextmanager
+def first_alone_in(*folders: Path | None) -> Iterator[None]:
+    """As `alone_in`, for the first process; the others write nothing."""
+    with alone_in(*(folders if everyone().first else ())):
+        yield
+
+
+class JobEnded(KeyboardInterrupt):
+    """The job ends, wherever this process is."""
+
+
+def _told_to_end(number: int, frame: FrameType | None) -> None:
+    """Where nothing else heeds the signal: torchrun sends it to all once one has failed."""
+    raise JobEnded(
+        "the job was told to end, by you or because another of its processes has ended: what it said stands above, if "
+        "it said anything. The same command, with any number of processes, goes on from what is saved"
+    )
 
 
 def first_to_fail() -> bool:

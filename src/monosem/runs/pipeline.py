@@ -25,6 +25,7 @@ from monosem.explain import explain, known_latents, require_words
 from monosem.features import Explanations, FeatureStore, HarvestObserver, harvest, new_harvest, write_store
 from monosem.files import write_text
 from monosem.models import ModelSet, SubjectModel, load_model
+from monosem.ranks import everyone, first_alone_in
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, README_SEVERAL, Run
@@ -63,7 +64,7 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         FileError: another process is writing into the folder, or it cannot be written.
     """
     folder = Path(config.output)
-    with job(progress) as shown, alone_in(folder):
+    with job(progress and everyone().first) as shown, first_alone_in(folder):
         if not config.several:
             config.sae.check()
         with doing("loading the model"):

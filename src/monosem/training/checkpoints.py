@@ -15,6 +15,7 @@ from monosem.activations import ActivationSource, Place
 from monosem.errors import FileError, MismatchError
 from monosem.files import read_json, read_safetensors, reading, regular_file, write_json, write_safetensors, writing
 from monosem.sae import SAE, load_sae, save_sae
+from monosem.training.divided import whole
 from monosem.training.trainer import Trainer
 
 NAME = re.compile(r"step_\d{8,}")
@@ -36,22 +37,27 @@ class _Progress(BaseModel):
 def write_checkpoint(folder: Path, trainer: Trainer, place: Place, source: dict[str, Any]) -> Path:
     """Write `checkpoints/step_N` into a run folder, beside what is there; `source` is the state of what it reads.
 
+    Of several processes the first writes what all of them have: one dictionary, as of one process.
+
     Raises:
         DivergenceError: the SAE is not worth keeping.
     """
     trainer.require_sound()
     checkpoints = folder / "checkpoints"
     new, final = checkpoints / ".new", checkpoints / _name(trainer.steps)
-    if final.exists():  # the run went on from it, and has made no step since
+    every = trainer.division.every
+    if every.tell(final.exists()):  # the run went on from it, and has made no step since
         return final
-    shutil.rmtree(new, ignore_errors=True)
-    save_sae(trainer.sae, new)
     tensors, numbers = trainer.state()
-    write_safetensors(new / "trainer.safetensors", tensors)
-    write_json(new / "trainer.json", {**numbers, "place": place, "source": source})
-    write_json(new / SUMS, {path.name: _sum(path) for path in sorted(new.iterdir())})
-    with writing(final):
-        new.replace(final)
+    with whole(trainer.sae, trainer.division):
+        if every.first:
+            shutil.rmtree(new, ignore_errors=True)
+            save_sae(trainer.sae, new)
+            write_safetensors(new / "trainer.safetensors", tensors)
+            write_json(new / "trainer.json", {**numbers, "place": place, "source": source})
+            write_json(new / SUMS, {path.name: _sum(path) for path in sorted(new.iterdir())})
+            with writing(final):
+                new.replace(final)
     return final
 
 

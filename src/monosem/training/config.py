@@ -40,6 +40,9 @@ class TrainingConfig(BaseModel):
     """Time between checkpoints of a run that has a folder, longer where they take over 2 % of it; 0: every step."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of metrics.jsonl."""
+    latent_ranks: int = Field(default=1, ge=1)
+    """Processes that hold a dictionary together, each some of its latents; the others have other rows. All that
+    torchrun starts, for one that a single device cannot hold."""
     loggers: tuple[str, ...] = ()
     """Where the figures go beside metrics.jsonl: tensorboard, wandb."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,17 +73,35 @@ def take_own(sae: SAE, optimizer: Adam, division: Division) -> None:
         for name in moments:
             if by_latent(sae, name):
                 moments[name] = division.own(moments[name]).clone()
-    _resize(sae, division, sae.n_latents // division.latents.size)
+    _Sizes.of(sae).own(division).set(sae)
 
 
-def _resize(sae: SAE, division: Division, n_latents: int) -> None:
-    """Say how many latents it has; of nested dictionaries in each."""
-    if isinstance(sae, MatryoshkaSAE):
-        whole = sae.__dict__.setdefault("whole_widths", list(sae.widths))
-        own = n_latents < whole[-1]
-        first, step = division.latents.rank, division.latents.size
-        sae.widths = [len(range(first, width, step)) for width in whole] if own else whole
-    sae.n_latents = n_latents
+class _Sizes(NamedTuple):
+    """How many latents a dictionary has; and of nested ones each."""
+
+    n_latents: int
+    widths: list[int] | None
+
+    @staticmethod
+    def of(sae: SAE) -> _Sizes:
+        return _Sizes(sae.n_latents, sae.widths if isinstance(sae, MatryoshkaSAE) else None)
+
+    def set(self, sae: SAE) -> None:
+        sae.n_latents = self.n_latents
+        if isinstance(sae, MatryoshkaSAE) and self.widths is not None:
+            sae.widths = self.widths
+
+    def own(self, division: Division) -> _Sizes:
+        """Of what this rank has."""
+        rank, size = division.latents.rank, division.latents.size
+        widths = None if self.widths is None else [len(range(rank, width, size)) for width in self.widths]
+        return _Sizes(self.n_latents // size, widths)
+
+    def whole(self, division: Division) -> _Sizes:
+        """Of what all ranks have."""
+        group = division.latents
+        widths = None if self.widths is None else group.sum_(torch.tensor(self.widths)).tolist()
+        return _Sizes(self.n_latents * group.size, widths)
 
 
 def _tensors(sae: SAE) -> dict[str, Tensor]:
@@ -100,17 +119,18 @@ def whole(sae: SAE, division: Division) -> Iterator[None]:
         return
     own = {name: tensor.data for name, tensor in _tensors(sae).items() if by_latent(sae, name)}
     found = collected(own, division)
-    tensors, n_latents = _tensors(sae), sae.n_latents
+    tensors, sizes = _tensors(sae), _Sizes.of(sae)
+    every = sizes.whole(division)
     if division.every.first:
         for name, tensor in found.items():
             tensors[name].data = tensor
-        _resize(sae, division, n_latents * division.latents.size)
+        every.set(sae)
     try:
         yield
     finally:
         for name, tensor in own.items():
             tensors[name].data = tensor
-        _resize(sae, division, n_latents)
+        sizes.set(sae)
 
 
 @torch.no_grad()
@@ -145,4 +165,4 @@ def restore(sae: SAE, division: Division) -> None:
     for name, tensor in _tensors(sae).items():
         if by_latent(sae, name):
             tensor.data = division.whole(tensor.data)
-    _resize(sae, division, sae.n_latents * division.latents.size)
+    _Sizes.of(sae).whole(division).set(sae)

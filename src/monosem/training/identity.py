@@ -13,14 +13,15 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from monosem.activations import ActivationSource
-from monosem.errors import ConfigError
+from monosem.errors import ConfigError, RankError
 from monosem.files import as_json, read_json, write_json
+from monosem.ranks import Group
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
 from monosem.training.config import TrainingConfig
 
 FILE = "identity.json"
-FREE = {"lr", "checkpoint_minutes", "loggers"}
+FREE = {"lr", "checkpoint_minutes", "loggers", "latent_ranks"}
 """Settings of training that may differ; the rate is compared as what it comes to."""
 WEIGHTS = "weights at the start"
 TOKENS_REMEDY = (
@@ -69,6 +70,25 @@ class Identity:
         remedy = f"delete it to go on without comparing settings, or delete {folder} to begin again"
         saved = read_json(path, _Saved, remedy=remedy)
         return Identity(saved.run, saved.settings)
+
+    def require_alike(self, every: Group) -> None:
+        """See that all processes of a job have the same settings, weights and data.
+
+        Raises:
+            RankError: naming what differs, and where.
+        """
+        said = every.words(self.settings)
+        for rank, other in enumerate(said):
+            differing = [
+                f"{name} ({other.get(name)!s:.60}; process 0: {said[0].get(name)!s:.60})"
+                for name in self.settings
+                if other.get(name) != said[0].get(name)
+            ]
+            if differing:
+                raise RankError(
+                    f"process {rank} of {every.size} sees another {', '.join(differing)}: give all processes the same "
+                    "files and settings"
+                )
 
     def write(self, folder: Path) -> None:
         write_json(folder / FILE, {"run": self.run, "settings": self.settings}, indent=1)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from monosem.activations import ActivationSource, Place, inspect_rows
 from monosem.errors import ConfigError, FileError, MismatchError
-from monosem.sae import SAE, InputFingerprint, load_sae
+from monosem.ranks import Division
+from monosem.sae import SAE, InputFingerprint, SAEMetadata, load_sae
 from monosem.training.checkpoints import REMEDY, checkpoints_of, drop_others, read_checkpoint, write_checkpoint
 from monosem.training.config import TrainingConfig
+from monosem.training.divided import require_divisible, restore
 from monosem.training.identity import Identity
 from monosem.training.loggers import Logger, MetricsFile, open_loggers, read_history, require_loggers
 from monosem.training.outcome import too_fast
@@ -61,28 +63,40 @@ class Member:
         self.sae, self.source, self.config, self.tokens, self.folder = sae, source, config, tokens, folder
         self.loggers: list[Logger] = []
         self.trainer = Trainer(sae, config, tokens)
-        self.place = Place()
+        self.place, self.division = Place(), Division()
         self.resumed = False
         self._identity: Identity | None = None
         self._result: TrainingResult | None = None
 
-    def recognise(self) -> None:
+    def recognise(self, division: Division) -> None:
         """Compare what is asked for with the run that the folder holds. Nothing is written.
 
         Raises:
-            ConfigError: it holds another run.
+            ConfigError: it holds another run, or the work cannot be divided so.
+            RankError: other processes are asked for something else.
         """
+        require_divisible(self.sae, self.config, division)
+        self.division, every = division, division.every
+        if self.folder is None and every.size == 1:
+            return
+        asked = Identity.of(self.sae, self.source, self.config, self.tokens)
+        asked.require_alike(every)
         if self.folder is None:
             return
-        there = Identity.read(self.folder)
-        asked = Identity.of(self.sae, self.source, self.config, self.tokens)
-        begun, trained = bool(checkpoints_of(self.folder)), (self.folder / "sae" / "cfg.json").is_file()
+        if every.first:
+            self._compare(self.folder, asked)
+        known = self._identity
+        self._identity = Identity(*every.tell(None if known is None else [known.run, known.settings]))
+
+    def _compare(self, folder: Path, asked: Identity) -> None:
+        there = Identity.read(folder)
+        begun, trained = bool(checkpoints_of(folder)), (folder / "sae" / "cfg.json").is_file()
         if there is not None and (begun or trained):
-            there.require_same(self.folder, self.sae, asked)
+            there.require_same(folder, self.sae, asked)
             self._identity = there
         elif trained and not begun:
             raise ConfigError(
-                f"{self.folder} holds a trained SAE, and nothing says how it was trained: give another folder "
+                f"{folder} holds a trained SAE, and nothing says how it was trained: give another folder "
                 "(path=..., --set output=...), or delete that one"
             )
         else:
@@ -94,20 +108,43 @@ class Member:
         return self._result is not None
 
     def begin(self) -> None:
-        """Go on from the newest checkpoint, or begin."""
-        self._result = self._earlier_result()
-        if self._result is not None:
+        """Go on from the newest checkpoint, or begin. The first process alone looks into the folder."""
+        every = self.division.every
+        self._result = self._earlier_result() if every.first else None
+        if every.tell(self._result is not None):
+            self._share()
+            self._result = self._result or self._told([])
             return
-        self.resumed = self._go_on()
+        self.resumed = every.tell(self._go_on() if every.first else None)
         if not self.resumed:
             self._begin_anew()
         if self._identity is not None and self.folder is not None:
-            if not self.resumed:
+            if not self.resumed and every.first:
                 self._identity.write(self.folder)
             self._identity.own(self.sae)
-        steps = self.trainer.steps
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, steps)
-        self.loggers = [self.metrics, *open_loggers(self.config.loggers, self.folder, steps)]
+        self._share()
+        self.trainer.divide(self.division)
+        steps, folder = self.trainer.steps, self.folder if every.first else None
+        self.metrics = MetricsFile(folder / "metrics.jsonl" if folder else None, steps)
+        self.loggers = [self.metrics, *(open_loggers(self.config.loggers, folder, steps) if every.first else [])]
+
+    def _share(self) -> None:
+        """Give what the first process has read or begun with to all."""
+        every = self.division.every
+        if every.size == 1:
+            return
+        sae, trainer = self.sae, self.trainer
+        tensors, numbers = trainer.state()
+        transforms = [sae.transform.fitted, sae.target_transform.fitted]
+        metadata = sae.metadata.model_dump(exclude_none=True)
+        words = every.tell([numbers, list(self.place), self.source.state(), metadata, transforms])
+        numbers, place, source, metadata, transforms = words
+        self.place, sae.metadata = Place(*place), SAEMetadata.model_validate(metadata)
+        sae.transform.fitted, sae.target_transform.fitted = transforms
+        for tensor in [*sae.state_dict().values(), *tensors.values()]:
+            tensor.copy_(every.give(tensor))
+        trainer.load_state(tensors, numbers)
+        self.source.load_state(source)
 
     def _earlier_result(self) -> TrainingResult | None:
         if self.folder is None or not (self.folder / "sae" / "cfg.json").is_file():
@@ -183,7 +220,8 @@ class Member:
         """Write a checkpoint; it and the one before are kept."""
         if self.folder is not None:
             write_checkpoint(self.folder, self.trainer, self.place, self.source.state())
-            drop_others(self.folder, keep=checkpoints_of(self.folder)[:2])
+            if self.division.every.first:
+                drop_others(self.folder, keep=checkpoints_of(self.folder)[:2])
 
     def close(self) -> None:
         """Close the loggers."""
@@ -194,16 +232,18 @@ class Member:
         """Complete what the SAE remembers, and save it."""
         if self._result is not None:
             return self._result
-        sae = self.sae
+        sae, first = self.sae, self.division.every.first
         self.trainer.require_sound()
+        restore(sae, self.division)
         skipped = self.source.metadata.documents_skipped
         sae.metadata = sae.metadata.model_copy(update={"documents_skipped": skipped})
         _store_fingerprint(sae, self.source)
-        if self.folder:
+        if self.folder and first:
             sae.save(self.folder / "sae")
             drop_others(self.folder, keep=checkpoints_of(self.folder)[:1])
+        self.division.every.wait()
         result = self._told(self.metrics.history)
-        for remark in result.remarks:
+        for remark in result.remarks if first else ():
             warnings.warn(remark, stacklevel=4)
         return result
 

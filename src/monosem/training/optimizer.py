@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from monosem import kernels
 
 EPS = 1e-8
+MOMENTS = ("mean", "square")
+"""As `state` calls them."""
 
 
 class Adam:

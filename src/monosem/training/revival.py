@@ -75,7 +75,8 @@ class DeadLatents:
         number = int(kernels.over_latents(torch.tensor(len(latents))))
         if not number:
             return None
-        return DeadLatents(sae, latents, *(part.requires_grad_() for part in sae.part(latents)), number)
+        W_enc, b_enc, W_dec = (part.requires_grad_() for part in sae.part(latents))
+        return DeadLatents(sae, latents, W_enc, b_enc, W_dec, number)
 
     @property
     def share(self) -> float:

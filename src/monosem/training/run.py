@@ -22,11 +22,12 @@ from monosem.activations import (
     batches,
 )
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
+from monosem.ranks import Division, Group, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
 from monosem.training.member import Member, TrainingResult
 from monosem.training.trainer import Step, Trainer
-from monosem.work import Job, Stage, Stopped, StopRequest, alone_in, doing, job
+from monosem.work import Job, Stage, Stopped, StopRequest, doing, job
 
 CHECKPOINTS_SHARE = 0.02
 """Of a run's time, at most, whatever a checkpoint weighs; the pause between two grows with what they take."""
@@ -155,12 +156,14 @@ def _train(
 ) -> list[TrainingResult]:
     with ExitStack() as closing:
         closing.enter_context(torch.inference_mode(False))
-        shown = closing.enter_context(job(progress))
-        closing.enter_context(alone_in(folder, *(member.folder for member in members)))
+        every = everyone()
+        shown = closing.enter_context(job(progress and every.first))
+        closing.enter_context(first_alone_in(folder, *(member.folder for member in members)))
+        division = _division(every, members)
         with doing("comparing with the run folder"):
             for member in members:
-                member.recognise()
-        if prepare is not None:
+                member.recognise(division)
+        if prepare is not None and every.first:
             prepare()
         for member in members:
             closing.callback(member.close)
@@ -170,12 +173,24 @@ def _train(
         if not any(member.resumed for member in going):
             with doing("looking at the activations"):
                 remarks = dict.fromkeys(remark for member in going for remark in member.remarks())
-            for remark in remarks:
+            for remark in remarks if every.first else ():
                 warnings.warn(remark, stacklevel=3)
         if going:
             _go(going, folder, shown, callbacks)
         with doing("saving"):
             return [member.finish() for member in members]
+
+
+def _division(every: Group, members: Sequence[Member]) -> Division:
+    """How all that are trained together are divided.
+
+    Raises:
+        ConfigError: not all alike, or there are not as many processes.
+    """
+    sizes = sorted({member.config.latent_ranks for member in members})
+    if len(sizes) > 1:
+        raise ConfigError(f"SAEs trained together are divided alike: latent_ranks {sizes} must be equal")
+    return Division.of(every, sizes[0])
 
 
 def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: Sequence[Callback]) -> None:
@@ -189,16 +204,16 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
     for whole in dict.fromkeys(member.source.whole for member in members):
         shown.expect(FILLING, lambda whole=whole: whole.to_read(total))
     try:
-        with StopRequest() as stop, stage:
-            _loop(members, stage, callbacks, stop)
+        with StopRequest(within=everyone().size == 1) as stop, stage:
+            stopped = _loop(members, stage, callbacks, stop)
     finally:
         stage.close()
-    if not stop.requested:
+    if not stopped and everyone().first:
         _say_if_ended(members[0].trainer)
     with doing("writing checkpoints"):
         for member in members:
             member.write_checkpoint()
-    if stop.requested:
+    if stopped:
         reached = min(member.trainer.tokens for member in members)
         message = f"stopped after {reached:,} of {total:,} tokens"
         if folder:
@@ -239,26 +254,27 @@ class _Stream:
         return next(self._batches, None)
 
 
-def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback], stop: StopRequest) -> None:
-    """Step by step, each SAE from the step on that it has reached."""
+def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback], stop: StopRequest) -> bool:
+    """Step by step, each SAE from the step on that it has reached; returns whether it was asked to stop."""
     config, n_steps = members[0].config, members[0].trainer.n_steps or 0
-    step = min(member.trainer.steps for member in members)
+    step, division = min(member.trainer.steps for member in members), members[0].division
     last_checkpoint, pause = time.monotonic(), 60 * config.checkpoint_minutes
     streams = (
         [_Stream(whole, members) for whole in dict.fromkeys(member.source.whole for member in members)]
         if step < n_steps
         else []
     )
-    while step < n_steps and not stop.requested:
+    stopped = stop.requested and division.alone
+    while step < n_steps and not stopped:
         try:
             read = [(stream, stream.read()) for stream in streams if stream.begins <= step]
         except Stopped:
-            return
+            return True
         shown: list[dict[str, float]] = []
         for stream, batch in read:
             if batch is None:
-                return
-            rows, place = batch
+                return False
+            rows, place = batch[0][division.own_rows(config.batch_size)], batch[1]
             for member in stream.members:
                 if member.trainer.steps == step:
                     shown += _step(member, rows, callbacks, last=step + 1 == n_steps)
@@ -266,11 +282,21 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
         step += 1
         stage.figures = _figures(shown) if shown else stage.figures
         stage.advance(config.batch_size)
-        if step < n_steps and not stop.requested and (now := time.monotonic()) - last_checkpoint > pause:
+        stopped, due = _agreed(division.every, stop.requested, (now := time.monotonic()) - last_checkpoint > pause)
+        if step < n_steps and not stopped and due:
             for member in members:
                 member.write_checkpoint()
             last_checkpoint = time.monotonic()
             pause = max(pause, (last_checkpoint - now) / CHECKPOINTS_SHARE) if pause else 0
+    return stopped
+
+
+def _agreed(every: Group, stopped: bool, due: bool) -> tuple[bool, bool]:
+    """Whether any process was asked to stop, or finds that it is time for a checkpoint."""
+    if every.size == 1:
+        return stopped, due
+    asked = every.most_(torch.tensor([stopped, due], dtype=torch.int8)).tolist()
+    return bool(asked[0]), bool(asked[1])
 
 
 def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback], last: bool) -> list[dict[str, float]]:

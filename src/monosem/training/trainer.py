@@ -16,8 +16,8 @@ from monosem.ranks import Division, divided, mean_over_rows, over_latents, over_
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.sae.transcoder import SkipPath
 from monosem.training.config import TrainingConfig
-from monosem.training.divided import by_latent, require_divisible, take_own
-from monosem.training.optimizer import Adam
+from monosem.training.divided import by_latent, collected, require_divisible, take_own
+from monosem.training.optimizer import MOMENTS, Adam
 from monosem.training.resample import due, resample
 from monosem.training.revival import add_revival, raise_silent
 from monosem.training.schedules import lr_factor
@@ -121,6 +121,7 @@ class Trainer:
         take_own(self.sae, self.optimizer, division)
         self.tokens_since_fired = division.own(self.tokens_since_fired).clone()
         self.division = division
+        self.screen = bool(division.every.least_(torch.tensor(int(self.screen))))
 
     @property
     def dead_after(self) -> int:
@@ -280,9 +281,12 @@ class Trainer:
         return x.detach().to(self.sae.W_enc.device, self.sae.W_enc.dtype).reshape(len(x), -1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that is needed, beside the SAE, to go on: tensors and plain numbers."""
+        """All that is needed, beside the SAE, to go on: tensors and plain numbers. Of several ranks, at the first."""
         tensors = {"tokens_since_fired": self.tokens_since_fired, **self.optimizer.state()}
-        return tensors, {"steps": self.steps, "tokens": self.tokens, "screen": self.screen}
+        shared = {f"{kind}.{name}" for name in self.optimizer.mean if not by_latent(self.sae, name) for kind in MOMENTS}
+        own = {name: tensor for name, tensor in tensors.items() if name not in shared}
+        numbers = {"steps": self.steps, "tokens": self.tokens, "screen": self.screen}
+        return {**tensors, **collected(own, self.division)}, numbers
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take up what `state` returned."""

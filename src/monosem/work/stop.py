@@ -20,9 +20,13 @@ class StopRequest:
 
     requested = False
 
+    def __init__(self, within: bool = True) -> None:
+        """Begin; `within` says whether `may_stop_here` heeds it too, or only who asks whether it is `requested`."""
+        self._within = within
+
     def __enter__(self) -> StopRequest:
         self._before: dict[int, Any] = {}
-        self._token: Token[StopRequest | None] = _current.set(self)
+        self._token: Token[StopRequest | None] = _current.set(self if self._within else None)
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)
