@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from monosem.data.batch import Span
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
 from monosem.models import ModelSet, SubjectModel
+from monosem.ranks import any_of_all, everyone
 from monosem.sae import SAEMetadata
 from monosem.sae.metadata import PixelFormat
 from monosem.work import Stage, doing, may_stop_here
@@ -116,6 +118,7 @@ class LiveActivations(HookSource):
         self.max_norm_ratio, self.seed = max_norm_ratio, seed
         example = self.model.capture(self.contexts.read(0, 1).inputs, self.hooks)
         self.widths = {name: flat(example[name], self.n_models).shape[-1] for name in self.hooks}
+        self._nothing = torch.zeros(0, sum(self.widths.values()), device=example[self.hooks[0]].device)
         self.n_sources = self.n_models if len(self.hooks) == 1 else 1
         self.d_in = sum(self.widths.values()) // self.n_sources
         self._block_contexts = max(1, int(buffer_tokens / rows_a_context(self.contexts, self._rules)))
@@ -203,7 +206,7 @@ class LiveActivations(HookSource):
             goes.append(x[to_next])
             stays.append(x[~to_next])
             reading.advance(len(batch) * self.context_length)
-            may_stop_here()
+            may_stop_here(any_of_all)
         return stays, goes
 
     def read_from(self, context: int) -> Iterator[Part]:
@@ -217,16 +220,28 @@ class LiveActivations(HookSource):
         return self._read(((start, start + size), (start + size, start + 2 * size)) for start in starts)
 
     def _read(self, spans: Iterable[tuple[Span, Span]]) -> Iterator[Part]:
+        """Parts in order. Of several processes each has the model read its share, and all are given all of it."""
+        every, unread = everyone(), self._unread(spans)
+        while some := list(islice(unread, every.size)):
+            own = some[every.rank] if every.rank < len(some) else None
+            if own is None:
+                x, kept = self._nothing, torch.zeros(0, *some[0][1].padding.shape[1:], dtype=torch.bool)
+            else:
+                x, kept = self._activations(own[1], own[0])
+            all_rows, all_kept = every.gather_ragged(x), every.gather_ragged(kept)
+            for (start, batch), rows, where in zip(some, all_rows, all_kept, strict=False):
+                self._contexts_read += len(batch)
+                self._rows_kept += len(rows)
+                yield Part(start, batch, rows, where)
+
+    def _unread(self, spans: Iterable[tuple[Span, Span]]) -> Iterator[tuple[int, Batch]]:
+        """What goes through the model at a time, with the number of its first context."""
         for span, following in spans:
             contexts = self._ahead.read(span, following)
             if not len(contexts):
                 return
             for start in range(0, len(contexts), self._at_once):
-                batch = contexts[start : start + self._at_once]
-                x, kept = self._activations(batch, span[0] + start)
-                self._contexts_read += len(batch)
-                self._rows_kept += len(x)
-                yield Part(span[0] + start, batch, x, kept)
+                yield span[0] + start, contexts[start : start + self._at_once]
 
     @property
     def _rules(self) -> SAEMetadata:

@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.data import Batch, BatchReader, ContextBatch, PackedText, kept_positions
 from monosem.errors import DataError
 from monosem.models import ModelSet, SubjectModel
+from monosem.ranks import ALONE, Group, everyone
 from monosem.sae.metadata import SAEMetadata
 
 READ_TOKENS = 32_768
@@ -197,6 +198,28 @@ class Reading:
         self.start, (self.rows, self._counted_to) = start, counted
 
     def __iter__(self) -> Iterator[Piece]:
+        return (piece for piece in self._rounds(ALONE) if piece is not None)
+
+    def rounds(self) -> Iterator[Piece | None]:
+        """The pieces; of several processes this one's: in every round each has one, or at the end None.
+
+        `rows` counts those of all.
+        """
+        return self._rounds(everyone())
+
+    def _rounds(self, every: Group) -> Iterator[Piece | None]:
+        n, own = 0, None
+        for piece in self._pieces(every):
+            own, n = piece or own, n + 1
+            if n % every.size == 0:
+                yield own
+                own = None
+        if n % every.size:
+            yield own
+
+    def _pieces(self, every: Group) -> Iterator[Piece | None]:
+        """Those that this process is to read; None for those that others are."""
+        known, turn = self.wanted[0].known, 0
         while self.start < self._counted_to or self.rows < self.wished:
             batch = self.contexts.read(self.start, self.start + self.at_once)
             if not len(batch):
@@ -205,7 +228,12 @@ class Reading:
             if new:  # no more contexts than it takes, as far as that is known before the model has read them
                 reached = positions_wanted(self.wanted[0].known, batch).sum(1).cumsum(0)
                 batch = batch[: int((reached < self.wished - self.rows).sum()) + 1]
-            piece = Piece(self.start, batch, read_rows(self.model, batch, self.wanted))
-            self.rows += int(piece.found[0].kept.sum()) if new else 0
-            self.start += len(batch)
+            piece, rows = None, int(positions_wanted(known, batch).sum())
+            if turn % every.size == every.rank:
+                piece = Piece(self.start, batch, read_rows(self.model, batch, self.wanted))
+                rows = int(piece.found[0].kept.sum())
+            if known.max_norm and every.size > 1:  # how many there are only who has read them knows
+                rows = every.words(rows if piece else 0)[turn % every.size]
+            self.rows += rows if new else 0
+            self.start, turn = self.start + len(batch), turn + 1
             yield piece

@@ -37,7 +37,8 @@ from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, Interrupted
 from monosem.files import write_json, write_safetensors, writing
 from monosem.models import ModelSet, SubjectModel
-from monosem.work import Stage, Stopped, StopRequest, alone_in, doing, job, may_stop_here
+from monosem.ranks import any_of_all, everyone, first_alone_in
+from monosem.work import Stage, Stopped, StopRequest, doing, job, may_stop_here
 
 FLOAT16_MOST = 65_504.0
 
@@ -108,32 +109,48 @@ def store_activations(
         shard_rows=shard_rows,
         window_shards=window_shards,
     )
-    with job(progress), alone_in(folder), StopRequest() as request:
-        kept = _begun(folder, index)
+    every = everyone()
+    with job(progress and every.first), first_alone_in(folder), StopRequest():
+        kept, stopped = _begun_together(folder, index), False
         missing = [number for number in range(-(-tokens // index.window_rows)) if kept.get(number) is None]
         left = sum(_planned(index, number) for number in missing)
-        require_disk(folder, left * index.bytes_a_row)
-        write_index(folder, index)
+        if every.first:
+            require_disk(folder, left * index.bytes_a_row)
+            write_index(folder, index)
         with doing("storing activations", tokens, done=tokens - left, unit="tokens") as stage:
             for number in missing:
                 before = kept[number - 1] if number else None
                 try:
                     window = _write_window(source, index, folder, number, before, stage)
                 except Stopped:
+                    stopped = True
                     break
                 if window is None:
                     break
-                write_json(window_file(folder, number), window.model_dump())
+                if every.first:
+                    write_json(window_file(folder, number), window.model_dump())
                 kept[number] = window
-        if request.requested:
+        if stopped:
             done = sum(sum(window.rows) for window in kept.values() if window is not None)
             raise Interrupted(f"stopped after {done:,} of {tokens:,} tokens; the same command goes on from there")
         if not kept:
             raise DataError(f"{folder}: there is nothing to store in what is read")
         with doing("writing the index"):
-            _write_probe(folder, source)
-            write_index(folder, index.model_copy(update={"complete": True, "metadata": source.metadata}))
+            if every.first:
+                _write_probe(folder, source)
+                write_index(folder, index.model_copy(update={"complete": True, "metadata": source.metadata}))
+            every.wait()
     return StoredActivations(folder)
+
+
+def _begun_together(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
+    """As `_begun`, of which the first process tells the others."""
+    every = everyone()
+    found = _begun(folder, index) if every.first else {}
+    if every.size == 1:
+        return found
+    told = every.tell([[number, None if window is None else window.model_dump()] for number, window in found.items()])
+    return {number: None if window is None else Window.model_validate(window) for number, window in told}
 
 
 def _begun(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
@@ -195,20 +212,22 @@ def _write_window(
     context, skipped = (before.context, before.row) if before is not None else (0, 0)
     planned, first = _planned(index, number), number * index.window_shards
     n_shards = -(-planned // index.shard_rows)
-    writers = {
+    every = everyone()
+    writers = {  # of the first process alone
         name: [ShardWriter(folder / name / shard_name(first + i), columns, dtype) for i in range(n_shards)]
-        for name, (columns, dtype) in index.folders().items()
+        for name, (columns, dtype) in (index.folders().items() if every.first else ())
     }
     seed, done, whole = source.seed, 0, False
     try:
-        with writing(folder / WINDOWS, planned * index.bytes_a_row):
+        with writing(folder / WINDOWS, planned * index.bytes_a_row if every.first else 0):
             for part in source.read_from(context):
                 take = min(len(part.rows) - skipped, planned - done)
                 shard = shuffled(done, done + take, planned, seed, number) // index.shard_rows
                 order = np.argsort(shard, kind="stable")
                 ends = np.cumsum(np.bincount(shard, minlength=n_shards))[:-1]
                 rows = part.rows[skipped : skipped + take][torch.from_numpy(order).to(part.rows.device)]
-                for name, columns in _encoded(index, rows, _places(part)[skipped : skipped + take][order]).items():
+                places = _places(part)[skipped : skipped + take][order]
+                for name, columns in (_encoded(index, rows, places) if every.first else {}).items():
                     for writer, piece in zip(writers[name], np.split(columns, ends), strict=True):
                         writer.append(piece)
                 done, end = done + take, skipped + take
@@ -216,7 +235,7 @@ def _write_window(
                 stage.advance(take)
                 if done == planned:
                     break
-                may_stop_here()
+                may_stop_here(any_of_all)
             whole = done > 0
             for each in writers.values():
                 for writer in each:
@@ -231,7 +250,8 @@ def _write_window(
     if not whole:
         return None
     sums = {name: [writer.sum for writer in each] for name, each in writers.items()}
-    return Window(rows=[writer.rows for writer in writers[PLACES]], sums=sums, context=context, row=skipped)
+    rows = [writer.rows for writer in writers[PLACES]] if every.first else [done]
+    return Window(rows=rows, sums=sums, context=context, row=skipped)
 
 
 def _places(part: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from monosem.data import Batch, ImageBatch
 from monosem.evaluation.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import ModelSet, Replay, SubjectModel
+from monosem.ranks import Group
 
 EVALUATING, LOSSES = "evaluating", "measuring losses"  # stages of the work
 LOSS_POSITIONS = 4_096
@@ -86,6 +87,13 @@ class DownstreamLoss(ABC):
 
     def _add(self, name: str, values: Tensor) -> None:
         self.sums.add(name, self._documents, values.cpu().numpy())
+
+    def add_up(self, every: Group) -> None:
+        """Take in what other processes have, of which each takes in all."""
+        self.sums.add_up(every)
+        said = every.words([self.n_predictions, self.n_replaced, self.has_targets])
+        self.n_predictions, self.n_replaced = (sum(one[i] for one in said) for i in range(2))
+        self.has_targets = all(one[2] for one in said)
 
     def clean(self) -> Interval:
         return self.sums.interval(_mean_of("clean"))

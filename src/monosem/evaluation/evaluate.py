@@ -29,12 +29,13 @@ from monosem.evaluation.downstream import LOSSES, DownstreamLoss
 from monosem.evaluation.intervals import Interval
 from monosem.evaluation.losses import add_losses, downstream_loss
 from monosem.evaluation.mapping import measure_mapping
-from monosem.evaluation.progress import measured
+from monosem.evaluation.progress import measured, tell_place
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
 from monosem.evaluation.vectors import measure_rows, measure_source
 from monosem.models import ModelSet, SubjectModel, load_model
+from monosem.ranks import everyone
 from monosem.sae import SAE
 from monosem.work import as_job, doing, each, stage
 
@@ -129,6 +130,7 @@ def evaluate(
     l0 = max(1, round(sae.encode(sample[:4096]).l0().double().mean().item()))
     with doing("fitting controls"):
         functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
+    every = everyone()
     parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
     replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
     loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
@@ -141,11 +143,14 @@ def evaluate(
             rebuilt = sae.decode(codes, x) if column == "SAE" else functions[column](x)
             part.add(x, rebuilt, documents, codes if column == "SAE" else None)
         for observer in observers:
+            tell_place(observer, piece.start)
             observer(batch, kept, codes, x)
         if loss is not None:
             with losing:
-                losing.advance(add_losses(loss, batch, kept, loss_tokens))
+                losing.advance(every.size * add_losses(loss, batch, kept, -(-loss_tokens // every.size)))
     losing.close()
+    for part in [*parts.values(), *([loss] if loss is not None else [])]:
+        part.add_up(every)
     things = "patches" if images is not None else "tokens"
     facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
     return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)

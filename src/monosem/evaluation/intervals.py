@@ -7,6 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from monosem.ranks import Group
 
 N_RESAMPLES = 1000
 MAX_GROUPS = 2048
@@ -43,6 +46,14 @@ class DocumentSums:
         order = np.argsort(groups, kind="stable")
         present, starts = np.unique(groups[order], return_index=True)
         self._sums[name][present] += np.add.reduceat(values[order], starts, axis=0)
+
+    def add_up(self, every: Group) -> None:
+        """Take in what other processes have, of which each takes in all."""
+        if every.size == 1:
+            return
+        said = every.words({name: sums.shape for name, sums in self._sums.items()})
+        for name, shape in {name: shape for one in said for name, shape in one.items()}.items():
+            every.sum_(torch.from_numpy(self._sums.setdefault(name, np.zeros(shape))))
 
     def __contains__(self, name: str) -> bool:
         return name in self._sums

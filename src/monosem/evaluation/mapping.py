@@ -14,9 +14,10 @@ from monosem.data import Batch, BatchReader, ContextBatch
 from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import LOSSES, DownstreamLoss, loss_contexts
 from monosem.evaluation.losses import downstream_loss
-from monosem.evaluation.progress import measured
+from monosem.evaluation.progress import measured, tell_place
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
+from monosem.ranks import Group, everyone
 from monosem.work import Stage, doing, stage
 
 FIT_TOKENS = 32_768
@@ -65,6 +66,11 @@ class MappingSums:
     def n_predictions(self) -> int:
         return 0 if self.loss is None else self.loss.n_predictions
 
+    def add_up(self, every: Group) -> None:
+        """Take in what other processes have, of which each takes in all."""
+        for part in [*self.parts.values(), *([self.loss] if self.loss is not None else [])]:
+            part.add_up(every)
+
     def add(self, batch: Batch, found: Found, losing: Stage | None) -> None:
         """Take in some contexts and what was read of them; the losses too, if there is a stage of the work for them."""
         (x, target), kept = self.mapping.sides(found), found.kept
@@ -112,9 +118,14 @@ def measure_mapping(
     k = max(1, round(mapping.sae.encode(x[:4096]).l0().double().mean().item()))
     losing = stage(LOSSES, min(loss_tokens, tokens), unit="tokens")
     sums = MappingSums(mapping, sample, k, controls, observers, contexts if loss_tokens else None)
+    every = everyone()
     for piece in measured(reading(tokens)):
-        sums.add(piece.batch, piece.found[0], losing if sums.n_predictions < loss_tokens else None)
+        for observer in observers:
+            tell_place(observer, piece.start)
+        wanted = sums.n_predictions < loss_tokens / every.size
+        sums.add(piece.batch, piece.found[0], losing if wanted else None)
     losing.close()
+    sums.add_up(every)
     where = " + ".join(mapping.hooks)
     if mapping.targets != mapping.hooks:
         where += f" -> {' + '.join(mapping.targets)}"

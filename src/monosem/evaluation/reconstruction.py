@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.evaluation.intervals import DocumentSums, Interval
+from monosem.ranks import Group
 
 ROUNDING = 1e-13
 """Of the energy about the reference: a variance below it is that of rounding."""
@@ -63,6 +64,20 @@ class Reconstruction:
             self.l0_counts = counts
             firing = codes.firing_counts().cpu()
             self.firing = firing if self.firing is None else self.firing + firing
+
+    def add_up(self, every: Group) -> None:
+        """Take in what other processes have, of which each takes in all."""
+        self.sums.add_up(every)
+        if every.size == 1:
+            return
+        sizes = every.words([0 if self.firing is None else len(self.firing), len(self.l0_counts)])
+        n_latents, n_counts = (max(column) for column in zip(*sizes, strict=True))
+        counts = np.zeros(n_counts, np.int64)
+        counts[: len(self.l0_counts)] = self.l0_counts
+        self.l0_counts = every.sum_(torch.from_numpy(counts)).numpy()
+        if n_latents:
+            own = torch.zeros(n_latents, dtype=torch.int64) if self.firing is None else self.firing.long()
+            self.firing = every.sum_(own)
 
     @property
     def n_rows(self) -> int:

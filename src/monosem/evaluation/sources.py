@@ -10,6 +10,7 @@ from torch import Tensor
 from monosem.data import Batch
 from monosem.evaluation.downstream import DownstreamLoss
 from monosem.evaluation.intervals import Interval, mean_interval
+from monosem.ranks import Group
 
 RECOVERED = ("loss_recovered_mean", "loss_recovered_zero")
 
@@ -33,6 +34,11 @@ class SourceLosses:
         """Take in one batch of contexts; `chosen` are the positions to replace."""
         for loss in self.losses.values():
             loss.add(batch, chosen)
+
+    def add_up(self, every: Group) -> None:
+        """As of each of them."""
+        for loss in self.losses.values():
+            loss.add_up(every)
 
     def metrics(self, name: str) -> dict[str, Interval]:
         """The means over the sources of what all have, and what each recovers, of one replacement."""

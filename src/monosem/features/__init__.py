@@ -5,6 +5,7 @@ from monosem.features.explanations import Explanation, Explanations, Score
 from monosem.features.feature import Example, Feature, Interval
 from monosem.features.files import write_store
 from monosem.features.harvest import HarvestObserver, harvest, new_harvest
+from monosem.features.merged import merge_at_first
 from monosem.features.near import near_misses
 from monosem.features.rule import Clause, Rule
 from monosem.features.show import print_features
@@ -28,6 +29,7 @@ __all__ = [
     "Vocabulary",
     "feature_card",
     "harvest",
+    "merge_at_first",
     "near_misses",
     "new_harvest",
     "print_features",

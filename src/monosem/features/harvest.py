@@ -29,6 +29,7 @@ from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError, Interrupted, MismatchError
 from monosem.features.files import STATE, write_store
+from monosem.features.merged import merge_at_first
 from monosem.features.near import near_misses
 from monosem.features.parts import source_names
 from monosem.features.pictures import image_facts
@@ -36,10 +37,11 @@ from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
 from monosem.features.vocabulary import vocabulary_size
 from monosem.models import ModelSet, SubjectModel, load_model
+from monosem.ranks import agreed, by_itself, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
 from monosem.text import first_token
-from monosem.work import StopRequest, alone_in, as_job, doing
+from monosem.work import StopRequest, as_job, doing
 
 HELD_OUT = "bundled:held_out"
 VECTOR_ROWS = 8192
@@ -52,6 +54,10 @@ class HarvestObserver:
 
     def __init__(self, harvest: Harvest, sae: SAE) -> None:
         self.harvest, self.sae = harvest, sae
+
+    def at(self, context: int) -> None:
+        """The contexts from this one on come next."""
+        self.harvest.go_to(context)
 
     def __call__(
         self,
@@ -229,46 +235,72 @@ def harvest(
         first_hook = mappings[0].hooks[0]
         contexts, name = reopened(saes[0].metadata, model, first_hook, text=text, images=images, labels=labels)
     shown = contexts if isinstance(contexts, Images | VectorRows) else None
-    begun = [new_harvest(s, model, h, name, settings, shown=shown) for s, h in zip(saes, places, strict=True)]
+
+    def begun() -> list[Harvest]:
+        return [new_harvest(s, model, h, name, settings, shown=shown) for s, h in zip(saes, places, strict=True)]
+
     rows_a_context(contexts, saes[0].metadata)
-    with alone_in(*folders):
-        harvests = [_going_on(h, folder / STATE) for h, folder in zip(begun, folders, strict=True)]
+    every = everyone()
+    with first_alone_in(*folders):
+        harvests = begun()
+        if every.first:
+            harvests = [_going_on(h, folder / STATE) for h, folder in zip(harvests, folders, strict=True)]
         observers = [HarvestObserver(h, s) for h, s in zip(harvests, saes, strict=True)]
-        first, counted = min(h.next_context for h in harvests), (harvests[0].n_tokens, harvests[0].next_context)
-        pieces: Iterable[Piece] = _vector_pieces(contexts, len(saes), first, tokens)
-        if model is not None:
+        done, n_tokens = every.tell([[h.next_context for h in harvests], harvests[0].n_tokens])
+        first, counted = min(done), (n_tokens, done[0])
+        pieces: Iterable[Piece | None] = []
+        if isinstance(contexts, VectorRows):
+            pieces = _vector_pieces(contexts, len(saes), first, tokens)
+        elif model is not None:
             wanted = [mapping.wanted_inputs for mapping in mappings]
-            pieces = Reading(model, contexts, wanted, tokens, start=first, counted=counted)
+            pieces = Reading(model, contexts, wanted, tokens, start=first, counted=counted).rounds()
         saved = time.monotonic()
 
+        def take_in(piece: Piece) -> None:
+            for one, take, observer, before, found in zip(saes, takes, observers, done, piece.found, strict=True):
+                if before <= piece.start:  # else it was saved later than the others
+                    x = take(found).to(one.W_enc.device)
+                    observer.at(piece.start)
+                    observer(piece.batch, found.kept, one.encode(x), x)
+
+        def collect() -> None:
+            """What all have found is with the first."""
+            for observer, anew in zip(observers, begun() if not every.first else harvests, strict=True):
+                merge_at_first(observer.harvest, every)
+                observer.harvest = anew
+
         def save() -> None:
-            for one, folder in zip(harvests, folders, strict=True):
+            collect()
+            for one, folder in zip(harvests if every.first else (), folders, strict=every.first):
                 one.save(folder / STATE)
 
         with StopRequest() as request, doing("harvesting", tokens, done=counted[0], unit="tokens") as work:
             for piece in pieces:
-                for one, take, observer, found in zip(saes, takes, observers, piece.found, strict=True):
-                    if observer.harvest.next_context <= piece.start:  # else it was saved later than the others
-                        x = take(found).to(one.W_enc.device)
-                        observer(piece.batch, found.kept, one.encode(x), x)
-                work.advance(int(piece.found[0].kept.sum()))
-                if request.requested or time.monotonic() - saved > 60 * minutes:
+                if piece is not None:
+                    take_in(piece)
+                work.advance(every.size * int(piece.found[0].kept.sum()) if piece else 0)
+                stopped, due = agreed(request.requested, time.monotonic() - saved > 60 * minutes)
+                if stopped or due:
                     save()
                     saved = time.monotonic()
-                if request.requested:
+                if stopped:
                     raise Interrupted(
                         f"stopped after {work.done:,} of {tokens:,} tokens; the state is kept, and the "
                         "same command goes on from it"
                     )
-        if not all(h.n_tokens for h in harvests):
-            raise DataError(f"{name}: there is nothing that the SAE reads")
-        if keep_state:
-            save()
-        stores: list[FeatureStore] = []
-        for one, folder, s in zip(harvests, folders, saes, strict=True):
-            stores.append(FeatureStore(write_store(one, folder, s, model, shown)))
-            if not keep_state:
-                (folder / STATE).unlink(missing_ok=True)
+        collect()
+        if every.first:
+            if not all(h.n_tokens for h in harvests):
+                raise DataError(f"{name}: there is nothing that the SAE reads")
+            for one, folder, s in zip(harvests, folders, saes, strict=True):
+                if keep_state:
+                    one.save(folder / STATE)
+                with by_itself():
+                    write_store(one, folder, s, model, shown)
+                if not keep_state:
+                    (folder / STATE).unlink(missing_ok=True)
+        every.wait()
+        stores = [FeatureStore(folder) for folder in folders]
     return stores[0] if isinstance(sae, SAE) else stores
 
 
@@ -277,13 +309,14 @@ def _rows_of(sae: SAE) -> Callable[[Found], Tensor]:
     return lambda found: found.rows[ROWS].to(sae.W_enc)
 
 
-def _vector_pieces(contexts: BatchReader, n_saes: int, first: int, stop: int) -> Iterator[Piece]:
-    """Ready vectors, all of which every SAE reads."""
-    for start in range(first, stop, VECTOR_ROWS):
-        batch = contexts.read(start, min(start + VECTOR_ROWS, stop))
-        if not len(batch):
-            return
-        yield Piece(start, batch, [Found({ROWS: batch.inputs}, ~batch.padding)] * n_saes)
+def _vector_pieces(contexts: VectorRows, n_saes: int, first: int, stop: int) -> Iterator[Piece | None]:
+    """Ready vectors, all of which every SAE reads; dealt to all processes, in rounds as those of `Reading`."""
+    every = everyone()
+    stop = min(stop, len(contexts))
+    for start in range(first, stop, VECTOR_ROWS * every.size):
+        own = start + VECTOR_ROWS * every.rank
+        batch = contexts.read(own, min(own + VECTOR_ROWS, stop)) if own < stop else None
+        yield None if batch is None else Piece(own, batch, [Found({ROWS: batch.inputs}, ~batch.padding)] * n_saes)
 
 
 def _going_on(begun: Harvest, state: Path) -> Harvest:

@@ -215,6 +215,12 @@ class Harvest:
         text, first, stop = self.spans[-1]
         self.spans[-1] = Span(text, first, stop + len(batch))
 
+    def go_to(self, context: int) -> None:
+        """The next contexts are those from this one on: of those between another harvest knows."""
+        if context != self.next_context:
+            text = self.spans[-1].text
+            self.spans = [*(span for span in self.spans if span.stop > span.first), Span(text, context, context)]
+
     def _add_near_misses(
         self, cells: np.ndarray, places: np.ndarray, near: Near, firings: Firings, tokens: Tokens
     ) -> None:

@@ -22,13 +22,16 @@ from monosem.ranks.division import (
     rows_in_all,
 )
 from monosem.ranks.group import ALONE, Group
-from monosem.ranks.job import everyone, first_alone_in, first_to_fail, working_together
+from monosem.ranks.job import agreed, any_of_all, by_itself, everyone, first_alone_in, first_to_fail, working_together
 
 __all__ = [
     "ALONE",
     "Division",
     "Group",
     "a_row",
+    "agreed",
+    "any_of_all",
+    "by_itself",
     "divided",
     "division",
     "everyone",

@@ -106,6 +106,23 @@ class Group:
                 dist.broadcast(self._send(tensor), group=self._members, group_src=0)
         return tensor
 
+    def bring(self, content: bytes) -> list[bytes]:
+        """What each member has, to the first, one after the other; the others get nothing."""
+        if self.size == 1:
+            return [content]
+        lengths, found = self.words(len(content)), list[bytes]()
+        with _together("bringing"):
+            if not self.first:
+                tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                dist.send(self._send(tensor), group=self._members, group_dst=0)
+                return []
+            found.append(content)
+            for member in range(1, self.size):
+                tensor = torch.empty(lengths[member], dtype=torch.uint8)
+                dist.recv(tensor, group=self._members, group_src=member)
+                found.append(tensor.numpy().tobytes())
+        return found
+
     def tell(self, words: Any) -> Any:
         """What the first member says, to all: anything that JSON holds; what the others say is not heard."""
         return self.words(words if self.first else None)[0]

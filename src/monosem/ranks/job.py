@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -24,17 +25,30 @@ PATIENCE = timedelta(minutes=60)
 
 _store: Any = None
 _everyone: Group | None = None
+_by_itself: ContextVar[bool] = ContextVar("_by_itself", default=False)
 
 
 def everyone() -> Group:
     """All processes of the job: those that `torchrun` has started, once `working_together` has begun; else this one."""
     global _everyone
+    if _by_itself.get():
+        return ALONE
     if not (dist.is_available() and dist.is_initialized()):
         _everyone = None
         return ALONE
     if _everyone is None and dist.get_world_size() > 1:
         _everyone = Group(dist.group.WORLD)
     return _everyone or ALONE
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Within this block the process works as if it were the only one: what one does while the others wait."""
+    token = _by_itself.set(True)
+    try:
+        yield
+    finally:
+        _by_itself.reset(token)
 
 
 @contextmanager
@@ -94,6 +108,19 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
         "the job was told to end, by you or because another of its processes has ended: what it said stands above, if "
         "it said anything. The same command, with any number of processes, goes on from what is saved"
     )
+
+
+def agreed(*own: bool) -> list[bool]:
+    """Of each thing whether it is so for any of the processes; all must ask."""
+    every = everyone()
+    if every.size == 1:
+        return list(own)
+    return every.most_(torch.tensor(own, dtype=torch.int8)).bool().tolist()
+
+
+def any_of_all(own: bool) -> bool:
+    """As `agreed`, of one thing."""
+    return agreed(own)[0]
 
 
 def first_to_fail() -> bool:

@@ -22,10 +22,18 @@ from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
 from monosem.explain import explain, known_latents, require_words
-from monosem.features import Explanations, FeatureStore, HarvestObserver, harvest, new_harvest, write_store
+from monosem.features import (
+    Explanations,
+    FeatureStore,
+    HarvestObserver,
+    harvest,
+    merge_at_first,
+    new_harvest,
+    write_store,
+)
 from monosem.files import write_text
 from monosem.models import ModelSet, SubjectModel, load_model
-from monosem.ranks import everyone, first_alone_in
+from monosem.ranks import by_itself, everyone, first_alone_in
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
 from monosem.runs.folder import README, README_SEVERAL, Run
@@ -34,7 +42,7 @@ from monosem.runs.several import describe_each
 from monosem.runs.storing import known_by_name, open_store
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.training import train_together
-from monosem.work import alone_in, as_job, doing, job
+from monosem.work import as_job, doing, job
 
 HELD_OUT = "bundled:held_out"
 
@@ -105,7 +113,7 @@ def run_store(config: RunConfig, progress: bool = True, **options: Any) -> Store
     """
     if config.store is None:
         raise ConfigError("store: name the folder to write into, such as --set store=activations")
-    with job(progress):
+    with job(progress and everyone().first):
         with doing("loading the model"):
             model = open_model(config)
         if model is None:
@@ -219,7 +227,7 @@ def run_evaluation(
     """
     described = run.config
     sae = run.sae()
-    with alone_in(run.path):
+    with first_alone_in(run.path):
         with doing("loading the model"):
             model = model or open_model(described)
         return _evaluated(run, sae, model, config or described.evaluation, progress)
@@ -240,11 +248,15 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
         features = new_harvest(sae, model, hooks, config.images or config.text or HELD_OUT, shown=images)
         observers = [HarvestObserver(features, sae)]
         report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
-        store = FeatureStore(write_store(features, run.path / "features", sae, model, images))
-        _explain(store, sae, model, described, progress)
-    report.save(run.path / "evaluation.json")
-    with doing("drawing figures"):
-        write_figures(run.path / "figures", run.history(), report)
+        if merge_at_first(features, everyone()):
+            with by_itself():
+                store = FeatureStore(write_store(features, run.path / "features", sae, model, images))
+                _explain(store, sae, model, described, progress)
+    if everyone().first:
+        report.save(run.path / "evaluation.json")
+        with doing("drawing figures"):
+            write_figures(run.path / "figures", run.history(), report)
+    everyone().wait()
     return report
 
 
@@ -261,7 +273,7 @@ def run_evaluations(
     Goes on where an earlier call with the same settings was stopped.
     """
     config = config or run.config.evaluation
-    with job(progress) as shown, alone_in(run.path):
+    with job(progress) as shown, first_alone_in(run.path):
         with doing("loading the model"):
             model = model or open_model(run.config)
         results = Results.begin(run.path, config)
@@ -289,7 +301,7 @@ def run_harvest(
     Raises:
         ConfigError: there are no images to read, or vectors and a model are named.
     """
-    with alone_in(run.path):
+    with first_alone_in(run.path):
         options = {"tokens": tokens, "keep_state": keep_state, "progress": progress}
         return _harvested(run, text, images, vectors, options)
 
@@ -310,7 +322,10 @@ def _harvested(
     data: dict[str, Any] = {"images": images} if images else {"text": text or own.text or HELD_OUT}
     sae, model = run.sae(), open_model(described)
     store = harvest(sae, path, model, None if _remembers(sae) else described.hook, **data, **options)
-    _explain(store, sae, model, described, options["progress"])
+    if everyone().first:
+        with by_itself():
+            _explain(store, sae, model, described, options["progress"])
+    everyone().wait()
     return store
 
 
@@ -320,7 +335,7 @@ def explain_run(run: Run, latents: Sequence[int] | None = None, progress: bool =
     Raises:
         DataError: its features are not of text.
     """
-    with alone_in(run.path):
+    with first_alone_in(run.path):
         store = run.features()
         require_words(store)
         latents = None if latents is None else list(known_latents(store, latents))

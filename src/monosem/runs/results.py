@@ -13,6 +13,7 @@ from rich.table import Table
 
 from monosem.evaluation import EvaluationReport
 from monosem.files import read_json, replacing, write_json
+from monosem.ranks import everyone
 from monosem.runs.config import EvaluationConfig
 
 METRICS = ("l0", "fvu", "loss_recovered_mean", "dead_share")
@@ -83,6 +84,8 @@ class Results:
         metrics = {metric: list(report[metric]) for metric in METRICS if metric in report.metrics}
         facts = {"hook": reads, **{key: report.facts[key] for key in ("architecture", "n_latents")}}
         self.rows[name] = {**facts, **metrics}
+        if not everyone().first:
+            return
         path = self.folder / "results.json"
         write_json(path, {"evaluation": self.evaluation, "dictionaries": self.rows}, indent=1)
         self.draw(self.folder / "results.svg")

@@ -22,7 +22,7 @@ from monosem.activations import (
     batches,
 )
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
-from monosem.ranks import Division, Group, everyone, first_alone_in
+from monosem.ranks import Division, Group, agreed, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
 from monosem.training.member import Member, TrainingResult
@@ -204,7 +204,7 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
     for whole in dict.fromkeys(member.source.whole for member in members):
         shown.expect(FILLING, lambda whole=whole: whole.to_read(total))
     try:
-        with StopRequest(within=everyone().size == 1) as stop, stage:
+        with StopRequest() as stop, stage:
             stopped = _loop(members, stage, callbacks, stop)
     finally:
         stage.close()
@@ -282,21 +282,13 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
         step += 1
         stage.figures = _figures(shown) if shown else stage.figures
         stage.advance(config.batch_size)
-        stopped, due = _agreed(division.every, stop.requested, (now := time.monotonic()) - last_checkpoint > pause)
+        stopped, due = agreed(stop.requested, (now := time.monotonic()) - last_checkpoint > pause)
         if step < n_steps and not stopped and due:
             for member in members:
                 member.write_checkpoint()
             last_checkpoint = time.monotonic()
             pause = max(pause, (last_checkpoint - now) / CHECKPOINTS_SHARE) if pause else 0
     return stopped
-
-
-def _agreed(every: Group, stopped: bool, due: bool) -> tuple[bool, bool]:
-    """Whether any process was asked to stop, or finds that it is time for a checkpoint."""
-    if every.size == 1:
-        return stopped, due
-    asked = every.most_(torch.tensor([stopped, due], dtype=torch.int8)).tolist()
-    return bool(asked[0]), bool(asked[1])
 
 
 def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback], last: bool) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import FrameType, TracebackType
 from typing import Any
@@ -20,13 +21,9 @@ class StopRequest:
 
     requested = False
 
-    def __init__(self, within: bool = True) -> None:
-        """Begin; `within` says whether `may_stop_here` heeds it too, or only who asks whether it is `requested`."""
-        self._within = within
-
     def __enter__(self) -> StopRequest:
         self._before: dict[int, Any] = {}
-        self._token: Token[StopRequest | None] = _current.set(self if self._within else None)
+        self._token: Token[StopRequest | None] = _current.set(self)
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)
@@ -49,12 +46,15 @@ class StopRequest:
 _current: ContextVar[StopRequest | None] = ContextVar("_current", default=None)
 
 
-def may_stop_here() -> None:
+def may_stop_here(agreed: Callable[[bool], bool] = bool) -> None:
     """A place in the midst of long work where nothing is half done.
+
+    Args:
+        agreed: makes of whether this process was asked to stop whether all are to.
 
     Raises:
         Stopped: it is asked for.
     """
     request = _current.get()
-    if request is not None and request.requested:
+    if agreed(request is not None and request.requested):
         raise Stopped
