@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
+from monosem.activations import store_activations
 from monosem.errors import MonosemError
-from monosem.ranks import Division, Group, working_together
+from monosem.evaluation import evaluate
+from monosem.features import harvest
+from monosem.models import load_model
+from monosem.ranks import Division, Group, by_itself, working_together
 from monosem.sae import (
     SAE,
     BatchTopKSAE,
@@ -130,7 +135,37 @@ def main(folder: Path) -> None:
             compare(name, (TopKSAE, {"k": 3}, settings), "four, by rows", by_rows, found)
         found["sent"] = [sent_a_step(n, by_latents) for n in (64, 64, 4096)]
         (folder / f"{every.rank}.json").write_text(json.dumps(found))
+        passes(every, found, folder)
         bad_input(every, found, folder)
+
+
+def passes(every: Group, found: dict[str, Any], folder: Path) -> None:
+    """Into `found`: whether a store, a harvest and an evaluation of all are those of one process."""
+    model, hook, quiet = load_model("bundled"), "resid_post.0", {"progress": False}
+    sae = TopKSAE(model.d_model, 64, k=4)
+    sae.initialise(torch.randn(256, model.d_model, generator=torch.Generator().manual_seed(0)))
+
+    def all_of(where: Path) -> tuple[Any, Any]:
+        store_activations(model, hook, path=where / "acts", tokens=5000, shard_rows=512, window_shards=4, **quiet)
+        features = harvest(sae, where / "features", model, hook, tokens=6000, minutes=0, **quiet)
+        return features, evaluate(sae, model, hook, tokens=6000, loss_tokens=512, **quiet)
+
+    features, report = all_of(folder / "several")
+    if every.first:
+        with by_itself():
+            expected, report_of_one = all_of(folder / "one")
+        names = sorted(path.relative_to(folder / "one") for path in (folder / "one" / "acts").rglob("*.safetensors"))
+        found["same bytes"] = [
+            (folder / "one" / n).read_bytes() == (folder / "several" / n).read_bytes() for n in names
+        ]
+        tables = [
+            [pq.read_table(store.path / name) for name in ("features", "examples")] for store in (features, expected)
+        ]
+        (counted, examples), (counted_by_one, examples_of_one) = tables
+        found["features"] = counted["count"].equals(counted_by_one["count"]) and examples.equals(examples_of_one)
+        found["fired"] = sum(counted["count"].to_pylist())
+        found["reports"] = [{name: list(one[name]) for name in one.metrics} for one in (report, report_of_one)]
+    every.wait()
 
 
 def bad_input(every: Group, found: dict[str, Any], folder: Path) -> None:

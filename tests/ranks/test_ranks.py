@@ -67,6 +67,21 @@ def test_what_is_sent_does_not_depend_on_the_number_of_latents(found: list[dict[
         assert once <= 16 * 4 * (3 + 2 * 8) + 512, "a row: k candidates, and what is reconstructed of it"
 
 
+def test_a_store_a_harvest_and_an_evaluation_of_four_are_those_of_one(found: list[dict[str, Any]]) -> None:
+    first = found[0]
+    assert len(first["same bytes"]) > 10
+    assert all(first["same bytes"])
+    assert first["fired"] > 6000
+    assert first["features"]
+    report, of_one = first["reports"]
+    assert report.keys() == of_one.keys()
+    for name, interval in of_one.items():
+        if "kl" not in name and "ce" not in name.split("_") and "recovered" not in name:
+            assert report[name] == pytest.approx(interval, rel=1e-6, nan_ok=True), name
+        elif interval[0] == interval[0]:
+            assert report[name][0] == pytest.approx(interval[0], rel=0.2), f"{name}, of other tokens"
+
+
 @pytest.mark.parametrize(
     ("attempt", "words"),
     [

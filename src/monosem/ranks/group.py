@@ -113,13 +113,15 @@ class Group:
         lengths, found = self.words(len(content)), list[bytes]()
         with _together("bringing"):
             if not self.first:
-                tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                dist.send(self._send(tensor), group=self._members, group_dst=0)
+                if content:
+                    tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                    dist.send(self._send(tensor), group=self._members, group_dst=0)
                 return []
             found.append(content)
             for member in range(1, self.size):
                 tensor = torch.empty(lengths[member], dtype=torch.uint8)
-                dist.recv(tensor, group=self._members, group_src=member)
+                if lengths[member]:
+                    dist.recv(tensor, group=self._members, group_src=member)
                 found.append(tensor.numpy().tobytes())
         return found
 
