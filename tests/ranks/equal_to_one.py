@@ -155,13 +155,12 @@ def passes(every: Group, found: dict[str, Any], folder: Path) -> None:
         with by_itself():
             expected, report_of_one = all_of(folder / "one")
         names = sorted(path.relative_to(folder / "one") for path in (folder / "one" / "acts").rglob("*.safetensors"))
-        found["same bytes"] = [
-            (folder / "one" / n).read_bytes() == (folder / "several" / n).read_bytes() for n in names
-        ]
-        tables = [
-            [pq.read_table(store.path / name) for name in ("features", "examples")] for store in (features, expected)
-        ]
-        (counted, examples), (counted_by_one, examples_of_one) = tables
+        pairs = [[folder / which / name for which in ("one", "several")] for name in names]
+        found["same bytes"] = [one.read_bytes() == other.read_bytes() for one, other in pairs]
+        stores = [features.path, expected.path]
+        (counted, examples), (counted_by_one, examples_of_one) = (
+            [pq.read_table(path / name) for name in ("features", "examples")] for path in stores
+        )
         found["features"] = counted["count"].equals(counted_by_one["count"]) and examples.equals(examples_of_one)
         found["fired"] = sum(counted["count"].to_pylist())
         found["reports"] = [{name: list(one[name]) for name in one.metrics} for one in (report, report_of_one)]
