@@ -1,0 +1,263 @@
+"""ms.dose_response: how strong a vector may be, by its effect and by the fluency that it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import ConfigError, DataError
+from monosem.files import replacing
+from monosem.interventions import AddVector, Generation, generate
+from monosem.models import SubjectModel
+from monosem.steering.reading import batches, spoken
+from monosem.steering.vectors import SteeringVector
+from monosem.text import special_tokens
+from monosem.work import as_job, doing
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1)
+"""Lengths that are tried, in the typical length of activations there."""
+ROWS = 32
+"""Texts that are written at once."""
+GRAM = 3
+
+Effect = Callable[[Sequence[str]], Sequence[float]]
+
+
+class Dose(NamedTuple):
+    """What one strength does, each a mean over the prompts."""
+
+    strength: float
+    length: float
+    """Of what is added, in the typical length of activations there."""
+    effect: float
+    effects: list[float]
+    """Of each prompt."""
+    surprise: float
+    """Nats a token of the steered text to the unsteered model: the logarithm of its perplexity."""
+    repetition: float
+    """Share of the text's runs of 3 tokens that have stood in it before."""
+    text: str
+    """The first prompt's."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.surprise, 80))
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """Effect and fluency by strength; the knee is the strongest dose before fluency breaks."""
+
+    vector: SteeringVector
+    doses: list[Dose]
+    """From the weakest; the first is no steering."""
+    effect_name: str
+    tolerance: float
+    more_repetition: float
+
+    @property
+    def knee(self) -> Dose:
+        """The last dose, from 0 upwards, whose text is as fluent as that without steering, within the tolerances."""
+        last = self.doses[0]
+        for dose in self.doses[1:]:
+            if not self.fluent(dose):
+                break
+            last = dose
+        return last
+
+    def fluent(self, dose: Dose) -> bool:
+        """Whether a dose is within the tolerances."""
+        plain = self.doses[0]
+        return (
+            dose.surprise <= plain.surprise + self.tolerance
+            and dose.repetition <= plain.repetition + self.more_repetition
+        )
+
+    def at_surprise(self, surprise: float) -> float:
+        """The effect where the text is so surprising, between doses by straight lines: to compare at equal fluency."""
+        known = sorted((dose.surprise, dose.effect) for dose in self.doses)
+        return float(np.interp(surprise, [x for x, _ in known], [y for _, y in known]))
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw effect, perplexity and repetition by strength, the knee marked; the ending of `path` says the format."""
+        from matplotlib.figure import Figure
+
+        strengths = [dose.strength for dose in self.doses]
+        panels = (
+            ([dose.effect for dose in self.doses], self.effect_name),
+            ([dose.perplexity for dose in self.doses], "perplexity, unsteered model"),
+            ([dose.repetition for dose in self.doses], f"repeated runs of {GRAM} tokens"),
+        )
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        axes = figure.subplots(1, 3)
+        for axis, (values, name) in zip(axes, panels, strict=True):
+            axis.plot(strengths, values, color="#1f6f8b", marker="o", markersize=4)
+            axis.axvline(self.knee.strength, color="#b5532a", linewidth=1, linestyle="--")
+            axis.set_xlabel("strength")
+            axis.set_title(name, fontsize=10, loc="left")
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[1].set_yscale("log")
+        axes[0].annotate(
+            "knee", (self.knee.strength, 1), xycoords=("data", "axes fraction"), fontsize=8, color="#b5532a"
+        )
+        where = Path(path)
+        with replacing(where) as temporary:
+            figure.savefig(temporary, format=where.suffix.lstrip(".") or "png", dpi=150)
+        return where
+
+    def __str__(self) -> str:
+        lines = [f"{'strength':>9}{'length':>8}{'effect':>10}{'perplexity':>12}{'repeated':>10}  first text"]
+        for dose in self.doses:
+            mark = " <- knee" if dose is self.knee else ""
+            lines.append(
+                f"{dose.strength:>9.4g}{dose.length:>8.2f}{dose.effect:>10.4f}{dose.perplexity:>12.1f}"
+                f"{dose.repetition:>10.0%}  {' '.join(dose.text.split())[:56]}{mark}"
+            )
+        return "\n".join(lines)
+
+
+@as_job
+def dose_response(
+    model: SubjectModel,
+    vector: SteeringVector,
+    prompts: Sequence[str],
+    effect: Sequence[str] | Effect,
+    *,
+    strengths: Sequence[float] | None = None,
+    max_new_tokens: int = 30,
+    temperature: float = 0.9,
+    seed: int = 0,
+    tolerance: float = 0.5,
+    more_repetition: float = 0.1,
+    progress: bool = True,
+) -> DoseResponse:
+    """Steer with growing strength, and measure effect and fluency.
+
+    The texts are written with the vector added at every position, prompt included, from the same seeds at every
+    strength. Their surprise is measured with the plain model, as is right: the steered one finds its own text likely.
+
+    Args:
+        model: a causal language model with a tokenizer.
+        vector: of `ms.steering_vector`.
+        prompts: to continue.
+        effect: words, whose probability at each next token of its own text the steered model gives, in all (first
+            tokens are looked at); or a function that scores texts without their prompts.
+        strengths: multiples of the vector, 0 put before them; if not given, such that 0.1 to 1.1 times the typical
+            length of an activation is added.
+        max_new_tokens: of each text.
+        temperature: of the texts.
+        seed: of the first prompt's text; the next has the next.
+        tolerance: nats a token by which fluent text may be more surprising than unsteered text.
+        more_repetition: by how much larger its share of repetition may be.
+        progress: show it.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        DataError: there are no prompts or no words.
+    """
+    if not prompts or isinstance(prompts, str):
+        raise DataError("give a list of prompts to continue")
+    if max_new_tokens <= GRAM:
+        raise ConfigError(f"max_new_tokens must be more than {GRAM}: repetition is counted in runs of {GRAM}")
+    words = None if callable(effect) else first_tokens(model, effect)
+    typical = typical_length(model, vector.hook, prompts)
+    doses = [share * typical / vector.norm for share in SHARES] if strengths is None else [0.0, *strengths]
+    doses = sorted(set(doses))
+    if doses[0] < 0 or not all(map(math.isfinite, doses)):
+        raise ConfigError("strengths must be finite and at least 0: turn the vector round to steer the other way")
+    rows = [(strength, i) for strength in doses for i in range(len(prompts))]
+    found: list[tuple[float, float, float, str]] = []
+    with doing("steering", len(rows), unit="texts") as stage:
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            edit = vector.edit(torch.tensor([[strength] for strength, _ in part]))
+            written = generate(
+                model,
+                [prompts[i] for _, i in part],
+                edits=[edit],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=[seed + i for _, i in part],
+            )
+            found += _measured(model, written, edit, words, effect if callable(effect) else None)
+            stage.advance(len(part))
+    made: list[Dose] = []
+    for number, strength in enumerate(doses):
+        mine = found[number * len(prompts) : (number + 1) * len(prompts)]
+        effects = [one[0] for one in mine]
+        surprise, repetition = (float(np.mean(parts)) for parts in ([one[1] for one in mine], [one[2] for one in mine]))
+        length = strength * vector.norm / typical
+        made.append(Dose(strength, length, float(np.mean(effects)), effects, surprise, repetition, mine[0][3]))
+    name = "effect" if callable(effect) else "probability of the words"
+    return DoseResponse(vector, made, name, tolerance, more_repetition)
+
+
+@torch.no_grad()
+def typical_length(model: SubjectModel, hook: str, texts: Sequence[str]) -> float:
+    """The median length of activations at a hook point, special tokens and sinks of attention left out."""
+    special = torch.tensor(sorted(special_tokens(model.tokenizer)), dtype=torch.int64)
+    norms: list[Tensor] = []
+    for batch in batches(model, texts):
+        x = model.capture(batch, [hook])[hook].float()
+        norms.append(x[spoken(x, batch, special)].norm(dim=-1))
+    return float(torch.cat(norms).median())
+
+
+def first_tokens(model: SubjectModel, words: Sequence[str]) -> list[int]:
+    """The tokens with which words begin, in a sentence and at its start.
+
+    Raises:
+        DataError: there are none.
+    """
+    if isinstance(words, str) or not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise DataError("give a list of words, or a function of texts, as effect")
+    spelled = [prefix + word.strip() for word in words for prefix in (" ", "")]
+    return sorted({model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in spelled})
+
+
+@torch.no_grad()
+def _measured(
+    model: SubjectModel, written: list[Generation], edit: AddVector, words: list[int] | None, effect: Effect | None
+) -> list[tuple[float, float, float, str]]:
+    """Of each text: effect, surprise, repetition, itself."""
+    batch, is_new = _again(model, written)
+    log_p = model(batch)[:, :-1].float().log_softmax(-1)
+    nll = -(log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0])
+    surprise = (nll * is_new).sum(1) / is_new.sum(1).clamp_min(1)
+    if effect is not None:
+        effects = [float(value) for value in effect([one.text for one in written])]
+    else:
+        with model.edit([edit]):
+            p = model(batch)[:, :-1].float().softmax(-1)[..., words].sum(-1)
+        effects = ((p * is_new).sum(1) / is_new.sum(1).clamp_min(1)).tolist()
+    if len(effects) != len(written):
+        raise ConfigError(f"the effect gave {len(effects)} numbers for {len(written)} texts")
+    repeats = [repetition(one.tokens) for one in written]
+    return list(zip(effects, surprise.tolist(), repeats, [one.text for one in written], strict=True))
+
+
+def _again(model: SubjectModel, written: Sequence[Generation]) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos"]]:
+    """Prompts and what was written as one batch, and which next tokens were written."""
+    ids = [one.prompt_tokens + one.tokens for one in written]
+    width, pad = max(map(len, ids)), getattr(model.tokenizer, "pad_token_id", None) or 0
+    batch = {
+        "input_ids": torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=model.device),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=model.device),
+    }
+    column = torch.arange(1, width, device=model.device)
+    first = torch.tensor([len(one.prompt_tokens) for one in written], device=model.device)
+    return batch, ((column >= first[:, None]) & batch["attention_mask"][:, 1:].bool()).float()
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """The share of runs of 3 tokens that have stood before."""
+    runs = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,0 +1,137 @@
+"""Standing lists: features that are never to fire, or always, whatever a model reads and writes, with a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.errors import ConfigError
+from monosem.interventions import FeatureEdit
+from monosem.interventions.base import Places
+from monosem.interventions.where import Condition
+from monosem.models import EditContext
+from monosem.sae import SAE
+
+
+class Event(NamedTuple):
+    """A place at which a list had to act."""
+
+    row: int
+    """Of the batch."""
+    position: int
+    """Number of the token in its text."""
+    generated: bool
+    token: int | None
+    latent: int
+    was: float
+    """Its code as it would have been."""
+    is_now: float
+
+    def __str__(self) -> str:
+        where = "generated" if self.generated else "prompt"
+        return (
+            f"row {self.row}, token {self.position} ({where}): latent {self.latent} {self.was:.3g} -> {self.is_now:.3g}"
+        )
+
+
+class Standing(FeatureEdit):
+    """Latents that never fire, and latents that always do: an edit, in force for as long as you like.
+
+    rules = ms.Standing(sae, never=[12, 80], always={40: 3.0})
+    out = ms.generate(model, "Once upon a time", edits=[rules])
+    for event in rules.events:
+        print(event)
+
+    What may never fire is set to 0 where it would, what always fires is raised to its amount where it is lower. Both
+    are told of in `events`, in the order in which they happened; `clear` forgets them.
+    """
+
+    unchanged = "nothing was on that may never be, and all that must be was on"
+
+    def __init__(
+        self,
+        sae: SAE,
+        *,
+        never: Sequence[int] = (),
+        always: Mapping[int, float] | None = None,
+        hook: str | None = None,
+        where: Condition = None,
+        keep_error: bool = True,
+    ) -> None:
+        """Make the lists.
+
+        Args:
+            sae: the SAE.
+            never: latents that are never to fire.
+            always: latents that are always to fire, and how strongly at least.
+            hook: its hook point, if the SAE does not know it.
+            where: at which positions; see `ms.Where`.
+            keep_error: leave what the SAE does not explain as it is.
+
+        Raises:
+            ConfigError: both lists are empty, a latent is in both or does not exist, or an amount is not above 0.
+        """
+        self.always = {int(latent): float(amount) for latent, amount in (always or {}).items()}
+        both = sorted(set(never) & set(self.always))
+        if both:
+            raise ConfigError(f"latent {both[0]} is never to fire and always: choose one")
+        if not never and not self.always:
+            raise ConfigError("both lists are empty: give never=[12], always={40: 3.0} or both")
+        for latent, amount in self.always.items():
+            if not 0 < amount < float("inf"):
+                raise ConfigError(f"latent {latent} is always to fire with {amount}: give a finite number above 0")
+        self.never = tuple(never)
+        super().__init__(sae, [*never, *self.always], hook=hook, where=where, keep_error=keep_error)
+        self.events: list[Event] = []
+
+    def clear(self) -> None:
+        """Forget what happened."""
+        self.events = []
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        floor = codes.new_tensor([0.0] * len(self.never) + list(self.always.values()))
+        silent = torch.arange(len(floor), device=codes.device) < len(self.never)
+        new = torch.where(silent, 0, torch.maximum(codes, floor))
+        self._note(codes, new, places)
+        return new
+
+    def _note(self, codes: Tensor, new: Tensor, places: Places) -> None:
+        acted = (new != codes).detach()
+        context, chosen = places.context, places.chosen
+        tokens = None if context.tokens is None else context.tokens[chosen]
+        generated = _flags(context, chosen)
+        for i, j in acted.nonzero().tolist():
+            self.events.append(
+                Event(
+                    int(places.rows[i]),
+                    int(places.positions[i]),
+                    bool(generated[i]),
+                    None if tokens is None else int(tokens[i]),
+                    self.latents[j],
+                    float(codes[i, j]),
+                    float(new[i, j]),
+                )
+            )
+
+    def report(self) -> str:
+        """In words, how often each list had to act."""
+        lines: list[str] = []
+        for latent in self.latents:
+            mine = [event for event in self.events if event.latent == latent]
+            rule = "never" if latent in self.never else f"always {self.always[latent]:g}"
+            said = sum(event.generated for event in mine)
+            words = f"acted {len(mine)} times, {said} of them in what was generated" if mine else "had nothing to do"
+            lines.append(f"latent {latent} ({rule}): {words}")
+        return "\n".join(lines)
+
+    def detail(self) -> str:
+        return f", never {list(self.never)}, always {self.always}"
+
+
+def _flags(context: EditContext, chosen: Bool[Tensor, "batch pos"]) -> Bool[Tensor, " n"]:
+    generated = context.generated
+    return torch.zeros(int(chosen.sum()), dtype=torch.bool) if generated is None else generated[chosen]
