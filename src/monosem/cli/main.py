@@ -25,6 +25,7 @@ from monosem.cli.plan import plan
 from monosem.cli.rate import rate
 from monosem.cli.saes import saes
 from monosem.cli.score import score
+from monosem.cli.serve import serve
 from monosem.cli.store import store
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
@@ -69,6 +70,7 @@ app.command()(harvest)
 app.command()(explain)
 app.command()(embed)
 app.command()(explore)
+app.command()(serve)
 app.command()(rate)
 app.command()(top)
 app.command()(score)

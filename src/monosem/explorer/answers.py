@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from monosem.errors import ConfigError, DataError, MonosemError
+from monosem.errors import ConfigError, DataError, HookError, MismatchError, MonosemError
 from monosem.explorer.dictionary import Unavailable
 from monosem.explorer.lanes import Busy
 from monosem.sql import Stopped
@@ -71,22 +71,38 @@ def problem(status: int, words: str) -> Response:
     return answer({"error": words}, status)
 
 
-async def of_error(_: Request, error: Exception) -> Response:
+async def of_error(request: Request, error: Exception) -> Response:
     """What an exception says, with the status that docs/explorer_api.md gives it."""
+    status, words = explained(error)
+    if request.url.path.startswith("/v1/"):
+        status = 400 if status in (409, 422) else status
+        return answer(protocol_error(status, words), status)
+    return problem(status, words)
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """The status of an exception, and its words."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-        return problem(422, f"{place or 'the request'}: {first['msg']}")
+        return 422, f"{place or 'the request'}: {first['msg']}"
     if isinstance(error, HTTPException):
-        return problem(error.status_code, str(error.detail))
-    if isinstance(error, IndexError):
-        return problem(404, str(error))
-    if isinstance(error, Unavailable):
-        return problem(409, str(error))
-    if isinstance(error, Busy | Stopped):
-        return problem(503, str(error))
-    if isinstance(error, ConfigError | DataError):
-        return problem(400, str(error))
-    if isinstance(error, MonosemError):
-        return problem(500, str(error))
-    return problem(500, "the server has failed; its terminal says why")
+        return error.status_code, str(error.detail)
+    kinds: list[tuple[tuple[type[Exception], ...], int]] = [
+        ((IndexError,), 404),
+        ((Unavailable,), 409),
+        ((Busy, Stopped), 503),
+        ((ConfigError, DataError, HookError, MismatchError), 400),
+        ((MonosemError,), 500),
+    ]
+    for among, status in kinds:
+        if isinstance(error, among):
+            return status, str(error)
+    return 500, "the server has failed; its terminal says why"
+
+
+def protocol_error(status: int, words: str) -> dict[str, Any]:
+    """An error as the OpenAI protocol tells it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    code = {404: "model_not_found", 503: "overloaded"}.get(status)
+    return {"error": {"message": words, "type": kind, "param": None, "code": code}}

@@ -23,10 +23,12 @@ from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
+from monosem.explorer.openai_routes import add_openai_routes
 from monosem.explorer.page import NOT_BUILT, Page
 from monosem.explorer.rating_routes import add_rating_routes
 from monosem.explorer.search import falls_back, search, search_as_text, search_everywhere, warm
 from monosem.explorer.site import Site
+from monosem.explorer.subject import Source
 from monosem.explorer.table import Filters, histogram_of, page_of
 
 MOST_PREVIEWS = 100
@@ -59,15 +61,21 @@ def _filters(
 Given = Annotated[Filters, Depends(_filters)]
 
 
-def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), page: Page | None = None) -> FastAPI:
+def make_app(
+    dictionaries: dict[str, Dictionary],
+    names: Iterable[str] = (),
+    page: Page | None = None,
+    alone: Iterable[Source] = (),
+) -> FastAPI:
     """The application.
 
     Args:
         dictionaries: by the name in their addresses.
         names: host names, beside localhost and addresses in numbers, under which the server may be called.
         page: the built page; the package's own if not given.
+        alone: SAEs without a store: their models write texts for clients, and are not on the page.
     """
-    site, lanes, kept = Site(dictionaries), Lanes(), Kept()
+    site, lanes, kept = Site(dictionaries, alone), Lanes(), Kept()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -94,6 +102,7 @@ def make_app(dictionaries: dict[str, Dictionary], names: Iterable[str] = (), pag
     _model_routes(app, site, lanes)
     _note_routes(app, site)
     add_rating_routes(app, site)
+    add_openai_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app
@@ -306,6 +315,10 @@ def _page_routes(app: FastAPI, page: Page) -> None:
     @app.get("/api/{rest:path}", include_in_schema=False)
     def nothing(rest: str) -> Response:
         return problem(404, f"there is no /api/{rest}: see /api/openapi.json")
+
+    @app.get("/v1/{rest:path}", include_in_schema=False)
+    def no_such(rest: str) -> Response:
+        raise HTTPException(404, f"there is no /v1/{rest}: see docs/serving.md")
 
     @app.get("/{path:path}", include_in_schema=False)
     def file(path: str) -> Response:

@@ -18,9 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from monosem.errors import ConfigError
+from monosem.explorer.alone import Alone
 from monosem.explorer.app import make_app
 from monosem.explorer.connection import Connection
-from monosem.explorer.dictionary import open_dictionaries
+from monosem.explorer.dictionary import Dictionaries, open_dictionaries
 from monosem.explorer.names import LOOPBACK, own_names, reached_at
 from monosem.explorer.page import Page
 
@@ -39,6 +40,8 @@ def serve(
     port: int = PORT,
     ready: Callable[[list[str]], None] | None = None,
     allowed: Iterable[str] = (),
+    alone: Sequence[Alone] = (),
+    loaded: bool = False,
 ) -> None:
     """Serve stores until Ctrl-C or SIGTERM.
 
@@ -50,15 +53,21 @@ def serve(
         port: 0 takes any that is free.
         ready: called with the server's addresses once it answers; the first is for this machine.
         allowed: names under which the server may be called, beside those of this machine.
+        alone: SAEs without a store, whose models write texts for clients of the OpenAI protocol.
+        loaded: whether models are loaded before it answers, not when they are first asked for.
 
     Raises:
-        FileError: a store is missing, damaged or of another version.
+        FileError: a store is missing, damaged or of another version; or a model, if it is to be loaded.
         ConfigError: the port is taken or the host is not one of this machine.
+        Unavailable: a model is to be loaded that is not there, or does not fit.
     """
     sys.setswitchinterval(SWITCH)
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what it no longer needs
-    app = make_app(open_dictionaries(paths), own_names(host, allowed), Page())
+    opened = open_dictionaries(paths) if paths or not alone else Dictionaries()
+    app = make_app(opened, own_names(host, allowed), Page(), alone)
     with listen(host, port) as listening:
+        if loaded:
+            app.state.site.load()
         found = reached_at(host, listening.getsockname()[1])
         Server(app, (lambda: ready(found)) if ready else None).run(sockets=[listening])
 

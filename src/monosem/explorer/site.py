@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Dictionaries, Dictionary
 from monosem.explorer.geometry import Geometry
-from monosem.explorer.subject import Subjects
+from monosem.explorer.subject import Source, Subjects
 from monosem.explorer.table import Filters, columns_of, histogram_of
 from monosem.spelling import listed
 
@@ -20,8 +21,10 @@ RATE_BINS = 48
 class Site:
     """The dictionaries given, the models behind them, and what is computed from several of them."""
 
-    def __init__(self, dictionaries: dict[str, Dictionary]) -> None:
+    def __init__(self, dictionaries: dict[str, Dictionary], alone: Iterable[Source] = ()) -> None:
+        """Args: dictionaries by name, and SAEs without a store, whose models write texts and no more."""
         self.dictionaries = dictionaries
+        self.written: dict[str, Source] = {**dictionaries, **{each.name: each for each in alone}}
         self.subjects = Subjects()
         self.geometry = Geometry(dictionaries, self.subjects)
         self._lock = threading.Lock()
@@ -42,6 +45,21 @@ class Site:
         if name not in self.dictionaries:
             raise IndexError(f"there is no dictionary {name!r}: there are {listed(name, self.dictionaries)}")
         return self.dictionaries[name]
+
+    def writer(self, name: str) -> Source:
+        """A dictionary or SAE whose model writes texts.
+
+        Raises:
+            IndexError: there is none of this name.
+        """
+        if name not in self.written:
+            raise IndexError(f"there is no model {name!r} here: there are {listed(name, self.written)}")
+        return self.written[name]
+
+    def load(self) -> None:
+        """Load the models of all; raises as `Subjects.ask`."""
+        for source in self.written.values():
+            self.subjects.ask(source, lambda sae, model: None)
 
     def overview(self) -> shapes.Site:
         """All dictionaries, in a line each."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from monosem.data import BatchReader, Document, PackedText
 from monosem.errors import ConfigError, DataError, MismatchError, MonosemError
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.shapes import (
+    Abilities,
     Context,
     Histogram,
     ModelState,
@@ -41,6 +42,22 @@ LARGEST_TEXT = 2**28
 ROWS_AT_ONCE = 64
 LOGIT_BINS = 60
 T = TypeVar("T")
+
+
+class Source(Protocol):
+    """An SAE and the name of its model: a dictionary, or an SAE alone."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_name(self) -> str | None: ...
+    @property
+    def hook(self) -> str | None: ...
+    @property
+    def index(self) -> dict[str, Any]: ...
+    @property
+    def can(self) -> Abilities: ...
+    def sae(self) -> SAE: ...
 
 
 class Pass(NamedTuple):
@@ -75,7 +92,7 @@ class Subjects:
 
     # The model ---------------------------------------------------------------------------------------------------
 
-    def state(self, dictionary: Dictionary) -> ModelState:
+    def state(self, dictionary: Source) -> ModelState:
         """Whether a dictionary's model is loaded."""
         why_not = dictionary.can["prompt"]
         if why_not:
@@ -90,7 +107,7 @@ class Subjects:
             return ModelState(state="failed", words=str(error))
         return ModelState(state="ready", words=f"{dictionary.model_name} is loaded")
 
-    def begin(self, dictionary: Dictionary) -> ModelState:
+    def begin(self, dictionary: Source) -> ModelState:
         """Begin to load a dictionary's model; a failed one is tried again."""
         if dictionary.can["prompt"] is None:
             with self._lock:
@@ -99,7 +116,7 @@ class Subjects:
                     self._loading[dictionary.name] = self.run(lambda: self._load(dictionary))
         return self.state(dictionary)
 
-    def ask(self, dictionary: Dictionary, work: Callable[[SAE, SubjectModel], T]) -> T:
+    def ask(self, dictionary: Source, work: Callable[[SAE, SubjectModel], T]) -> T:
         """Do something with a dictionary's SAE and model, and wait for it.
 
         Raises:
@@ -120,7 +137,7 @@ class Subjects:
 
         return self.run(then).result()
 
-    def _load(self, dictionary: Dictionary) -> None:
+    def _load(self, dictionary: Source) -> None:
         name = str(dictionary.model_name)
         sae = dictionary.sae()
         if name not in self._models:

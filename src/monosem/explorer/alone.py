@@ -1,0 +1,42 @@
+"""An SAE without a feature store: enough for a model that writes texts with its features."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from monosem.errors import ConfigError
+from monosem.explorer.shapes import Abilities
+from monosem.sae import SAE, load_sae
+from monosem.sae.identity import dictionary_hash
+
+NO_STORE = "there is no feature store: `monosem harvest` makes it"
+
+
+class Alone:
+    """The SAE of a run folder, loaded at once, and the model that it names."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Open it.
+
+        Raises:
+            FileError: it cannot be read.
+            ConfigError: it does not say its model or hook point.
+        """
+        self.name, self._sae = name, load_sae(folder)
+        known = self._sae.metadata
+        self.model_name, self.hook = known.model, known.hook
+        if self.model_name is None or self.hook is None:
+            raise ConfigError(f"{folder}: the SAE does not say its model and its one hook point: it cannot be served")
+        self.can = Abilities(prompt=None, map=NO_STORE, notes=NO_STORE, context=NO_STORE)
+
+    @functools.cached_property
+    def index(self) -> dict[str, Any]:
+        """What a store's index would say."""
+        fingerprint = self._sae.metadata.model_fingerprint
+        return {"dictionary": dictionary_hash(self._sae), "model_fingerprint": fingerprint}
+
+    def sae(self) -> SAE:
+        """The SAE."""
+        return self._sae
