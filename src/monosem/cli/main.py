@@ -26,6 +26,7 @@ from monosem.cli.rate import rate
 from monosem.cli.saes import saes
 from monosem.cli.score import score
 from monosem.cli.serve import serve
+from monosem.cli.steer import steer
 from monosem.cli.store import store
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
@@ -70,6 +71,7 @@ app.command()(harvest)
 app.command()(explain)
 app.command()(embed)
 app.command()(explore)
+app.command()(steer)
 app.command()(serve)
 app.command()(rate)
 app.command()(top)

@@ -543,6 +543,8 @@ class ModelState(TypedDict):
 
     state: Literal["none", "idle", "loading", "ready", "failed"]
     words: str
+    chat: bool | None
+    """Whether it has a template for conversations; None while it is not loaded."""
 
 
 Kind = Literal["matched", "split", "merged", "missing"]

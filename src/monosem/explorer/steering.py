@@ -19,4 +19,12 @@ def edits_of(given: Sequence[dict[str, Any]], sae: SAE | None) -> list[Edit]:
     """
     if not given:
         return []
-    raise ConfigError("interventions: not yet")
+    from monosem import interventions as I
+    kinds = {"add": I.Add, "set": I.Set, "scale": I.Scale, "ablate": I.Ablate}
+    made = []
+    for each in given:
+        each = dict(each)
+        kind = kinds[each.pop("edit")]
+        where = each.pop("where", None)
+        made.append(kind(sae, each.pop("latents"), where=None if where is None else I.Where(**where), **each))
+    return made

@@ -96,16 +96,18 @@ class Subjects:
         """Whether a dictionary's model is loaded."""
         why_not = dictionary.can["prompt"]
         if why_not:
-            return ModelState(state="none", words=why_not)
+            return ModelState(state="none", words=why_not, chat=None)
         loading = self._loading.get(dictionary.name)
         if loading is None:
-            return ModelState(state="idle", words=f"{dictionary.model_name} is loaded at the first prompt")
+            return ModelState(state="idle", words=f"{dictionary.model_name} is loaded at the first prompt", chat=None)
         if not loading.done():
-            return ModelState(state="loading", words=f"loading {dictionary.model_name}")
+            return ModelState(state="loading", words=f"loading {dictionary.model_name}", chat=None)
         error = loading.exception()
         if error:
-            return ModelState(state="failed", words=str(error))
-        return ModelState(state="ready", words=f"{dictionary.model_name} is loaded")
+            return ModelState(state="failed", words=str(error), chat=None)
+        model = self._models[str(dictionary.model_name)]
+        chat = getattr(model.tokenizer, "chat_template", None) is not None
+        return ModelState(state="ready", words=f"{dictionary.model_name} is loaded", chat=chat)
 
     def begin(self, dictionary: Source) -> ModelState:
         """Begin to load a dictionary's model; a failed one is tried again."""

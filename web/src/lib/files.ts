@@ -2,6 +2,7 @@
 
 import { chunk } from './chunks'
 import { remember, type Source } from './source'
+import type { Piece } from './stream'
 import type * as t from './types'
 
 const ROWS_PER_FILE = 1024
@@ -253,8 +254,14 @@ export class FileSource implements Source {
   }
 
   model(): Promise<t.ModelState> {
-    return Promise.resolve({ state: 'none', words: this.absent('The model').message })
+    return Promise.resolve({ state: 'none', words: this.absent('The model').message, chat: null })
   }
+
+  async *complete(): AsyncGenerator<Piece> {
+    throw this.absent('The playground')
+  }
+
+  chat = (): AsyncGenerator<Piece> => this.complete()
 
   async compare(a: string, b: string): Promise<t.Comparison> {
     const names = (await this.site()).dictionaries.map((each) => each.name)

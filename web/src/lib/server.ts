@@ -1,5 +1,6 @@
 /** The server's API as a source. */
 
+import { pieces, type Piece } from './stream'
 import { json, remember, send, type Source } from './source'
 import type * as t from './types'
 
@@ -77,6 +78,14 @@ export class ServerSource implements Source {
 
   model(name: string, load: boolean): Promise<t.ModelState> {
     return load ? send(`${this.base(name)}/model`, 'POST', {}) : json(`${this.base(name)}/model`)
+  }
+
+  complete(request: object, signal: AbortSignal): AsyncGenerator<Piece> {
+    return pieces('v1/completions', request, signal)
+  }
+
+  chat(request: object, signal: AbortSignal): AsyncGenerator<Piece> {
+    return pieces('v1/chat/completions', request, signal)
   }
 
   compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison> {

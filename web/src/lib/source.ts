@@ -1,5 +1,6 @@
 /** Where the page's data comes from, as the server's API or the files of a static export give it. */
 
+import type { Piece } from './stream'
 import type * as t from './types'
 
 export interface Source {
@@ -27,6 +28,9 @@ export interface Source {
   searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere>
   prompt(name: string, question: t.Question): Promise<t.Prompt>
   model(name: string, load: boolean): Promise<t.ModelState>
+  /** Go on with a text, or answer a conversation, piece by piece, by the OpenAI protocol (docs/serving.md). */
+  complete(request: object, signal: AbortSignal): AsyncGenerator<Piece>
+  chat(request: object, signal: AbortSignal): AsyncGenerator<Piece>
   compare(a: string, b: string, threshold: number, by: string): Promise<t.Comparison>
   notes(name: string): Promise<t.Notes>
   putNote(name: string, latent: number, change: Partial<t.Note>): Promise<t.Note>

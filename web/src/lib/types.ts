@@ -389,6 +389,8 @@ export interface Prompt {
 export interface ModelState {
   state: 'none' | 'idle' | 'loading' | 'ready' | 'failed'
   words: string
+  /** Whether it has a template for conversations; null while it is not loaded. */
+  chat: boolean | null
 }
 
 export type Kind = 'matched' | 'split' | 'merged' | 'missing'
