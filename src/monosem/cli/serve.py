@@ -19,16 +19,16 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
-    """Serve the models of runs over the OpenAI protocol, with their features: any client can use a steered model.
+    r"""Serve the models of runs over the OpenAI protocol, with their features: any client can use a steered model.
 
     /v1/models, /v1/completions, and /v1/chat/completions for models with a chat template; streams, stop, seed, usage,
     temperature, top_p, max_tokens, n, logprobs. Two more fields: "interventions", a list of edits as data, such as
-    {"edit": "add", "latents": [12], "amount": 3.0}, and "features", {"top": 5} or {"latents": [12]}, which shows what
+    {"edit": "Add", "latents": [12], "amount": 3.0}, and "features", {"top": 5} or {"latents": [12]}, which shows what
     fires on every token. A field that is not known is refused. docs/serving.md shows each.
 
     \b
         monosem serve runs/demo
-        curl http://127.0.0.1:8321/v1/completions -H 'Content-Type: application/json' \\
+        curl http://127.0.0.1:8321/v1/completions -H 'Content-Type: application/json' \
              -d '{"model": "demo", "prompt": "The history of", "max_tokens": 20}'
 
     The models are loaded before it answers. Texts asked for at the same time take turns, a token each; a client that

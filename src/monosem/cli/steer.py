@@ -18,9 +18,7 @@ def steer(
     feature: Annotated[
         list[str], typer.Option(metavar="N=AMOUNT", help="What is done with a feature; may be repeated.")
     ],
-    sae: Annotated[
-        str, typer.Option(help="The SAE: a run folder, a file, a published name (`monosem saes`).")
-    ],
+    sae: Annotated[str, typer.Option(help="The SAE: a run folder, a file, a published name (`monosem saes`).")],
     where: Annotated[
         Literal["everywhere", "prompt", "generated"], typer.Option(help="Steer at all tokens, or at some of them.")
     ] = "everywhere",
@@ -31,7 +29,7 @@ def steer(
     stop: Annotated[list[str] | None, typer.Option(help="The text ends before this; may be repeated.")] = None,
     hook: Annotated[str | None, typer.Option(help="The hook point of the SAE, where its files do not say it.")] = None,
 ) -> None:
-    """Continue a text with features changed, beside what the model writes by itself.
+    r"""Continue a text with features changed, beside what the model writes by itself.
 
     What is done with the activation of feature 12 (`monosem top RUN`, the explorer's search and its feature pages tell
     which number is what):
@@ -49,7 +47,7 @@ def steer(
 
     \b
         monosem steer bundled --sae runs/demo --feature 365=+6 --prompt "The king said"
-        monosem steer HuggingFaceTB/SmolLM2-135M-Instruct --sae runs/smollm2 --chat \\
+        monosem steer HuggingFaceTB/SmolLM2-135M-Instruct --sae runs/smollm2 --chat \
                 --feature 633=+8 --where generated --prompt "Tell me about the sea."
 
     Both texts stand side by side: the beginning that they share is dim, `|` shows where they part, and words that the
@@ -65,12 +63,13 @@ def steer(
     from monosem.interop.load import load_sae
     from monosem.interventions import Where
     from monosem.interventions.beside import beside
-    from monosem.interventions.spoken import spoken_edits
+    from monosem.interventions.spoken import spoken_edit
     from monosem.models import load_model
     from monosem.work import doing, job
 
     dictionary = load_sae(sae)
-    edits = spoken_edits(feature, dictionary, None if where == "everywhere" else Where(phase=where), hook)
+    condition = None if where == "everywhere" else Where(phase=where)
+    edits = [spoken_edit(words, dictionary, condition, hook) for words in feature]
     with job(), doing(f"loading {model}"):
         subject = load_model(model)
     with job(), doing("writing"):

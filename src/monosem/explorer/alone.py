@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,12 @@ class Alone:
         self.model_name, self.hook = known.model, known.hook
         if self.model_name is None or self.hook is None:
             raise ConfigError(f"{folder}: the SAE does not say its model and its one hook point: it cannot be served")
-        self.can = Abilities(prompt=None, map=NO_STORE, notes=NO_STORE, context=NO_STORE)
-
-    @functools.cached_property
-    def index(self) -> dict[str, Any]:
+        self.index: dict[str, Any] = {
+            "dictionary": dictionary_hash(self._sae),
+            "model_fingerprint": known.model_fingerprint,
+        }
         """What a store's index would say."""
-        fingerprint = self._sae.metadata.model_fingerprint
-        return {"dictionary": dictionary_hash(self._sae), "model_fingerprint": fingerprint}
+        self.can = Abilities(prompt=None, map=NO_STORE, notes=NO_STORE, context=NO_STORE)
 
     def sae(self) -> SAE:
         """The SAE."""

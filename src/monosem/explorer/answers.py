@@ -85,7 +85,8 @@ def explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-        return 422, f"{place or 'the request'}: {first['msg']}"
+        words = "is no field of this request" if first["type"] == "extra_forbidden" else first["msg"]
+        return 422, f"{place or 'the request'}: {words.removeprefix('Value error, ')}"
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail)
     kinds: list[tuple[tuple[type[Exception], ...], int]] = [

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosem.errors import ConfigError, DataError
-from monosem.explorer.pieces import BROKEN
 from monosem.explorer.steering import edits_of
-from monosem.explorer.watch import Watch
 from monosem.explorer.wire import ChatRequest, CompletionRequest, Request
-from monosem.explorer.writing import Chance, Piece, Ways, Writing
+from monosem.explorer.writing import Chance, Found, Piece, Shown, Ways, Writing
+from monosem.interventions.generate import UNFINISHED
 from monosem.models import SubjectModel
 from monosem.models.writing import Sampling
 from monosem.sae import SAE
@@ -46,10 +45,12 @@ class Answer:
                 sampling = Sampling(new, temperature, 0, top_p) if new else None
                 ways = Ways(sampling, (seed + i) % 2**63, request.stops, top, echo)
                 edits = edits_of(request.interventions, sae)
-                self.writings.append(Writing(model, prompt, ways, edits, _watch(request, sae)))
+                self.writings.append(Writing(model, prompt, ways, edits, _shown(request, sae)))
         if len(self.writings) > MOST_TEXTS:
             raise ConfigError(f"{len(self.writings)} texts in one request: at most {MOST_TEXTS}")
         self.read = sum(map(len, prompts))
+        self._told = [0] * len(self.writings)
+        """Characters of each text that log-probabilities were given of."""
 
     def usage(self) -> dict[str, int]:
         """Tokens read and written."""
@@ -84,24 +85,28 @@ class Answer:
         else:
             choice["text"] = text
         if chances:
-            choice["logprobs"] = self._chat_chances(chances) if self.chat else self._chances(chances)
+            choice["logprobs"] = self._chat_chances(chances) if self.chat else self._chances(index, chances)
         writing = self.writings[index]
-        if writing.watch is not None:
-            choice["features"] = [self._features(writing, *found) for piece in pieces for found in piece.features]
-        if finish is not None and writing.given:
+        if writing.shown is not None:
+            choice["features"] = [self._features(writing, found) for piece in pieces for found in piece.features]
+        if finish is not None and writing.reports():
             choice["interventions"] = self.reports(index)
         return choice
 
-    def _features(self, writing: Writing, position: int, found: list[tuple[int, float]]) -> dict[str, Any]:
+    def _features(self, writing: Writing, found: Found) -> dict[str, Any]:
         tokens = [*writing.prompt, *writing.written]
         return {
-            "position": position,
-            "token": self._text(tokens[position]),
-            "generated": position >= len(writing.prompt),
-            "features": found,
+            "position": found.position,
+            "token": self._text(tokens[found.position]),
+            "generated": found.position >= len(writing.prompt),
+            "features": found.features,
         }
 
-    def _chances(self, chances: Sequence[Chance]) -> dict[str, Any]:
+    def _chances(self, index: int, chances: Sequence[Chance]) -> dict[str, Any]:
+        offsets: list[int] = []
+        for chance in chances:
+            offsets.append(self._told[index])
+            self._told[index] += len(self._text(chance.token))
         return {
             "tokens": [self._text(chance.token) for chance in chances],
             "token_logprobs": [chance.log_probability for chance in chances],
@@ -109,13 +114,13 @@ class Answer:
                 {self._text(token): log for token, log in chance.likeliest} if chance.likeliest else None
                 for chance in chances
             ],
-            "text_offset": [],
+            "text_offset": offsets,
         }
 
     def _chat_chances(self, chances: Sequence[Chance]) -> dict[str, Any]:
         def one(token: int, log: float | None) -> dict[str, Any]:
             text = self._text(token)
-            whole = None if BROKEN in text else list(text.encode())
+            whole = None if UNFINISHED in text else list(text.encode())
             return {"token": text, "logprob": log, "bytes": whole}
 
         content = [
@@ -143,8 +148,7 @@ def chat_tokens(model: SubjectModel, request: ChatRequest) -> list[int]:
     if getattr(model.tokenizer, "chat_template", None) is None:
         raise ConfigError(f"{model.name} has no chat template: it completes texts, at /v1/completions")
     messages = [
-        {"role": "system" if each.role == "developer" else each.role, "content": each.text}
-        for each in request.messages
+        {"role": "system" if each.role == "developer" else each.role, "content": each.text} for each in request.messages
     ]
     try:
         given = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -181,7 +185,7 @@ def _length(request: CompletionRequest | ChatRequest, read: int, context: int | 
     return default if context is None else max(0, min(default, context - read))
 
 
-def _watch(request: Request, sae: SAE | None) -> Watch | None:
+def _shown(request: Request, sae: SAE | None) -> tuple[SAE, Shown] | None:
     if request.features is None:
         return None
     if sae is None:
@@ -190,4 +194,4 @@ def _watch(request: Request, sae: SAE | None) -> Watch | None:
     wrong = [latent for latent in latents if latent >= sae.n_latents]
     if wrong:
         raise ConfigError(f"features: there is no feature {wrong[0]}: there are 0 to {sae.n_latents - 1}")
-    return Watch(sae, request.features.top, latents)
+    return sae, Shown(request.features.top, tuple(latents))

@@ -26,7 +26,7 @@ STARTED = int(time.time())
 
 def add_openai_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
     """Add them."""
-    answering = Answering(site, lanes)
+    answering = app.state.answering = Answering(site, lanes)
 
     @app.get("/v1/models", include_in_schema=False)
     def models() -> Response:
@@ -59,20 +59,22 @@ class Answering:
     """Answers requests; all texts take turns at the model, and who hangs up is forgotten before the next token."""
 
     def __init__(self, site: Site, lanes: Lanes) -> None:
-        self._site, self._lanes, self._now = site, lanes, 0
+        self._site, self._lanes = site, lanes
+        self.now = self.steps = 0
+        """Requests that are being answered, and tokens written for all so far."""
 
     async def respond(self, asked: CompletionRequest | ChatRequest, request: Request) -> Response:
         """The answer, in one or as a stream."""
         found = self._site.writer(asked.model)
-        if self._now >= MOST_AT_ONCE:
+        if self.now >= MOST_AT_ONCE:
             raise Busy(f"{MOST_AT_ONCE} requests are being answered: ask again later")
         made = await self._lanes.model.run(
             lambda: self._site.subjects.ask(found, lambda sae, model: Answer(asked, sae, model))
         )
-        kind = ("chat.completion" if made.chat else "text_completion") + (".chunk" if made.chat and asked.stream else "")
+        kind = "chat.completion" if made.chat else "text_completion"
         head = {
             "id": ("chatcmpl-" if made.chat else "cmpl-") + secrets.token_hex(12),
-            "object": kind,
+            "object": f"{kind}.chunk" if made.chat and asked.stream else kind,
             "created": int(time.time()),
             "model": asked.model,
         }
@@ -90,20 +92,21 @@ class Answering:
 
     async def _written(self, made: Answer) -> AsyncIterator[tuple[int, Piece]]:
         """Pieces of all texts, in turn."""
-        self._now += 1
+        self.now += 1
         try:
             going = list(enumerate(made.writings))
             while going:
                 for index, writing in list(going):
+                    self.steps += 1
                     piece = await asyncio.wrap_future(self._site.subjects.run(writing.step))
                     if piece.finish is not None:
                         going.remove((index, writing))
                     yield index, piece
         finally:
-            self._now -= 1
+            self.now -= 1
 
     async def _chunks(self, made: Answer, head: dict[str, Any], usage: bool) -> AsyncIterator[bytes]:
-        """Events of the stream: pieces, then usage if it was asked for, then the mark of the end; or what went wrong."""
+        """Events of the stream: pieces, usage if it was asked for, the mark of the end; or what went wrong."""
         told: set[int] = set()
         try:
             async for index, piece in self._written(made):
@@ -120,4 +123,3 @@ class Answering:
 
 def _event(value: Any) -> bytes:
     return b"data: " + to_json(value) + b"\n\n"
-

@@ -20,7 +20,8 @@ def edits_of(given: Sequence[dict[str, Any]], sae: SAE | None) -> list[Edit]:
     if not given:
         return []
     from monosem import interventions as I
-    kinds = {"add": I.Add, "set": I.Set, "scale": I.Scale, "ablate": I.Ablate}
+
+    kinds = {"Add": I.Add, "Set": I.Set, "Scale": I.Scale, "Ablate": I.Ablate}
     made = []
     for each in given:
         each = dict(each)

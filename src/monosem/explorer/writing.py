@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from monosem.codes import SparseCodes
 from monosem.errors import DataError
-from monosem.explorer.pieces import Spelling
-from monosem.explorer.watch import Found, Watch
+from monosem.interventions import Writing as Stream
 from monosem.models import SubjectModel
-from monosem.models.subject import Edit
-from monosem.models.writing import Sampling, Written, end_tokens, require_writing, write
+from monosem.models.edits import Edit
+from monosem.models.writing import Sampling, end_tokens, require_writing
+from monosem.sae import SAE
 
 
 class Ways(NamedTuple):
@@ -30,12 +31,35 @@ class Ways(NamedTuple):
     """Tell of the prompt too: its text, and the log-probabilities of its tokens."""
 
 
+class Shown(NamedTuple):
+    """The features to tell of."""
+
+    top: int | None
+    """So many of every token, the strongest; or else ..."""
+    latents: tuple[int, ...]
+    """... these, on or off."""
+
+    def of(self, codes: SparseCodes) -> list[tuple[int, float]]:
+        """Latent and activation of one token, (n_latents,)."""
+        on = dict(zip(codes.indices.tolist(), codes.values.tolist(), strict=True))
+        if self.top is None:
+            return [(latent, on.get(latent, 0.0)) for latent in self.latents]
+        return sorted(((latent, value) for latent, value in on.items() if value > 0), key=lambda p: -p[1])[: self.top]
+
+
 class Chance(NamedTuple):
     """A token and its log-probability, in nats, before temperature; None for the first of a text."""
 
     token: int
     log_probability: float | None
     likeliest: list[tuple[int, float]]
+
+
+class Found(NamedTuple):
+    """The features of a token that the model has read."""
+
+    position: int
+    features: list[tuple[int, float]]
 
 
 class Piece(NamedTuple):
@@ -45,7 +69,7 @@ class Piece(NamedTuple):
     """May be empty: half a character, or what may begin a stop."""
     chances: list[Chance]
     features: list[Found]
-    """Of tokens that the model has read: every token but, where features are not watched, the last."""
+    """A token is read a step after it was written."""
     finish: str | None
     """`stop` or `length` at the end."""
 
@@ -59,7 +83,7 @@ class Writing:
         prompt: Sequence[int],
         ways: Ways,
         edits: Sequence[Edit] = (),
-        watch: Watch | None = None,
+        shown: tuple[SAE, Shown] | None = None,
     ) -> None:
         """Check everything; nothing is computed yet. Only on the thread that runs the model.
 
@@ -68,7 +92,7 @@ class Writing:
             prompt: token ids.
             ways: how to go on.
             edits: what changes the model meanwhile.
-            watch: which features to tell of.
+            shown: an SAE and which of its features to tell of.
 
         Raises:
             ConfigError: the model writes no text.
@@ -76,18 +100,21 @@ class Writing:
             DataError: prompt and continuation do not fit the model's context.
         """
         require_writing(model)
-        most, new = model.context_length, 0 if ways.sampling is None else ways.sampling.max_new_tokens
+        most, new = model.context_length, 1 if ways.sampling is None else ways.sampling.max_new_tokens
         if most is not None and len(prompt) + new > most:
             raise DataError(
                 f"{len(prompt)} tokens of the prompt and {new} new ones do not fit the model's context of {most}: "
                 "shorten the prompt or lower max_tokens"
             )
-        self.model, self.ways, self.watch = model, ways, watch
+        self.model, self.ways = model, ways
         self.prompt, self.written = list(prompt), list[int]()
-        self.given = len(edits)
-        self._force = model.edit([*edits, *([] if watch is None else [watch])])
-        self._spelling = Spelling(model.tokenizer, self.prompt, ways.stop)
+        self.shown = None if shown is None else shown[1]
+        self._tokens = torch.tensor([self.prompt], device=model.device)
+        features = None if shown is None else shown[0]
+        self._stream = Stream(model, self._tokens, ways.sampling or ONE, edits, features, ways.seed, ways.stop)
         self._ends = frozenset(end_tokens(model))
+        self._told = self._passes = 0
+        """Tokens whose features were told, and forward passes looked at for it."""
         self._steps = self._run()
 
     def step(self) -> Piece:
@@ -96,51 +123,58 @@ class Writing:
 
     def reports(self) -> list[str]:
         """What each edit has done, in words."""
-        return [report.said() for report in self._force.reports[: self.given]]
+        return [report.said() for report in self._stream.reports]
 
     @torch.no_grad()
     def _run(self) -> Iterator[Piece]:
-        text, chances = (self._spelling.prompt, self._of_prompt()) if self.ways.echo else ("", [])
-        finish = "length"
-        for written in self._going():
-            token, logits = int(written.tokens[0]), written.logits[0].float()
-            if not bool(torch.isfinite(logits).all()):
+        text, chances = (self._said(), self._of_prompt()) if self.ways.echo or self.ways.sampling is None else ("", [])
+        if self.ways.sampling is None:
+            yield Piece(text if self.ways.echo else "", chances, self._features(), "length")
+            return
+        stream = iter(self._stream)
+        for piece in stream:
+            logits = piece.logits
+            if logits is None or not bool(torch.isfinite(logits).all()):
                 raise DataError("the model's logits are no numbers any more: make the interventions weaker")
-            if self._spelling.stopped or token in self._ends:  # after a stop, the model has only read the last token
-                finish = "stop"
-                break
-            self.written.append(token)
-            text += self._spelling.add(token)
-            chances += [] if self.ways.top is None else [_chance(logits, token, self.ways.top)]
-            if self._spelling.stopped and self.watch is None:
-                finish = "stop"
-                break
-            yield Piece(text, chances, self._features(), None)
+            if piece.finish != "stop" or piece.token not in self._ends:
+                self.written.append(piece.token)
+                chances += [] if self.ways.top is None else [_chance(logits.float(), piece.token, self.ways.top)]
+            features = self._features()
+            if piece.finish is not None:
+                list(stream)  # it reads the last token, if that is wanted
+                features += self._features()
+            yield Piece(text + piece.text, chances, features, piece.finish)
             text, chances = "", []
-        text += self._spelling.rest()
-        yield Piece(text, chances, self._features(), "stop" if self._spelling.stopped else finish)
-
-    def _going(self) -> Iterator[Written]:
-        sampling = self.ways.sampling
-        if sampling is None:
-            return iter(())
-        tokens = {"input_ids": torch.tensor([self.prompt], device=self.model.device)}
-        read_last = self.watch is not None
-        return write(self.model, tokens, sampling, [self.ways.seed], edits=self._force, read_last=read_last)
 
     def _features(self) -> list[Found]:
-        return [] if self.watch is None else self.watch.take()
+        """Of tokens read since it was last asked."""
+        reader, found = self._stream.reader, list[Found]()
+        if reader is None or self.shown is None:
+            return found
+        for codes in reader.codes[self._passes :]:
+            for row in range(codes.shape[1]):
+                if self._told < len(self.prompt) + len(self.written):
+                    found.append(Found(self._told, self.shown.of(codes[0][row])))
+                self._told += 1
+        self._passes = len(reader.codes)
+        return found
+
+    def _said(self) -> str:
+        return self.model.tokenizer.decode(self.prompt, skip_special_tokens=True)
 
     def _of_prompt(self) -> list[Chance]:
         """Log-probabilities of the prompt's own tokens, of a forward pass of its own."""
+        with self._stream.force:
+            logits = self.model(self._tokens)[0].float()
+        if self.ways.sampling is not None and self._stream.reader is not None:
+            self._stream.reader.codes.clear()
         if self.ways.top is None:
             return []
-        with self._force:
-            logits = self.model(torch.tensor([self.prompt], device=self.model.device))[0].float()
-        if self.ways.sampling is not None:
-            self._features()
         rows = zip(logits[:-1], self.prompt[1:], strict=True)
         return [Chance(self.prompt[0], None, []), *(_chance(row, token, self.ways.top) for row, token in rows)]
+
+
+ONE = Sampling(1)
 
 
 def _chance(logits: Tensor, token: int, top: int) -> Chance:

@@ -32,7 +32,7 @@ class Beside(NamedTuple):
     steered: Generation
     fluency: tuple[Fluency, Fluency]
     strength: dict[str, float]
-    """By hook point, mean length of the change of activations over the mean length of activations, on the steered text."""
+    """By hook point: mean length of the change of activations over mean length of activations, on the steered text."""
 
 
 def beside(model: SubjectModel, prompt: Prompt, edits: Sequence[Edit], **options: Any) -> Beside:
@@ -68,7 +68,7 @@ def strength(model: SubjectModel, tokens: Sequence[int], edits: Sequence[Edit]) 
 
 
 class _Look:
-    """An edit that changes nothing and keeps what it sees, but for the first token, whose length is out of proportion."""
+    """An edit that changes nothing and keeps what it sees; not the first token, whose length is out of proportion."""
 
     def __init__(self, hook: str, seen: list[Tensor]) -> None:
         self.hooks, self._seen = [hook], seen

@@ -23,6 +23,8 @@ Message = Mapping[str, str]
 Prompt = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]] | Tensor | Mapping[str, Tensor]
 """A text or several; one chat (messages with `role` and `content`) or several; token ids (batch, pos)."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+BEFORE = 4
+"""Tokens of the prompt that decide how what follows is spelled: many tokenizers drop the first space of a text."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Piece:
     token: int
     finish: Literal["stop", "length"] | None = None
     """Why it ends here, if so."""
+    logits: Tensor | None = field(default=None, compare=False, repr=False)
+    """(vocabulary,) what the token was drawn from."""
 
 
 @dataclass
@@ -169,7 +173,7 @@ class Writing:
         self._ends = set(end_tokens(model))
 
     def __iter__(self) -> Iterator[Piece]:
-        texts = [_Text(self.model.tokenizer, self.stop, self._ends) for _ in self.prompts]
+        texts = [_Text(self.model.tokenizer, self.stop, self._ends, prompt) for prompt in self.prompts]
         written = write(
             self.model,
             self.inputs,
@@ -183,7 +187,7 @@ class Writing:
             last = number == self.sampling.max_new_tokens
             for row, (text, token) in enumerate(zip(texts, step.tokens.tolist(), strict=True)):
                 if text.finish is None:
-                    yield Piece(row, text.add(token, last), token, text.finish)
+                    yield Piece(row, text.add(token, last), token, text.finish, step.logits[row])
             if self.reader is None and all(text.finish for text in texts):
                 break
             if all(text.finish for text in texts) and not bool(step.ended.all()) and not last:
@@ -202,8 +206,10 @@ class Writing:
 class _Text:
     """One row's text as it grows."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], ends: set[int]) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str], ends: set[int], prompt: Sequence[int]) -> None:
         self.tokenizer, self.stop, self.ends = tokenizer, stop, ends
+        self._before = list(prompt[-BEFORE:])
+        self._skipped = len(self._decode(self._before))
         self.tokens: list[int] = []
         self.text = ""
         self.finish: Literal["stop", "length"] | None = None
@@ -212,7 +218,7 @@ class _Text:
     def add(self, token: int, last: bool) -> str:
         """Take one more token; returns the text that is certain now and has not been told."""
         self.tokens.append(token)
-        whole = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        whole = self._decode([*self._before, *self.tokens])[self._skipped :]
         found = [at for end in self.stop if (at := whole.find(end)) >= 0]
         if found:
             whole, self.finish = whole[: min(found)], "stop"
@@ -225,6 +231,9 @@ class _Text:
         new = whole[self._told : certain]
         self._told = max(self._told, certain)
         return new
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _certain(self, whole: str) -> int:
         """Up to where the text will stay: letters may be unfinished, and a stop string may have begun."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 from monosem.errors import ConfigError
 from monosem.interventions.features import Ablate, Add, FeatureEdit, Scale, Set
@@ -19,8 +18,8 @@ def spoken_edit(words: str, sae: SAE, where: Where | None = None, hook: str | No
     """An edit of one feature.
 
     Args:
-        words: `12=+3` adds 3 to the activation of latent 12 and `12=-3` takes 3 away; `12=3` sets it; `12=*3` multiplies
-            it; `12=off` ablates it.
+        words: `12=+3` adds 3 to the activation of latent 12 and `12=-3` takes 3 away; `12=3` sets it; `12=*3`
+            multiplies it; `12=off` ablates it.
         sae: the SAE.
         where: at which positions.
         hook: its hook point, if it does not know it.
@@ -40,11 +39,6 @@ def spoken_edit(words: str, sae: SAE, where: Where | None = None, hook: str | No
     if found["how"] == "*":
         return Scale(sae, latent, amount, **options)
     return Add(sae, latent, -amount if found["how"] == "-" else amount, **options)
-
-
-def spoken_edits(several: Sequence[str], sae: SAE, where: Where | None = None, hook: str | None = None) -> list[FeatureEdit]:
-    """Edits of several features, in this order; raises as `spoken_edit`."""
-    return [spoken_edit(words, sae, where, hook) for words in several]
 
 
 def _number(words: str) -> float | None:

@@ -69,10 +69,10 @@ export function interventions(settings: Settings): unknown[] {
   const where = settings.phase ? { where: { phase: settings.phase } } : {}
   return settings.changes.filter(acts).map(({ latent, kind, amount }) => {
     const latents = [latent]
-    if (kind === 'ablate') return { edit: 'ablate', latents, ...where }
-    if (kind === 'set') return { edit: 'set', latents, to: amount, ...where }
-    if (kind === 'scale') return { edit: 'scale', latents, by: amount, ...where }
-    return { edit: 'add', latents, amount, ...where }
+    if (kind === 'ablate') return { edit: 'Ablate', latents, ...where }
+    if (kind === 'set') return { edit: 'Set', latents, to: amount, ...where }
+    if (kind === 'scale') return { edit: 'Scale', latents, by: amount, ...where }
+    return { edit: 'Add', latents, amount, ...where }
   })
 }
 
