@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosem.errors import ConfigError, DataError
-from monosem.explorer.steering import edits_of
 from monosem.explorer.wire import ChatRequest, CompletionRequest, Request
 from monosem.explorer.writing import Chance, Found, Piece, Shown, Ways, Writing
+edit_from_json = None
 from monosem.interventions.generate import UNFINISHED
 from monosem.models import SubjectModel
+from monosem.models.edits import Edit
 from monosem.models.writing import Sampling
 from monosem.sae import SAE
 from monosem.text import well_formed
@@ -44,7 +45,7 @@ class Answer:
                 top_p = 1.0 if request.top_p is None else request.top_p
                 sampling = Sampling(new, temperature, 0, top_p) if new else None
                 ways = Ways(sampling, (seed + i) % 2**63, request.stops, top, echo)
-                edits = edits_of(request.interventions, sae)
+                edits = _edits(request, sae)
                 self.writings.append(Writing(model, prompt, ways, edits, _shown(request, sae)))
         if len(self.writings) > MOST_TEXTS:
             raise ConfigError(f"{len(self.writings)} texts in one request: at most {MOST_TEXTS}")
@@ -183,6 +184,17 @@ def _length(request: CompletionRequest | ChatRequest, read: int, context: int | 
     if asked is not None:
         return asked
     return default if context is None else max(0, min(default, context - read))
+
+
+def _edits(request: Request, sae: SAE | None) -> list[Edit]:
+    """Edits of one text alone: each tells of itself."""
+    found: list[Edit] = []
+    for number, data in enumerate(request.interventions):
+        try:
+            found.append(edit_from_json(data, () if sae is None else sae))
+        except ConfigError as error:
+            raise ConfigError(f"interventions[{number}]: {error}") from error
+    return found
 
 
 def _shown(request: Request, sae: SAE | None) -> tuple[SAE, Shown] | None:
