@@ -18,6 +18,7 @@ from monosem.explorer import shapes
 from monosem.explorer.answers import answer, answer_json, of_error, problem, to_json
 from monosem.explorer.card import features_json, previews, python_code
 from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.effect_routes import add_effect_routes
 from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.guard import Guard
@@ -103,6 +104,7 @@ def make_app(
     _note_routes(app, site)
     add_rating_routes(app, site)
     add_openai_routes(app, site, lanes)
+    add_effect_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

@@ -9,7 +9,7 @@ from typing import Any
 from monosem.errors import ConfigError, DataError
 from monosem.explorer.wire import ChatRequest, CompletionRequest, Request
 from monosem.explorer.writing import Chance, Found, Piece, Shown, Ways, Writing
-edit_from_json = None
+from monosem.interventions import edit_from_json
 from monosem.interventions.generate import UNFINISHED
 from monosem.models import SubjectModel
 from monosem.models.edits import Edit

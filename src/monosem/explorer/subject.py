@@ -178,9 +178,7 @@ class Subjects:
             Unavailable: the text cannot be read any more.
         """
         dictionary.check(latent)
-        spans = [t for t in dictionary.index["texts"] if t["text"] == text]
-        if not any(t["first_context"] <= context < t["stop_context"] for t in spans):
-            raise ConfigError(f"context {context} of {text!r} is none that {dictionary.name} was harvested on")
+        require_context(dictionary, text, context)
         return self.ask(dictionary, lambda sae, model: self._context(dictionary, sae, model, text, context, latent))
 
     def _context(
@@ -216,6 +214,13 @@ class Subjects:
             except MonosemError as error:
                 raise Unavailable(f"the text cannot be read any more: {error}") from error
         return self._texts[key]
+
+
+def require_context(dictionary: Dictionary, text: str, context: int) -> None:
+    """Raise ConfigError where a store is of no such text or context."""
+    spans = [t for t in dictionary.index["texts"] if t["text"] == text]
+    if not any(t["first_context"] <= context < t["stop_context"] for t in spans):
+        raise ConfigError(f"context {context} of {text!r} is none that {dictionary.name} was harvested on")
 
 
 def run_text(dictionary: Dictionary, sae: SAE, model: SubjectModel, text: str) -> Pass:
@@ -269,7 +274,7 @@ def _prompt(dictionary: Dictionary, sae: SAE, model: SubjectModel, question: Que
         for i, token in enumerate(done.tokens)
     ]
     mentioned = np.unique(np.r_[latents, asked or []]).astype(int).tolist()
-    target, refused, choices = _target(vocabulary, model, question.target)
+    target, refused, choices = target_of(vocabulary, model, question.target)
     effects = _effects(sae, model, mentioned, target["token"]) if target else [None] * len(mentioned)
     features, names = dict[str, PromptFeature](), dictionary.all_named(mentioned)
     for latent, effect in zip(mentioned, effects, strict=True):
@@ -340,7 +345,8 @@ def rarity(dictionary: Dictionary, latents: np.ndarray, values: np.ndarray) -> n
     return -np.log10(np.maximum(tails, 0.5) / max(1, dictionary.store.n_tokens))
 
 
-def _target(vocabulary: Vocabulary, model: SubjectModel, text: str | None) -> Asked:
+def target_of(vocabulary: Vocabulary, model: SubjectModel, text: str | None) -> Asked:
+    """The next token that somebody has typed."""
     if not text:
         return Asked(None, None, [])
     return find_target(vocabulary, text, model.tokens(text, prepend_bos=False)[0].tolist())
