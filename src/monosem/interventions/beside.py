@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.interventions.generate import Generation, Prompt, generate
 from monosem.models import SubjectModel
-from monosem.models.edits import Edit
+from monosem.models.edits import Edit, EditContext
 
 GRAM = 4
 """Tokens in a row by which repetition is told."""
@@ -73,6 +73,6 @@ class _Look:
     def __init__(self, hook: str, seen: list[Tensor]) -> None:
         self.hooks, self._seen = [hook], seen
 
-    def apply(self, x: Tensor, _: Any) -> Tensor:
+    def apply(self, x: Tensor, context: EditContext) -> Tensor:
         self._seen.append(x[:, 1:].float())
         return x

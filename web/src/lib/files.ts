@@ -253,6 +253,14 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('A prompt'))
   }
 
+  effects(): Promise<t.Ablated> {
+    return Promise.reject(this.absent('The effect of an ablation'))
+  }
+
+  totals(): Promise<t.Totals> {
+    return Promise.reject(this.absent('The effect of an ablation'))
+  }
+
   model(): Promise<t.ModelState> {
     return Promise.resolve({ state: 'none', words: this.absent('The model').message, chat: null })
   }

@@ -4,7 +4,7 @@ import type { Column } from './align'
 import { num, percent, short, signed } from './format'
 import type { Prompt, PromptFeature } from './types'
 
-export type Order = 'activation' | 'rarity' | 'effect' | 'difference'
+export type Order = 'activation' | 'rarity' | 'direct' | 'total' | 'difference'
 
 export interface Line {
   feature: PromptFeature
@@ -17,8 +17,10 @@ export interface Line {
   /** Strongest activation: at the chosen token, or anywhere. */
   most: number
   rarity: number
-  /** On the target's logit at the last token; of two prompts, of the second less of the first. */
+  /** Straight on the target's logit at the last token; of two prompts, of the second less of the first. */
   effect: number
+  /** On it by all that the feature does anywhere in the text; null where that was not computed. */
+  total: number | null
   /** Of two prompts: second less first, as a share of the maximum, at the aligned token where it is largest. */
   difference: number
   /** The column where it is. */
@@ -36,7 +38,7 @@ export function gather(first: Prompt, second: Prompt | null, columns: Column[], 
         let line = lines.get(latent)
         if (!line) {
           const zeros = (of: Prompt | null) => new Array<number>(of?.tokens.length ?? 0).fill(0)
-          line = { feature: prompt.features[latent], a: zeros(first), b: zeros(second), rareA: zeros(first), rareB: zeros(second), most: 0, rarity: 0, effect: 0, difference: 0, at: 0, max: 1 }
+          line = { feature: prompt.features[latent], a: zeros(first), b: zeros(second), rareA: zeros(first), rareB: zeros(second), most: 0, rarity: 0, effect: 0, total: null, difference: 0, at: 0, max: 1 }
           lines.set(latent, line)
         }
         line[values][i] = activation
@@ -71,10 +73,16 @@ export function at(line: Line, column: Column): [number, number] {
   return [column.a === null ? 0 : line.a[column.a], column.b === null ? 0 : line.b[column.b]]
 }
 
+/** The same lines with what their features add to the next token by all that they do. */
+export function withTotals(lines: Line[], totals: Record<string, number> | null): Line[] {
+  return totals ? lines.map((line) => ({ ...line, total: totals[line.feature.latent] ?? null })) : lines
+}
+
 export function sorted(lines: Line[], order: Order): Line[] {
   const value = (line: Line): number =>
     order === 'rarity' ? line.rarity
-    : order === 'effect' ? Math.abs(line.effect)
+    : order === 'direct' ? Math.abs(line.effect)
+    : order === 'total' ? (line.total === null ? -1 : Math.abs(line.total))
     : order === 'difference' ? Math.abs(line.difference)
     : line.most
   return [...lines].sort((x, y) => value(y) - value(x))

@@ -60,6 +60,15 @@ export class ServerSource implements Source {
     return json(`${this.base(name)}/context?${query}`)
   }
 
+  effects(name: string, example: t.Example, latent: number): Promise<t.Ablated> {
+    const query = new URLSearchParams({ text: example.text, context: String(example.context) })
+    return json(`${this.base(name)}/f/${latent}/effects?${query}`)
+  }
+
+  totals(name: string, text: string, target: string, latents: number[]): Promise<t.Totals> {
+    return send(`${this.base(name)}/total`, 'POST', { text, target, latents })
+  }
+
   image(name: string, number: number): string {
     return `${this.base(name)}/image/${number}`
   }

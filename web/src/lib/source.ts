@@ -21,6 +21,10 @@ export interface Source {
   /** With words: their passages before others; a static export has the strongest alone. */
   previews(name: string, latents: number[], words?: string): Promise<t.Preview[]>
   context(name: string, example: t.Example, latent: number): Promise<t.Context>
+  /** What ablating the feature does to each token of an example's context. */
+  effects(name: string, example: t.Example, latent: number): Promise<t.Ablated>
+  /** What features add to a next token's logit by all that they do. */
+  totals(name: string, text: string, target: string, latents: number[]): Promise<t.Totals>
   /** Address of an image. */
   image(name: string, number: number): string
   search(name: string, query: string, kind: string, limit?: number, offset?: number): Promise<t.Found>

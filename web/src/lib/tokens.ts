@@ -89,6 +89,19 @@ export function shade(activation: number, max: number | null): number {
   return 0.08 + 0.92 * Math.min(1, max && max > 0 ? activation / max : 1)
 }
 
+const LEAST_EFFECT = 0.02
+const FULL_EFFECT = 1
+
+/** An effect in nats, or 0 where it is too small to be worth a mark. */
+export function noticed(effect: number): number {
+  return Math.abs(effect) < LEAST_EFFECT ? 0 : effect
+}
+
+/** How strongly an effect is underlined: fully from one nat on. */
+export function line(effect: number): number {
+  return effect ? 0.2 + 0.8 * Math.min(1, Math.abs(effect) / FULL_EFFECT) : 0
+}
+
 const SPECIAL = /^(<\|.*\|>|<\/?[a-z_]+>|\[[A-Z]+\])$/
 
 /** Whether a token looks like a special one, such as <|endoftext|>: it is shown dim. */

@@ -347,6 +347,20 @@ export interface FoundEverywhere {
   dictionaries: { name: string; found: Found | null; error: string | null }[]
 }
 
+/** What ablating a feature does to each token of a context. */
+export interface Ablated {
+  /** Change of the token's log-likelihood, in nats; null for the first. */
+  effects: (number | null)[]
+  document: (number | null)[]
+  position: (number | null)[]
+}
+
+export interface Totals {
+  target: Target
+  /** By feature: what it adds to the target's logit, relative to the mean, by all that it does. */
+  totals: Record<string, number>
+}
+
 export interface PromptFeature extends Named {
   max: number | null
   effect: number | null
