@@ -51,7 +51,7 @@ def steer(
                 --feature 633=+8 --where generated --prompt "Tell me about the sea."
 
     Both texts stand side by side: the beginning that they share is dim, `|` shows where they part, and words that the
-    other does not have are bold. Below: what each edit did; how far it moves activations, as a share of their length;
+    other does not have are bold. Below: what each edit did; how far activations are moved, as a share of their length;
     and fluency, the perplexity of each continuation by the model as it is, and the share of its runs of four tokens
     that repeat. A steered text whose perplexity is many times that of the plain one has been pushed too hard; lower the
     amount. `--where generated` leaves the prompt alone.
@@ -101,7 +101,7 @@ def _print(out: object, done: Beside) -> None:
     for words in done.steered.said():
         out.print(words, soft_wrap=True, markup=False)
     moved = ", ".join(f"{share:.0%} of their length at {hook}" for hook, share in done.strength.items())
-    out.print(f"activations are moved by {moved}", soft_wrap=True)
+    out.print(f"activations are moved by {moved}, where they are", soft_wrap=True)
     one, other = done.fluency
     out.print(f"perplexity {one.perplexity:.3g} plain, {other.perplexity:.3g} steered (by the model as it is)")
     out.print(f"repetition {one.repetition:.0%} plain, {other.repetition:.0%} steered (of runs of four tokens)")

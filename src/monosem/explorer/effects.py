@@ -12,7 +12,7 @@ from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.shapes import Ablated, AskedTotal, Totals
 from monosem.explorer.subject import Subjects, require_context, run_text, target_of
-from monosem.interventions import Ablate, Scale
+from monosem.interventions import Scale, effects
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -31,7 +31,7 @@ def ablated_context(subjects: Subjects, dictionary: Dictionary, text: str, conte
         require_prediction(model)
         batch = subjects.contexts(dictionary, sae, model, text).read(context, context + 1)
         there = ~batch.padding[0]
-        changes = likelihood_changes(model, sae, batch.tokens[:, there], latent, str(dictionary.hook))
+        changes = effects(model, sae, batch.tokens[:, there], latent, hook=str(dictionary.hook)).change[0, 1:]
         documents, positions = batch.document[0][there].tolist(), batch.position[0][there].tolist()
         return Ablated(
             effects=[None, *(float(f"{change:.4g}") for change in changes.tolist())],
@@ -68,21 +68,6 @@ def require_prediction(model: SubjectModel) -> None:
     """Raise Unavailable where a model predicts no next token."""
     if not model.writes_text:
         raise Unavailable(f"{model.name} predicts no next token: there is no effect to measure")
-
-
-@torch.no_grad()
-def likelihood_changes(
-    model: SubjectModel, sae: SAE, tokens: Int[Tensor, "1 pos"], latent: int, hook: str
-) -> Float[Tensor, " pos-1"]:
-    """Log-likelihood of every token but the first, in nats: with a latent ablated at every position less without."""
-
-    def told() -> Tensor:
-        logs = model(tokens)[0, :-1].float().log_softmax(-1)
-        return logs.gather(1, tokens[0, 1:, None])[:, 0]
-
-    plain = told()
-    with model.edit([Ablate(sae, latent, hook=hook)]):
-        return told() - plain
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.interventions.generate import Generation, Prompt, generate
 from monosem.models import SubjectModel
-from monosem.models.edits import Edit, EditContext
+from monosem.models.edits import Continued, Edit, EditContext
 
 GRAM = 4
 """Tokens in a row by which repetition is told."""
@@ -32,7 +32,7 @@ class Beside(NamedTuple):
     steered: Generation
     fluency: tuple[Fluency, Fluency]
     strength: dict[str, float]
-    """By hook point: mean length of the change of activations over mean length of activations, on the steered text."""
+    """By hook point: mean length of the changes over mean length of activations, on the steered text."""
 
 
 def beside(model: SubjectModel, prompt: Prompt, edits: Sequence[Edit], **options: Any) -> Beside:
@@ -40,7 +40,7 @@ def beside(model: SubjectModel, prompt: Prompt, edits: Sequence[Edit], **options
     plain = generate(model, prompt, **options)
     steered = generate(model, prompt, edits=edits, **options)
     both = fluency(model, plain.prompt_tokens, plain.tokens), fluency(model, steered.prompt_tokens, steered.tokens)
-    return Beside(plain, steered, both, strength(model, [*steered.prompt_tokens, *steered.tokens], edits))
+    return Beside(plain, steered, both, strength(model, steered, edits))
 
 
 @torch.no_grad()
@@ -56,15 +56,25 @@ def fluency(model: SubjectModel, prompt: Sequence[int], tokens: Sequence[int]) -
 
 
 @torch.no_grad()
-def strength(model: SubjectModel, tokens: Sequence[int], edits: Sequence[Edit]) -> dict[str, float]:
-    """How far edits move activations at each of their hook points, relative to the activations' length."""
+def strength(model: SubjectModel, text: Generation, edits: Sequence[Edit]) -> dict[str, float]:
+    """How far edits move activations where they do, at each hook point, relative to the length of activations."""
     hooks = list(dict.fromkeys(hook for edit in edits for hook in edit.hooks))
-    given = torch.tensor([tokens], device=model.device)
+    prompt = torch.tensor([text.prompt_tokens], device=model.device)
+    written = torch.tensor([text.tokens], dtype=prompt.dtype, device=model.device)
     seen: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
     looks = [_Look(hook, seen[hook]) for hook in hooks]
-    with model.edit([*looks, *edits, *looks]):
-        model(given)
-    return {hook: float((new - old).norm(dim=-1).mean() / old.norm(dim=-1).mean()) for hook, (old, new) in seen.items()}
+    before, model.continued = model.continued, Continued(prompt.shape[1], torch.tensor([prompt.shape[1]]))
+    try:
+        with model.edit([*looks, *edits, *looks]):
+            model(torch.cat([prompt, written], dim=1))
+    finally:
+        model.continued = before
+    return {hook: _share(old, new) for hook, (old, new) in seen.items()}
+
+
+def _share(old: Tensor, new: Tensor) -> float:
+    moved = (new - old).norm(dim=-1)
+    return float(moved[moved > 0].mean() / old.norm(dim=-1).mean()) if bool((moved > 0).any()) else 0.0
 
 
 class _Look:
