@@ -370,6 +370,7 @@ def at(curve: list[list[float]], axis: int, where: float) -> float:
 def draw(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """A column for every size; above against tokens, below against seconds; equal settings solid, authors' dashed."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure = Figure(figsize=(3.7 * len(options.sizes), 6.4), layout="constrained")
     axes = figure.subplots(2, len(options.sizes), squeeze=False, sharey="col")
@@ -378,6 +379,12 @@ def draw(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) ->
             panel = axes[row, column]
             panel.spines[["top", "right"]].set_visible(False)
             panel.set(xscale="log", yscale="log", xlabel=label, ylabel="FVU, held out" if not column else "")
+            for axis, steps in ((panel.xaxis, (1.0, 3.0)), (panel.yaxis, (1.0, 2.0, 5.0))):
+                axis.set_major_locator(LogLocator(subs=steps))
+                axis.set_major_formatter(
+                    FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+                )
+                axis.set_minor_locator(LogLocator(subs=()))
             for library, runs in found.items():
                 for one in runs:
                     if one["n"] == n:
