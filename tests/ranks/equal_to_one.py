@@ -148,7 +148,7 @@ def passes(every: Group, found: dict[str, Any], folder: Path) -> None:
     def all_of(where: Path) -> tuple[Any, Any]:
         store_activations(model, hook, path=where / "acts", tokens=5000, shard_rows=512, window_shards=4, **quiet)
         features = harvest(sae, where / "features", model, hook, tokens=6000, minutes=0, **quiet)
-        return features, evaluate(sae, model, hook, tokens=6000, loss_tokens=512, **quiet)
+        return features, evaluate(sae, model, hook, tokens=4000, loss_tokens=4000, **quiet)
 
     features, report = all_of(folder / "several")
     if every.first:

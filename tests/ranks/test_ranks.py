@@ -76,11 +76,8 @@ def test_a_store_a_harvest_and_an_evaluation_of_four_are_those_of_one(found: lis
     report, of_one = first["reports"]
     assert report.keys() == of_one.keys()
     for name, interval in of_one.items():
-        if "kl" not in name and "ce" not in name.split("_") and "recovered" not in name:
-            numbers = [[end for end in ends if end is not None] for ends in (report[name], interval)]
-            assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, nan_ok=True), name
-        elif interval[0] == interval[0]:
-            assert report[name][0] == pytest.approx(interval[0], rel=0.2, abs=0.05), f"{name}, of other tokens"
+        numbers = [[end for end in ends if end is not None] for ends in (report[name], interval)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-6, nan_ok=True), name
 
 
 @pytest.mark.parametrize(

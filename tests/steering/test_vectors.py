@@ -11,10 +11,10 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.errors import ConfigError, DataError
+from monosem.interventions.beside import repetition
 from monosem.models import SubjectModel
 from monosem.sae import SAE, TopKSAE
 from monosem.steering import SteeringVector
-from monosem.steering.dose import repetition
 
 MakeSAE = Callable[..., SAE]
 HIGH, LOW = ["A big red dog ran.", "The red house is big and red."], ["One two three four.", "He went home to sleep."]
@@ -169,5 +169,5 @@ def test_a_dose_of_nothing_is_no_steering_and_a_great_one_breaks_fluency(bundled
 
 def test_repetition_counts_runs_that_stood_before() -> None:
     assert repetition([1, 2, 3, 4, 5]) == 0
-    assert repetition([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)
-    assert repetition([7] * 10) == pytest.approx(7 / 8)
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repetition([7] * 10) == pytest.approx(6 / 7)

@@ -27,7 +27,7 @@ from monosem.errors import ConfigError
 from monosem.evaluation.controls import PCA, random_sae
 from monosem.evaluation.downstream import LOSSES, DownstreamLoss
 from monosem.evaluation.intervals import Interval
-from monosem.evaluation.losses import add_losses, downstream_loss
+from monosem.evaluation.losses import add_losses, downstream_loss, share_of
 from monosem.evaluation.mapping import measure_mapping
 from monosem.evaluation.progress import measured, tell_place
 from monosem.evaluation.reconstruction import Reconstruction
@@ -147,7 +147,7 @@ def evaluate(
             observer(batch, kept, codes, x)
         if loss is not None:
             with losing:
-                losing.advance(every.size * add_losses(loss, batch, kept, -(-loss_tokens // every.size)))
+                losing.advance(every.size * add_losses(loss, batch, kept, share_of(loss_tokens, tokens)))
     losing.close()
     for part in [*parts.values(), *([loss] if loss is not None else [])]:
         part.add_up(every)

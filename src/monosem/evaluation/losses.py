@@ -14,6 +14,15 @@ from monosem.errors import DataError
 from monosem.evaluation.downstream import DownstreamLoss, OutputLoss, RowFunction, loss_contexts
 from monosem.evaluation.language import LanguageLoss
 from monosem.models import SubjectModel
+from monosem.ranks import everyone
+
+
+def share_of(loss_tokens: int, tokens: int) -> int:
+    """How many tokens this process takes for the losses: all of its own where all are wanted, else an equal part.
+
+    So several processes measure losses on the tokens of one process only where `loss_tokens` are all.
+    """
+    return loss_tokens if loss_tokens >= tokens else -(-loss_tokens // everyone().size)
 
 
 @torch.no_grad()

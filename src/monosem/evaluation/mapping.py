@@ -13,7 +13,7 @@ from monosem.activations import Found, Mapping, Reading, reopened, rows_a_contex
 from monosem.data import Batch, BatchReader, ContextBatch
 from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import LOSSES, DownstreamLoss, loss_contexts
-from monosem.evaluation.losses import downstream_loss
+from monosem.evaluation.losses import downstream_loss, share_of
 from monosem.evaluation.progress import measured, tell_place
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.sources import SourceLosses
@@ -122,7 +122,7 @@ def measure_mapping(
     for piece in measured(reading(tokens)):
         for observer in observers:
             tell_place(observer, piece.start)
-        wanted = sums.n_predictions < loss_tokens / every.size
+        wanted = sums.n_predictions < share_of(loss_tokens, tokens)
         sums.add(piece.batch, piece.found[0], losing if wanted else None)
     losing.close()
     sums.add_up(every)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.errors import ConfigError
@@ -76,16 +76,28 @@ class FeatureEdit(Intervention):
         return reads(self.sae.metadata, x, context)
 
     def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
-        sae, latents = self.sae, torch.tensor(self.latents, device=self.sae.W_enc.device)
-        base = rows
         if self.needs_codes or not self.keep_error:
-            codes = sae.encode(rows)
-            old = codes.select(latents).to_dense()
-            base = rows if self.keep_error else sae.decode(codes, rows)
+            old, base = self._read(rows)
         else:
-            old = torch.zeros(1, len(latents), dtype=sae.W_dec.dtype, device=latents.device)
-        change = (self.setting(old, places) - old) @ sae.part(latents)[2]
-        return base + sae.target_transform.raw_changes(change, rows.to(change.dtype))
+            old, base = torch.zeros(1, len(self.latents), dtype=self.sae.W_dec.dtype, device=self._chosen.device), rows
+        return self._changed(rows, base, self.setting(old, places) - old)
+
+    @property
+    def _chosen(self) -> Int[Tensor, " m"]:
+        return torch.tensor(self.latents, device=self.sae.W_enc.device)
+
+    def _read(self, rows: Float[Tensor, "chosen d"]) -> tuple[Float[Tensor, "chosen m"], Float[Tensor, "chosen d"]]:
+        """The codes of the latents, and what remains where they do not change."""
+        codes = self.sae.encode(rows)
+        base = rows if self.keep_error else self.sae.decode(codes, rows)
+        return codes.select(self._chosen).to_dense(), base
+
+    def _changed(
+        self, rows: Float[Tensor, "chosen d"], base: Float[Tensor, "chosen d"], change: Float[Tensor, "chosen m"]
+    ) -> Float[Tensor, "chosen d"]:
+        """`base` where the codes of `rows` change by so much."""
+        written = change @ self.sae.part(self._chosen)[2]
+        return base + self.sae.target_transform.raw_changes(written, rows.to(written.dtype))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.named}{self.detail()}, {self.hooks[0]!r})"
@@ -157,12 +169,8 @@ class Ablate(FeatureEdit):
 
     def without(self, rows: Float[Tensor, "chosen d"]) -> tuple[Float[Tensor, " chosen"], Float[Tensor, "chosen d"]]:
         """The code of the only latent in some rows, and the rows where it is 0."""
-        codes = self.sae.encode(rows)
-        chosen = torch.tensor(self.latents, device=codes.device)
-        old = codes.select(chosen).to_dense()
-        base = rows if self.keep_error else self.sae.decode(codes, rows)
-        change = -old @ self.sae.part(chosen)[2]
-        return old[:, 0], base + self.sae.target_transform.raw_changes(change, rows.to(change.dtype))
+        old, base = self._read(rows)
+        return old[:, 0], self._changed(rows, base, -old)
 
     def detail(self) -> str:
         return "" if self.by == "zero" else f" by {self.by}"

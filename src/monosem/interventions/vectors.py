@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -54,7 +55,25 @@ class AddVector(Intervention):
         return f"AddVector({self.hooks[0]!r}, strength={self.strength})"
 
 
-class Project(Intervention):
+class _Along(Intervention):
+    """The part of activations along a direction u of norm 1 is another: x + (new - <x, u>) u."""
+
+    def __init__(self, hook: str, direction: Float[Tensor, " d"], where: Condition) -> None:
+        super().__init__([hook], where)
+        self.direction = _unit(direction)
+
+    @abstractmethod
+    def new(self, along: Float[Tensor, "chosen 1"], places: Places) -> Float[Tensor, "chosen 1"]:
+        """The new part, of what it is."""
+
+    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        direction = self.direction.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
+        _require_width(direction, rows, self.hooks[0])
+        along = (rows.to(direction.dtype) @ direction)[:, None]
+        return rows + (self.new(along, places) - along) * direction
+
+
+class Project(_Along):
     """The part of activations along a direction is removed or rescaled: x + (scale - 1) <x, u> u, with u of norm 1."""
 
     unchanged = "there is nothing along the direction, or the scale is 1"
@@ -74,20 +93,17 @@ class Project(Intervention):
         Raises:
             ConfigError: a number is not finite, or the direction is 0.
         """
-        super().__init__([hook], where)
-        self.direction, self.scale = _unit(direction), Amount(scale, 1, "scale")
+        super().__init__(hook, direction, where)
+        self.scale = Amount(scale, 1, "scale")
 
-    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
-        direction = self.direction.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
-        _require_width(direction, rows, self.hooks[0])
-        along = (rows.to(direction.dtype) @ direction)[:, None]
-        return rows + (self.scale.at(places, along) - 1) * along * direction
+    def new(self, along: Float[Tensor, "chosen 1"], places: Places) -> Float[Tensor, "chosen 1"]:
+        return self.scale.at(places, along) * along
 
     def __repr__(self) -> str:
         return f"Project({self.hooks[0]!r}, scale={self.scale})"
 
 
-class CapProjection(Intervention):
+class CapProjection(_Along):
     """The part of activations along a direction is at most so long: x - relu(<x, u> - most) u, with u of norm 1."""
 
     unchanged = "the cap was never reached"
@@ -107,14 +123,11 @@ class CapProjection(Intervention):
         Raises:
             ConfigError: a number is not finite, or the direction is 0.
         """
-        super().__init__([hook], where)
-        self.direction, self.most = _unit(direction), Amount(most, 1, "most")
+        super().__init__(hook, direction, where)
+        self.most = Amount(most, 1, "most")
 
-    def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
-        direction = self.direction.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
-        _require_width(direction, rows, self.hooks[0])
-        along = (rows.to(direction.dtype) @ direction)[:, None]
-        return rows - (along - self.most.at(places, along)).relu() * direction
+    def new(self, along: Float[Tensor, "chosen 1"], places: Places) -> Float[Tensor, "chosen 1"]:
+        return torch.minimum(along, self.most.at(places, along))
 
     def __repr__(self) -> str:
         return f"CapProjection({self.hooks[0]!r}, most={self.most})"

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from monosem.errors import ConfigError, DataError
 from monosem.files import replacing
 from monosem.interventions import AddVector, Generation, generate
+from monosem.interventions.beside import GRAM, Fluency, as_batch, fluency
 from monosem.models import SubjectModel
 from monosem.steering.reading import batches, spoken
 from monosem.steering.vectors import SteeringVector
@@ -26,7 +26,6 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1)
 """Lengths that are tried, in the typical length of activations there."""
 ROWS = 32
 """Texts that are written at once."""
-GRAM = 3
 
 Effect = Callable[[Sequence[str]], Sequence[float]]
 
@@ -43,13 +42,13 @@ class Dose(NamedTuple):
     surprise: float
     """Nats a token of the steered text to the unsteered model: the logarithm of its perplexity."""
     repetition: float
-    """Share of the text's runs of 3 tokens that have stood in it before."""
+    """Share of the text's runs of four tokens that have stood in it before."""
     text: str
     """The first prompt's."""
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.surprise, 80))
+        return Fluency(self.surprise, self.repetition).perplexity
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,8 @@ def dose_response(
     for number, strength in enumerate(doses):
         mine = found[number * len(prompts) : (number + 1) * len(prompts)]
         effects = [one[0] for one in mine]
-        surprise, repetition = (float(np.mean(parts)) for parts in ([one[1] for one in mine], [one[2] for one in mine]))
+        surprise = float(np.mean([one[1] for one in mine if not math.isnan(one[1])] or [0.0]))  # NaN: ended at once
+        repetition = float(np.mean([one[2] for one in mine]))
         length = strength * vector.norm / typical
         made.append(Dose(strength, length, float(np.mean(effects)), effects, surprise, repetition, mine[0][3]))
     name = "effect" if callable(effect) else "probability of the words"
@@ -228,36 +228,17 @@ def _measured(
     model: SubjectModel, written: list[Generation], edit: AddVector, words: list[int] | None, effect: Effect | None
 ) -> list[tuple[float, float, float, str]]:
     """Of each text: effect, surprise, repetition, itself."""
-    batch, is_new = _again(model, written)
-    log_p = model(batch)[:, :-1].float().log_softmax(-1)
-    nll = -(log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0])
-    surprise = (nll * is_new).sum(1) / is_new.sum(1).clamp_min(1)
+    fluent = fluency(model, written)
     if effect is not None:
         effects = [float(value) for value in effect([one.text for one in written])]
     else:
+        batch, is_new = as_batch(model, written)
         with model.edit([edit]):
             p = model(batch)[:, :-1].float().softmax(-1)[..., words].sum(-1)
         effects = ((p * is_new).sum(1) / is_new.sum(1).clamp_min(1)).tolist()
     if len(effects) != len(written):
         raise ConfigError(f"the effect gave {len(effects)} numbers for {len(written)} texts")
-    repeats = [repetition(one.tokens) for one in written]
-    return list(zip(effects, surprise.tolist(), repeats, [one.text for one in written], strict=True))
-
-
-def _again(model: SubjectModel, written: Sequence[Generation]) -> tuple[dict[str, Tensor], Float[Tensor, "batch pos"]]:
-    """Prompts and what was written as one batch, and which next tokens were written."""
-    ids = [one.prompt_tokens + one.tokens for one in written]
-    width, pad = max(map(len, ids)), getattr(model.tokenizer, "pad_token_id", None) or 0
-    batch = {
-        "input_ids": torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=model.device),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=model.device),
-    }
-    column = torch.arange(1, width, device=model.device)
-    first = torch.tensor([len(one.prompt_tokens) for one in written], device=model.device)
-    return batch, ((column >= first[:, None]) & batch["attention_mask"][:, 1:].bool()).float()
-
-
-def repetition(tokens: Sequence[int]) -> float:
-    """The share of runs of 3 tokens that have stood before."""
-    runs = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    return [
+        (value, one.surprise, one.repetition, text.text)
+        for value, one, text in zip(effects, fluent, written, strict=True)
+    ]
