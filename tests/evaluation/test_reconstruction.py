@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monosem.codes import SparseCodes
-from monosem.evaluation.controls import PCA, random_sae
-from monosem.evaluation.intervals import Interval
+from monosem.evaluation.controls import PCA
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
+from monosem.intervals import Interval
 from monosem.sae import SAE, ReLUSAE, TopKSAE
+from monosem.sae.control import random_sae
 
 N, D = 400, 12
 

@@ -37,11 +37,11 @@ from monosem.activations.vectors import read_vectors
 from monosem.data import Images, PackedText, read_documents
 from monosem.errors import MonosemError
 from monosem.evaluation import EvaluationReport
-from monosem.evaluation.intervals import Interval
 from monosem.explorer.dictionary import open_dictionaries
 from monosem.explorer.notes import Notes
 from monosem.explorer.shapes import NoteChange
 from monosem.features import FeatureStore, Harvest, HarvestSettings, harvest
+from monosem.intervals import Interval
 from monosem.models import SubjectModel, load_model
 from monosem.runs import Run, RunConfig
 from monosem.runs.config import EvaluationConfig

@@ -1,13 +1,10 @@
-"""What a dictionary must beat: the mean, PCA with as many components, an SAE that never learned."""
+"""What a dictionary must beat: PCA with as many components. (Others: the mean; `monosem.sae.control`.)"""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from monosem.errors import DataError
-from monosem.sae import SAE
 
 
 class PCA:
@@ -25,24 +22,3 @@ class PCA:
     def __call__(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
         mean, components = self.mean.to(x.dtype), self.components.to(x.dtype)
         return mean + ((x - mean) @ components) @ components.T
-
-
-def random_sae(
-    sae: SAE, x: Float[Tensor, "rows ..."], target: Float[Tensor, "rows ..."] | None = None, seed: int = 12345
-) -> SAE:
-    """An SAE of the same kind and size with random decoder and encoder, never trained; of transcoders give targets."""
-    fresh = type(sae)(
-        sae.d_in,
-        sae.n_latents,
-        **sae.settings,
-        **sae.common,
-        seed=seed,
-    )
-    try:
-        fresh.initialise(x, target)
-    except DataError:  # rows that are all the same, or too few, have no transform of their own
-        for new, own in ((fresh.transform, sae.transform), (fresh.target_transform, sae.target_transform)):
-            new.load_state_dict(own.state_dict())
-            new.fitted = True
-        fresh.scale_encoder(x, target)
-    return fresh.eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem.data import Batch, ImageBatch
-from monosem.evaluation.intervals import DocumentSums, Interval, Metric
+from monosem.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import ModelSet, Replay, SubjectModel
 from monosem.ranks import Group

@@ -24,9 +24,8 @@ from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
-from monosem.evaluation.controls import PCA, random_sae
+from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import LOSSES, DownstreamLoss
-from monosem.evaluation.intervals import Interval
 from monosem.evaluation.losses import add_losses, downstream_loss, share_of
 from monosem.evaluation.mapping import measure_mapping
 from monosem.evaluation.progress import measured, tell_place
@@ -34,9 +33,11 @@ from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.sources import SourceLosses
 from monosem.evaluation.vectors import measure_rows, measure_source
+from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
 from monosem.sae import SAE
+from monosem.sae.control import random_sae
 from monosem.work import as_job, doing, each, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.errors import MismatchError
-from monosem.evaluation.intervals import DocumentSums, Interval
+from monosem.intervals import DocumentSums, Interval
 from monosem.sae import SAE
 
 

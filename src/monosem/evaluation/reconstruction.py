@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.codes import SparseCodes
-from monosem.evaluation.intervals import DocumentSums, Interval
+from monosem.intervals import DocumentSums, Interval
 from monosem.ranks import Group
 
 ROUNDING = 1e-13

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from monosem.errors import ConfigError
-from monosem.evaluation.intervals import Interval
 from monosem.files import read_json, reading, write_json
+from monosem.intervals import Interval
 from monosem.spelling import listed
 
 LABELS = {

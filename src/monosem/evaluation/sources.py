@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monosem.data import Batch
 from monosem.evaluation.downstream import DownstreamLoss
-from monosem.evaluation.intervals import Interval, mean_interval
+from monosem.intervals import Interval, mean_interval
 from monosem.ranks import Group
 
 RECOVERED = ("loss_recovered_mean", "loss_recovered_zero")

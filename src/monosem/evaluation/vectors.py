@@ -12,10 +12,11 @@ from torch import Tensor
 from monosem.activations import ActivationSource, Rows, first_rows
 from monosem.activations.vectors import check_finite
 from monosem.errors import ConfigError, DataError, MismatchError
-from monosem.evaluation.controls import PCA, random_sae
+from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import EVALUATING
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.sae import SAE
+from monosem.sae.control import random_sae
 from monosem.work import doing
 
 ROWS = 8192

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from monosem.evaluation.intervals import MAX_GROUPS, DocumentSums, Interval
+from monosem.intervals import MAX_GROUPS, DocumentSums, Interval
 
 
 def mean(sums: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Circuits: how features, heads and tokens make each other and what a model says."""
