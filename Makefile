@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= 1
+# two processes of one thread each, whole files each: most of a test is one thread's work
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-avx2 fuzz interop bench format page smollm2
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
@@ -18,11 +20,11 @@ test: $(READY) page
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(PYTEST)
 
 # as on a processor with AVX2 and no more: without AVX-512, AMX and fast bfloat16
 test-avx2: $(READY) page
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell $(BIN)/pytest
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell $(PYTEST)
 
 # 15,400 damaged files of eleven kinds; FUZZ_CASES=n takes n of each kind
 fuzz: $(READY)

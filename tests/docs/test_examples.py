@@ -160,6 +160,7 @@ def smaller(text: str) -> str:
 
 
 def test_what_is_not_run_says_why() -> None:
-    marks = [block for page in PAGES for block in blocks(page) if block.not_run is not None]
-    assert len(marks) <= 12
+    every = [block for page in PAGES for block in blocks(page)]
+    marks = [block for block in every if block.not_run is not None]
+    assert len(marks) <= len(every) / 8
     assert all(len(str(block.not_run).split()) >= 3 for block in marks)
