@@ -13,6 +13,7 @@ from family_models import FAMILY_MODELS, IMAGE, LAYERS, POSITIONS, D, FamilyMode
 from torch import Tensor, nn
 
 from monosem.models import FAMILIES, SubjectModel
+from monosem.models.attention import INNER
 
 
 @pytest.fixture(params=FAMILY_MODELS)
@@ -81,6 +82,8 @@ def test_captures_equal_what_plain_forward_hooks_see(
     for name in model.hook_points:
         point = model.hook_point(name)
         module = model.module.get_submodule(point.path)
+        if point.side in INNER:  # tests/models/test_attention.py
+            continue
         if point.side == "output":
             handles.append(module.register_forward_hook(lambda _m, _a, out, name=name: note(name, out)))
         else:
@@ -88,8 +91,8 @@ def test_captures_equal_what_plain_forward_hooks_see(
     model.module(spec.inputs())
     for handle in handles:
         handle.remove()
-    assert seen.keys() == x.keys()
-    assert all(torch.equal(seen[name], x[name]) for name in x)
+    assert seen.keys() == {name for name in x if name[:6] not in ("attn_q", "attn_k", "attn_v")}
+    assert all(torch.equal(seen[name], x[name]) for name in seen)
 
 
 def test_the_residual_stream_is_what_transformers_itself_reports(
@@ -193,7 +196,7 @@ def test_an_identity_edit_changes_no_bit(model: SubjectModel, spec: FamilyModel)
     with model.edit(dict.fromkeys(model.hook_points, lambda x, _: x.clone())):
         assert torch.equal(output(), before)
     for hook in model.hook_points:
-        with model.edit({hook: lambda x, _: x + 1 + torch.arange(x.shape[-1]) % 3}):
+        with model.edit({hook: lambda x, _: 2 * x + 1 + torch.arange(x.shape[-1]) % 3}):
             assert not torch.equal(output(), before), f"an edit at {hook} reaches nothing"
 
 

@@ -102,7 +102,12 @@ class LiveActivations(HookSource):
             DataError: the text is empty, the model has no tokenizer, or does not read such data.
         """
         self.model, self.n_models = model, len(models_of(model))
-        self.hooks = tuple(model.hook_point(name).name for name in ([hook] if isinstance(hook, str) else hook))
+        points = [model.hook_point(name) for name in ([hook] if isinstance(hook, str) else hook)]
+        patterns = [point.name for point in points if point.is_pattern]
+        if patterns:
+            beside = patterns[0].replace("attn_pattern", "attn_z")
+            raise ConfigError(f"{patterns[0]} has a number for every pair of tokens, no vector for each: read {beside}")
+        self.hooks = tuple(point.name for point in points)
         if not self.hooks or len(set(self.hooks)) < len(self.hooks):
             raise ConfigError(f"name one hook point or several different ones, got {hook!r}")
         if images is not None and last_only:

@@ -5,6 +5,9 @@ and the side of it: what goes in or what comes out. What each point means:
 
     embed       what the first block reads: tokens (or patches) with their positions where the family adds them
     resid_pre   residual stream before block L; resid_post.L-1
+    attn_q      queries as they meet keys: after rotary positions and norms, heads side by side
+    attn_k      keys, attn_v values: likewise, by their own (in grouped attention smaller) number of heads
+    attn_pattern  how much each query takes of each value, (batch, heads, query, key): the softmax as used
     attn_z      heads concatenated, before the output matrix
     attn_out    what attention adds to the residual stream
     resid_mid   residual stream between attention and MLP
@@ -26,9 +29,17 @@ from torch import nn
 
 Table = Mapping[str, str]
 
+
+def _within(attention: str) -> Table:
+    """The points inside the attention module of that path."""
+    sides = {"attn_q": "query", "attn_k": "key", "attn_v": "value", "attn_pattern": "pattern"}
+    return {name: f"{attention}:{side}" for name, side in sides.items()}
+
+
 GPT2: Table = {
     "embed": "drop:output",
     "resid_pre": "h.{layer}:input",
+    **_within("h.{layer}.attn"),
     "attn_z": "h.{layer}.attn.c_proj:input",
     "attn_out": "h.{layer}.attn:output",
     "resid_mid": "h.{layer}.ln_2:input",
@@ -44,6 +55,7 @@ GPT2: Table = {
 GPT_NEOX: Table = {
     "embed": "emb_dropout:output",
     "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.attention"),
     "attn_z": "layers.{layer}.attention.dense:input",
     "attn_out": "layers.{layer}.attention:output",
     "mlp_in": "layers.{layer}.mlp:input",
@@ -57,6 +69,7 @@ GPT_NEOX: Table = {
 PHI: Table = {
     "embed": "embed_dropout:output",
     "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.self_attn"),
     "attn_z": "layers.{layer}.self_attn.dense:input",
     "attn_out": "layers.{layer}.self_attn:output",
     "mlp_in": "layers.{layer}.mlp:input",
@@ -69,6 +82,7 @@ PHI: Table = {
 LLAMA: Table = {
     "embed": "embed_tokens:output",
     "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.self_attn"),
     "attn_z": "layers.{layer}.self_attn.o_proj:input",
     "attn_out": "layers.{layer}.self_attn:output",
     "resid_mid": "layers.{layer}.post_attention_layernorm:input",
@@ -93,6 +107,7 @@ GEMMA2: Table = {
 BERT: Table = {
     "embed": "embeddings:output",
     "resid_pre": "encoder.layer.{layer}:input",
+    **_within("encoder.layer.{layer}.attention.self"),
     "attn_z": "encoder.layer.{layer}.attention.output.dense:input",
     "attn_out": "encoder.layer.{layer}.attention.output.dense:output",
     "resid_mid": "encoder.layer.{layer}.attention.output:output",
@@ -106,6 +121,7 @@ BERT: Table = {
 VIT: Table = {
     "embed": "embeddings:output",
     "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.attention"),
     "attn_z": "layers.{layer}.attention.o_proj:input",
     "attn_out": "layers.{layer}.attention:output",
     "resid_mid": "layers.{layer}.layernorm_after:input",
@@ -121,6 +137,7 @@ VIT: Table = {
 CLIP_VISION: Table = {
     "embed": "pre_layrnorm:output",
     "resid_pre": "encoder.layers.{layer}:input",
+    **_within("encoder.layers.{layer}.self_attn"),
     "attn_z": "encoder.layers.{layer}.self_attn.out_proj:input",
     "attn_out": "encoder.layers.{layer}.self_attn:output",
     "resid_mid": "encoder.layers.{layer}.layer_norm2:input",
@@ -134,6 +151,7 @@ CLIP_VISION: Table = {
 DINOV2: Table = {
     "embed": "embeddings:output",
     "resid_pre": "encoder.layer.{layer}:input",
+    **_within("encoder.layer.{layer}.attention"),
     "attn_z": "encoder.layer.{layer}.attention.o_proj:input",
     "attn_out": "encoder.layer.{layer}.layer_scale1:output",
     "resid_mid": "encoder.layer.{layer}.norm2:input",

@@ -12,22 +12,30 @@ from torch import nn
 
 from monosem.errors import HookError
 from monosem.hook_names import from_transformer_lens
+from monosem.models.attention import INNER, Inner
 
-Side = Literal["input", "output"]
+Side = Literal["input", "output", Inner]
+SIDES: tuple[Side, ...] = ("input", "output", *INNER)
 
 
 @dataclass(frozen=True)
 class HookPoint:
-    """A place in a model: the input or the output of one of its modules."""
+    """A place in a model: the input or the output of one of its modules, or what lies within one of attention."""
 
     name: str
     """Canonical name, or the raw path."""
     path: str
     side: Side
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether what lies there is (batch, heads, query, key), not (batch, pos, d)."""
+        return self.side == "pattern"
+
 
 def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoint:
-    """Find a hook point by canonical name, TransformerLens name or raw path (`path`, `path:input`, `path:output`).
+    """Find a hook point by canonical name, TransformerLens name or raw path (`path`, `path:input`, `path:output`;
+    of attention modules also `:query`, `:key`, `:value`, `:pattern`).
 
     Of a path its end is enough where one module alone ends so: `layers.0.mlp` for `model.layers.0.mlp`.
 
@@ -42,14 +50,18 @@ def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoin
     canonical = from_transformer_lens(name)
     if canonical in places:
         path, _, side = places[canonical].partition(":")
-        return HookPoint(canonical, path, "input" if side == "input" else "output")
+        return HookPoint(canonical, path, _side(side))
     path, _, side = name.partition(":")
     modules = dict(module.named_modules())
-    if path and side in ("", "input", "output"):
+    if path and side in ("", *SIDES):
         ends = [path] if path in modules else [each for each in modules if each.endswith("." + path)]
         if len(ends) == 1:  # what stands before it may be left out where one module alone ends so
-            return HookPoint(name, ends[0], "input" if side == "input" else "output")
+            return HookPoint(name, ends[0], _side(side))
     raise HookError(_unknown(name, canonical, list(places), [path for path in modules if path]))
+
+
+def _side(name: str) -> Side:
+    return next((side for side in SIDES if side == name), "output")
 
 
 def _unknown(name: str, canonical: str, names: list[str], paths: list[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError, HookError
 from monosem.models.alone import as_studied
+from monosem.models.attention import INNER, watch
 from monosem.models.edits import Continued, Edit, EditContext, EditFunction, EditReport, Joining
 from monosem.models.families import hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
@@ -74,8 +75,14 @@ class SubjectModel:
 
     @property
     def hook_points(self) -> list[str]:
-        """Canonical hook points, in the order of the forward pass (module paths where the family is not known)."""
-        return list(self._places) or [path for path, _ in self.module.named_modules() if path]
+        """Canonical hook points, in the order of the forward pass (module paths where the family is not known).
+
+        What lies there is (batch, pos, d). The attention patterns `attn_pattern.L`, (batch, heads, query, key), are
+        captured and edited likewise, and not in this list.
+        """
+        return [name for name in self._places if not name.startswith("attn_pattern.")] or [
+            path for path, _ in self.module.named_modules() if path
+        ]
 
     def hook_point(self, name: str) -> HookPoint:
         """Find a hook point by canonical name, TransformerLens name or module path.
@@ -316,6 +323,8 @@ class SubjectModel:
                 return None
             return (new, *x[1:]) if isinstance(x, tuple) else new
 
+        if point.side in INNER:
+            return watch(module, point.side, replaced, point.name)
         if point.side == "output":
             return module.register_forward_hook(lambda _module, _args, output: replaced(output))
 
