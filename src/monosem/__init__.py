@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
+    from monosem.circuits import feature_circuit
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 _HOME = {
     "activations": "activations",
     "logit_lens": "analysis",
+    "feature_circuit": "circuits",
     "SparseCodes": "codes",
     "MonosemError": "errors",
     "check": "activations",
@@ -239,6 +241,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_sae",
+    "feature_circuit",
     "fit",
     "fix_suppression",
     "fold",

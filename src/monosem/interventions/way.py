@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,31 +58,53 @@ class Site:
         if self._seen is None:
             raise HookError(f"{self.write} comes before {self.read}: a transcoder predicts what comes later")
         self.x, (self.rows, self.kept) = x.detach().clone(), self._seen
-        with torch.no_grad():
-            self.entries = self.sae.encode(self.rows).detach()
-            self.codes = spread(self.entries, self.kept)
-            self.rebuilt = self.sae.decode(self.entries, self.rows)
-            self.explained = torch.zeros_like(self.x)
-            self.explained[self.kept] = (self.rebuilt - self.without(self.entries)).to(self.x.dtype)
+        self._take_apart(self.sae.encode(self.rows).detach())
+
+    def otherwise(self, x: Float[Tensor, "contexts pos d"], entries: SparseCodes) -> Site:
+        """As this one, but that something else stands there, of which the features write these codes of its rows."""
+        other = copy.copy(self)
+        other.x = x
+        other._take_apart(entries)
+        return other
+
+    @torch.no_grad()
+    def _take_apart(self, entries: SparseCodes) -> None:
+        assert self.x is not None
+        self.entries, self.codes = entries, spread(entries, self.kept)
+        self.rebuilt = self.sae.decode(entries, self.rows)
+        self.explained = self.written(entries)
         self.away = self.explained
 
-    def without(self, entries: SparseCodes) -> Float[Tensor, "rows d"]:
-        """What is rebuilt with none of the features on."""
+    def written(self, entries: SparseCodes, rows: Tensor | None = None) -> Float[Tensor, "contexts pos d"]:
+        """What codes of the rows add, at their places; of other rows than its own where these are given."""
+        assert self.x is not None
+        rows = self.rows if rows is None else rows
         none = SparseCodes(torch.zeros_like(entries.values), entries.indices, entries.offsets, entries.n_latents)
-        return self.sae.decode(none, self.rows)
+        added = self.sae.decode(entries, rows) - self.sae.decode(none, rows)
+        found = torch.zeros(*self.kept.shape, added.shape[-1], dtype=self.x.dtype, device=self.x.device)
+        return found.index_put((self.kept,), added.to(found.dtype))
+
+    @property
+    def rest(self) -> Float[Tensor, "contexts pos d"]:
+        """What stands there without the features."""
+        assert self.x is not None
+        return self.x - self.explained
 
     def moved(self, x: Float[Tensor, "contexts pos d"], share: float) -> Float[Tensor, "contexts pos d"]:
         """Activations, of which so large a share of what goes on the way is left."""
         return x if share == 1.0 else x - (1 - share) * self.away
 
-    def scores(self, gradient: Float[Tensor, "contexts pos d"]) -> SparseCodes:
-        """Code times gradient by code, of every entry."""
+    def by_code(self, gradient: Float[Tensor, "contexts pos d"]) -> Float[Tensor, " entries"]:
+        """The gradient by every code, from that by what stands there."""
         values = self.entries.values.detach().clone().requires_grad_()
         with torch.enable_grad():
             leaf = SparseCodes(values, self.entries.indices, self.entries.offsets, self.entries.n_latents)
             rebuilt = self.sae.decode(leaf, self.rows)
-        (by_code,) = torch.autograd.grad(rebuilt, values, gradient[self.kept].to(rebuilt.dtype))
-        return like(self.codes, self.entries.values.detach() * by_code)
+        return torch.autograd.grad(rebuilt, values, gradient[self.kept].to(rebuilt.dtype))[0]
+
+    def scores(self, gradient: Float[Tensor, "contexts pos d"]) -> SparseCodes:
+        """Code times gradient by code, of every entry."""
+        return like(self.codes, self.entries.values.detach() * self.by_code(gradient))
 
     def errors(self, gradient: Float[Tensor, "contexts pos d"]) -> Float[Tensor, "contexts pos"]:
         """Gradient times what the dictionary leaves unexplained, where it reads."""
@@ -95,21 +118,31 @@ class Way:
     """A number of each context while what stands at one or several sites goes its way."""
 
     def __init__(self, model: SubjectModel, sites: Sequence[Site], inputs: Any, number: Number) -> None:
-        """Of sites in the order of the forward pass."""
+        """Of some sites; once the model has run, they stand in the order in which it comes to where they write."""
         self.model, self.sites, self.inputs, self.number = model, list(sites), inputs, number
 
     @torch.no_grad()
     def value(self, share: float = 1.0) -> Float[Tensor, " contexts"]:
         """The number of each context, every site at that share of its way."""
+        reached: list[Site] = []
 
         def put(site: Site) -> Put:
             def moved(x: Tensor, context: EditContext) -> Tensor:
                 site.look(x, context)
+                reached.append(site)
                 return site.moved(x, share)
 
             return moved
 
-        return self.run([(site.write, put(site)) for site in self.sites])
+        value = self.run([(site.write, put(site)) for site in self.sites])
+        self._must_be_among(reached)
+        self.sites.sort(key=reached.index)
+        return value
+
+    def _must_be_among(self, reached: Sequence[Site] | Mapping[Site, Tensor]) -> None:
+        for site in self.sites:
+            if site not in reached:
+                raise HookError(f"the forward pass of {self.model.name} never reached {site.write}")
 
     def gradients(
         self, share: float = 1.0, also: Mapping[str, Put] | None = None
@@ -135,9 +168,7 @@ class Way:
         functions = [(site.write, put(site)) for site in self.sites] + list((also or {}).items())
         with torch.no_grad():
             values = self.run(functions)
-        for site in self.sites:
-            if site not in leaves:
-                raise HookError(f"the forward pass of {self.model.name} never reached {site.write}")
+        self._must_be_among(leaves)
         if not values.requires_grad:
             raise DataError("the number does not depend on the activations: it is of what comes before, or a constant")
         order = [leaves[site] for site in self.sites]
