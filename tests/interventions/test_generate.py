@@ -194,3 +194,14 @@ def test_what_cannot_be_written_is_refused_before_anything_runs(model: SubjectMo
     bert = SubjectModel(nn.Linear(2, 2), name="a layer")
     with pytest.raises(ConfigError, match="a layer writes no text"):
         ms.generate(bert, "One day")
+
+
+def test_the_head_reads_rows_in_order_so_that_its_weights_are_not_copied_for_each_row(model: SubjectModel) -> None:
+    ordered: list[bool] = []
+    head = model.module.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    handle = head.register_forward_pre_hook(lambda _, args: ordered.append(args[0].is_contiguous()))
+    try:
+        ms.generate(model, PROMPTS, max_new_tokens=3)
+    finally:
+        handle.remove()
+    assert ordered == [True] * 3

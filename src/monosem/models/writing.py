@@ -183,7 +183,8 @@ class _Reader:
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
             arguments["position_ids"] = positions + self.model.inputs.first_position
         if "logits_to_keep" in self.named:
-            arguments["logits_to_keep"] = 1
+            last = tokens.shape[1] - 1  # an index makes a copy in order: a slice makes torch copy the head for each row
+            arguments["logits_to_keep"] = torch.tensor([last], device=tokens.device)
         if "use_cache" in self.named:
             arguments["use_cache"] = self.cache is not None
         if self.cache is not None:
