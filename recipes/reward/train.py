@@ -18,6 +18,7 @@ import math
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from pairs import Pair, read_pairs
@@ -64,13 +65,21 @@ def activations(model: SubjectModel, pairs: list[Pair], folder: Path) -> list[Pa
     return files
 
 
-def build_top(config: LlamaConfig, base: SubjectModel) -> LlamaForSequenceClassification:
+def of_layers(base: SubjectModel, n: int) -> LlamaConfig:
+    """Of a model with so many layers and one number to say."""
+    known: dict[str, Any] = base.module.config.to_dict()  # pyright: ignore
+    for name in ("id2label", "label2id"):
+        known.pop(name, None)
+    return LlamaConfig.from_dict(known | {"num_hidden_layers": n, "num_labels": 1})
+
+
+def build_top(base: SubjectModel) -> LlamaForSequenceClassification:
     """The layers that are trained, as they are in the model, and a head of zeros."""
-    top = LlamaForSequenceClassification(LlamaConfig(**(config.to_dict() | {"num_hidden_layers": TRAINED})))
+    top = LlamaForSequenceClassification(of_layers(base, TRAINED))
     layers = base.module.model.layers[FROZEN : FROZEN + TRAINED]  # pyright: ignore
-    top.model.layers.load_state_dict(layers.state_dict())
+    top.model.layers.load_state_dict(layers.state_dict())  # pyright: ignore
     top.model.norm.load_state_dict(base.module.model.norm.state_dict())  # pyright: ignore
-    top.model.embed_tokens = torch.nn.Embedding(1, config.hidden_size)  # pyright: ignore
+    top.model.embed_tokens = torch.nn.Embedding(1, base.d_model)  # pyright: ignore
     torch.nn.init.zeros_(top.score.weight)
     return top.float().requires_grad_(True)
 
@@ -98,14 +107,14 @@ def accuracy(top: LlamaForSequenceClassification, files: list[Path]) -> tuple[fl
     return float((difference > 0).float().mean()), len(difference)
 
 
-def save(top: LlamaForSequenceClassification, base: SubjectModel, config: LlamaConfig, folder: Path) -> None:
+def save(top: LlamaForSequenceClassification, base: SubjectModel, folder: Path) -> None:
     """All layers together, as one model."""
-    whole = LlamaForSequenceClassification(LlamaConfig(**(config.to_dict() | {"num_hidden_layers": FROZEN + TRAINED})))
+    whole = LlamaForSequenceClassification(of_layers(base, FROZEN + TRAINED))
     own = base.module.model  # pyright: ignore
     whole.model.embed_tokens.load_state_dict(own.embed_tokens.state_dict())  # pyright: ignore
     for i, layer in enumerate(whole.model.layers):
         source = own.layers[i] if i < FROZEN else top.model.layers[i - FROZEN]  # pyright: ignore
-        layer.load_state_dict(source.state_dict())
+        layer.load_state_dict(source.state_dict())  # pyright: ignore
     whole.model.norm.load_state_dict(top.model.norm.state_dict())
     whole.score.load_state_dict(top.score.state_dict())
     new = folder.with_name("new")
@@ -131,9 +140,8 @@ def main() -> None:
     fast = kernels.speed(torch.bfloat16, base.device) > 1
     reader = ms.load_model(options.model, dtype=torch.bfloat16) if fast else base
     files = {side: activations(reader, of, options.work / "activations" / side) for side, of in sides.items()}
-    config = LlamaConfig(**(base.module.config.to_dict() | {"num_labels": 1}))  # pyright: ignore
     torch.manual_seed(0)
-    top = build_top(config, base)
+    top = build_top(base)
     parameters = [p for name, p in top.named_parameters() if "embed_tokens" not in name]
     optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint, step = options.work / "checkpoint.pt", 0
@@ -179,7 +187,7 @@ def main() -> None:
             return
     right, n = accuracy(top, files["held_out"])
     print(f"held-out pairs: {right:.1%} of {n} right", flush=True)
-    save(top, base, config, options.work / "model")
+    save(top, base, options.work / "model")
 
 
 if __name__ == "__main__":
