@@ -14,7 +14,8 @@ from monosem.errors import ConfigError, DataError
 from monosem.interventions.beside import repetition
 from monosem.models import SubjectModel
 from monosem.sae import SAE, TopKSAE
-from monosem.steering import SteeringVector
+from monosem.steering import DoseResponse, SteeringVector
+from monosem.steering.dose import Dose
 
 MakeSAE = Callable[..., SAE]
 HIGH, LOW = ["A big red dog ran.", "The red house is big and red."], ["One two three four.", "He went home to sleep."]
@@ -165,6 +166,33 @@ def test_a_dose_of_nothing_is_no_steering_and_a_great_one_breaks_fluency(bundled
     assert found.at_surprise(plain.surprise) == pytest.approx(plain.effect)
     assert found.figure(tmp_path / "dose.png").stat().st_size > 1000
     assert "knee" in str(found)
+
+
+def response(*doses: tuple[float, float]) -> DoseResponse:
+    """Of one prompt: surprise and effect of each dose."""
+    vector = SteeringVector("resid_post.1", torch.ones(4), "ones")
+    made = [Dose(i, i / 10, [effect], [surprise], [0.0], ["text"]) for i, (surprise, effect) in enumerate(doses)]
+    return DoseResponse(vector, made, "effect", 0.5, 0.1)
+
+
+def test_at_equal_surprise_the_first_crossing_counts_not_a_loop_that_is_likely_again() -> None:
+    found = response((2.0, 0.1), (2.4, 0.3), (3.4, 0.5), (1.0, 0.9))
+    assert found.at_surprise(2.4) == pytest.approx(0.3)
+    assert found.at_surprise(2.9) == pytest.approx(0.4)
+    assert found.at_surprise(1.5) == pytest.approx(0.1)
+    assert found.at_surprise(9.0) == pytest.approx(0.9)
+
+
+def test_a_response_of_some_prompts_is_that_of_their_own_numbers() -> None:
+    vector = SteeringVector("resid_post.1", torch.ones(4), "ones")
+    dose = Dose(1.0, 0.1, [0.1, 0.5], [2.0, float("nan")], [0.0, 0.4], ["a", "b"])
+    whole = DoseResponse(vector, [dose], "effect", 0.5, 0.1)
+    assert (dose.effect, dose.surprise, dose.repetition) == pytest.approx((0.3, 2.0, 0.2))
+    drawn = whole.of([1, 1, 0]).doses[0]
+    assert (drawn.effect, drawn.surprise) == pytest.approx((1.1 / 3, 2.0))
+    assert (dose.text, drawn.text) == ("a", "b")
+    assert whole.of([1]).doses[0].surprise == 0.0
+    assert whole.of([0]).doses[0].effects == [0.1]
 
 
 def test_repetition_counts_runs_that_stood_before() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,20 +31,43 @@ Effect = Callable[[Sequence[str]], Sequence[float]]
 
 
 class Dose(NamedTuple):
-    """What one strength does, each a mean over the prompts."""
+    """What one strength does: of each prompt, and their means."""
 
     strength: float
     length: float
     """Of what is added, in the typical length of activations there."""
-    effect: float
     effects: list[float]
     """Of each prompt."""
-    surprise: float
-    """Nats a token of the steered text to the unsteered model: the logarithm of its perplexity."""
-    repetition: float
-    """Share of the text's runs of four tokens that have stood in it before."""
-    text: str
-    """The first prompt's."""
+    surprises: list[float]
+    """Nats a token of each steered text to the unsteered model; NaN of a text that ended at once."""
+    repetitions: list[float]
+    """Share of each text's runs of four tokens that have stood in it before."""
+    texts: list[str]
+
+    @property
+    def effect(self) -> float:
+        return float(np.mean(self.effects))
+
+    @property
+    def surprise(self) -> float:
+        """The logarithm of the perplexity of what was written; 0 of nothing."""
+        known = [surprise for surprise in self.surprises if not math.isnan(surprise)]
+        return float(np.mean(known)) if known else 0.0
+
+    @property
+    def repetition(self) -> float:
+        return float(np.mean(self.repetitions))
+
+    @property
+    def text(self) -> str:
+        """The first prompt's."""
+        return self.texts[0]
+
+    def of(self, prompts: Sequence[int]) -> Dose:
+        """The dose of some of the prompts alone, any of them several times."""
+        numbers = (self.effects, self.surprises, self.repetitions)
+        effects, surprises, repetitions = ([of[i] for i in prompts] for of in numbers)
+        return Dose(self.strength, self.length, effects, surprises, repetitions, [self.texts[i] for i in prompts])
 
     @property
     def perplexity(self) -> float:
@@ -81,9 +104,24 @@ class DoseResponse:
         )
 
     def at_surprise(self, surprise: float) -> float:
-        """The effect where the text is so surprising, between doses by straight lines: to compare at equal fluency."""
-        known = sorted((dose.surprise, dose.effect) for dose in self.doses)
-        return float(np.interp(surprise, [x for x, _ in known], [y for _, y in known]))
+        """The effect where the text first gets so surprising, between doses by straight lines.
+
+        For comparing vectors at equal fluency. Of text that never gets so surprising, that of the strongest dose; of
+        text that is so without steering, that without.
+        """
+        before = self.doses[0]
+        if before.surprise >= surprise:
+            return before.effect
+        for dose in self.doses[1:]:
+            if dose.surprise >= surprise:
+                share = (surprise - before.surprise) / (dose.surprise - before.surprise)
+                return before.effect + share * (dose.effect - before.effect)
+            before = dose
+        return before.effect
+
+    def of(self, prompts: Sequence[int]) -> DoseResponse:
+        """The response of some of the prompts alone, any of them several times: for intervals by drawing them anew."""
+        return replace(self, doses=[dose.of(prompts) for dose in self.doses])
 
     def figure(self, path: str | Path) -> Path:
         """Draw effect, perplexity and repetition by strength, the knee marked; the ending of `path` says the format."""
@@ -190,12 +228,11 @@ def dose_response(
             stage.advance(len(part))
     made: list[Dose] = []
     for number, strength in enumerate(doses):
-        mine = found[number * len(prompts) : (number + 1) * len(prompts)]
-        effects = [one[0] for one in mine]
-        surprise = float(np.mean([one[1] for one in mine if not math.isnan(one[1])] or [0.0]))  # NaN: ended at once
-        repetition = float(np.mean([one[2] for one in mine]))
+        effects, surprises, repetitions, texts = zip(
+            *found[number * len(prompts) : (number + 1) * len(prompts)], strict=True
+        )
         length = strength * vector.norm / typical
-        made.append(Dose(strength, length, float(np.mean(effects)), effects, surprise, repetition, mine[0][3]))
+        made.append(Dose(strength, length, list(effects), list(surprises), list(repetitions), list(texts)))
     name = "effect" if callable(effect) else "probability of the words"
     return DoseResponse(vector, made, name, tolerance, more_repetition)
 
