@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
-    from monosem.circuits import feature_circuit
+    from monosem.circuits import connections, feature_circuit
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
 _HOME = {
     "activations": "activations",
     "logit_lens": "analysis",
+    "connections": "circuits",
     "feature_circuit": "circuits",
     "SparseCodes": "codes",
     "MonosemError": "errors",
@@ -231,6 +232,7 @@ __all__ = [
     "catalogue",
     "check",
     "clean_task_vector",
+    "connections",
     "convert",
     "decompose",
     "dense",
