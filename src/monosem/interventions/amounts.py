@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ class Places(NamedTuple):
     positions: Int[Tensor, " chosen"]
     context: EditContext
     chosen: Bool[Tensor, "batch pos"]
+    begins: Sequence[bool] | None = None
+    """Of each latent, whether it is set here, and not at another hook point of this pass; None for all."""
 
 
 class Amount:

@@ -77,10 +77,14 @@ class Intervention(ABC):
             return context.mask
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
 
+    def read(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Float[Tensor, "batch pos *source d"]:
+        """What a condition on a latent reads."""
+        return x
+
     def chosen(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:
         """The positions at which it works."""
         allowed = self.allowed(x, context)
-        wanted = met(self.where, x, context, self.reader)
+        wanted = met(self.where, self.read(x, context), context, self.reader)
         return allowed if wanted is None else allowed & wanted
 
     def apply(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Float[Tensor, "batch pos d"]:

@@ -97,7 +97,8 @@ def strength(model: SubjectModel, text: Generation, edits: Sequence[Edit]) -> di
             model(torch.cat([prompt, written], dim=1))
     finally:
         model.continued = before
-    return {hook: _share(old, new) for hook, (old, new) in seen.items()}
+    shares = {hook: _share(old, new) for hook, (old, new) in seen.items()}
+    return {hook: share for hook, share in shares.items() if share} or shares
 
 
 def _share(old: Tensor, new: Tensor) -> float:

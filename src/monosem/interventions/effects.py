@@ -88,6 +88,11 @@ def effects(
         MismatchError: the SAE does not fit the model.
     """
     edit = Ablate(sae, latent, hook=hook, keep_error=keep_error)
+    if edit.sites.elsewhere:
+        raise ConfigError(
+            f"a {sae.architecture} does not write where it reads: put ms.Ablate(sae, {edit.latents[0]}) into the model "
+            "by model.edit([...]) and compare its logits"
+        )
     edit.join(model)
     given = read_inputs(model, inputs)
     tokens, mask = given["input_ids"], given["attention_mask"].bool()

@@ -13,6 +13,7 @@ from torch import Tensor
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Amount, Places
 from monosem.interventions.base import Intervention, joined_once, reads
+from monosem.interventions.elsewhere import Pass, Sites, changed_elsewhere
 from monosem.interventions.source import Source, Values
 from monosem.interventions.where import Condition
 from monosem.models import EditContext, SubjectModel
@@ -26,6 +27,10 @@ class FeatureEdit(Intervention):
 
     With the error term, which is what the SAE leaves unexplained, everything else in x stays as it is; without it, x is
     first replaced by its reconstruction. Only where the SAE reads, by its rules.
+
+    Of a dictionary that writes elsewhere than it reads, x is what stands where it writes: a transcoder's latents change
+    the output of its MLP, those of a cross-layer transcoder the outputs of their layer's and of all later ones, and
+    those of a crosscoder of several layers the last of these, at which its codes are first known.
     """
 
     needs_codes = True
@@ -40,17 +45,8 @@ class FeatureEdit(Intervention):
         where: Condition = None,
         keep_error: bool = True,
     ) -> None:
-        name = hook or sae.metadata.hook
-        if name is None:
-            raise ConfigError(
-                f"this SAE does not know its hook point: {type(self).__name__}(sae, ..., hook='resid_post.2')"
-            )
-        if not sae.autoencodes or len(sae.in_shape) > 1:
-            raise ConfigError(
-                f"latents of a {sae.architecture} do not write where they are read: add what they write by "
-                "ms.AddVector(hook, sae.decoder_directions([latent])[0])"
-            )
-        super().__init__([name], where)
+        self.sites = Sites.of(sae, hook, type(self).__name__)
+        super().__init__(self.sites.hooks, where)
         self.sae, self.keep_error = sae, keep_error
         self.latents = _latents(latents, sae)
         if type(self).unchanged is Intervention.unchanged:
@@ -70,17 +66,36 @@ class FeatureEdit(Intervention):
         Raises:
             MismatchError: it does not.
         """
-        joined_once(self, self.sae, model, self.hooks[0])
+        joined_once(self, self.sae, model, list(self.sites.read))
+        self.sites = self.sites.named(model)
 
     def allowed(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:
-        return reads(self.sae.metadata, x, context)
+        allowed = reads(self.sae.metadata, x, context)
+        return allowed & self._pass(context).kept if self.sites.elsewhere else allowed
+
+    def read(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Float[Tensor, "batch pos *source d"]:
+        return self._pass(context).rows() if self.sites.elsewhere else x
+
+    def apply(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Float[Tensor, "batch pos d"]:
+        if self.sites.elsewhere:
+            if x.ndim == 2:
+                return self.apply(x[:, None], context)[:, 0]
+            self._pass(context).note(x, context)
+            if context.hook not in self.sites.written:
+                return x
+        return super().apply(x, context)
 
     def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
+        if self.sites.elsewhere:
+            return changed_elsewhere(self, self._pass(places.context), rows, places)
         if self.needs_codes or not self.keep_error:
             old, base = self._read(rows)
         else:
             old, base = torch.zeros(1, len(self.latents), dtype=self.sae.W_dec.dtype, device=self._chosen.device), rows
         return self._changed(rows, base, self.setting(old, places) - old)
+
+    def _pass(self, context: EditContext) -> Pass:
+        return Pass.at(self.sae, self.sites, context)
 
     @property
     def _chosen(self) -> Int[Tensor, " m"]:
@@ -100,7 +115,8 @@ class FeatureEdit(Intervention):
         return base + self.sae.target_transform.raw_changes(written, rows.to(written.dtype))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.named}{self.detail()}, {self.hooks[0]!r})"
+        first, *more = self.sites.written
+        return f"{type(self).__name__}({self.named}{self.detail()}, {first!r}{', ...' if more else ''})"
 
     @property
     def named(self) -> str:
@@ -140,7 +156,7 @@ class Ablate(FeatureEdit):
                 of `source`, drawn for each position and token ("resample").
             source: other contexts: texts, token ids (contexts, pos), or codes; what the SAE was probed on, if it knows.
             seed: of the draws.
-            hook: its hook point, if the SAE does not know it or is to be used at another.
+            hook: its hook point, if the SAE does not know it or is to be used at another (what a transcoder reads).
             where: at which positions; see `ms.Where`.
             keep_error: leave what the SAE does not explain as it is.
 
@@ -153,7 +169,7 @@ class Ablate(FeatureEdit):
         if by == "zero" and source is not None:
             raise ConfigError('a source is for by="mean" and by="resample"')
         self.by, self.source, self.seed = by, source, seed
-        self.values = None if by == "zero" else Values(sae, self.latents, source, self.hooks[0])
+        self.values = None if by == "zero" else Values(sae, self.latents, source, self.sites)
 
     def join(self, model: SubjectModel) -> None:
         super().join(model)
@@ -335,7 +351,7 @@ class Swap(FeatureEdit):
         """
         super().__init__(sae, latents, **options)
         self.source, self.position = source, position
-        self.values = Values(sae, self.latents, source, self.hooks[0])
+        self.values = Values(sae, self.latents, source, self.sites)
 
     def join(self, model: SubjectModel) -> None:
         super().join(model)

@@ -11,8 +11,8 @@ from torch import Tensor
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.amounts import Places
-from monosem.interventions.base import reads
-from monosem.models import EditContext, SubjectModel
+from monosem.interventions.elsewhere import Pass, Sites
+from monosem.models import SubjectModel
 from monosem.sae import SAE
 
 Source = str | Sequence[str] | Tensor | SparseCodes
@@ -22,8 +22,8 @@ Source = str | Sequence[str] | Tensor | SparseCodes
 class Values:
     """The codes of some latents in other contexts, read once, when the model is known."""
 
-    def __init__(self, sae: SAE, latents: Sequence[int], source: Source | None, hook: str) -> None:
-        self.sae, self.latents, self.source, self.hook = sae, list(latents), source, hook
+    def __init__(self, sae: SAE, latents: Sequence[int], source: Source | None, sites: Sites) -> None:
+        self.sae, self.latents, self.source, self.sites = sae, list(latents), source, sites
         self.codes: Float[Tensor, "contexts pos m"] | None = None
         self._of: str | None = None
         self.read_there: Bool[Tensor, "contexts pos"] | None = None
@@ -53,19 +53,17 @@ class Values:
         texts = [source] if isinstance(source, str) else source
         inputs = {"input_ids": texts} if isinstance(texts, Tensor) else model.padded(list(texts))  # type: ignore[arg-type]
         found: list[tuple[Tensor, Tensor]] = []
-
-        def note(x: Tensor, context: EditContext) -> Tensor:
-            kept = reads(self.sae.metadata, x, context)
+        sites = self.sites.named(model)
+        at_once = model.contexts_at_once(inputs["input_ids"].shape[1])
+        for start in range(0, len(inputs["input_ids"]), at_once):
+            known = Pass(self.sae, sites)
+            with model.unedited(), model.edit(dict.fromkeys(sites.read, known.note)):
+                model.capture({name: x[start : start + at_once] for name, x in inputs.items()}, sites.read)
+            x, kept = known.rows(), known.kept
             codes = torch.zeros(*kept.shape, len(self.latents), dtype=self.sae.W_enc.dtype, device=x.device)
             if kept.any():
                 codes[kept] = self.sae.encode(x[kept]).select(self.latents).to_dense()
             found.append((codes, kept))
-            return x
-
-        at_once = model.contexts_at_once(inputs["input_ids"].shape[1])
-        for start in range(0, len(inputs["input_ids"]), at_once):
-            with model.unedited(), model.edit({self.hook: note}):
-                model.capture({name: x[start : start + at_once] for name, x in inputs.items()}, [self.hook])
         self.codes = torch.cat([codes for codes, _ in found])
         self.read_there = torch.cat([kept for _, kept in found])
         if not bool(self.read_there.any()):

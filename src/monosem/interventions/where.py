@@ -36,7 +36,7 @@ class Where:
     above: tuple[int, float] | None = None
     """A latent and a threshold: where its code, before this edit, is larger."""
     sae: SAE | None = None
-    """Of which the latent is; the edit's own if not given. It reads the edit's hook point."""
+    """Of which the latent is; the edit's own if not given. It reads what the edit reads."""
     schedule: Sequence[tuple[int, float]] | None = None
     """Strength by the number of the generated token (0: the prompt): points `(step, factor)`, straight between them.
     An edit moves activations so many times as far as it would; `[(0, 1), (20, 0)]` fades out."""

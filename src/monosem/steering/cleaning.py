@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
-from monosem.steering.decompose import Decomposition, decompose
+from monosem.steering.decompose import Decomposition, clean, decompose
 from monosem.steering.tasks import (
     Form,
     Pair,
@@ -27,7 +27,7 @@ from monosem.steering.tasks import (
     zero_shot,
 )
 from monosem.steering.vectors import SteeringVector
-from monosem.work import as_job, each
+from monosem.work import as_job, doing
 
 PENALTIES = (0.02, 0.05, 0.1, 0.2, 0.4)
 KEPT = 0.9
@@ -46,8 +46,18 @@ class CleanedTask:
     """On held-out pairs: of each way its score and its number of features."""
     path: list[tuple[float, int, float]]
     """Of every penalty tried: itself, features left, NLL on the pairs of choice."""
-    pairs: int
-    """Held out."""
+    judge: Questions = field(repr=False)
+    """The held-out queries, without examples."""
+    way: Way
+
+    @property
+    def pairs(self) -> int:
+        """How many were held out."""
+        return len(self.judge.ends)
+
+    def score(self, vector: Float[Tensor, " d"]) -> Score:
+        """How well the held-out queries are answered with any vector in the place of the examples."""
+        return self.judge.score(self.vector.hook, put(vector.to(self.vector.vector), self.way))
 
     @property
     def fewer(self) -> float:
@@ -148,8 +158,8 @@ def clean_task_vector(
         train: pairs to optimise on; as many more to choose the penalty by.
         held_out: pairs to compare on.
         way: "replace" the activation at the end of the query, or "add" to it.
-        penalties: tried one after another, from the least.
-        steps: of the optimiser for each penalty.
+        penalties: tried one after another, from the least, each going on from the one before.
+        steps: of the optimiser for each penalty, at most.
         seed: of the draw.
         progress: show it.
 
@@ -170,13 +180,14 @@ def clean_task_vector(
     encoded = decompose(vector, sae, "encoder", of=of)
     asked, chooser, judge = (zero_shot(model, form, part) for part in (trained, choice, judged))
 
-    def loss(candidate: Float[Tensor, " d"]) -> Float[Tensor, ""]:
-        return asked.asked(hook, put(candidate, way))[0].mean()
+    with doing("cleaning", len(penalties) * steps, unit="steps") as stage, asked.again(hook):
 
-    found: list[tuple[Decomposition, float]] = []
-    for penalty in each("cleaning", sorted(penalties), 1, "penalties"):
-        now = decompose(vector, sae, "task", of=of, loss=loss, penalty=penalty, steps=steps)
-        found.append((now, chooser.score(hook, put(now.reconstruction, way)).nll))
+        def loss(candidate: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+            stage.advance(1)
+            return asked.asked(hook, put(candidate, way))[0].mean()
+
+        tried = clean(vector, sae, loss, sorted(penalties), of=of, steps=steps)
+    found = [(one, chooser.score(hook, put(one.reconstruction, way)).nll) for one in tried]
     cleaned = _chosen(found, chooser.score().nll, chooser.score(hook, put(vector.vector, way)).nll)
     pursued = decompose(vector, sae, "pursuit", k=max(1, len(cleaned.latents)), of=of)
     means = _of_reconstructions(model, sae, rows, form, trained, hook, way)
@@ -193,7 +204,7 @@ def clean_task_vector(
     ):
         scores[name] = (judge.score(hook, put(candidate.to(vector.vector), way)), features)
     path = [(penalty, len(d.latents), nll) for penalty, (d, nll) in zip(sorted(penalties), found, strict=True)]
-    return CleanedTask(vector, cleaned, encoded, scores, path, len(judged))
+    return CleanedTask(vector, cleaned, encoded, scores, path, judge, way)
 
 
 def _chosen(found: list[tuple[Decomposition, float]], nothing: float, vector: float) -> Decomposition:
@@ -227,5 +238,5 @@ def _few_shot(model: SubjectModel, prompts: Sequence[str], answers: Sequence[str
     for start in range(0, len(prompts), 8):
         part = slice(start, start + 8)
         scores.append((Questions(model, prompts[part], answers[part]).score(), len(prompts[part])))
-    total = sum(n for _, n in scores)
-    return Score(*(sum(s[i] * n for s, n in scores) / total for i in range(2)))
+    right = sum(score.right * n for score, n in scores) / len(prompts)
+    return Score([nll for score, _ in scores for nll in score.each], right)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,8 @@ from monosem.steering.vectors import SteeringVector
 Method = Literal["encoder", "pursuit", "omp", "task"]
 Loss = Callable[[Float[Tensor, " d"]], Float[Tensor, ""]]
 """Of a vector, what is to be small; with gradient."""
+PATIENCE, LEAST = 8, 1e-3
+"""An optimisation ends when so many steps have not lowered what it lowers by this share of the first loss."""
 SMALL = 0.02
 """Of the largest contribution: what is smaller is dropped at the end of an optimisation."""
 
@@ -123,8 +125,7 @@ def decompose(
         codes = _encoded(sae, x + origin)
     elif method == "task":
         assert loss is not None
-        latents, amounts = clean(loss, _encoded(sae, x + origin), sae, offset, penalty=penalty, steps=steps)
-        return _decomposition(sae, x, offset, latents, amounts, method)
+        return clean(vector, sae, loss, [penalty], of=of, steps=steps)[0]
     else:
         how = "gradient" if method == "pursuit" else "omp"
         codes = pursue(sae, (x + origin)[None], k=min(k, sae.n_latents), method=how)
@@ -178,13 +179,21 @@ def _decomposition(sae: SAE, x: Tensor, offset: Tensor, latents: Tensor, amounts
 
 
 def clean(
-    loss: Loss, start: SparseCodes, sae: SAE, offset: Float[Tensor, " d"], *, penalty: float, steps: int = 150
-) -> tuple[Tensor, Tensor]:
-    """Few nonnegative amounts whose features have a low loss: latents and amounts.
+    vector: SteeringVector | Float[Tensor, " d"],
+    sae: SAE,
+    loss: Loss,
+    penalties: Sequence[float],
+    *,
+    of: Literal["direction", "activation"] = "direction",
+    steps: int = 150,
+) -> list[Decomposition]:
+    """Few nonnegative amounts of the features of a vector with a low loss, for each of some growing penalties.
 
     Adam on loss(offset + sum of amount times row) + penalty times the sum of amounts, each counted in shares of their
     sum at the start times the loss there, so that a penalty of 0.1 pays a tenth of that loss for losing all features.
-    Only features of the start take part, so their number falls. What is small at the end is dropped.
+    It begins with what the encoder finds, and goes on from one penalty to the next; each ends after `steps`, or when
+    `PATIENCE` of them have brought nothing. Only features of the start take part, so their number falls. What is small
+    at an end is dropped from what is returned.
 
     Source: Kharlapenko et al., Scaling Sparse Feature Circuits for Studying In-Context Learning, 2025 (task vector
     cleaning).
@@ -192,29 +201,41 @@ def clean(
     Raises:
         ConfigError: there is no feature to begin with, or the loss has no gradient.
     """
+    x, origin, offset = _prepared(vector, sae, of)
+    start = _encoded(sae, x + origin)
     on = start.values > 0
     latents, first = start.indices[on].long(), start.values[on].detach()
     if not len(latents):
         raise ConfigError("the SAE finds no feature in this vector: there is nothing to clean")
-    if not 0 <= penalty < float("inf"):
-        raise ConfigError(f"penalty must be at least 0 and finite, got {penalty}")
+    for penalty in penalties:
+        if not 0 <= penalty < float("inf"):
+            raise ConfigError(f"penalty must be at least 0 and finite, got {penalty}")
     rows = sae.decoder_directions(latents)
     strength = rows.norm(dim=1)
     scale = (first * strength).sum()
     amounts = (first * strength / scale).clone().requires_grad_()  # lengths of the contributions, which sum to 1
     optimiser = torch.optim.Adam([amounts], lr=0.1 / len(latents) ** 0.5)
-    whole: Tensor | None = None
-    with torch.enable_grad():
+    unit: Tensor | None = None
+    found: list[Decomposition] = []
+    for penalty in penalties:
+        lowest, since = float("inf"), 0
         for _ in range(steps):
-            cost = loss(offset + (amounts * scale / strength) @ rows)
-            whole = cost.detach().abs() if whole is None else whole
-            total = cost + penalty * whole * amounts.sum()
-            (gradient,) = torch.autograd.grad(total, [amounts], allow_unused=True)
+            with torch.enable_grad():
+                cost = loss(offset + (amounts * scale / strength) @ rows)
+                unit = cost.detach().abs() if unit is None else unit
+                total = cost + penalty * unit * amounts.sum()
+                (gradient,) = torch.autograd.grad(total, [amounts], allow_unused=True)
             if gradient is None:
                 raise ConfigError("the loss does not depend on the vector: it needs a gradient")
             amounts.grad = gradient
             optimiser.step()
             with torch.no_grad():
                 amounts.clamp_(min=0)
-    kept = amounts.detach() > SMALL * amounts.detach().max()
-    return latents[kept], (amounts.detach() * scale / strength)[kept]
+            better = float(total.detach()) < lowest - LEAST * float(unit)
+            lowest, since = (float(total.detach()), 0) if better else (lowest, since + 1)
+            if since >= PATIENCE:
+                break
+        now = amounts.detach().clone()
+        kept = now > SMALL * now.max()
+        found.append(_decomposition(sae, x, offset, latents[kept], (now * scale / strength)[kept], "task"))
+    return found

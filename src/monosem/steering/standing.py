@@ -101,6 +101,8 @@ class Standing(FeatureEdit):
 
     def _note(self, codes: Tensor, new: Tensor, places: Places) -> None:
         acted = (new != codes).detach()
+        if places.begins is not None:
+            acted &= torch.tensor(places.begins, device=acted.device)
         context, chosen = places.context, places.chosen
         tokens = None if context.tokens is None else context.tokens[chosen]
         generated = _flags(context, chosen)

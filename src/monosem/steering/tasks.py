@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple, get_args
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError, DataError
 from monosem.interventions import Replace
-from monosem.models import SubjectModel
+from monosem.models import Replay, SubjectModel
 from monosem.spelling import listed
 from monosem.steering.reading import batches, last_positions
 
@@ -26,10 +26,15 @@ Put = Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
 class Score(NamedTuple):
     """How well answers are given."""
 
-    nll: float
-    """Of the whole answer, in nats, mean over the pairs."""
+    each: list[float]
+    """Of each pair the negative log-likelihood of the whole answer, in nats."""
     right: float
     """Share of the pairs whose answer is at every token the likeliest."""
+
+    @property
+    def nll(self) -> float:
+        """Mean over the pairs."""
+        return sum(self.each) / len(self.each)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,13 @@ class Questions:
                 "end the query with another sign"
             )
 
+    @contextmanager
+    def again(self, hook: str) -> Iterator[None]:
+        """Within this block, in which nothing else is asked, what comes before a hook point is not computed anew."""
+        example = {name: x[:1] for name, x in self.batch.items()}
+        with Replay(self.model, [hook], example).of(self.batch):
+            yield
+
     def asked(self, hook: str | None = None, put: Put | None = None) -> tuple[Float[Tensor, " pairs"], Tensor]:
         """Negative log-likelihoods of the answers, with gradient to what `put` makes of the ends of the prompts."""
         edit = (
@@ -100,7 +112,7 @@ class Questions:
     def score(self, hook: str | None = None, put: Put | None = None) -> Score:
         """How well they are answered."""
         nll, right = self.asked(hook, put)
-        return Score(float(nll.mean()), float(right.float().mean()))
+        return Score(nll.tolist(), float(right.float().mean()))
 
 
 def split(pairs: Sequence[Pair], sizes: Sequence[int], shots: int, seed: int) -> list[list[Pair]]:
