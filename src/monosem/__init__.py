@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Scale,
         Set,
         Splice,
+        Standing,
         Swap,
         Where,
         attribute,
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
         unfold,
     )
     from monosem.steering import (
-        Standing,
         avoid,
         clean_task_vector,
         decompose,
@@ -162,7 +162,7 @@ _HOME = {
     "prune_activations": "sae",
     "pursue": "sae",
     "unfold": "sae",
-    "Standing": "steering",
+    "Standing": "interventions",
     "avoid": "steering",
     "clean_task_vector": "steering",
     "decompose": "steering",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.errors import ConfigError, DataError
-from monosem.interventions.beside import repetition
+from monosem.interventions.fluency import repetition
 from monosem.models import SubjectModel
 from monosem.sae import SAE, TopKSAE
 from monosem.steering import DoseResponse, SteeringVector

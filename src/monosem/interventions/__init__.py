@@ -9,6 +9,7 @@ from monosem.interventions.generate import Generation, Piece, Writing, generate,
 from monosem.interventions.other_models import spliced
 from monosem.interventions.plain import sae_hash
 from monosem.interventions.replace import Replace, Splice
+from monosem.interventions.standing import Standing
 from monosem.interventions.vectors import AddVector, CapProjection, Project
 from monosem.interventions.where import Where
 
@@ -29,6 +30,7 @@ __all__ = [
     "Scale",
     "Set",
     "Splice",
+    "Standing",
     "Swap",
     "Where",
     "Writing",

@@ -13,13 +13,15 @@ from monosem.interventions.base import Intervention
 from monosem.interventions.features import Ablate, Add, Clamp, Scale, Set, Swap
 from monosem.interventions.plain import WHERE, sae_hash
 from monosem.interventions.replace import Splice
+from monosem.interventions.standing import Standing
 from monosem.interventions.vectors import AddVector, CapProjection, Project
 from monosem.interventions.where import Where
 from monosem.sae import SAE
 from monosem.spelling import listed
 
 KINDS: dict[str, type[Intervention]] = {
-    kind.__name__: kind for kind in (Ablate, Set, Scale, Add, Clamp, Swap, AddVector, Project, CapProjection, Splice)
+    kind.__name__: kind
+    for kind in (Ablate, Set, Scale, Add, Clamp, Swap, Standing, AddVector, Project, CapProjection, Splice)
 }
 
 SAEs = SAE | Iterable[SAE] | Mapping[str, SAE]

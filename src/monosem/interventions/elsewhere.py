@@ -107,7 +107,8 @@ class Pass:
 
     @property
     def kept(self) -> Bool[Tensor, "batch pos"]:
-        """Where all that has been read is what the dictionary reads."""
+        """Where all that has been read is what the dictionary reads; raises as `rows`."""
+        self._require_read()
         return torch.stack(list(self.readable.values())).all(0)
 
     def rows(self) -> Float[Tensor, "batch pos *source d"]:
@@ -116,12 +117,15 @@ class Pass:
         Raises:
             HookError: nothing has been read.
         """
-        if not self.seen:
-            raise HookError(f"{self.sites.written[0]} comes before {self.sites.read[0]}: nothing is read there yet")
+        self._require_read()
         some = next(iter(self.seen.values()))
         if len(self.sae.in_shape) == 1:
             return some
         return torch.stack([self.seen.get(hook, torch.zeros_like(some)) for hook in self.sites.read], 2)
+
+    def _require_read(self) -> None:
+        if not self.seen:
+            raise HookError(f"{self.sites.written[0]} comes before {self.sites.read[0]}: nothing is read there yet")
 
     def number(self, hook: str) -> int:
         """Of a hook point among what the dictionary predicts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,6 +48,8 @@ def plain(value: Any, name: str) -> Any:
         return value.tolist()
     if isinstance(value, SparseCodes) or callable(value):
         raise ConfigError(f"{name} is no data: give conditions of ms.Where, texts or token ids, to keep it as JSON")
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, name) for key, inner in value.items()}
     if isinstance(value, tuple | list):
         return [plain(inner, name) for inner in value]
     return value

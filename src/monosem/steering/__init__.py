@@ -5,7 +5,6 @@ from monosem.steering.cleaning import CleanedTask, clean_task_vector, task_vecto
 from monosem.steering.decompose import Decomposition, decompose
 from monosem.steering.diagnose import Diagnosis, diagnose
 from monosem.steering.dose import DoseResponse, dose_response
-from monosem.steering.standing import Standing
 from monosem.steering.tasks import Form
 from monosem.steering.vectors import SteeringVector, steering_vector
 
@@ -16,7 +15,6 @@ __all__ = [
     "Diagnosis",
     "DoseResponse",
     "Form",
-    "Standing",
     "SteeringVector",
     "avoid",
     "clean_task_vector",

@@ -15,7 +15,7 @@ from torch import Tensor
 from monosem.errors import ConfigError, DataError
 from monosem.files import replacing
 from monosem.interventions import AddVector, Generation, generate
-from monosem.interventions.beside import GRAM, Fluency, as_batch, fluency
+from monosem.interventions.fluency import GRAM, Fluency, as_batch, fluency
 from monosem.models import SubjectModel
 from monosem.steering.reading import batches, spoken
 from monosem.steering.vectors import SteeringVector

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.errors import ConfigError
-from monosem.interventions import FeatureEdit
-from monosem.interventions.base import Places
+from monosem.interventions.amounts import Places
+from monosem.interventions.features import FeatureEdit
 from monosem.interventions.where import Condition
 from monosem.models import EditContext
 from monosem.sae import SAE
@@ -47,10 +47,13 @@ class Standing(FeatureEdit):
         print(event)
 
     What may never fire is set to 0 where it would, what always fires is raised to its amount where it is lower. Both
-    are told of in `events`, in the order in which they happened; `clear` forgets them.
+    are told of in `events`, in the order in which they happened; `clear` forgets them. As data (`to_json`) it is its
+    lists, without what has happened.
     """
 
     unchanged = "nothing was on that may never be, and all that must be was on"
+
+    fields = ("sae", "never", "always", "hook", "where", "keep_error")
 
     def __init__(
         self,
@@ -75,15 +78,14 @@ class Standing(FeatureEdit):
         Raises:
             ConfigError: both lists are empty, a latent is in both or does not exist, or an amount is not above 0.
         """
-        self.always = {int(latent): float(amount) for latent, amount in (always or {}).items()}
-        both = sorted(set(never) & set(self.always))
+        self.always = _amounts(always or {})
+        if isinstance(never, str) or not isinstance(never, Sequence):
+            raise ConfigError(f"never is numbers of latents, as [12, 80], got {never!r}")
+        both = [latent for latent in never if latent in self.always]
         if both:
             raise ConfigError(f"latent {both[0]} is never to fire and always: choose one")
         if not never and not self.always:
             raise ConfigError("both lists are empty: give never=[12], always={40: 3.0} or both")
-        for latent, amount in self.always.items():
-            if not 0 < amount < float("inf"):
-                raise ConfigError(f"latent {latent} is always to fire with {amount}: give a finite number above 0")
         self.never = tuple(never)
         super().__init__(sae, [*never, *self.always], hook=hook, where=where, keep_error=keep_error)
         self.events: list[Event] = []
@@ -137,3 +139,17 @@ class Standing(FeatureEdit):
 def _flags(context: EditContext, chosen: Bool[Tensor, "batch pos"]) -> Bool[Tensor, " n"]:
     generated = context.generated
     return torch.zeros(int(chosen.sum()), dtype=torch.bool) if generated is None else generated[chosen]
+
+
+def _amounts(always: Any) -> dict[int, float]:
+    """Of each latent its least amount; numbers of latents may be text, as they are in JSON."""
+    if not isinstance(always, Mapping):
+        raise ConfigError(f"always is amounts of latents, as {{40: 3.0}}, got {always!r}")
+    found: dict[int, float] = {}
+    for latent, amount in always.items():
+        if not str(latent).isdecimal():
+            raise ConfigError(f"latents are whole numbers, got {latent!r}")
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < float("inf"):
+            raise ConfigError(f"latent {latent} is always to fire with {amount}: give a finite number above 0")
+        found[int(latent)] = float(amount)
+    return found
