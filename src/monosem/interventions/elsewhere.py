@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,9 +15,6 @@ from monosem.interventions.amounts import Places
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE, CrossLayerTranscoder
-
-if TYPE_CHECKING:
-    from monosem.interventions.features import FeatureEdit
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,20 @@ class Pass:
         return [latent // self.sae.latents_per_layer == self.number(hook) for latent in latents]
 
 
+class Setter(Protocol):
+    """What sets codes of some latents of a dictionary."""
+
+    sae: SAE
+    latents: tuple[int, ...]
+    keep_error: bool
+
+    def setting(self, codes: Float[Tensor, "chosen m"], places: Places) -> Float[Tensor, "chosen m"]:
+        """The new codes."""
+        ...
+
+
 def changed_elsewhere(
-    edit: FeatureEdit, known: Pass, rows: Float[Tensor, "chosen d"], places: Places
+    edit: Setter, known: Pass, rows: Float[Tensor, "chosen d"], places: Places
 ) -> Float[Tensor, "chosen d"]:
     """The rows at a hook point that latents write to, with what an edit makes of their codes.
 
