@@ -249,6 +249,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium on this machine: the page is not tested")
     if not Page().built:
         pytest.skip("the page is not built (`make page`): it is not tested")
+    sync_api.expect.set_options(timeout=WAIT)
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
