@@ -24,7 +24,7 @@ from monosem.explorer.dictionary import open_dictionaries
 from monosem.explorer.page import Page
 from monosem.explorer.server import Server, listen
 from monosem.features import harvest
-from monosem.models import SubjectModel
+from monosem.models import BUNDLED, SubjectModel
 from monosem.sae import SAE, load_sae
 
 INDEX = (
@@ -149,9 +149,9 @@ class Visit:
 
 
 @contextmanager
-def running(paths: Sequence[Path], page: Page) -> Iterator[Client]:
+def running(paths: Sequence[Path], page: Page, reward: str | None = None) -> Iterator[Client]:
     """A server in a thread, on a port of its own."""
-    app = make_app(open_dictionaries(paths), page=page)
+    app = make_app(open_dictionaries(paths, reward), page=page)
     with listen("127.0.0.1", 0) as listening:
         server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -214,6 +214,23 @@ def shuffled(sae: SAE, order: torch.Tensor) -> SAE:
         mixed.W_enc[-REPLACED:] = rows * mixed.W_enc[:-REPLACED].norm(dim=1).mean()
         mixed.b_enc[-1] = -100.0
     return mixed
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with a random head that gives a text one number."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    config = AutoConfig.from_pretrained(BUNDLED, num_labels=1)
+    logging.set_verbosity_error()  # which would tell of the head's new weights
+    module = AutoModelForSequenceClassification.from_pretrained(BUNDLED, config=config)
+    with torch.no_grad():
+        module.score.weight.copy_(torch.randn(module.score.weight.shape, generator=torch.Generator().manual_seed(5)))
+    module.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BUNDLED).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The playground, ablation under passages and total effects, in a real browser: what they show is what the API gives."""
+"""The playground, ablation under passages and total effects in a real browser: they show what the API gives."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,7 @@ def test_a_slider_writes_the_steered_text_beside_the_plain_one(look: Look, site:
         found.fill(str(latent))
         found.press("Enter")
         slider = page.get_by_label(f"how much of f/{latent}")
+        visit.sees(".slider", "max seen")
         sync_api.expect(slider).to_have_value("0")
         highest = float(slider.get_attribute("max"))
         assert highest >= often["max"]
@@ -143,7 +145,7 @@ def test_features_are_sorted_by_their_total_effect_on_a_next_token(look: Look, s
         shown = [int(str(link.get_attribute("href")).rpartition("/")[2]) for link in links]
         sizes = [abs(totals[str(latent)]) for latent in shown]
         assert len(sizes) > 10
-        assert all(a >= b - 2e-3 for a, b in zip(sizes, sizes[1:], strict=False))
+        assert all(a >= b - 2e-3 for a, b in itertools.pairwise(sizes))
         direct = [abs(read["features"][str(latent)]["effect"]) for latent in shown]
         assert direct != sorted(direct, reverse=True), "another order than the direct one"
         visit.shoot("prompt-total")

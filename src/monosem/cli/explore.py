@@ -33,6 +33,10 @@ def explore(
     ] = 200_000,
     model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="A reward model beside: its rewards of two answers, by the same dictionary's features."),
+    ] = None,
 ) -> None:
     """Explore features on a page: what they fire on, search, prompts, comparison, notes.
 
@@ -69,7 +73,7 @@ def explore(
             written = export_site(opened, export)
         console().print(f"Written: {written}. Open {written / 'index.html'}, or serve the folder with any file server.")
     else:
-        show(list(paths), host, port, open_page, allow_host or [])
+        show(list(paths), host, port, open_page, allow_host or [], reward=reward)
 
 
 def show(
@@ -79,6 +83,7 @@ def show(
     open_page: bool = True,
     allowed: Sequence[str] = (),
     at: str = "",
+    reward: str | None = None,
 ) -> None:
     """Serve stores until Ctrl-C, say where, and open the page at an address of its own."""
     from monosem.cli.console import console
@@ -98,6 +103,6 @@ def show(
             open_browser(addresses[0] + at)
 
     try:
-        serve(paths, host, port, ready, allowed)
+        serve(paths, host, port, ready, allowed, reward=reward)
     except KeyboardInterrupt:  # before it served
         return

@@ -33,7 +33,7 @@ class Alone:
             "model_fingerprint": known.model_fingerprint,
         }
         """What a store's index would say."""
-        self.can = Abilities(prompt=None, map=NO_STORE, notes=NO_STORE, context=NO_STORE)
+        self.can = Abilities(prompt=None, map=NO_STORE, notes=NO_STORE, context=NO_STORE, rewards=NO_STORE)
 
     def sae(self) -> SAE:
         """The SAE."""

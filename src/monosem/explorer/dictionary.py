@@ -20,6 +20,7 @@ from monosem.evaluation.report import LABELS
 from monosem.explorer.notes import Notes
 from monosem.explorer.origin import Origin, read_origin
 from monosem.explorer.said import said
+from monosem.explorer.scoring import names_reward
 from monosem.explorer.shapes import (
     Abilities,
     Evaluation,
@@ -43,6 +44,7 @@ from monosem.sql import Limited, readable
 
 COMPARED = ("l0", "fvu", "loss_recovered_mean", "loss_recovered_zero")
 _LOG = logging.getLogger(__name__)
+NO_REWARD = "there is no reward model: monosem explore RUN --reward MODEL"
 WITH_PIECES = 4
 """Version of stores from which names have pieces."""
 
@@ -54,13 +56,17 @@ class Unavailable(MonosemError):
 class Dictionary:
     """One dictionary. May be used by several threads."""
 
-    def __init__(self, name: str, path: Path, store: FeatureStore, limited: Limited | None = None) -> None:
+    def __init__(
+        self, name: str, path: Path, store: FeatureStore, limited: Limited | None = None, reward: str | None = None
+    ) -> None:
         self.name, self.path, self.store = name, path, store
         self.limited = limited or Limited()
         self.index: dict[str, Any] = store.index
         self.n_latents = store.n_latents
         self.model_name: str | None = store.index.get("model")
         self.hook: str | None = store.index.get("hook")
+        self.reward_name = reward or (self.model_name if names_reward(self.model_name) else None)
+        """The reward model that it reads beside its own, or its own."""
         self.notes = Notes.beside(store.path, store.index.get("dictionary") or "", store.n_latents)
         self._lock, self._told = threading.Lock(), False
 
@@ -82,14 +88,21 @@ class Dictionary:
                 map=no_sae,
                 notes=self.notes.why_not,
                 context="an image is shown whole",
+                rewards="this dictionary reads images, not text",
             )
         if self.store.rows is not None:
             none = "this dictionary reads ready vectors, not text"
-            return Abilities(prompt=none, map=no_sae, notes=self.notes.why_not, context=none)
+            return Abilities(prompt=none, map=no_sae, notes=self.notes.why_not, context=none, rewards=none)
         if self.sources is not None:
             several = f"this dictionary reads {self.hook}: prompts are for those of one place"
-            return Abilities(prompt=several, map=no_sae, notes=self.notes.why_not, context=several)
-        return Abilities(prompt=no_sae or no_model, map=no_sae, notes=self.notes.why_not, context=no_sae or no_model)
+            return Abilities(prompt=several, map=no_sae, notes=self.notes.why_not, context=several, rewards=several)
+        return Abilities(
+            prompt=no_sae or no_model,
+            map=no_sae,
+            notes=self.notes.why_not,
+            context=no_sae or no_model,
+            rewards=no_sae or (None if self.reward_name else NO_REWARD),
+        )
 
     @property
     def sources(self) -> Sources | None:
@@ -336,8 +349,8 @@ class Dictionaries(dict[str, Dictionary]):
         self.missing: list[Missing] = []
 
 
-def open_dictionaries(paths: Sequence[str | Path]) -> Dictionaries:
-    """Open the stores of some run folders or feature store folders.
+def open_dictionaries(paths: Sequence[str | Path], reward: str | None = None) -> Dictionaries:
+    """Open the stores of some run folders or feature store folders, and say which reward model reads beside theirs.
 
     One that cannot be opened does not stop the others: it is among the `missing`, with what to do.
 
@@ -361,7 +374,7 @@ def open_dictionaries(paths: Sequence[str | Path]) -> Dictionaries:
         if any(store.path.resolve() == other.store.path.resolve() for other in opened.values()):
             raise ConfigError(f"{path} was given twice")
         name = _free_name(store.path.resolve(), opened)
-        opened[name] = Dictionary(name, path, store, limited)
+        opened[name] = Dictionary(name, path, store, limited, reward)
     if first is not None and not opened:
         raise first
     return opened

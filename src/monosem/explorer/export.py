@@ -31,6 +31,7 @@ STATIC: Abilities = {
     "map": None,
     "notes": "a static site cannot keep notes: run `monosem explore`",
     "context": "a static site has only the passages that were harvested",
+    "rewards": "a static site has no model",
 }
 OF_PASSAGES = ("texts", "before", "after", "text", "context")
 """What the table of passages says of an example; a site holds it once, not with each of the examples there."""

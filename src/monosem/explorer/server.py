@@ -42,6 +42,7 @@ def serve(
     allowed: Iterable[str] = (),
     alone: Sequence[Alone] = (),
     loaded: bool = False,
+    reward: str | None = None,
 ) -> None:
     """Serve stores until Ctrl-C or SIGTERM.
 
@@ -55,6 +56,7 @@ def serve(
         allowed: names under which the server may be called, beside those of this machine.
         alone: SAEs without a store, whose models write texts for clients of the OpenAI protocol.
         loaded: whether models are loaded before it answers, not when they are first asked for.
+        reward: a reward model that the dictionaries read beside their own.
 
     Raises:
         FileError: a store is missing, damaged or of another version; or a model, if it is to be loaded.
@@ -63,7 +65,7 @@ def serve(
     """
     sys.setswitchinterval(SWITCH)
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the default one keeps what it no longer needs
-    opened = open_dictionaries(paths) if paths or not alone else Dictionaries()
+    opened = open_dictionaries(paths, reward) if paths or not alone else Dictionaries()
     app = make_app(opened, own_names(host, allowed), Page(), alone)
     with listen(host, port) as listening:
         if loaded:

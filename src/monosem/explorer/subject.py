@@ -78,7 +78,8 @@ class Subjects:
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, "model")
         self._models: dict[str, SubjectModel] = {}
-        self._loading: dict[str, Future[None]] = {}
+        self._loading: dict[tuple[str, str], Future[None]] = {}
+        """By dictionary and model."""
         self._texts: dict[tuple[str, str], BatchReader] = {}
         self._lock = threading.Lock()
 
@@ -96,38 +97,51 @@ class Subjects:
         """Whether a dictionary's model is loaded."""
         why_not = dictionary.can["prompt"]
         if why_not:
-            return ModelState(state="none", words=why_not, chat=None)
-        loading = self._loading.get(dictionary.name)
+            return ModelState(state="none", words=why_not, chat=None, writes=None)
+        loading = self._loading.get((dictionary.name, str(dictionary.model_name)))
         if loading is None:
-            return ModelState(state="idle", words=f"{dictionary.model_name} is loaded at the first prompt", chat=None)
+            return ModelState(
+                state="idle", words=f"{dictionary.model_name} is loaded at the first prompt", chat=None, writes=None
+            )
         if not loading.done():
-            return ModelState(state="loading", words=f"loading {dictionary.model_name}", chat=None)
+            return ModelState(state="loading", words=f"loading {dictionary.model_name}", chat=None, writes=None)
         error = loading.exception()
         if error:
-            return ModelState(state="failed", words=str(error), chat=None)
+            return ModelState(state="failed", words=str(error), chat=None, writes=None)
         model = self._models[str(dictionary.model_name)]
         chat = getattr(model.tokenizer, "chat_template", None) is not None
-        return ModelState(state="ready", words=f"{dictionary.model_name} is loaded", chat=chat)
+        return ModelState(
+            state="ready", words=f"{dictionary.model_name} is loaded", chat=chat, writes=model.writes_text
+        )
 
     def begin(self, dictionary: Source) -> ModelState:
         """Begin to load a dictionary's model; a failed one is tried again."""
         if dictionary.can["prompt"] is None:
-            with self._lock:
-                known = self._loading.get(dictionary.name)
-                if known is None or (known.done() and known.exception()):
-                    self._loading[dictionary.name] = self.run(lambda: self._load(dictionary))
+            self._begin(dictionary, str(dictionary.model_name))
         return self.state(dictionary)
 
-    def ask(self, dictionary: Source, work: Callable[[SAE, SubjectModel], T]) -> T:
+    def _begin(self, dictionary: Source, name: str) -> Future[None]:
+        with self._lock:
+            known = self._loading.get((dictionary.name, name))
+            if known is None or (known.done() and known.exception()):
+                known = self._loading[dictionary.name, name] = self.run(lambda: self._load(dictionary, name))
+        return known
+
+    def ask(self, dictionary: Source, work: Callable[[SAE, SubjectModel], T], beside: str | None = None) -> T:
         """Do something with a dictionary's SAE and model, and wait for it.
+
+        Args:
+            dictionary: whose.
+            work: what to do.
+            beside: another model that the SAE is to read, in place of its own.
 
         Raises:
             Unavailable: they are not there or do not fit.
         """
         if dictionary.can["prompt"]:
             raise Unavailable(f"{dictionary.name}: {dictionary.can['prompt']}")
-        self.begin(dictionary)
-        loading = self._loading[dictionary.name]
+        name = beside or str(dictionary.model_name)
+        loading = self._begin(dictionary, name)
 
         def then() -> T:
             try:
@@ -135,17 +149,16 @@ class Subjects:
             except MonosemError as error:
                 raise Unavailable(str(error)) from error
             with torch.no_grad():
-                return work(dictionary.sae(), self._models[str(dictionary.model_name)])
+                return work(dictionary.sae(), self._models[name])
 
         return self.run(then).result()
 
-    def _load(self, dictionary: Source) -> None:
-        name = str(dictionary.model_name)
+    def _load(self, dictionary: Source, name: str) -> None:
         sae = dictionary.sae()
         if name not in self._models:
             self._models[name] = load_model(name)
         model = self._models[name]
-        wanted = dictionary.index.get("model_fingerprint")
+        wanted = dictionary.index.get("model_fingerprint") if name == dictionary.model_name else None
         if wanted is not None and wanted != model.fingerprint():
             raise MismatchError(f"{name} is not the model that was harvested: its weights differ")
         join(sae, model, str(dictionary.hook))

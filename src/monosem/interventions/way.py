@@ -172,7 +172,7 @@ class Way:
         if not values.requires_grad:
             raise DataError("the number does not depend on the activations: it is of what comes before, or a constant")
         order = [leaves[site] for site in self.sites]
-        found = torch.autograd.grad(values.sum(), order, allow_unused=True)
+        found = torch.autograd.grad(values, order, torch.ones_like(values), allow_unused=True)
         pairs = zip(order, found, strict=True)
         return [torch.zeros_like(leaf) if g is None else g for leaf, g in pairs], values.detach()
 

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.codes import SparseCodes
-from monosem.errors import ConfigError, DataError
+from monosem.errors import ConfigError
 from monosem.features import FeatureStore
 from monosem.interventions import generate
+from monosem.interventions.generate import read_prompt
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -59,6 +60,10 @@ class Diagnosis:
     """The answers."""
     tokens: list[str]
     """Of the prompt, as the model reads it."""
+    ids: list[int]
+    """The same, as numbers."""
+    answer_ids: list[list[int]]
+    """Of each answer."""
 
     def only_in_answers(self) -> list[Unusual]:
         """What answers trigger and the prompt does not, most unusual first."""
@@ -95,7 +100,7 @@ def diagnose(
         model: a causal language model with a tokenizer.
         sae: the SAE.
         prompt: a text, or a chat (messages with `role` and `content`).
-        answers: how many to have written, or answers that are there (to a text).
+        answers: how many to have written, or answers that are there.
         baseline: firing rates to compare with: a store of the same SAE, or (n_latents,) numbers.
         top: features shown of each text, most unusual first.
         max_new_tokens: of each answer.
@@ -124,10 +129,8 @@ def diagnose(
         texts = [generation.text for generation in made][:answers]
         tails = [generation.tokens for generation in made][:answers]
     else:
-        if not isinstance(prompt, str):
-            raise DataError("answers that are there belong to a text, not to a chat")
-        ids, texts = model.tokens(prompt)[0].tolist(), list(answers)
-        tails = [model.tokens(prompt + text)[0].tolist()[len(ids) :] for text in texts]
+        ids, texts = read_prompt(model, prompt)[0]["input_ids"][0].tolist(), list(answers)
+        tails = [_tail(model, prompt, ids, text) for text in texts]
         whole = [ids + tail for tail in tails] or [ids]
         codes = [_read(model, sae, row) for row in whole]
     words = [model.tokenizer.decode([i]) for i in ids]
@@ -137,7 +140,15 @@ def diagnose(
         _unusual(code[n:], [model.tokenizer.decode([i]) for i in tail], rates, names, top, n)
         for code, tail in zip(codes, tails, strict=False)
     ]
-    return Diagnosis(found, of_answers, texts, words)
+    return Diagnosis(found, of_answers, texts, words, ids, tails)
+
+
+def _tail(model: SubjectModel, prompt: Any, ids: list[int], answer: str) -> list[int]:
+    """The tokens of an answer: as the whole text is read, if the prompt is read alike in it; or else by themselves."""
+    whole = model.tokens(prompt + answer)[0].tolist() if isinstance(prompt, str) else []
+    if whole[: len(ids)] == ids:
+        return whole[len(ids) :]
+    return model.tokenizer(answer, add_special_tokens=False)["input_ids"]
 
 
 def _read(model: SubjectModel, sae: SAE, ids: list[int]) -> SparseCodes:

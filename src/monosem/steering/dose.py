@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,9 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1)
 """Lengths that are tried, in the typical length of activations there."""
 ROWS = 32
 """Texts that are written at once."""
+TOLERANCE = 0.5, 0.1
+"""Nats a token by which fluent text may be more surprising than unsteered text, and by how much larger its share of
+repetition may be."""
 
 Effect = Callable[[Sequence[str]], Sequence[float]]
 
@@ -172,8 +175,8 @@ def dose_response(
     max_new_tokens: int = 30,
     temperature: float = 0.9,
     seed: int = 0,
-    tolerance: float = 0.5,
-    more_repetition: float = 0.1,
+    tolerance: float = TOLERANCE[0],
+    more_repetition: float = TOLERANCE[1],
     progress: bool = True,
 ) -> DoseResponse:
     """Steer with growing strength, and measure effect and fluency.
@@ -200,41 +203,89 @@ def dose_response(
         ConfigError: a setting is wrong.
         DataError: there are no prompts or no words.
     """
-    if not prompts or isinstance(prompts, str):
-        raise DataError("give a list of prompts to continue")
-    if max_new_tokens <= GRAM:
-        raise ConfigError(f"max_new_tokens must be more than {GRAM}: repetition is counted in runs of {GRAM}")
-    words = None if callable(effect) else first_tokens(model, effect)
-    typical = typical_length(model, vector.hook, prompts)
-    doses = [share * typical / vector.norm for share in SHARES] if strengths is None else [0.0, *strengths]
-    doses = sorted(set(doses))
-    if doses[0] < 0 or not all(map(math.isfinite, doses)):
-        raise ConfigError("strengths must be finite and at least 0: turn the vector round to steer the other way")
-    rows = [(strength, i) for strength in doses for i in range(len(prompts))]
-    found: list[tuple[float, float, float, str]] = []
-    with doing("steering", len(rows), unit="texts") as stage:
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            edit = vector.edit(torch.tensor([[strength] for strength, _ in part]))
-            written = generate(
-                model,
-                [prompts[i] for _, i in part],
-                edits=[edit],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=[seed + i for _, i in part],
-            )
-            found += _measured(model, written, edit, words, effect if callable(effect) else None)
-            stage.advance(len(part))
+    asked = _Asked(model, vector, prompts, effect, strengths, max_new_tokens, temperature, seed)
     made: list[Dose] = []
-    for number, strength in enumerate(doses):
-        effects, surprises, repetitions, texts = zip(
-            *found[number * len(prompts) : (number + 1) * len(prompts)], strict=True
-        )
-        length = strength * vector.norm / typical
-        made.append(Dose(strength, length, list(effects), list(surprises), list(repetitions), list(texts)))
-    name = "effect" if callable(effect) else "probability of the words"
-    return DoseResponse(vector, made, name, tolerance, more_repetition)
+    with doing("steering", len(asked.strengths) * len(prompts), unit="texts") as stage:
+        for dose in asked.doses(ROWS):
+            made.append(dose)
+            stage.advance(len(prompts))
+    return DoseResponse(vector, made, asked.name, tolerance, more_repetition)
+
+
+def each_dose(
+    model: SubjectModel,
+    vector: SteeringVector,
+    prompts: Sequence[str],
+    effect: Sequence[str] | Effect,
+    *,
+    strengths: Sequence[float] | None = None,
+    max_new_tokens: int = 30,
+    temperature: float = 0.9,
+    seed: int = 0,
+) -> tuple[list[float], Iterator[Dose]]:
+    """The strengths of `dose_response`, and its doses one by one, each measured when it is asked for.
+
+    Arguments and errors are those of `dose_response`; what is wrong is said at once.
+    """
+    asked = _Asked(model, vector, prompts, effect, strengths, max_new_tokens, temperature, seed)
+    return asked.strengths, asked.doses(len(prompts))
+
+
+class _Asked:
+    """What is to be measured, once it was checked."""
+
+    def __init__(
+        self,
+        model: SubjectModel,
+        vector: SteeringVector,
+        prompts: Sequence[str],
+        effect: Sequence[str] | Effect,
+        strengths: Sequence[float] | None,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> None:
+        if not prompts or isinstance(prompts, str):
+            raise DataError("give a list of prompts to continue")
+        if max_new_tokens <= GRAM:
+            raise ConfigError(f"max_new_tokens must be more than {GRAM}: repetition is counted in runs of {GRAM}")
+        self.model, self.vector, self.prompts, self.seed = model, vector, list(prompts), seed
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.effect = effect if callable(effect) else None
+        self.words = None if callable(effect) else first_tokens(model, effect)
+        self.name = "effect" if callable(effect) else "probability of the words"
+        self.typical = typical_length(model, vector.hook, prompts)
+        given = [share * self.typical / vector.norm for share in SHARES] if strengths is None else [0.0, *strengths]
+        self.strengths = sorted(set(given))
+        if self.strengths[0] < 0 or not all(map(math.isfinite, self.strengths)):
+            raise ConfigError("strengths must be finite and at least 0: turn the vector round to steer the other way")
+
+    @torch.no_grad()
+    def doses(self, at_once: int) -> Iterator[Dose]:
+        """From the weakest, so many texts being written at once."""
+        rows = [(strength, i) for strength in self.strengths for i in range(len(self.prompts))]
+        found: list[tuple[float, float, float, str]] = []
+        strengths = iter(self.strengths)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            edit = self.vector.edit(torch.tensor([[strength] for strength, _ in part]))
+            written = generate(
+                self.model,
+                [self.prompts[i] for _, i in part],
+                edits=[edit],
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=[self.seed + i for _, i in part],
+            )
+            found += _measured(self.model, written, edit, self.words, self.effect)
+            while len(found) >= len(self.prompts):
+                yield self._dose(next(strengths), found[: len(self.prompts)])
+                del found[: len(self.prompts)]
+
+    def _dose(self, strength: float, texts: list[tuple[float, float, float, str]]) -> Dose:
+        effects, surprises, repetitions, written = zip(*texts, strict=True)
+        length = strength * self.vector.norm / self.typical
+        return Dose(strength, length, list(effects), list(surprises), list(repetitions), list(written))
 
 
 @torch.no_grad()

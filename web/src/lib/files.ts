@@ -261,8 +261,24 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('The effect of an ablation'))
   }
 
+  diagnose(): Promise<t.Diagnosis> {
+    return Promise.reject(this.absent('The prompt doctor'))
+  }
+
+  avoid(): Promise<t.Avoidance> {
+    return Promise.reject(this.absent('The prompt doctor'))
+  }
+
+  async *doses(): AsyncGenerator<t.DoseLine> {
+    throw this.absent('The playground')
+  }
+
+  rewards(): Promise<t.Rewards> {
+    return Promise.reject(this.absent('A reward'))
+  }
+
   model(): Promise<t.ModelState> {
-    return Promise.resolve({ state: 'none', words: this.absent('The model').message, chat: null })
+    return Promise.resolve({ state: 'none', words: this.absent('The model').message, chat: null, writes: null })
   }
 
   async *complete(): AsyncGenerator<Piece> {

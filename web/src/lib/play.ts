@@ -24,6 +24,9 @@ export interface Settings {
   temperature: number
   seed: number
   tokens: number
+  /** The feature whose doses are shown, and the words by which their effect is told; none: those that it promotes. */
+  dose: number | null
+  words: string
 }
 
 export const MOST_TOKENS = 1000
@@ -49,6 +52,8 @@ export function read(params: URLSearchParams): Settings {
     temperature: number(params.get('t'), 0.7, 0, 2),
     seed: Math.round(number(params.get('seed'), 0, 0, 2 ** 31 - 1)),
     tokens: Math.round(number(params.get('n'), 60, 1, MOST_TOKENS)),
+    dose: /^\d+$/.test(params.get('dose') ?? '') ? Number(params.get('dose')) : null,
+    words: params.get('words') ?? '',
   }
 }
 
@@ -61,6 +66,8 @@ export function write(settings: Settings): URLSearchParams {
   params.set('t', String(settings.temperature))
   params.set('seed', String(settings.seed))
   params.set('n', String(settings.tokens))
+  if (settings.dose !== null) params.set('dose', String(settings.dose))
+  if (settings.words) params.set('words', settings.words)
   return params
 }
 

@@ -1,6 +1,6 @@
 /** The server's API as a source. */
 
-import { pieces, type Piece } from './stream'
+import { lines, pieces, type Piece } from './stream'
 import { json, remember, send, type Source } from './source'
 import type * as t from './types'
 
@@ -83,6 +83,22 @@ export class ServerSource implements Source {
 
   prompt(name: string, question: t.Question): Promise<t.Prompt> {
     return send(`${this.base(name)}/prompt`, 'POST', question)
+  }
+
+  diagnose(name: string, asked: object): Promise<t.Diagnosis> {
+    return send(`${this.base(name)}/diagnose`, 'POST', asked)
+  }
+
+  avoid(name: string, prompt: string, latents: number[]): Promise<t.Avoidance> {
+    return send(`${this.base(name)}/avoid`, 'POST', { prompt, latents })
+  }
+
+  doses(name: string, latent: number, asked: object, signal: AbortSignal): AsyncGenerator<t.DoseLine> {
+    return lines(`${this.base(name)}/f/${latent}/doses`, asked, signal)
+  }
+
+  rewards(name: string, asked: object): Promise<t.Rewards> {
+    return send(`${this.base(name)}/rewards`, 'POST', asked)
   }
 
   model(name: string, load: boolean): Promise<t.ModelState> {

@@ -31,6 +31,13 @@ export interface Source {
   /** In every dictionary. */
   searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere>
   prompt(name: string, question: t.Question): Promise<t.Prompt>
+  /** What is unusual in a prompt and answers to it. */
+  diagnose(name: string, asked: { prompt: string; chat: boolean; answers: string[]; top?: number }): Promise<t.Diagnosis>
+  /** Which words trigger features, and edits by which they fire less. */
+  avoid(name: string, prompt: string, latents: number[]): Promise<t.Avoidance>
+  /** Effect and fluency of texts steered with a feature, dose by dose. */
+  doses(name: string, latent: number, asked: object, signal: AbortSignal): AsyncGenerator<t.DoseLine>
+  rewards(name: string, asked: { prompt: string; answers: [string, string]; chat: boolean }): Promise<t.Rewards>
   model(name: string, load: boolean): Promise<t.ModelState>
   /** Go on with a text, or answer a conversation, piece by piece, by the OpenAI protocol (docs/serving.md). */
   complete(request: object, signal: AbortSignal): AsyncGenerator<Piece>

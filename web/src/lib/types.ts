@@ -13,6 +13,7 @@ export interface Abilities {
   map: string | null
   notes: string | null
   context: string | null
+  rewards: string | null
 }
 
 export interface Summary {
@@ -405,6 +406,94 @@ export interface ModelState {
   words: string
   /** Whether it has a template for conversations; null while it is not loaded. */
   chat: boolean | null
+  /** Whether it predicts the next token; null while it is not loaded. */
+  writes: boolean | null
+}
+
+/** A feature, and its largest activation where it was harvested. */
+export interface Known extends Named {
+  max: number | null
+}
+
+/** A feature that fires more often in a text than it does elsewhere. */
+export interface Unusual {
+  latent: number
+  fires: number
+  /** Tokens that the SAE has read. */
+  read: number
+  /** Its firing rate elsewhere. */
+  baseline: number
+  /** -log10 of the probability that it fires so often, or oftener, at that rate. */
+  surprise: number
+  strongest: number
+  peak: number
+  /** Of the text's own tokens. */
+  by_token: [token: number, activation: number][]
+}
+
+export interface Diagnosed {
+  texts: string[]
+  unusual: Unusual[]
+}
+
+export interface Diagnosis {
+  prompt: Diagnosed
+  answers: Diagnosed[]
+  features: Record<string, Known>
+}
+
+export interface Avoidance {
+  /** Of the features, over the prompt; 0: they never fire. */
+  activation: number
+  /** The prompt in pieces; of words, their share of what triggers the features. */
+  words: { text: string; share: number | null }[]
+  candidates: Candidate[]
+}
+
+export interface Candidate {
+  prompt: string
+  edit: string
+  /** Share of the activation that is gone. */
+  lowered: number
+  /** Of all other features: 1 less the cosine. */
+  changed: number
+}
+
+/** What one strength does, a mean over the texts. */
+export interface Dose {
+  strength: number
+  /** In the typical length of activations there. */
+  length: number
+  effect: number
+  surprise: number
+  perplexity: number
+  repetition: number
+  text: string
+  fluent: boolean
+}
+
+/** A line of an answer about doses: first what is to come, then every dose. */
+export type DoseLine = { words: string[]; strengths: number[] } | { dose: Dose; knee: number } | { error: string }
+
+export interface Rewarded {
+  texts: string[]
+  /** The answer's first token. */
+  first: number
+  reward: number
+  /** The part of the reward that goes away without all features. */
+  features: number
+}
+
+export interface RewardFeature extends Known {
+  parts: [number, number]
+  by_token: [[token: number, activation: number, part: number][], [token: number, activation: number, part: number][]]
+}
+
+export interface Rewards {
+  model: string
+  answers: [Rewarded, Rewarded]
+  features: RewardFeature[]
+  total: number
 }
 
 export type Kind = 'matched' | 'split' | 'merged' | 'missing'

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from monosem.explorer.shapes.common import Histogram, ListCount, Named, Problem, Said, Target, Words
 from monosem.explorer.shapes.compare import Comparison, Kind, Side
+from monosem.explorer.shapes.doctor import (
+    AskedAvoidance,
+    AskedDiagnosis,
+    AskedDoses,
+    Avoidance,
+    Candidate,
+    Diagnosed,
+    Diagnosis,
+    Dose,
+    Known,
+    Unusual,
+    Word,
+)
 from monosem.explorer.shapes.effects import Ablated, AskedTotal, Totals
 from monosem.explorer.shapes.feature import (
     Code,
@@ -25,6 +38,7 @@ from monosem.explorer.shapes.feature import (
 from monosem.explorer.shapes.notes import Imported, KeptNote, Note, NoteChange, NoteFile, Notes
 from monosem.explorer.shapes.prompt import Prompt, PromptFeature, PromptToken, Question, TokenChance
 from monosem.explorer.shapes.ratings import Agreement, ExplainerRated, Rated, RatingGiven, Share, ToRate
+from monosem.explorer.shapes.rewards import AskedRewards, Rewarded, RewardFeature, Rewards
 from monosem.explorer.shapes.site import (
     Abilities,
     Column,
@@ -58,13 +72,22 @@ __all__ = [
     "Abilities",
     "Ablated",
     "Agreement",
+    "AskedAvoidance",
+    "AskedDiagnosis",
+    "AskedDoses",
+    "AskedRewards",
     "AskedTotal",
+    "Avoidance",
+    "Candidate",
     "Code",
     "Column",
     "ColumnHistogram",
     "Comparison",
     "Context",
+    "Diagnosed",
+    "Diagnosis",
     "Dictionary",
+    "Dose",
     "Evaluation",
     "Example",
     "ExplainerRated",
@@ -83,6 +106,7 @@ __all__ = [
     "Interval",
     "KeptNote",
     "Kind",
+    "Known",
     "ListCount",
     "Map",
     "Match",
@@ -106,6 +130,9 @@ __all__ = [
     "Question",
     "Rated",
     "RatingGiven",
+    "RewardFeature",
+    "Rewarded",
+    "Rewards",
     "Row",
     "Said",
     "Score",
@@ -122,6 +149,8 @@ __all__ = [
     "TokenChance",
     "TokenWeight",
     "Totals",
+    "Unusual",
+    "Word",
     "WordEvidence",
     "Words",
 ]

@@ -16,6 +16,7 @@ class Abilities(TypedDict):
     map: str | None
     notes: str | None
     context: str | None
+    rewards: str | None
 
 
 class Images(TypedDict):
@@ -143,3 +144,5 @@ class ModelState(TypedDict):
     words: str
     chat: bool | None
     """Whether it has a template for conversations; None while it is not loaded."""
+    writes: bool | None
+    """Whether it predicts the next token; None while it is not loaded."""
