@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
-    from monosem.circuits import connections, feature_circuit
+    from monosem.circuits import Graph, connections, feature_circuit, trace
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
@@ -98,6 +98,8 @@ _HOME = {
     "feature_circuit": "circuits",
     "SparseCodes": "codes",
     "MonosemError": "errors",
+    "Graph": "circuits",
+    "trace": "circuits",
     "check": "activations",
     "store_activations": "activations",
     "evaluate": "evaluation",
@@ -193,6 +195,7 @@ __all__ = [
     "FeatureStore",
     "GatedSAE",
     "Generation",
+    "Graph",
     "InputTransform",
     "Judge",
     "JumpReLUSAE",
@@ -263,6 +266,7 @@ __all__ = [
     "store_activations",
     "stream",
     "task_vector",
+    "trace",
     "train",
     "train_together",
     "unfold",

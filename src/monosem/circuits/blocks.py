@@ -1,0 +1,194 @@
+"""How the blocks of each causal family are put together: where the matrices and norms stand that circuits need.
+
+Names are of modules inside a block. Attention's values are read off the module that makes them, which in some families
+makes queries and keys too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monosem.errors import ConfigError
+from monosem.models import SubjectModel
+from monosem.models.families import main_config
+
+
+@dataclass(frozen=True)
+class Block:
+    """One family's block."""
+
+    attention_norm: str
+    values: str
+    """The module that makes values."""
+    packed: Literal["alone", "behind", "interleaved"]
+    """How they stand in it: by themselves, behind all queries and keys, or each head's three together."""
+    output: str
+    """The matrix behind attention."""
+    mlp_norm: str | None
+    """None where the MLP reads what attention reads."""
+    mlp_output: str
+    """The matrix behind the neurons."""
+    after_attention: str | None = None
+    """A norm that attention's result passes before it is added."""
+    after_mlp: str | None = None
+    parallel: bool = False
+    """Whether the MLP reads the stream before attention has been added."""
+    neurons: str | None = None
+    """The matrix before the neurons; None where the family gates."""
+    gate: str | None = None
+    up: str | None = None
+    """The two matrices before gated neurons."""
+
+
+_LLAMA = Block(
+    "input_layernorm",
+    "self_attn.v_proj",
+    "alone",
+    "self_attn.o_proj",
+    "post_attention_layernorm",
+    "mlp.down_proj",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+)
+_SANDWICH = Block(
+    "input_layernorm",
+    "self_attn.v_proj",
+    "alone",
+    "self_attn.o_proj",
+    "pre_feedforward_layernorm",
+    "mlp.down_proj",
+    after_attention="post_attention_layernorm",
+    after_mlp="post_feedforward_layernorm",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+)
+BLOCKS: dict[str, Block] = {
+    "gpt2": Block("ln_1", "attn.c_attn", "behind", "attn.c_proj", "ln_2", "mlp.c_proj", neurons="mlp.c_fc"),
+    "gpt_neox": Block(
+        "input_layernorm",
+        "attention.query_key_value",
+        "interleaved",
+        "attention.dense",
+        "post_attention_layernorm",
+        "mlp.dense_4h_to_h",
+        parallel=True,
+        neurons="mlp.dense_h_to_4h",
+    ),
+    "phi": Block(
+        "input_layernorm",
+        "self_attn.v_proj",
+        "alone",
+        "self_attn.dense",
+        None,
+        "mlp.fc2",
+        parallel=True,
+        neurons="mlp.fc1",
+    ),
+    "phi3": Block(
+        "input_layernorm",
+        "self_attn.qkv_proj",
+        "behind",
+        "self_attn.o_proj",
+        "post_attention_layernorm",
+        "mlp.down_proj",
+    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    "gemma2": _SANDWICH,
+    "gemma3_text": _SANDWICH,
+}
+
+
+def block_of(model: SubjectModel) -> Block:
+    """How the model's blocks are put together.
+
+    Raises:
+        ConfigError: its family has no table, or it is no model that predicts the next token.
+    """
+    found = BLOCKS.get(model.family or "")
+    if found is None or not model.hook_points or not model.hook_points[0].startswith("embed"):
+        raise ConfigError(
+            f"circuits are traced in models of these families: {', '.join(BLOCKS)}; {model.name} is "
+            f"{model.family or 'of no known family'}"
+        )
+    if not model.writes_text:
+        raise ConfigError(f"{model.name} does not predict the next token: circuits are traced in causal models")
+    if model.family == "gpt_neox" and not getattr(main_config(model.module), "use_parallel_residual", True):
+        return Block(**{**vars(found), "parallel": False})
+    return found
+
+
+def block_module(model: SubjectModel, layer: int, name: str) -> nn.Module:
+    """A module inside a block."""
+    block = model.hook_point(f"resid_post.{layer}").path
+    return model.module.get_submodule(f"{block}.{name}")
+
+
+def matrix(module: nn.Module) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, " d_out"] | None]:
+    """Weight and bias of a linear module, whichever way it stores them."""
+    weight: Tensor = module.weight.detach()  # type: ignore[assignment, operator]
+    if type(module).__name__ == "Conv1D":
+        weight = weight.T
+    bias: Tensor | None = getattr(module, "bias", None)
+    return weight, None if bias is None else bias.detach()
+
+
+def value_matrix(model: SubjectModel, block: Block, layer: int) -> tuple[Tensor, Tensor | None, int]:
+    """What makes values: weight (kv_heads * d_head, d_in), bias, and how many heads have their own."""
+    config = main_config(model.module)
+    heads: int = config.num_attention_heads
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    weight, bias = matrix(block_module(model, layer, block.values))
+    d_head = len(weight) // (heads + 2 * kv_heads)
+
+    def part(x: Tensor) -> Tensor:
+        if block.packed == "alone":
+            return x
+        if block.packed == "interleaved":
+            return x.unflatten(0, (heads, 3, -1))[:, 2].flatten(0, 1)
+        return x[(heads + kv_heads) * d_head :]
+
+    return part(weight), None if bias is None else part(bias), kv_heads
+
+
+@dataclass(frozen=True)
+class NormWeights:
+    """A norm's parts."""
+
+    weight: Float[Tensor, " d"]
+    bias: Float[Tensor, " d"] | None
+    epsilon: float
+    centred: bool
+
+    def scale(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos 1"]:
+        """By what it divides rows."""
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        return (x.pow(2).mean(-1, keepdim=True) + self.epsilon).sqrt()
+
+
+def norm_weights(module: nn.Module) -> NormWeights:
+    """The parts of a LayerNorm or of an RMS norm of any family.
+
+    Raises:
+        ConfigError: it is another norm.
+    """
+    weight: Any = getattr(module, "weight", None)
+    epsilon = next((getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)), None)
+    if not isinstance(weight, Tensor) or epsilon is None:
+        raise ConfigError(f"{type(module).__name__} is no norm that circuits know: a LayerNorm or an RMS norm")
+    weight = weight.detach()
+    if isinstance(module, nn.LayerNorm):
+        bias: Tensor | None = module.bias
+        return NormWeights(weight, None if bias is None else bias.detach(), epsilon, True)
+    with torch.no_grad():
+        seen = module(torch.ones_like(weight)[None])[0] * math.sqrt(1 + epsilon)
+    far = [(seen - candidate).abs().max() for candidate in (weight, 1 + weight)]  # families differ
+    if min(far) > 1e-2 * (1 + weight.abs().max()):
+        raise ConfigError(f"{type(module).__name__} is no norm that circuits know: a LayerNorm or an RMS norm")
+    return NormWeights(weight if far[0] <= far[1] else 1 + weight, None, epsilon, False)
