@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
-    from monosem.circuits import Graph, connections, feature_circuit, trace
+    from monosem.circuits import Graph, connections, feature_circuit, heads, trace
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
@@ -96,6 +96,7 @@ _HOME = {
     "logit_lens": "analysis",
     "connections": "circuits",
     "feature_circuit": "circuits",
+    "heads": "circuits",
     "SparseCodes": "codes",
     "MonosemError": "errors",
     "Graph": "circuits",
@@ -252,6 +253,7 @@ __all__ = [
     "fold",
     "generate",
     "harvest",
+    "heads",
     "load_model",
     "load_sae",
     "logit_lens",

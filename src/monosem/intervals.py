@@ -91,7 +91,7 @@ class _WhenAsked(dict[str, np.ndarray]):
 def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -> Interval:
     """The mean of several metrics of the same documents, as `DocumentSums.interval` gives one; all drawn together."""
     used = np.flatnonzero(np.sum([sums.sizes() for sums, _ in parts], axis=0))
-    weights = _draws(len(used), seed)
+    weights = draws(len(used), seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
         value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))
         resampled = np.mean([metric(sums.drawn(weights, used)) for sums, metric in parts], axis=0)
@@ -104,7 +104,7 @@ def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -
 
 
 @lru_cache(maxsize=2)  # all metrics of a pass are of the same documents
-def _draws(n: int, seed: int) -> np.ndarray:
+def draws(n: int, seed: int) -> np.ndarray:
     """(N_RESAMPLES, n) how often each of n documents is drawn in each resample."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64)

@@ -20,6 +20,7 @@ from monosem.cli.explain import explain
 from monosem.cli.explore import explore
 from monosem.cli.export import export
 from monosem.cli.harvest import harvest
+from monosem.cli.heads import heads
 from monosem.cli.info import info
 from monosem.cli.plan import plan
 from monosem.cli.rate import rate
@@ -73,6 +74,7 @@ app.command()(embed)
 app.command()(explore)
 app.command()(steer)
 app.command()(serve)
+app.command()(heads)
 app.command()(rate)
 app.command()(top)
 app.command()(score)

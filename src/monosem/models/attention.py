@@ -33,14 +33,14 @@ Function = Callable[[Tensor], "Tensor | None"]
 class Watched:
     """An attention module that is watched."""
 
-    functions: dict[Inner, list[Function]] = field(default_factory=lambda: {inner: [] for inner in INNER})
+    functions: dict[Inner, list[Function]] = field(default_factory=dict[Inner, list[Function]])
     own: str = ""
     """The name of the function that its config asks for."""
     hooks: list[Any] = field(default_factory=list[Any])
 
     def asked(self, inner: Inner, x: Tensor) -> Tensor:
         """What stands there after all functions have been asked, in the order in which they came."""
-        for function in list(self.functions[inner]):
+        for function in list(self.functions.get(inner, ())):
             new = function(x)
             x = x if new is None else new
         return x
@@ -53,12 +53,13 @@ class Handle:
     """Takes a function away again."""
 
     def __init__(self, module: nn.Module, inner: Inner, function: Function) -> None:
-        self.module, self.inner, self.function = module, inner, function
+        self.module, self.function = module, function
+        self.inner: Inner = inner
 
     def remove(self) -> None:
         """Take it away; of the last one of a module, all traces."""
         watched = _WATCHED.get(self.module)
-        if watched is None or self.function not in watched.functions[self.inner]:
+        if watched is None or self.function not in watched.functions.get(self.inner, ()):
             return
         watched.functions[self.inner].remove(self.function)
         if not any(watched.functions.values()):
@@ -100,7 +101,7 @@ def watch(module: nn.Module, inner: Inner, function: Function, name: str) -> Han
             module.register_forward_pre_hook(_begin),
             module.register_forward_hook(_end, always_call=True),
         ]
-    _WATCHED[module].functions[inner].append(function)
+    _WATCHED[module].functions.setdefault(inner, []).append(function)
     return Handle(module, inner, function)
 
 
@@ -140,7 +141,7 @@ def _attention(
     home = _home(module)
     own = home.ALL_ATTENTION_FUNCTIONS.get_interface(watched.own, home.eager_attention_forward)
     output, as_used = own(module, query, key, value, attention_mask, **options)
-    if not watched.functions["pattern"]:
+    if not watched.functions.get("pattern"):
         return output, as_used
     if as_used is None:
         as_used = pattern_of(module, query, key, attention_mask, watched.own, options)
@@ -153,7 +154,7 @@ def _attention(
 
 def _shown(watched: Watched, inner: Inner, x: Float[Tensor, "batch heads pos d"], new: int) -> Tensor:
     """Show the last `new` positions. What comes back stands in the cache too, where keys and values are kept."""
-    if not watched.functions[inner]:
+    if not watched.functions.get(inner):
         return x
     recent = x[:, :, x.shape[2] - new :]
     flat = recent.transpose(1, 2).flatten(2)

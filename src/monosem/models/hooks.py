@@ -61,7 +61,10 @@ def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoin
 
 
 def _side(name: str) -> Side:
-    return next((side for side in SIDES if side == name), "output")
+    for side in SIDES:
+        if side == name:
+            return side
+    return "output"
 
 
 def _unknown(name: str, canonical: str, names: list[str], paths: list[str]) -> str:
