@@ -110,6 +110,8 @@ def _read(model: SubjectModel, asked: AskedRewards, answer: str) -> tuple[list[i
         before = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         before = model.tokens(asked.prompt)[0].tolist()
+        apart = asked.prompt[-1].isspace() or answer[0].isspace()
+        answer = answer if apart else " " + answer
     return before + model.tokenizer(answer, add_special_tokens=False)["input_ids"], len(before)
 
 

@@ -260,7 +260,6 @@ class _Asked:
         if self.strengths[0] < 0 or not all(map(math.isfinite, self.strengths)):
             raise ConfigError("strengths must be finite and at least 0: turn the vector round to steer the other way")
 
-    @torch.no_grad()
     def doses(self, at_once: int) -> Iterator[Dose]:
         """From the weakest, so many texts being written at once."""
         rows = [(strength, i) for strength in self.strengths for i in range(len(self.prompts))]
