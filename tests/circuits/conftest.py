@@ -21,7 +21,7 @@ def random_dictionary(cls: type[SAE], d_in: int, n_latents: int, *, seed: int = 
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        for transform in {sae.transform, sae.target_transform}:
+        for transform in dict.fromkeys([sae.transform, sae.target_transform]):  # of an autoencoder they are one
             if transform.kind == "centre_scale":
                 transform.mean.copy_(torch.randn(transform.mean.shape, generator=generator))
                 transform.scale.copy_(0.5 + torch.rand(transform.scale.shape, generator=generator))

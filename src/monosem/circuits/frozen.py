@@ -61,12 +61,17 @@ class Frozen:
         """Where a hook point's activations are read: behind what stands in for them."""
         self.read_at: list[int] = [-1] * len(self.units)
         """The site that each unit reads."""
-        self._errors: dict[str, Tensor] = {}
+        self.kept: list[Tensor] = [torch.zeros(0, dtype=torch.bool)] * len(self.units)
+        """The positions that each unit reads."""
         self._build()
 
     @property
     def length(self) -> int:
         return self.tokens.shape[1]
+
+    def at_of(self, name: str) -> int:
+        """The site that the model itself fills at a hook point, before anything stands in for it."""
+        return next(number for number, site in enumerate(self.sites) if site.name == name)
 
     # Putting it together ----------------------------------------------------------------------------------------------
 
@@ -229,7 +234,8 @@ class Frozen:
         unit = self.units[number]
         self.read_at[number] = at
         value = self.sites[at].value
-        unit.look(value, self._kept(unit, value))
+        self.kept[number] = self._kept(unit, value)
+        unit.look(value, self.kept[number])
 
     def _kept(self, unit: Unit, value: Float[Tensor, "pos d"]) -> Bool[Tensor, " pos"]:
         """The positions that a unit reads."""

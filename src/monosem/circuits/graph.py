@@ -13,6 +13,7 @@ from monosem.circuits.audit import Audit, audit
 from monosem.circuits.core import KINDS, GraphCore, Nodes, Supernode, TargetInfo
 from monosem.circuits.prune import prune
 from monosem.circuits.show import as_text
+from monosem.circuits.verify import Verification, verify
 from monosem.errors import FileError
 from monosem.files import fits, read_json, read_safetensors, write_json, write_safetensors
 
@@ -51,6 +52,10 @@ class Graph(GraphCore):
     def audit(self) -> Audit:
         """How exactly rows add up, and what explains each."""
         return audit(self)
+
+    def verify(self, n: int = 20, *, factor: float = 0.0, seed: int = 0) -> Verification:
+        """Intervene in the model on n nodes, edges and groups each, and compare with what the graph predicts."""
+        return verify(self, n, factor=factor, seed=seed)
 
     # Files ------------------------------------------------------------------------------------------------------------
 
