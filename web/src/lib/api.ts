@@ -1,8 +1,9 @@
-/** The page's data: from the server that it came from, or from the files of a static export beside it. */
+/** The page's data: from the server that it came from, from the files of a static export beside it, or from the page itself. */
 
 import { FileSource } from './files'
-import { isStatic } from './router.svelte'
+import { SingleGraph } from './graph/single'
+import { isSingle, isStatic } from './router.svelte'
 import { ServerSource } from './server'
 import type { Source } from './source'
 
-export const api: Source = isStatic ? new FileSource() : new ServerSource()
+export const api: Source = isSingle ? new SingleGraph() : isStatic ? new FileSource() : new ServerSource()

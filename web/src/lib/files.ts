@@ -317,6 +317,32 @@ export class FileSource implements Source {
   importNotes(): Promise<number> {
     return Promise.reject(this.absent('Import'))
   }
+
+  graphs(): Promise<t.Graphs> {
+    return Promise.reject(this.absent('The list of graphs'))
+  }
+
+  graph(): Promise<t.GraphView> {
+    return Promise.reject(this.absent('A graph'))
+  }
+
+  trace(): Promise<{ id: string }> {
+    return Promise.reject(this.absent('Tracing'))
+  }
+
+  findGroups(): Promise<t.GraphGroup[]> {
+    return Promise.reject(this.absent('Finding groups'))
+  }
+
+  saveGroups(): Promise<unknown> {
+    return Promise.reject(this.absent('Keeping groups'))
+  }
+
+  changeGraph(): Promise<t.GraphMeasured> {
+    return Promise.reject(this.absent('A change'))
+  }
+
+  graphFile = null
 }
 
 /** A feature with the texts of its examples. */

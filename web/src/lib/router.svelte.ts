@@ -1,6 +1,9 @@
 /** Addresses. On the server they are paths (/d/demo/f/123); in a static export they stand behind "#". */
 
-export const isStatic = document.querySelector<HTMLMetaElement>('meta[name="monosem"]')?.content === 'static'
+const kind = document.querySelector<HTMLMetaElement>('meta[name="monosem"]')?.content
+/** One graph in one file. */
+export const isSingle = kind === 'graph'
+export const isStatic = isSingle || kind === 'static'
 
 export interface Route {
   path: string

@@ -145,4 +145,34 @@ export class ServerSource implements Source {
   async importNotes(name: string, notes: unknown): Promise<number> {
     return (await send<{ imported: number }>(`${this.base(name)}/notes`, 'POST', notes)).imported
   }
+
+  private graphBase(name: string, id: string): string {
+    return `${this.base(name)}/graphs/${encodeURIComponent(id)}`
+  }
+
+  graphs(name: string): Promise<t.Graphs> {
+    return json(`${this.base(name)}/graphs`)
+  }
+
+  graph(name: string, id: string): Promise<t.GraphView> {
+    return json(this.graphBase(name, id))
+  }
+
+  trace(name: string, text: string, target: string | null): Promise<{ id: string }> {
+    return send(`${this.base(name)}/graphs`, 'POST', { text, target })
+  }
+
+  async findGroups(name: string, id: string): Promise<t.GraphGroup[]> {
+    return (await json<{ groups: t.GraphGroup[] }>(`${this.graphBase(name, id)}/groups`)).groups
+  }
+
+  saveGroups(name: string, id: string, groups: t.GraphGroup[]): Promise<unknown> {
+    return send(`${this.graphBase(name, id)}/groups`, 'PUT', { groups })
+  }
+
+  changeGraph(name: string, id: string, changes: t.GraphChange[]): Promise<t.GraphMeasured> {
+    return send(`${this.graphBase(name, id)}/change`, 'POST', { changes })
+  }
+
+  graphFile = (name: string, id: string, kind: 'html' | 'json'): string => `${this.graphBase(name, id)}/${kind}`
 }

@@ -50,6 +50,16 @@ export interface Source {
   rate(name: string, given: { rater: string; latent: number; choice: number | null; monosemantic: string }): Promise<t.ToRate>
   rated(name: string): Promise<t.Rated>
   importNotes(name: string, notes: unknown): Promise<number>
+  /** Attribution graphs that stand beside a dictionary. */
+  graphs(name: string): Promise<t.Graphs>
+  graph(name: string, id: string): Promise<t.GraphView>
+  /** Trace a prompt, to its likeliest next tokens or to one; the graph is kept. */
+  trace(name: string, text: string, target: string | null): Promise<{ id: string }>
+  findGroups(name: string, id: string): Promise<t.GraphGroup[]>
+  saveGroups(name: string, id: string, groups: t.GraphGroup[]): Promise<unknown>
+  changeGraph(name: string, id: string, changes: t.GraphChange[]): Promise<t.GraphMeasured>
+  /** Address of a graph as a file; null where nobody makes it. */
+  graphFile: ((name: string, id: string, kind: 'html' | 'json') => string) | null
 }
 
 /** Fetches JSON; a failure becomes an Error with the server's own words. */

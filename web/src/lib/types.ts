@@ -564,3 +564,84 @@ export interface Rated {
   /** Of pairs of raters of one feature, how many said the same, and how many would by chance. */
   agreement: { of: string; same: Share; chance: number }[]
 }
+
+// Attribution graphs -------------------------------------------------------------------------------------------------
+
+/** A graph that stands beside a dictionary, in a line. */
+export interface GraphSummary {
+  id: string
+  prompt: string
+  words: string[]
+  model: string | null
+  targets: string[]
+  nodes: number
+  features: number
+  replacement_score: number | null
+  completeness_score: number | null
+  groups: number
+}
+
+export interface Graphs {
+  graphs: GraphSummary[]
+  /** Null: a prompt can be traced; otherwise why not. */
+  closed: string | null
+  /** Graphs that cannot be opened, and why. */
+  missing: { id: string; words: string }[]
+}
+
+export type GraphKind = 'feature' | 'error' | 'token' | 'position' | 'bias' | 'beginning' | 'remainder' | 'target' | 'group'
+
+export interface GraphNode {
+  id: string
+  kind: GraphKind
+  hook: string | null
+  /** -1: embeddings. */
+  layer: number
+  /** Null: of no one position. */
+  position: number | null
+  latent: number | null
+  activation: number | null
+  /** What share of all influence on the targets passes through it. */
+  influence: number
+  /** Share of the influence of all nodes that is held by those at least as influential as this. */
+  rank: number
+  label: string | null
+  /** Of a target: its value and its probability. */
+  value: number | null
+  probability: number | null
+}
+
+export interface GraphGroup {
+  name: string
+  nodes: string[]
+}
+
+export interface GraphView {
+  id: string
+  prompt: string
+  words: string[]
+  model: string | null
+  nodes: GraphNode[]
+  /** Indexes into nodes, and what the source adds to the target's value; strongest first. */
+  edges: { source: number[]; target: number[]; value: number[] }
+  groups: GraphGroup[]
+  /** Of the whole graph; held: what share of the influence the shown nodes hold. */
+  all: { nodes: number; edges: number; held: number }
+  replacement_score: number | null
+  completeness_score: number | null
+  /** By hook: the dictionary, and under which name this server shows it, if it does. */
+  dictionaries: Record<string, { kind: string; n_latents: number | null; shown: string | null }>
+  /** Null: its nodes can be changed and the model measured; otherwise why not. */
+  closed: string | null
+}
+
+/** Nodes whose activations are multiplied. */
+export interface GraphChange {
+  nodes: string[]
+  factor: number
+}
+
+export interface GraphMeasured {
+  targets: { label: string; before: number; direct: number; predicted: number | null; measured: number }[]
+  words: string | null
+}
