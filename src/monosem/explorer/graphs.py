@@ -1,0 +1,246 @@
+"""The attribution graphs that stand beside a dictionary: in the folder `graphs` of its run, a folder or file each."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monosem.circuits import Graph, exchanged, find_supernodes, graph_page, graph_view, read_exchanged, trace
+from monosem.errors import ConfigError, MonosemError
+from monosem.explorer import shapes
+from monosem.explorer.answers import to_json
+from monosem.explorer.card import previews
+from monosem.explorer.dictionary import Dictionary, Unavailable
+from monosem.explorer.said import said
+from monosem.explorer.site import Site
+from monosem.models import SubjectModel
+from monosem.sae import SAE
+from monosem.spelling import listed
+
+KEPT = 6
+"""Graphs that are kept open."""
+PREVIEWS = 300
+"""Features of which an HTML file holds what is known."""
+NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+SUMMARY = "summary"
+
+
+class GraphShelves:
+    """The graphs of every dictionary of a site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._shelves: dict[str, GraphShelf] = {}
+
+    def __getitem__(self, name: str) -> GraphShelf:
+        """Those of one.
+
+        Raises:
+            IndexError: there is no such dictionary.
+        """
+        dictionary = self._site[name]
+        return self._shelves.setdefault(name, GraphShelf(self._site, dictionary))
+
+
+class GraphShelf:
+    """The graphs of one dictionary. May be used by several threads."""
+
+    def __init__(self, site: Site, dictionary: Dictionary) -> None:
+        self.site, self.dictionary = site, dictionary
+        self.folder = dictionary.store.path.resolve().parent / "graphs"
+        self._open: OrderedDict[str, tuple[int, Graph]] = OrderedDict()
+        self._summaries: dict[str, tuple[int, shapes.GraphSummary]] = {}
+        self._lock = threading.RLock()
+
+    # What is there ----------------------------------------------------------------------------------------------------
+
+    def _places(self) -> dict[str, Path]:
+        """Folders and files of graphs by their names in addresses."""
+        if not self.folder.is_dir():
+            return {}
+        found = {path.name.removesuffix(".json"): path for path in sorted(self.folder.iterdir())}
+        return {name: path for name, path in found.items() if NAMED.fullmatch(name)}
+
+    def overview(self) -> shapes.Graphs:
+        """All, in a line each."""
+        graphs, missing = list[shapes.GraphSummary](), list[shapes.GraphMissing]()
+        for name, path in self._places().items():
+            try:
+                graphs.append(self._summary(name, path))
+            except MonosemError as error:
+                missing.append({"id": name, "words": str(error)})
+        return shapes.Graphs(graphs=graphs, closed=self.closed, missing=missing)
+
+    def _summary(self, name: str, path: Path) -> shapes.GraphSummary:
+        stamp = _stamp(path)
+        with self._lock:
+            known = self._summaries.get(name)
+        if known is None or known[0] != stamp:
+            known = stamp, summary_of(name, self[name])
+            with self._lock:
+                self._summaries[name] = known
+        return known[1]
+
+    @property
+    def closed(self) -> str | None:
+        """Why no prompt can be traced here; None if one can."""
+        why_not = self.dictionary.can["prompt"]
+        if why_not:
+            return why_not
+        place = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
+        return None if os.access(place, os.W_OK) else f"graphs cannot be kept: {place} is read-only"
+
+    def __getitem__(self, name: str) -> Graph:
+        """A graph.
+
+        Raises:
+            IndexError: there is none of this name.
+            FileError: it is damaged.
+        """
+        places = self._places()
+        if name not in places:
+            raise IndexError(f"there is no graph {name[:120]!r} of {self.dictionary.name}: there are {listed(name, places)}")
+        path = places[name]
+        stamp = _stamp(path)
+        with self._lock:
+            known = self._open.get(name)
+            if known is not None and known[0] == stamp:
+                self._open.move_to_end(name)
+                return known[1]
+        graph = Graph.load(path) if path.is_dir() else read_exchanged(path)
+        with self._lock:
+            self._open[name] = stamp, graph
+            while len(self._open) > KEPT:
+                self._open.popitem(last=False)
+        return graph
+
+    # What it looks like -----------------------------------------------------------------------------------------------
+
+    def view(self, name: str, most: int) -> shapes.GraphView:
+        """A graph's most influential nodes, with the names that its features have here."""
+        graph = self[name]
+        found = graph_view(graph, most)
+        shown = self._shown(graph)
+        self._name(found["nodes"], shown)
+        dictionaries = {
+            hook: shapes.GraphDictionary(kind=about["kind"], n_latents=about.get("n_latents"), shown=_called(shown, hook))
+            for hook, about in graph.dictionaries.items()
+        }
+        return shapes.GraphView(**{**found, "id": name, "dictionaries": dictionaries, "closed": self.unchangeable(graph)})
+
+    def _shown(self, graph: Graph) -> dict[str, Dictionary]:
+        """The dictionaries of a graph that are on this site, by hook point: those of the same weights."""
+        by_hash = {each.index.get("dictionary"): each for each in self.site.dictionaries.values()}
+        by_hash[self.dictionary.index.get("dictionary")] = self.dictionary
+        found = {hook: by_hash.get(about.get("hash")) for hook, about in graph.dictionaries.items()}
+        return {hook: dictionary for hook, dictionary in found.items() if dictionary is not None}
+
+    @staticmethod
+    def _name(nodes: Iterable[dict[str, Any]], shown: dict[str, Dictionary]) -> None:
+        """Give features that have no label what their dictionaries call them."""
+        nameless = [node for node in nodes if node["kind"] == "feature" and not node["label"]]
+        for hook, dictionary in shown.items():
+            own = [node for node in nameless if node["hook"] == hook]
+            names = dictionary.all_named(node["latent"] for node in own)
+            for node in own:
+                named = names[node["latent"]]
+                explanation = named["explanation"]
+                node["label"] = named["label"] or (explanation["text"] if explanation else None) or named["name"]
+
+    def unchangeable(self, graph: Graph) -> str | None:
+        """Why no feature of a graph can be changed and the model measured here; None if all can."""
+        if self.dictionary.can["prompt"]:
+            return self.dictionary.can["prompt"]
+        lacking = [hook for hook in graph.dictionaries if hook not in self._shown(graph)]
+        if lacking:
+            return f"the dictionary at {lacking[0]} is not on this server: give its run to `monosem explore` too"
+        return None
+
+    # Groups -----------------------------------------------------------------------------------------------------------
+
+    def found(self, name: str, alike: float) -> list[shapes.GraphGroup]:
+        """Groups that are found in a graph, named by what its features are called here."""
+        graph = self[name]
+        nodes = graph_view(graph, len(graph.nodes))["nodes"]
+        self._name(nodes, self._shown(graph))
+        labels = {(node["hook"], node["latent"]): node["label"] for node in nodes if node["label"] and node["latent"] is not None}
+        return [shapes.GraphGroup(**group) for group in find_supernodes(graph, alike=alike, labels=labels)]
+
+    def keep(self, name: str, given: shapes.KeptGroups) -> list[shapes.GraphGroup]:
+        """Keep groups with a graph, in place of those that were there.
+
+        Raises:
+            ConfigError: two have one name, or one names a node that is not there or in another.
+            Unavailable: the graph is a file of others, which stays as it is.
+        """
+        path = self._places().get(name)
+        graph = self[name]
+        groups = [{"name": group.name, "nodes": group.nodes} for group in given.groups]
+        graph.check_supernodes(groups)
+        if path is None or not path.is_dir():
+            raise Unavailable(f"{name} is a file made elsewhere, and stays as it is: `Graph.save` makes a folder of it")
+        graph.supernodes = groups
+        graph.save(path)
+        return [shapes.GraphGroup(name=group.name, nodes=group.nodes) for group in given.groups]
+
+    # Others -----------------------------------------------------------------------------------------------------------
+
+    def trace(self, text: str, target: str | None) -> str:
+        """Trace a prompt, keep the graph, and say under which name.
+
+        Raises:
+            Unavailable: no prompt can be traced here.
+            ConfigError: the target is not one token.
+        """
+        if self.closed:
+            raise Unavailable(f"{self.dictionary.name}: {self.closed}")
+
+        def work(sae: SAE, model: SubjectModel) -> Graph:
+            return trace(model, {str(self.dictionary.hook): sae}, text, target)
+
+        graph = self.site.subjects.ask(self.dictionary, work)
+        name = name_of(graph)
+        graph.save(self.folder / name)
+        return name
+
+    def exchanged(self, name: str) -> bytes:
+        """A graph as others read it."""
+        return to_json(exchanged(self[name], slug=name))
+
+    def html(self, name: str) -> str:
+        """A graph as one HTML file, with what is known of its most influential features."""
+        graph, found = self[name], self.view(name, 1_000)
+        known, shown = dict[str, Any](), self._shown(graph)
+        features = sorted((n for n in found["nodes"] if n["kind"] == "feature"), key=lambda n: -n["influence"])
+        for node in features[:PREVIEWS]:
+            if node["hook"] in shown and node["latent"] is not None:
+                known.setdefault(str(node["hook"]), set()).add(node["latent"])
+        cards = {
+            f"{hook}/{card['latent']}": card for hook, latents in known.items() for card in previews(shown[hook], sorted(latents))
+        }
+        return graph_page(found, cards)
+
+
+def summary_of(name: str, graph: Graph) -> shapes.GraphSummary:
+    """A graph in a line."""
+    raise NotImplementedError
+
+
+def name_of(graph: Graph) -> str:
+    """What a graph is called in addresses: its first words, and some letters of its hash."""
+    raise NotImplementedError
+
+
+def _called(shown: dict[str, Dictionary], hook: str) -> str | None:
+    return shown[hook].name if hook in shown else None
+
+
+def _stamp(path: Path) -> int:
+    """Changes when a graph is written anew."""
+    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    return max(file.stat().st_mtime_ns for file in files)
