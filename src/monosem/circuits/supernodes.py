@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import squareform
 
+from monosem.circuits.graph import Graph, Supernode
 from monosem.errors import ConfigError
-
-if TYPE_CHECKING:
-    from monosem.circuits.graph import Graph
 
 MOST = 500
 ALIKE = 0.5
@@ -58,3 +56,92 @@ def clusters(alike: np.ndarray, least: float) -> list[list[int]]:
 def _cosines(rows: Any) -> np.ndarray:
     norms = np.sqrt(np.asarray(rows.multiply(rows).sum(1))).ravel()
     return (rows @ rows.T).toarray() / (np.outer(norms, norms) + SAFE)
+
+
+def find_supernodes(
+    graph: Graph,
+    *,
+    alike: float = ALIKE,
+    most: int = MOST,
+    labels: dict[tuple[str, int], str] | None = None,
+) -> list[Supernode]:
+    """Groups of features of a graph that are made alike and make alike, the most influential first.
+
+    graph.supernodes = ms.find_supernodes(graph); graph.save("my_graph")
+
+    Args:
+        graph: the graph; its own `supernodes` stay as they are.
+        alike: how alike every two members are at least, up to 1.
+        most: only so many features are compared, the most influential.
+        labels: what features are called, by hook point and latent, beside the graph's own labels.
+
+    Returns:
+        Groups as `graph.supernodes` has them: `{"name": str, "nodes": [ids]}`.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+    if not 0 < alike <= 1:
+        raise ConfigError(f"alike is above 0 and at most 1, got {alike}")
+    if most < 2:
+        raise ConfigError(f"at least 2 features are compared, got most={most}")
+    ids = graph.nodes.ids()
+    chosen = graph.top(most)
+    chosen.sort(key=lambda i: ids[i])
+    weights = np.concatenate([graph.influence[: graph.n_features], graph.weights])
+    found = clusters(similarity(graph.matrix(), chosen, weights), alike)
+    groups = [[chosen[i] for i in members] for members in found]
+    groups.sort(key=lambda members: (-sum(float(graph.influence[i]) for i in members), ids[members[0]]))
+    known = {**(labels or {}), **graph.labels}
+    names = _distinct([group_name(graph, members, known) for members in groups])
+    pairs = zip(names, groups, strict=True)
+    return [Supernode(name=name, nodes=[ids[i] for i in members]) for name, members in pairs]
+
+
+def group_name(graph: Graph, members: Sequence[int], labels: dict[tuple[str, int], str]) -> str:
+    """What a group of feature nodes is called: the label that weighs most in it, or else its token and its layers."""
+    nodes, weight = graph.nodes, Counter[str]()
+    for i in members:
+        label = labels.get((str(nodes.hook[i]), int(nodes.latent[i])))
+        if label and label.strip():
+            weight[label.strip()] += float(graph.influence[i]) + SAFE
+    if weight:
+        return max(sorted(weight), key=lambda label: weight[label])[:LONGEST_NAME]
+    for i in members:
+        weight[graph.words[int(nodes.position[i])]] += float(graph.influence[i]) + SAFE
+    word = max(sorted(weight), key=lambda each: weight[each])
+    layers = sorted({int(nodes.layer[i]) for i in members})
+    span = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+    return f"“{word}”, {span}"[:LONGEST_NAME]
+
+
+def check_supernodes(graph: Graph, groups: Sequence[Supernode]) -> None:
+    """See that groups can be a graph's.
+
+    Raises:
+        ConfigError: two have one name, one is empty, or names a node that is not there or stands in another too.
+    """
+    ids, names, taken = set(graph.nodes.ids()), set[str](), dict[str, str]()
+    for group in groups:
+        name = group["name"]
+        if name in names:
+            raise ConfigError(f"two groups are called {name!r}: give one another name")
+        names.add(name)
+        if not group["nodes"]:
+            raise ConfigError(f"the group {name!r} is empty: leave it out")
+        for node in group["nodes"]:
+            if node not in ids:
+                raise ConfigError(f"the group {name!r} names a node {node[:80]!r} that the graph does not have")
+            if node in taken:
+                raise ConfigError(f"{node} stands in {taken[node]!r} and in {name!r}: leave it in one group")
+            taken[node] = name
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        free, n = name, 2
+        while free in found:
+            free, n = f"{name} ({n})", n + 1
+        found.append(free)
+    return found

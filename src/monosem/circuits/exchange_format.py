@@ -10,31 +10,48 @@ Where theirs differ from ours:
   counts its own anew, from its edges.
 - Rows do not balance in a file of others, which hold no biases, no positions and no beginning of text: the total of a row
   is the sum of what is there.
-- circuit-tracer gives the error of layer L at position P the name `0_L_P`, which is that of feature L of layer 0 too. A
-  link from such a name that may be either is counted as unexplained: as the error's.
+- circuit-tracer gives the error of layer L at position P the name `0_L_P`, which is that of feature L of layer 0 too. Where
+  both have a link to one node, the feature's is written first. A single one that may be either is counted as
+  unexplained: as the error's.
 """
 
 from __future__ import annotations
 
-import re
 from math import isqrt
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
-import numpy as np
 from typing_extensions import TypedDict
+
+from monosem.circuits.graph import TargetInfo
 
 SCHEMA_VERSION = 1
 FEATURE, ERROR, TOKEN, TARGET = "cross layer transcoder", "mlp reconstruction error", "embedding", "logit"
 ATTENTION_FEATURE, ATTENTION_ERROR = "lorsa", "lorsa error"
+Kind = Literal["feature", "error", "token", "position", "bias", "beginning", "remainder", "target"]
 
 
-class Info(TypedDict):
-    """Who made a graph."""
+class OwnNode(TypedDict):
+    """What a node of ours has beside."""
 
-    description: NotRequired[str]
-    creator_name: NotRequired[str]
-    generator: NotRequired[dict[str, str]]
-    create_time_ms: NotRequired[float]
+    kind: Kind
+    hook: str
+    layer: int
+    position: int
+    latent: int
+    total: NotRequired[float]
+    """Of a row: what it sums to."""
+    target: NotRequired[TargetInfo]
+
+
+class OwnMetadata(TypedDict):
+    """What a graph of ours has beside."""
+
+    format_version: Literal[1]
+    model: str
+    fingerprint: str
+    tokens: list[int]
+    dictionaries: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
 
 
 class Metadata(TypedDict):
@@ -47,7 +64,7 @@ class Metadata(TypedDict):
     transcoder_list: NotRequired[list[str]]
     node_threshold: NotRequired[float | None]
     info: NotRequired[dict[str, Any]]
-    monosem: NotRequired[dict[str, Any]]
+    monosem: NotRequired[OwnMetadata]
 
 
 class QParams(TypedDict):
@@ -74,7 +91,7 @@ class Node(TypedDict):
     activation: NotRequired[float | None]
     token_prob: NotRequired[float | None]
     is_target_logit: NotRequired[bool]
-    monosem: NotRequired[dict[str, Any]]
+    monosem: NotRequired[OwnNode]
 
 
 class Link(TypedDict):
