@@ -1,17 +1,17 @@
 """The JSON in which attribution graphs are exchanged: that of Neuronpedia and circuit-tracer, both ways.
 
 Written files keep to Neuronpedia's published `graph-schema.json` (version 1.0.0); what it has no word for stands under
-`monosem`, which other readers pass over, so that a graph of ours comes back as it was. Files of others are read strictly:
-types and sizes are checked, links must join nodes that are there, and their texts stay text.
+`monosem`, which other readers pass over, so that a graph of ours comes back as it was. Files of others are read
+strictly: types and sizes are checked, links must join nodes that are there, and their texts stay text.
 
 Where theirs differ from ours:
 
 - `influence` in a file is a rank: the share of all influence that is held by the nodes at least as influential. A graph
   counts its own anew, from its edges.
-- Rows do not balance in a file of others, which hold no biases, no positions and no beginning of text: the total of a row
-  is the sum of what is there.
-- circuit-tracer gives the error of layer L at position P the name `0_L_P`, which is that of feature L of layer 0 too. Where
-  both have a link to one node, the feature's is written first. A single one that may be either is counted as
+- Rows do not balance in a file of others, which hold no biases, no positions and no beginning of text: the total of a
+  row is the sum of what is there.
+- circuit-tracer gives the error of layer L at position P the name `0_L_P`, which is that of feature L of layer 0 too.
+  Where both have a link to one node, the feature's is written first. A single one that may be either is counted as
   unexplained: as the error's.
 """
 
@@ -20,9 +20,10 @@ from __future__ import annotations
 from math import isqrt
 from typing import Any, Literal, NotRequired
 
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from monosem.circuits.graph import TargetInfo
+from monosem.circuits.core import TargetInfo
 
 SCHEMA_VERSION = 1
 FEATURE, ERROR, TOKEN, TARGET = "cross layer transcoder", "mlp reconstruction error", "embedding", "logit"
@@ -30,6 +31,11 @@ ATTENTION_FEATURE, ATTENTION_ERROR = "lorsa", "lorsa error"
 Kind = Literal["feature", "error", "token", "position", "bias", "beginning", "remainder", "target"]
 
 
+STRICT = with_config(ConfigDict(strict=True, allow_inf_nan=False))
+"""A text is no number, and a number is finite."""
+
+
+@STRICT
 class OwnNode(TypedDict):
     """What a node of ours has beside."""
 
@@ -43,6 +49,7 @@ class OwnNode(TypedDict):
     target: NotRequired[TargetInfo]
 
 
+@STRICT
 class OwnMetadata(TypedDict):
     """What a graph of ours has beside."""
 
@@ -54,6 +61,7 @@ class OwnMetadata(TypedDict):
     settings: dict[str, Any]
 
 
+@STRICT
 class Metadata(TypedDict):
     """What a graph is of."""
 
@@ -67,6 +75,7 @@ class Metadata(TypedDict):
     monosem: NotRequired[OwnMetadata]
 
 
+@STRICT
 class QParams(TypedDict):
     """What a viewer was left with."""
 
@@ -77,6 +86,7 @@ class QParams(TypedDict):
     sg_pos: NotRequired[str | None]
 
 
+@STRICT
 class Node(TypedDict):
     """A node."""
 
@@ -94,6 +104,7 @@ class Node(TypedDict):
     monosem: NotRequired[OwnNode]
 
 
+@STRICT
 class Link(TypedDict):
     """An edge."""
 
@@ -102,6 +113,7 @@ class Link(TypedDict):
     weight: float
 
 
+@STRICT
 class Exchanged(TypedDict):
     """A whole file."""
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from monosem.circuits.core import Nodes, Supernode, TargetInfo
 from monosem.circuits.exchange_format import (
     ATTENTION_ERROR,
     ATTENTION_FEATURE,
@@ -25,7 +26,7 @@ from monosem.circuits.exchange_format import (
     QParams,
     unpaired,
 )
-from monosem.circuits.graph import Graph, Nodes, Supernode, TargetInfo
+from monosem.circuits.graph import Graph
 from monosem.errors import FileError
 from monosem.files import read_json
 
@@ -109,7 +110,8 @@ def _ends(file: Exchanged, nodes: list[Read], name: str) -> Iterator[tuple[int, 
             raise FileError(f"{name}: {link['target'][:80]!r} is given something, and is no feature or output: {ANEW}")
         several = at[link["source"]]
         if twice[link["source"], link["target"]] == 2:
-            source = next(i for i in sorted(several, reverse=True, key=lambda i: nodes[i].kind) if (i, target) not in met)
+            feature_first = sorted(several, key=lambda i: nodes[i].kind, reverse=True)
+            source = next((i for i in feature_first if (i, target) not in met), feature_first[0])
         else:
             source = _meant(nodes, several, target)
         if (source, target) in met:
@@ -219,7 +221,8 @@ def _tokens(nodes: list[Read], n: int) -> list[int]:
 
 
 def _labels(nodes: list[Read]) -> dict[tuple[str, int], str]:
-    labels = {(node.hook, node.latent): (node.given.get("clerp") or "").strip() for node in nodes if node.kind == "feature"}
+    features = (node for node in nodes if node.kind == "feature")
+    labels = {(node.hook, node.latent): (node.given.get("clerp") or "").strip() for node in features}
     return {key: label for key, label in labels.items() if label}
 
 

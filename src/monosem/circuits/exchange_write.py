@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from monosem.circuits.core import GraphCore
 from monosem.circuits.exchange_format import (
     ATTENTION_FEATURE,
     ERROR,
@@ -15,7 +16,6 @@ from monosem.circuits.exchange_format import (
     Kind,
     paired,
 )
-from monosem.circuits.graph import Graph
 from monosem.circuits.view import cumulative_ranks
 from monosem.files import write_json
 
@@ -33,7 +33,7 @@ WRITTEN: dict[Kind, str] = {
 SAID = {"position": "position", "bias": "biases", "beginning": "beginning of the text", "remainder": "what is left out"}
 
 
-def exchanged(graph: Graph, slug: str = "graph") -> dict[str, Any]:
+def exchanged(graph: GraphCore, slug: str = "graph") -> dict[str, Any]:
     """A graph as the exchange format has it.
 
     Args:
@@ -86,7 +86,7 @@ def exchanged(graph: Graph, slug: str = "graph") -> dict[str, Any]:
     }
 
 
-def write_exchanged(graph: Graph, path: str | Path) -> Path:
+def write_exchanged(graph: GraphCore, path: str | Path) -> Path:
     """Write a graph as Neuronpedia and circuit-tracer read it.
 
     Raises:
@@ -97,7 +97,7 @@ def write_exchanged(graph: Graph, path: str | Path) -> Path:
     return path
 
 
-def _node_names(graph: Graph) -> list[str]:
+def _node_names(graph: GraphCore) -> list[str]:
     """`LAYER_LATENT_POSITION` of features, as others have it, where no two would be called the same."""
     nodes = graph.nodes
     hooks: dict[int, set[str]] = {}
@@ -117,7 +117,7 @@ def _node_names(graph: Graph) -> list[str]:
     return found
 
 
-def _written(graph: Graph, number: int, name: str, rank: float, total: float | None) -> dict[str, Any]:
+def _written(graph: GraphCore, number: int, name: str, rank: float, total: float | None) -> dict[str, Any]:
     nodes = graph.nodes
     kind: Any = str(nodes.kind[number])
     hook, layer = str(nodes.hook[number]), int(nodes.layer[number])

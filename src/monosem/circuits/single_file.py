@@ -1,7 +1,7 @@
 """A graph as one HTML file that needs nothing else: the explorer's page and the graph within it.
 
-What stands in the graph is data for the page, in a script element that is never run, every `<` of it written as an escape;
-the page's own program is the only one that the file's Content-Security-Policy lets run, by its hash.
+What stands in the graph is data for the page, in a script element that is never run, every `<` of it written as an
+escape; the page's own program is the only one that the file's Content-Security-Policy lets run, by its hash.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Supernodes: features of a graph that are made alike and make alike, found, named, and made by hand.
 
-A feature's profile is signed: what share of its value each node gives it, and what share of each target's value it gives,
-weighted by how much of the influence passes that target. Two features are as alike as the mean of the cosines of these
-two profiles; clusters are those of complete linkage, in which every two members are at least so alike. The same graph
-always gives the same groups, in whatever order its nodes stand.
+A feature's profile is signed: what share of its value each node gives it, and what share of each target's value it
+gives, weighted by how much of the influence passes that target. Two features are as alike as the mean of the cosines of
+these two profiles; clusters are those of complete linkage, in which every two members are at least so alike. The same
+graph always gives the same groups, in whatever order its nodes stand.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import squareform
 
-from monosem.circuits.graph import Graph, Supernode
+from monosem.circuits.core import GraphCore, Supernode
 from monosem.errors import ConfigError
 
 MOST = 500
@@ -59,7 +59,7 @@ def _cosines(rows: Any) -> np.ndarray:
 
 
 def find_supernodes(
-    graph: Graph,
+    graph: GraphCore,
     *,
     alike: float = ALIKE,
     most: int = MOST,
@@ -98,9 +98,9 @@ def find_supernodes(
     return [Supernode(name=name, nodes=[ids[i] for i in members]) for name, members in pairs]
 
 
-def group_name(graph: Graph, members: Sequence[int], labels: dict[tuple[str, int], str]) -> str:
+def group_name(graph: GraphCore, members: Sequence[int], labels: dict[tuple[str, int], str]) -> str:
     """What a group of feature nodes is called: the label that weighs most in it, or else its token and its layers."""
-    nodes, weight = graph.nodes, Counter[str]()
+    nodes, weight = graph.nodes, defaultdict[str, float](float)
     for i in members:
         label = labels.get((str(nodes.hook[i]), int(nodes.latent[i])))
         if label and label.strip():
@@ -115,7 +115,7 @@ def group_name(graph: Graph, members: Sequence[int], labels: dict[tuple[str, int
     return f"“{word}”, {span}"[:LONGEST_NAME]
 
 
-def check_supernodes(graph: Graph, groups: Sequence[Supernode]) -> None:
+def check_supernodes(graph: GraphCore, groups: Sequence[Supernode]) -> None:
     """See that groups can be a graph's.
 
     Raises:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from monosem.circuits.graph import Graph
+from monosem.circuits.core import GraphCore
 
 MOST_NODES, MOST_EDGES = 1_000, 30_000
 SAFE = 1e-12
 FIRST = ("target", "token")
 
 
-def graph_view(graph: Graph, most: int = MOST_NODES) -> dict[str, Any]:
+def graph_view(graph: GraphCore, most: int = MOST_NODES) -> dict[str, Any]:
     """Nodes and edges to show, with the groups; docs/explorer_api.md describes the fields (`GraphView`).
 
     Args:
@@ -32,7 +32,7 @@ def graph_view(graph: Graph, most: int = MOST_NODES) -> dict[str, Any]:
     kept = (number[targets] >= 0) & (number[sources] >= 0) & (values != 0)
     targets, sources, values = targets[kept], sources[kept], values[kept]
     strongest = np.argsort(-_carried(graph, influence, targets, values), kind="stable")[:MOST_EDGES]
-    ids = set(graph.nodes.id(int(i)) for i in chosen)
+    ids = {graph.nodes.id(int(i)) for i in chosen}
     groups = [{"name": group["name"], "nodes": [n for n in group["nodes"] if n in ids]} for group in graph.supernodes]
     return {
         "id": "",
@@ -61,12 +61,12 @@ def graph_view(graph: Graph, most: int = MOST_NODES) -> dict[str, Any]:
     }
 
 
-def influences(graph: Graph) -> Float[np.ndarray, " nodes"]:
-    """Of every node; 0 of targets."""
-    return np.concatenate([graph.influence, np.zeros(len(graph.targets))])
+def influences(graph: GraphCore) -> Float[np.ndarray, " nodes"]:
+    """Of every node what share of all that is explained passes it; 0 of targets."""
+    return np.concatenate([graph.influence / max(float(graph.weights.sum()), SAFE), np.zeros(len(graph.targets))])
 
 
-def cumulative_ranks(graph: Graph) -> Float[np.ndarray, " nodes"]:
+def cumulative_ranks(graph: GraphCore) -> Float[np.ndarray, " nodes"]:
     """Of every node the share of all influence held by it and those of more; 0 of targets."""
     order = np.argsort(-graph.influence, kind="stable")
     ranks = np.zeros(len(graph.nodes))
@@ -74,7 +74,7 @@ def cumulative_ranks(graph: Graph) -> Float[np.ndarray, " nodes"]:
     return np.minimum(ranks, 1)
 
 
-def _carried(graph: Graph, influence: np.ndarray, targets: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _carried(graph: GraphCore, influence: np.ndarray, targets: np.ndarray, values: np.ndarray) -> np.ndarray:
     """By what edges are chosen: what they carry to the targets; those into targets come first."""
     sums = np.zeros(len(graph.nodes))
     np.add.at(sums, targets, np.abs(values))
@@ -82,7 +82,7 @@ def _carried(graph: Graph, influence: np.ndarray, targets: np.ndarray, values: n
     return np.abs(values) / (sums[targets] + SAFE) * passing[targets]
 
 
-def _node(graph: Graph, number: int, influence: float, rank: float) -> dict[str, Any]:
+def _node(graph: GraphCore, number: int, influence: float, rank: float) -> dict[str, Any]:
     nodes = graph.nodes
     kind, hook = str(nodes.kind[number]), str(nodes.hook[number])
     position, latent = int(nodes.position[number]), int(nodes.latent[number])

@@ -21,6 +21,7 @@ from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.effect_routes import add_effect_routes
 from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
+from monosem.explorer.graph_routes import add_graph_routes
 from monosem.explorer.guard import Guard
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
@@ -105,6 +106,7 @@ def make_app(
     add_rating_routes(app, site)
     add_openai_routes(app, site, lanes)
     add_effect_routes(app, site, lanes)
+    add_graph_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import threading
@@ -10,14 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from monosem.circuits import Graph, exchanged, find_supernodes, graph_page, graph_view, read_exchanged, trace
-from monosem.errors import ConfigError, MonosemError
+from monosem.circuits.core import Supernode
+from monosem.circuits.exchange_read import read_exchanged
+from monosem.circuits.exchange_write import exchanged
+from monosem.circuits.graph import Graph
+from monosem.circuits.single_file import graph_page
+from monosem.circuits.supernodes import check_supernodes, find_supernodes
+from monosem.circuits.trace import trace
+from monosem.circuits.view import graph_view
+from monosem.errors import MonosemError
 from monosem.explorer import shapes
 from monosem.explorer.answers import to_json
 from monosem.explorer.card import previews
 from monosem.explorer.dictionary import Dictionary, Unavailable
-from monosem.explorer.said import said
 from monosem.explorer.site import Site
+from monosem.files import as_json
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.spelling import listed
@@ -27,7 +36,6 @@ KEPT = 6
 PREVIEWS = 300
 """Features of which an HTML file holds what is known."""
 NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
-SUMMARY = "summary"
 
 
 class GraphShelves:
@@ -104,7 +112,8 @@ class GraphShelf:
         """
         places = self._places()
         if name not in places:
-            raise IndexError(f"there is no graph {name[:120]!r} of {self.dictionary.name}: there are {listed(name, places)}")
+            known = listed(name, places) if places else "none"
+            raise IndexError(f"there is no graph {name[:120]!r} of {self.dictionary.name}: there are {known}")
         path = places[name]
         stamp = _stamp(path)
         with self._lock:
@@ -125,15 +134,16 @@ class GraphShelf:
         """A graph's most influential nodes, with the names that its features have here."""
         graph = self[name]
         found = graph_view(graph, most)
-        shown = self._shown(graph)
+        shown = self.shown(graph)
         self._name(found["nodes"], shown)
         dictionaries = {
-            hook: shapes.GraphDictionary(kind=about["kind"], n_latents=about.get("n_latents"), shown=_called(shown, hook))
-            for hook, about in graph.dictionaries.items()
+            hook: shapes.GraphDictionary(**{**about, "shown": shown[hook].name if hook in shown else None})
+            for hook, about in found["dictionaries"].items()
         }
-        return shapes.GraphView(**{**found, "id": name, "dictionaries": dictionaries, "closed": self.unchangeable(graph)})
+        own = {"id": name, "dictionaries": dictionaries, "closed": self.unchangeable(graph)}
+        return shapes.GraphView(**{**found, **own})
 
-    def _shown(self, graph: Graph) -> dict[str, Dictionary]:
+    def shown(self, graph: Graph) -> dict[str, Dictionary]:
         """The dictionaries of a graph that are on this site, by hook point: those of the same weights."""
         by_hash = {each.index.get("dictionary"): each for each in self.site.dictionaries.values()}
         by_hash[self.dictionary.index.get("dictionary")] = self.dictionary
@@ -148,15 +158,15 @@ class GraphShelf:
             own = [node for node in nameless if node["hook"] == hook]
             names = dictionary.all_named(node["latent"] for node in own)
             for node in own:
-                named = names[node["latent"]]
-                explanation = named["explanation"]
-                node["label"] = named["label"] or (explanation["text"] if explanation else None) or named["name"]
+                named, explanation = names[node["latent"]], names[node["latent"]]["explanation"]
+                said = explanation["text"].replace("*", "") if explanation else None
+                node["label"] = named["label"] or named["name"] or said
 
     def unchangeable(self, graph: Graph) -> str | None:
         """Why no feature of a graph can be changed and the model measured here; None if all can."""
         if self.dictionary.can["prompt"]:
             return self.dictionary.can["prompt"]
-        lacking = [hook for hook in graph.dictionaries if hook not in self._shown(graph)]
+        lacking = [hook for hook in graph.dictionaries if hook not in self.shown(graph)]
         if lacking:
             return f"the dictionary at {lacking[0]} is not on this server: give its run to `monosem explore` too"
         return None
@@ -167,8 +177,9 @@ class GraphShelf:
         """Groups that are found in a graph, named by what its features are called here."""
         graph = self[name]
         nodes = graph_view(graph, len(graph.nodes))["nodes"]
-        self._name(nodes, self._shown(graph))
-        labels = {(node["hook"], node["latent"]): node["label"] for node in nodes if node["label"] and node["latent"] is not None}
+        self._name(nodes, self.shown(graph))
+        named = [node for node in nodes if node["label"] and node["latent"] is not None]
+        labels = {(node["hook"], node["latent"]): node["label"] for node in named}
         return [shapes.GraphGroup(**group) for group in find_supernodes(graph, alike=alike, labels=labels)]
 
     def keep(self, name: str, given: shapes.KeptGroups) -> list[shapes.GraphGroup]:
@@ -180,8 +191,8 @@ class GraphShelf:
         """
         path = self._places().get(name)
         graph = self[name]
-        groups = [{"name": group.name, "nodes": group.nodes} for group in given.groups]
-        graph.check_supernodes(groups)
+        groups = [Supernode(name=group.name, nodes=group.nodes) for group in given.groups]
+        check_supernodes(graph, groups)
         if path is None or not path.is_dir():
             raise Unavailable(f"{name} is a file made elsewhere, and stays as it is: `Graph.save` makes a folder of it")
         graph.supernodes = groups
@@ -205,39 +216,52 @@ class GraphShelf:
 
         graph = self.site.subjects.ask(self.dictionary, work)
         name = name_of(graph)
+        if name in self._places():
+            graph.supernodes = self[name].supernodes
         graph.save(self.folder / name)
         return name
 
     def exchanged(self, name: str) -> bytes:
         """A graph as others read it."""
-        return to_json(exchanged(self[name], slug=name))
+        return as_json(exchanged(self[name], slug=name)).encode()
 
     def html(self, name: str) -> str:
         """A graph as one HTML file, with what is known of its most influential features."""
         graph, found = self[name], self.view(name, 1_000)
-        known, shown = dict[str, Any](), self._shown(graph)
+        known, shown = dict[str, set[int]](), self.shown(graph)
         features = sorted((n for n in found["nodes"] if n["kind"] == "feature"), key=lambda n: -n["influence"])
         for node in features[:PREVIEWS]:
             if node["hook"] in shown and node["latent"] is not None:
                 known.setdefault(str(node["hook"]), set()).add(node["latent"])
         cards = {
-            f"{hook}/{card['latent']}": card for hook, latents in known.items() for card in previews(shown[hook], sorted(latents))
+            f"{hook}/{card['latent']}": card
+            for hook, latents in known.items()
+            for card in previews(shown[hook], sorted(latents))
         }
-        return graph_page(found, cards)
+        return graph_page(found, json.loads(to_json(cards)))
 
 
 def summary_of(name: str, graph: Graph) -> shapes.GraphSummary:
     """A graph in a line."""
-    raise NotImplementedError
+    return shapes.GraphSummary(
+        id=name,
+        prompt=graph.prompt or "".join(graph.words),
+        words=list(graph.words),
+        model=graph.model or None,
+        targets=[target["label"] for target in graph.targets],
+        nodes=len(graph.nodes),
+        features=graph.n_features,
+        replacement_score=graph.replacement_score,
+        completeness_score=graph.completeness_score,
+        groups=len(graph.supernodes),
+    )
 
 
 def name_of(graph: Graph) -> str:
-    """What a graph is called in addresses: its first words, and some letters of its hash."""
-    raise NotImplementedError
-
-
-def _called(shown: dict[str, Dictionary], hook: str) -> str | None:
-    return shown[hook].name if hook in shown else None
+    """What a graph is called in addresses: its first words, and some letters of the hash of prompt and targets."""
+    words = re.sub(r"[^a-z0-9]+", "-", "".join(graph.words).lower()).strip("-")[:40].strip("-")
+    asked = json.dumps([graph.fingerprint, graph.tokens, [t["label"] for t in graph.targets], graph.dictionaries])
+    return f"{words or 'prompt'}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def _stamp(path: Path) -> int:

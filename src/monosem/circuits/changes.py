@@ -1,0 +1,167 @@
+"""What changing features of a graph does to its targets: as the graph predicts, and as the model then does.
+
+Predicted, with all else held: a feature that is multiplied by a factor gives every node factor times as much. A later
+feature's activation moves by what it is given more or less, and no further than to zero, and hands that on. Measured:
+the model runs again with so much more or less of the features' decoder rows where they write; attention, norms and
+layers without a dictionary answer too, which the graph holds as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.circuits.core import GraphCore
+from monosem.circuits.frozen import Frozen
+from monosem.circuits.targets import Goal, goals_of
+from monosem.circuits.units import Dictionaries, Unit, units_of
+from monosem.errors import ConfigError, MismatchError
+from monosem.models import EditContext, SubjectModel
+
+SAFE = 1e-12
+LOGIT = "logits"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of each target its value as it was, and by how much it changes: predicted by the edges that lead to it from the
+    changed features alone, by all paths through features, and measured.
+    """
+
+    labels: list[str]
+    before: Float[np.ndarray, " targets"]
+    direct: Float[np.ndarray, " targets"]
+    predicted: Float[np.ndarray, " targets"]
+    measured: Float[np.ndarray, " targets"]
+
+    def __str__(self) -> str:
+        rows = zip(self.labels, self.before, self.direct, self.predicted, self.measured, strict=True)
+        lines = [f"{label!r:24} {a:+9.3f} {b:+9.3f} {c:+9.3f} {d:+9.3f}" for label, a, b, c, d in rows]
+        return "\n".join([f"{'target':24} {'was':>9} {'direct':>9} {'predicted':>9} {'measured':>9}", *lines])
+
+
+def change(graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries, factors: Mapping[str, float]) -> Change:
+    """Multiply activations of features of a graph, and compare what it predicts with what the model does.
+
+    print(ms.change(graph, model, sae, {"resid_post.2/123@7": 0}))
+
+    Args:
+        graph: the graph; its targets are tokens.
+        model: the model that it was traced in.
+        dictionaries: those that it was traced with.
+        factors: by the id of a feature node; 0 takes it away, 1 changes nothing.
+
+    Raises:
+        ConfigError: there is no such feature, or targets are no tokens.
+        MismatchError: model or dictionaries are others.
+    """
+    numbers = feature_numbers(graph, factors)
+    direct, predicted = predict(graph, {number: factors[node] for node, number in numbers.items()})
+    measured = measure(graph, model, dictionaries, {number: factors[node] for node, number in numbers.items()})
+    before = np.array([target["value"] for target in graph.targets])
+    return Change([target["label"] for target in graph.targets], before, direct, predicted, measured)
+
+
+def feature_numbers(graph: GraphCore, ids: Mapping[str, float]) -> dict[str, int]:
+    """Numbers of feature nodes by their ids.
+
+    Raises:
+        ConfigError: there is no such feature.
+    """
+    known = {graph.nodes.id(number): number for number in range(graph.n_features)}
+    for node in ids:
+        if node not in known:
+            raise ConfigError(f"the graph has no feature {node[:80]!r}: see graph.nodes.ids()")
+    return {node: known[node] for node in ids}
+
+
+def predict(graph: GraphCore, factors: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """By how much each target changes: by edges from the changed features alone, and by all paths through features."""
+    matrix, n = graph.matrix(), graph.n_features
+    relative = np.zeros(graph.n_sources)
+    for number, factor in factors.items():
+        relative[number] = factor - 1
+    direct = np.asarray(matrix[n:] @ relative).ravel()
+    values = np.abs(graph.nodes.activation[:n])
+    for number in range(n):  # in the order in which features are read: what comes in is known
+        if number in factors or values[number] < SAFE:
+            continue
+        row = slice(graph.offsets[number], graph.offsets[number + 1])
+        moved = float(graph.values[row] @ relative[graph.columns[row]])
+        relative[number] = max(-1.0, moved / values[number])
+    return direct, np.asarray(matrix[n:] @ relative).ravel()
+
+
+@torch.no_grad()
+def measure(
+    graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries, factors: Mapping[int, float]
+) -> Float[np.ndarray, " targets"]:
+    """By how much each target changes in the model.
+
+    Raises:
+        ConfigError: targets are no tokens.
+        MismatchError: model or dictionaries are others.
+    """
+    if graph.fingerprint and graph.fingerprint != model.fingerprint():
+        raise MismatchError(f"this graph was traced in {graph.model}, not in {model.name} as it is here")
+    units = units_of(model, dictionaries)
+    tokens = torch.tensor([graph.tokens], device=model.device)
+    frozen = Frozen(model, tokens, units)
+    goals = _goals(graph, frozen)
+    edits = _edits(graph, frozen, units, factors)
+    hooks = list({frozen.sites[goal.site].name for goal in goals})
+    with model.edit({hook: _adding(delta) for hook, delta in edits.items()}):
+        after = model.capture(tokens, hooks)
+    found: list[float] = []
+    for goal in goals:
+        site = frozen.sites[goal.site]
+        rows = after[site.name][0].to(frozen.dtype)[goal.positions] - site.value[goal.positions]
+        found.append(float((rows.double() * goal.vectors.double()).sum()))
+    return np.array(found)
+
+
+def _goals(graph: GraphCore, frozen: Frozen) -> list[Goal]:
+    found: list[Goal] = []
+    for number, target in enumerate(graph.targets, graph.n_sources):
+        if str(graph.nodes.hook[number]) != LOGIT:
+            raise ConfigError(f"the target {target['label']!r} is no token: only changes of logits are measured here")
+        found += goals_of(frozen, int(graph.nodes.latent[number]), target["position"])
+    return found
+
+
+def _edits(
+    graph: GraphCore, frozen: Frozen, units: list[Unit], factors: Mapping[int, float]
+) -> dict[str, Float[Tensor, "pos d"]]:
+    """What is added where, all features together."""
+    nodes, found = graph.nodes, dict[str, Tensor]()
+    by_name = {unit.name: unit for unit in units}
+    for number, factor in factors.items():
+        unit = by_name.get(str(nodes.hook[number]))
+        if unit is None:
+            raise MismatchError(
+                f"no dictionary stands at {nodes.hook[number]}: give those that the graph was made with"
+            )
+        on = (unit.positions == int(nodes.position[number])) & (unit.latents == int(nodes.latent[number]))
+        entries = on.nonzero()[:, 0]
+        if len(entries) != 1:
+            raise MismatchError(
+                f"latent {nodes.latent[number]} of {unit.name} is off at token {nodes.position[number]}: this is not "
+                "the dictionary that the graph was made with"
+            )
+        for write, hook in enumerate(unit.writes):
+            rows = unit.written(write, entries)
+            delta = found.setdefault(hook, rows.new_zeros(frozen.length, rows.shape[1]))
+            delta[int(nodes.position[number])] += (factor - 1) * rows[0]
+    return found
+
+
+def _adding(delta: Float[Tensor, "pos d"]):
+    def edit(x: Tensor, _: EditContext) -> Tensor:
+        return x + delta.to(x.dtype)
+
+    return edit
