@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import logit_lens
-    from monosem.circuits import Graph, connections, feature_circuit, heads, trace
+    from monosem.circuits import (
+        Graph,
+        change_features,
+        connections,
+        feature_circuit,
+        find_supernodes,
+        heads,
+        read_graph,
+        trace,
+    )
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import evaluate, recovery
@@ -100,6 +109,9 @@ _HOME = {
     "SparseCodes": "codes",
     "MonosemError": "errors",
     "Graph": "circuits",
+    "change_features": "circuits",
+    "find_supernodes": "circuits",
+    "read_graph": "circuits",
     "trace": "circuits",
     "check": "activations",
     "store_activations": "activations",
@@ -234,6 +246,7 @@ __all__ = [
     "attribute",
     "avoid",
     "catalogue",
+    "change_features",
     "check",
     "clean_task_vector",
     "connections",
@@ -248,6 +261,7 @@ __all__ = [
     "explain",
     "export_sae",
     "feature_circuit",
+    "find_supernodes",
     "fit",
     "fix_suppression",
     "fold",
@@ -261,6 +275,7 @@ __all__ = [
     "prune",
     "prune_activations",
     "pursue",
+    "read_graph",
     "recovery",
     "score",
     "spliced",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.circuits.changes import change, predict
+from monosem.circuits.changes import change_features, predict
 from monosem.circuits.core import GraphCore, Nodes, TargetInfo
 from monosem.circuits.graph import Graph
 from monosem.circuits.trace import trace
@@ -71,7 +71,7 @@ def test_what_is_changed_stays_as_it_was_set() -> None:
 def test_measured_is_what_an_edit_of_the_model_does(graph: Graph, bundled: SubjectModel, sae: SAE) -> None:
     node = graph.top(1)[0]
     latent, position = int(graph.nodes.latent[node]), int(graph.nodes.position[node])
-    found = change(graph, bundled, {"resid_post.2": sae}, {graph.nodes.id(node): 0.25})
+    found = change_features(graph, bundled, {"resid_post.2": sae}, {graph.nodes.id(node): 0.25})
     tokens = torch.tensor([graph.tokens])
     with torch.no_grad():
         before = bundled(tokens)[0, -1]
@@ -90,7 +90,7 @@ def test_measured_is_what_an_edit_of_the_model_does(graph: Graph, bundled: Subje
 def test_a_factor_of_one_changes_nothing(graph: Graph, bundled: SubjectModel, sae: SAE, tmp_path: Path) -> None:
     graph.save(tmp_path / "graph")
     again = Graph.load(tmp_path / "graph")  # without the pass that it was traced in
-    found = change(again, bundled, {"resid_post.2": sae}, {again.nodes.id(again.top(1)[0]): 1})
+    found = change_features(again, bundled, {"resid_post.2": sae}, {again.nodes.id(again.top(1)[0]): 1})
     np.testing.assert_allclose(found.measured, 0, atol=1e-4)
     assert not found.direct.any()
     assert not found.predicted.any()
@@ -99,11 +99,11 @@ def test_a_factor_of_one_changes_nothing(graph: Graph, bundled: SubjectModel, sa
 def test_what_cannot_be_changed_is_said(graph: Graph, bundled: SubjectModel, sae: SAE) -> None:
     feature = graph.nodes.id(graph.top(1)[0])
     with pytest.raises(ConfigError, match="no feature 'token:embed@1'"):
-        change(graph, bundled, sae, {"token:embed@1": 0})
+        change_features(graph, bundled, sae, {"token:embed@1": 0})
     other = load_sae(Path(__file__).parents[1] / "data/demo_sae")
     with torch.no_grad():
-        other.b_enc -= 100  # never on
+        other.b_enc.sub_(100)  # never on
     with pytest.raises(MismatchError, match="is off at token"):
-        change(graph, bundled, {"resid_post.2": other}, {feature: 0})
+        change_features(graph, bundled, {"resid_post.2": other}, {feature: 0})
     with pytest.raises(MismatchError, match="no dictionary stands at"):
-        change(graph, bundled, "neurons", {feature: 0})
+        change_features(graph, bundled, "neurons", {feature: 0})

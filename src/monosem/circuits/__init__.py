@@ -1,26 +1,33 @@
 """Circuits: how features, heads and tokens make each other and what a model says."""
 
+from monosem.circuits.changes import Change, change_features
 from monosem.circuits.connections import Connections, connections
+from monosem.circuits.exchange_read import read_graph
 from monosem.circuits.feature_circuit import FeatureCircuit, feature_circuit
 from monosem.circuits.graph import Graph
 from monosem.circuits.head_scores import MEANING
 from monosem.circuits.head_weights import Composition, composition
 from monosem.circuits.heads import Heads, heads
 from monosem.circuits.paths import Path, paths
+from monosem.circuits.supernodes import find_supernodes
 from monosem.circuits.trace import trace
 
 __all__ = [
     "MEANING",
+    "Change",
     "Composition",
     "Connections",
     "FeatureCircuit",
     "Graph",
     "Heads",
     "Path",
+    "change_features",
     "composition",
     "connections",
     "feature_circuit",
+    "find_supernodes",
     "heads",
     "paths",
+    "read_graph",
     "trace",
 ]

@@ -45,10 +45,12 @@ class Change:
         return "\n".join([f"{'target':24} {'was':>9} {'direct':>9} {'predicted':>9} {'measured':>9}", *lines])
 
 
-def change(graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries, factors: Mapping[str, float]) -> Change:
+def change_features(
+    graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries, factors: Mapping[str, float]
+) -> Change:
     """Multiply activations of features of a graph, and compare what it predicts with what the model does.
 
-    print(ms.change(graph, model, sae, {"resid_post.2/123@7": 0}))
+    print(ms.change_features(graph, model, sae, {"resid_post.2/123@7": 0}))
 
     Args:
         graph: the graph; its targets are tokens.

@@ -129,6 +129,15 @@ def _meant(nodes: list[Read], several: list[int], target: int) -> int:
     return feature if behind else error
 
 
+def read_graph(path: str | Path) -> Graph:
+    """A graph from a folder that `Graph.save` has written, or from a file of Neuronpedia, circuit-tracer or `to_json`.
+
+    Raises:
+        FileError: it is missing, damaged, or does not keep to the format.
+    """
+    return Graph.load(path) if Path(path).is_dir() else read_exchanged(path)
+
+
 def read_exchanged(path: str | Path) -> Graph:
     """A graph from a file of this format: of Neuronpedia, circuit-tracer, or of ours.
 

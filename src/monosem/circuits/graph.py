@@ -11,11 +11,14 @@ from typing_extensions import TypedDict
 
 from monosem.circuits.audit import Audit, audit
 from monosem.circuits.core import KINDS, GraphCore, Nodes, Supernode, TargetInfo
+from monosem.circuits.exchange_write import write_exchanged
 from monosem.circuits.prune import prune
 from monosem.circuits.show import as_text
+from monosem.circuits.single_file import graph_page
 from monosem.circuits.verify import Verification, verify
+from monosem.circuits.view import graph_view
 from monosem.errors import FileError
-from monosem.files import fits, read_json, read_safetensors, write_json, write_safetensors
+from monosem.files import fits, read_json, read_safetensors, write_json, write_safetensors, write_text
 
 FORMAT = 1
 BROKEN = "save the graph again"
@@ -56,6 +59,25 @@ class Graph(GraphCore):
     def verify(self, n: int = 20, *, factor: float = 0.0, seed: int = 0) -> Verification:
         """Intervene in the model on n nodes, edges and groups each, and compare with what the graph predicts."""
         return verify(self, n, factor=factor, seed=seed)
+
+    # Shown and exchanged ----------------------------------------------------------------------------------------------
+
+    def html(self, path: str | Path) -> Path:
+        """Write the graph as one HTML file that needs nothing else: the explorer's page of it, labels inside.
+
+        Raises:
+            FileError: the page is not built, or the file cannot be written.
+        """
+        write_text(path, graph_page(graph_view(self)))
+        return Path(path)
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write the graph as Neuronpedia and circuit-tracer read it; `ms.read_graph` reads it again.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        return write_exchanged(self, path)
 
     # Files ------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monosem.circuits.changes import Change, change
+from monosem.circuits.changes import Change, change_features
 from monosem.errors import ConfigError
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Unavailable
@@ -37,7 +37,7 @@ def change_graph(shelf: GraphShelf, name: str, given: shapes.GraphChanges) -> sh
     shown = shelf.shown(graph)
 
     def work(_: SAE, model: SubjectModel) -> Change:
-        return change(graph, model, {hook: dictionary.sae() for hook, dictionary in shown.items()}, factors)
+        return change_features(graph, model, {hook: dictionary.sae() for hook, dictionary in shown.items()}, factors)
 
     found = shelf.site.subjects.ask(shelf.dictionary, work)
     columns = (found.labels, found.before, found.direct, found.predicted, found.measured)

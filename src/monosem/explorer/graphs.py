@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.circuits.core import Supernode
-from monosem.circuits.exchange_read import read_exchanged
+from monosem.circuits.exchange_read import read_graph
 from monosem.circuits.exchange_write import exchanged
 from monosem.circuits.graph import Graph
 from monosem.circuits.single_file import graph_page
@@ -121,7 +121,7 @@ class GraphShelf:
             if known is not None and known[0] == stamp:
                 self._open.move_to_end(name)
                 return known[1]
-        graph = Graph.load(path) if path.is_dir() else read_exchanged(path)
+        graph = read_graph(path)
         with self._lock:
             self._open[name] = stamp, graph
             while len(self._open) > KEPT:
