@@ -250,3 +250,30 @@ def test_a_fit_on_a_model_holds_its_conditions_and_counts_what_it_uses(found: Co
     assert fit.explained.shape == (2, len(fit.latents))
     assert (fit.used[1] >= fit.used[0]).double().mean() > 0.9
     assert torch.equal(fit.used[1], (fit.weights[1] != 0).sum(0))
+
+
+def test_by_way_of_a_head_a_weight_is_what_reaches_the_target_from_the_token_that_is_looked_at(
+    model: SubjectModel, coders: list[Transcoder]
+) -> None:
+    """By hand: the decoder row normed, made a value of that head, mixed with weight 1, put out, and read."""
+    found = connections(model, coders[0], coders[2], head=(1, 3), progress=False)
+    block, last = (model.module.get_submodule(f"transformer.h.{i}") for i in (1, 2))
+    row = coders[0].decoder_directions([5])[0]
+    read = (row - row.mean()) * block.ln_1.weight  # type: ignore[union-attr, operator]
+    value = (read @ block.attn.c_attn.weight[:, 64:]).unflatten(0, (4, 8))[3]  # type: ignore[union-attr, index]
+    added = value @ block.attn.c_proj.weight[24:32]  # type: ignore[union-attr, index]
+    seen = (added - added.mean()) * last.ln_2.weight  # type: ignore[union-attr, operator]
+    expected = seen @ coders[2].encoder_directions().T
+    torch.testing.assert_close(found.weights[5], expected.detach())
+    assert len(found.de_embedding(4, 3)) == 3
+    for options, words in (
+        ({"head": (1, 4)}, "no head 4"),
+        ({"head": (2, 0)}, None),
+        ({"head": (0, 0)}, "does not lie between"),
+        ({"head": (1, 0), "text": TEXT}, "leave the text out"),
+    ):
+        if words is not None:
+            with pytest.raises(ConfigError, match=words):
+                connections(model, coders[0], coders[2], progress=False, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs its pattern"):
+        found.on("The king")

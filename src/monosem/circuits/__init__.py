@@ -2,6 +2,7 @@
 
 from monosem.circuits.changes import Change, change_features
 from monosem.circuits.connections import Connections, connections
+from monosem.circuits.direct import DirectAttribution, direct_attribution, head_shares
 from monosem.circuits.exchange_read import read_graph
 from monosem.circuits.feature_circuit import FeatureCircuit, feature_circuit
 from monosem.circuits.graph import Graph
@@ -17,6 +18,7 @@ __all__ = [
     "Change",
     "Composition",
     "Connections",
+    "DirectAttribution",
     "FeatureCircuit",
     "Graph",
     "Heads",
@@ -24,8 +26,10 @@ __all__ = [
     "change_features",
     "composition",
     "connections",
+    "direct_attribution",
     "feature_circuit",
     "find_supernodes",
+    "head_shares",
     "heads",
     "paths",
     "read_graph",

@@ -171,6 +171,11 @@ class NormWeights:
             x = x - x.mean(-1, keepdim=True)
         return (x.pow(2).mean(-1, keepdim=True) + self.epsilon).sqrt()
 
+    def read_before(self, rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """Rows that read what comes out, as rows that read what goes in, but for the scale."""
+        rows = rows * self.weight.to(rows)
+        return rows - rows.mean(-1, keepdim=True) if self.centred else rows
+
 
 def norm_weights(module: nn.Module) -> NormWeights:
     """The parts of a LayerNorm or of an RMS norm of any family.

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.analysis.logit_lens import norm_of
+from monosem.circuits.blocks import NormWeights
 from monosem.circuits.linear import LinearFit, fit_linear
-from monosem.circuits.pairs import Norm, Pairs, collect, read_pairs, sparse
+from monosem.circuits.pairs import Pairs, collect, read_pairs, sparse
 from monosem.circuits.sites import sites_of
+from monosem.circuits.straight import between, lies_between, through
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
 from monosem.interventions.way import Site
@@ -23,8 +24,6 @@ from monosem.work import as_job
 
 MOST = 2**27
 """Weights that are held."""
-STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""What is added to the residual stream, or is it."""
 
 
 class Connection(NamedTuple):
@@ -47,11 +46,15 @@ class Connections:
     model: SubjectModel = field(repr=False)
     source: Site = field(repr=False)
     target: Site = field(repr=False)
-    norm: Norm | None = field(repr=False)
+    norm: NormWeights | None = field(repr=False)
     stream: str | None
     """Where the norm before the target reads."""
+    head: tuple[int, int] | None
+    """By way of which head of which layer."""
     latents: Int[Tensor, " targets"]
     """The features of the target dictionary."""
+    readers: Float[Tensor, "targets d"] = field(repr=False)
+    """By what each target's pre-activation grows with the residual stream, where the norm divides by 1."""
     weights: Float[Tensor, "sources targets"]
     pairs: Pairs | None = field(repr=False)
     """Codes of both on a text."""
@@ -87,16 +90,10 @@ class Connections:
         return float((self.together.gather(0, largest)[:, alive] == 0).double().mean())
 
     @torch.no_grad()
-    def readers(self) -> Float[Tensor, "targets d"]:
-        """By what each target's pre-activation grows with the residual stream, where the norm divides by 1."""
-        rows = self.target.sae.encoder_directions(self.latents)
-        return rows if self.norm is None else self.norm.back(rows)
-
-    @torch.no_grad()
     def de_embedding(self, latent: int, k: int = 10) -> list[tuple[str, float]]:
         """The tokens whose embeddings alone drive a feature most: of all tokens, the mean subtracted."""
         embedding: Tensor = self.model.module.get_input_embeddings().weight  # type: ignore[operator]
-        scores = embedding.to(self.weights) @ self.readers()[self._column(latent)].to(self.weights)
+        scores = embedding.to(self.weights) @ self.readers[self._column(latent)].to(self.weights)
         scores = scores - scores.mean()
         top = scores.topk(min(k, len(scores)))
         tokenizer = self.model.tokenizer
@@ -107,8 +104,11 @@ class Connections:
         """What connections do on a prompt: code times weight over the norm's scale, token by token.
 
         Raises:
+            ConfigError: the connections are by way of a head: see `ms.direct_attribution`, `ms.trace`.
             DataError: nothing of it is read.
         """
+        if self.head is not None:
+            raise ConfigError("by way of a head an input's part needs its pattern: ms.direct_attribution, ms.trace")
         if isinstance(inputs, list | tuple) and all(isinstance(text, str) for text in inputs):
             inputs = self.model.padded(list(inputs))
         pairs, way = read_pairs(self.model, (self.source, self.target), inputs, self.stream, self.norm)
@@ -206,6 +206,7 @@ def connections(
     target: SAE,
     text: Text | None = None,
     *,
+    head: tuple[int, int] | None = None,
     latents: Sequence[int] | None = None,
     tokens: int = 100_000,
     progress: bool = True,
@@ -229,6 +230,8 @@ def connections(
         source: a transcoder, or an SAE, that writes to the residual stream.
         target: one that reads it later, or an MLP's input.
         text: what to see them together on; without it there are weights alone.
+        head: by way of this head of this layer, (layer, head): from the token that it looks at, where it looks with a
+            weight of 1; without it straight on, at the same token.
         latents: target features; all if not given.
         tokens: how much of the text is read.
         progress: show where it is.
@@ -239,7 +242,7 @@ def connections(
         MismatchError: a dictionary does not fit the model.
     """
     first, second = (sites_of(model, [sae])[0] for sae in (source, target))
-    stream, norm = _between(model, first, second)
+    stream, norm = between(model, first, second)
     for transform in (first.sae.target_transform, second.sae.transform):
         transform.require_affine()
     chosen = second.sae._numbers(latents)
@@ -248,10 +251,15 @@ def connections(
             f"{first.sae.n_latents:,} x {len(chosen):,} weights are more than {MOST:,}: choose some with latents="
         )
     readers = second.sae.encoder_directions(chosen)
-    readers = readers if norm is None else norm.back(readers)
+    readers = readers if norm is None else norm.read_before(readers)
+    if head is not None:
+        lies_between(model, first.write, second.read, head[0])
+        readers = through(model, *head, readers)
+        if text is not None:
+            raise ConfigError("by way of a head features are on at different tokens: leave the text out")
     weights = first.sae.decoder_directions().to(readers) @ readers.T
     if text is None:
-        return Connections(model, first, second, norm, stream, chosen, weights, None, None, None)
+        return Connections(model, first, second, norm, stream, head, chosen, readers, weights, None, None, None)
     pairs = collect(model, first, second, text, tokens, stream, norm)
     theirs = sparse(pairs.target)[:, chosen.cpu().numpy()]
     mine = sparse(pairs.source, 1 / pairs.shrunk)
@@ -259,30 +267,4 @@ def connections(
     counts = torch.from_numpy(((mine > 0).astype("float64").T @ (theirs > 0).astype("float64")).toarray()).long()
     totals = torch.from_numpy(theirs.sum(0)).to(weights)
     expected = weights * common / torch.where(totals > 0, totals, 1)
-    return Connections(model, first, second, norm, stream, chosen, weights, pairs, expected, counts)
-
-
-def _between(model: SubjectModel, source: Site, target: Site) -> tuple[str | None, Norm | None]:
-    """Where the norm before the target reads, and what it does; none where the target reads the stream itself.
-
-    Raises:
-        ConfigError: nothing leads from one to the other straight.
-    """
-    order = model.hook_points
-    kind, _, layer = target.read.partition(".")
-    if source.write.partition(".")[0] not in STREAM or not (kind in STREAM[:4] or kind == "mlp_in"):
-        raise ConfigError(
-            f"connections are of the residual stream: from what is added to it ({', '.join(STREAM)}) to what reads it "
-            f"({', '.join(STREAM[1:4])}, mlp_in), not from {source.write} to {target.read}"
-        )
-    if order.index(source.write) >= order.index(target.read):
-        raise ConfigError(f"{source.write} comes after {target.read}: the source must write before the target reads")
-    if kind != "mlp_in":
-        return None, None
-    stream = f"resid_mid.{layer}"
-    if stream not in order or model.hook_point(stream).side != "input":
-        raise ConfigError(f"where the norm before {target.read} stands is not known in {model.family} models")
-    module = model.module.get_submodule(model.hook_point(stream).path)
-    gain, centres = norm_of(module, target.sae.d_in)
-    epsilon = next((getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)), 0.0)
-    return stream, Norm(gain, centres, float(epsilon))
+    return Connections(model, first, second, norm, stream, head, chosen, readers, weights, pairs, expected, counts)

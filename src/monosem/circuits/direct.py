@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.check import join
+from monosem.circuits.expand import Source, Sources, sources_of
+from monosem.circuits.sites import Dictionaries, sites_of
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -31,16 +33,55 @@ class DirectAttribution:
     pre_activations: Float[Tensor, " pos"]
     """What they make together: before selection and activation function."""
     activations: Float[Tensor, " pos"]
-    """The feature's codes; not read where the SAE was not trained, as at the first token."""
+    """The feature's codes, as the SAE encodes every token."""
+    pattern: Float[Tensor, "heads pos sources"] = field(repr=False)
+    readers: Float[Tensor, "heads d_head"] = field(repr=False)
+    """Each head's part of the encoder row."""
+    position: int
+    """The token that is looked at: where the feature is strongest, if not said."""
 
     @property
     def layer(self) -> int:
         return int(self.hook.rpartition(".")[2])
 
-    @property
-    def position(self) -> int:
-        """Where the feature is strongest."""
-        return int(self.pre_activations.argmax() if not bool(self.activations.any()) else self.activations.argmax())
+    def sources(self, dictionaries: Dictionaries = (), position: int | None = None) -> Sources:
+        """What the heads bring from each token, taken apart by what has written there: embeddings, features, the rest.
+
+        found.sources([attention_sae_0, transcoder_1]).top()
+
+        A value is linear in the stream behind the norm, whose scale is as it is; and the stream is a sum: the
+        embedding, and what each earlier attention and MLP has added. Where a dictionary is of one of these (an SAE of
+        `attn_z.L`, `attn_out.L`, `mlp_out.L`, or a transcoder that predicts it) it is taken apart into features and
+        what these leave. All parts and a constant (of biases) add up to what the heads bring.
+
+        Args:
+            dictionaries: of earlier layers.
+            position: of which token; `self.position` if not given.
+
+        Raises:
+            ConfigError: the family is not known, or a dictionary is not of something earlier that is added.
+        """
+        return sources_of(
+            self.model,
+            self.tokens,
+            self.layer,
+            self.pattern[:, self.position if position is None else position],
+            self.readers,
+            dictionaries,
+        )
+
+    def follow(self, source: Source, dictionaries: Dictionaries) -> DirectAttribution:
+        """The same of a feature of attention that `sources` has named, at its token: on, layer by layer.
+
+        Raises:
+            ConfigError: it is no feature of an attention SAE among the dictionaries.
+        """
+        for site in sites_of(self.model, dictionaries):
+            if site.write == source.place and source.latent >= 0 and site.read.startswith("attn_z."):
+                return direct_attribution(
+                    self.model, site.sae, self.tokens, source.latent, hook=site.read, position=source.token
+                )
+        raise ConfigError(f"{source.name} is no feature of an attention SAE among the dictionaries")
 
     @property
     def by_source(self) -> Float[Tensor, "pos sources"]:
@@ -57,7 +98,8 @@ class DirectAttribution:
         at = self.position if position is None else position
         values = self.parts[at].flatten()
         order = values.abs().topk(min(k, len(values))).indices.tolist()
-        return [(*divmod(i, self.parts.shape[2]), float(values[i])) for i in order if values[i] != 0]
+        places = [(divmod(i, self.parts.shape[2]), float(values[i])) for i in order]
+        return [(head, source, value) for (head, source), value in places if value]
 
     def word(self, position: int) -> str:
         """A token as text."""
@@ -79,7 +121,13 @@ class DirectAttribution:
 
 @torch.no_grad()
 def direct_attribution(
-    model: SubjectModel, sae: SAE, inputs: Any, latent: int, *, hook: str | None = None
+    model: SubjectModel,
+    sae: SAE,
+    inputs: Any,
+    latent: int,
+    *,
+    hook: str | None = None,
+    position: int | None = None,
 ) -> DirectAttribution:
     """Take a feature of attention apart, by head and by the token that is looked at, exactly.
 
@@ -101,6 +149,7 @@ def direct_attribution(
         inputs: one text, or its token ids.
         latent: which feature.
         hook: the SAE's hook point, if it does not know it.
+        position: which token is looked at first; the one where the feature is strongest, if not given.
 
     Raises:
         ConfigError: the SAE is of another place, its transform is another for every row, or there is no such latent.
@@ -131,7 +180,14 @@ def direct_attribution(
     pre = (sae.centred(sae.transform(z)) @ W_enc.T + b_enc)[:, 0]
     constant = float((pre - z @ reader)[0])
     codes = sae.encode(z).select([latent]).to_dense()[:, 0]
-    return DirectAttribution(model, sae, name, latent, tokens[0], parts, constant, pre, codes)
+    if position is None:
+        position = int((codes if bool(codes.any()) else pre).argmax())
+    if not -len(z) <= position < len(z):
+        raise DataError(f"position {position} is outside the text, which has {len(z)} tokens")
+    position %= len(z)
+    return DirectAttribution(
+        model, sae, name, latent, tokens[0], parts, constant, pre, codes, pattern, readers, position
+    )
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.inputs import reopened
+from monosem.circuits.blocks import NormWeights
 from monosem.codes import SparseCodes
 from monosem.data.documents import Text
 from monosem.errors import DataError
@@ -52,7 +53,7 @@ def sparse(codes: SparseCodes, factors: Float[Tensor, " rows"] | None = None) ->
 
 @torch.no_grad()
 def read_pairs(
-    model: SubjectModel, sites: Sequence[Site], inputs: Any, stream: str | None, norm: Norm | None
+    model: SubjectModel, sites: Sequence[Site], inputs: Any, stream: str | None, norm: NormWeights | None
 ) -> tuple[Pairs, Way]:
     """Of what one forward pass reads."""
     seen: list[Tensor] = []
@@ -67,13 +68,19 @@ def read_pairs(
     way.run(functions + ([(stream, look)] if stream is not None else []))
     first, second = fresh
     both = first.kept & second.kept
-    shrunk = norm.scale(seen[0][both]) if norm is not None else torch.ones(int(both.sum()))
+    shrunk = norm.scale(seen[0][both])[:, 0] if norm is not None else torch.ones(int(both.sum()))
     contexts = both.nonzero()[:, 0]
     return Pairs(first.codes[both], second.codes[both], shrunk.to(first.codes.values), contexts), way
 
 
 def collect(
-    model: SubjectModel, source: Site, target: Site, text: Text, tokens: int, stream: str | None, norm: Norm | None
+    model: SubjectModel,
+    source: Site,
+    target: Site,
+    text: Text,
+    tokens: int,
+    stream: str | None,
+    norm: NormWeights | None,
 ) -> Pairs:
     """Of the first tokens of a text.
 
@@ -109,23 +116,3 @@ def _looking(site: Site) -> Put:
         return x
 
     return look
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A LayerNorm or RMS norm: gain, whether it centres, and what it adds to the mean square."""
-
-    gain: Float[Tensor, " d"]
-    centres: bool
-    epsilon: float
-
-    def scale(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
-        """By what it divides rows."""
-        if self.centres:
-            x = x - x.mean(-1, keepdim=True)
-        return (x.pow(2).mean(-1) + self.epsilon).sqrt()
-
-    def back(self, readers: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        """Rows with which its output is read, as rows with which its input is read, but for the scale."""
-        rows = readers * self.gain.to(readers)
-        return rows - rows.mean(-1, keepdim=True) if self.centres else rows
