@@ -6,9 +6,11 @@ from monosem.circuits.direct import DirectAttribution, direct_attribution, head_
 from monosem.circuits.exchange_read import read_graph
 from monosem.circuits.feature_circuit import FeatureCircuit, feature_circuit
 from monosem.circuits.graph import Graph
+from monosem.circuits.head_features import HeadFeatures, head_features, written_features
 from monosem.circuits.head_scores import MEANING
 from monosem.circuits.head_weights import Composition, composition
 from monosem.circuits.heads import Heads, heads
+from monosem.circuits.looks import Look, look
 from monosem.circuits.paths import Path, paths
 from monosem.circuits.supernodes import find_supernodes
 from monosem.circuits.trace import trace
@@ -21,7 +23,9 @@ __all__ = [
     "DirectAttribution",
     "FeatureCircuit",
     "Graph",
+    "HeadFeatures",
     "Heads",
+    "Look",
     "Path",
     "change_features",
     "composition",
@@ -29,9 +33,12 @@ __all__ = [
     "direct_attribution",
     "feature_circuit",
     "find_supernodes",
+    "head_features",
     "head_shares",
     "heads",
+    "look",
     "paths",
     "read_graph",
     "trace",
+    "written_features",
 ]

@@ -157,7 +157,7 @@ def _shown(watched: Watched, inner: Inner, x: Float[Tensor, "batch heads pos d"]
     if not watched.functions.get(inner):
         return x
     recent = x[:, :, x.shape[2] - new :]
-    flat = recent.transpose(1, 2).flatten(2)
+    flat = recent.transpose(1, 2).clone(memory_format=torch.contiguous_format).flatten(2)
     heads = watched.asked(inner, flat).unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
     if not torch.is_grad_enabled():
         recent.copy_(heads)
