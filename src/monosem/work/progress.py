@@ -84,7 +84,8 @@ class Stage:
         parts = [self.name if self.total is None else f"{self.name} {self.share:.0%}", *more, self.figures]
         elapsed = time.monotonic() - self._began
         if self.done > self._first and self.unit:
-            parts.append(f"{(self.done - self._first) / max(elapsed, 1e-9):,.0f} {self.unit}/s")
+            rate = (self.done - self._first) / max(elapsed, 1e-9)
+            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
         return "  ".join(part for part in parts if part)
 
     @property
