@@ -11,7 +11,7 @@ from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.sae import TopKSAE
 from monosem.steering import Form
-from monosem.steering.tasks import Questions, split
+from monosem.steering.tasks import Questions, put, split
 
 HOOK = "resid_post.1"
 PROMPT = "The old king went to the river and saw a red boat."
@@ -126,6 +126,25 @@ def test_the_loss_of_answers_is_that_of_the_model_by_hand(tiny: SubjectModel) ->
         whole, n = tiny.tokens(prompt + answer), tiny.tokens(prompt).shape[1]
         log_p = tiny(whole)[0, :-1].log_softmax(-1).gather(-1, whole[0, 1:, None])[:, 0]
         assert nll[i].item() == pytest.approx(-float(log_p[n - 1 :].sum()), rel=1e-4)
+
+
+def test_what_is_not_computed_anew_changes_no_answer_and_no_gradient(tiny: SubjectModel) -> None:
+    asked = Questions(tiny, ["hot ->", "big and tall ->"], [" cold", " small"])
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def told() -> tuple[Tensor, Tensor]:
+        nll, _ = asked.asked(HOOK, put(vector, "replace"))
+        return nll, torch.autograd.grad(nll.sum(), vector)[0]
+
+    expected = told()
+    ran: list[int] = []
+    handle = tiny.module.transformer.h[0].attn.register_forward_hook(lambda *_: ran.append(1))
+    with asked.again(HOOK):
+        ran.clear()
+        again = told()
+    handle.remove()
+    assert not ran, "what comes before the hook point is not run"
+    assert all(map(torch.equal, again, expected))
 
 
 def test_a_task_is_cleaned_and_compared_on_pairs_of_their_own(tiny: SubjectModel) -> None:

@@ -103,9 +103,10 @@ class Questions:
         with edit:
             logits = self.model.module(**self.batch).logits[:, :-1]
         wanted, mask = self.batch["input_ids"][:, 1:], self.is_answer[:, 1:]
-        log_p = logits.float().log_softmax(-1)
-        nll = -(log_p.gather(-1, wanted[..., None])[..., 0] * mask).sum(1)
-        right = ((log_p.argmax(-1) == wanted) | ~mask).all(1)
+        log_p, answers, pair = logits[mask].float().log_softmax(-1), wanted[mask], mask.nonzero()[:, 0]
+        none = torch.zeros(len(mask), dtype=log_p.dtype, device=log_p.device)
+        nll = none.index_add(0, pair, -log_p.gather(-1, answers[:, None])[:, 0])
+        right = none.index_add(0, pair, (log_p.argmax(-1) != answers).to(none)) == 0
         return nll, right
 
     @torch.no_grad()
