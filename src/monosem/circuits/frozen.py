@@ -59,6 +59,8 @@ class Frozen:
         self.sites: list[Site] = []
         self.at: dict[str, int] = {}
         """Where a hook point's activations are read: behind what stands in for them."""
+        self.norms: dict[str, Norm] = {}
+        """By module path, with the scale that is held."""
         self.read_at: list[int] = [-1] * len(self.units)
         """The site that each unit reads."""
         self.kept: list[Tensor] = [torch.zeros(0, dtype=torch.bool)] * len(self.units)
@@ -132,10 +134,9 @@ class Frozen:
     def _layer(self, layer: int) -> None:
         block, model, start = self.block, self.model, self.at["resid_pre"]
         weight, bias, kv_heads = value_matrix(model, block, layer)
-        norm = block_module(model, layer, block.attention_norm)
-        self._add(f"attn_in.{layer}", [self._norm(norm, start)])
-        pattern = self._captured[f"attn_pattern.{layer}"]
-        mix = Mix(self.at[f"attn_in.{layer}"], 0, weight.to(self.dtype), _cast(bias, self.dtype), pattern, kv_heads)
+        norm = self._norm(block_module(model, layer, block.attention_norm), start)
+        mix = _mixed(norm, weight.to(self.dtype), _cast(bias, self.dtype), kv_heads)
+        mix.pattern = self._captured[f"attn_pattern.{layer}"]
         self._add(f"attn_z.{layer}", [mix])
         output = block_module(model, layer, block.output)
         self._matrix(f"attn_raw.{layer}", f"attn_out.{layer}", self.at[f"attn_z.{layer}"], output)
@@ -147,7 +148,7 @@ class Frozen:
             self._add(f"resid_mid.{layer}", [Same(start, 0), Same(attn_out, 0)])
             before = self.at[f"resid_mid.{layer}"]
         if block.mlp_norm is None:
-            self._add(f"mlp_in.{layer}", [Same(self.at[f"attn_in.{layer}"], 0)])
+            self._add(f"mlp_in.{layer}", [replace(norm)])
         else:
             self._add(f"mlp_in.{layer}", [self._norm(block_module(model, layer, block.mlp_norm), before)])
         self._mlp(layer)
@@ -195,7 +196,10 @@ class Frozen:
     def _norm(self, module: torch.nn.Module, source: int) -> Norm:
         parts = norm_weights(module)
         parts = replace(parts, weight=parts.weight.to(self.dtype), bias=_cast(parts.bias, self.dtype))
-        return Norm(source, 0, parts.weight, parts.bias, parts.scale(self.sites[source].value), parts.centred)
+        found = Norm(source, 0, parts.weight, parts.bias, parts.scale(self.sites[source].value), parts.centred)
+        path = next(name for name, each in self.model.module.named_modules() if each is module)
+        self.norms[path] = found
+        return found
 
     def _add(self, name: str, steps: list[Step]) -> None:
         """A site that steps lead to."""
@@ -280,18 +284,43 @@ class Frozen:
         visit: Callable[[int, Float[Tensor, "batch pos d"]], None],
     ) -> None:
         """Take cotangents at one site backwards to all that feeds it, and show them at each site that has sources."""
-        waiting = {site: cotangent}
+        self._pull({site: cotangent}, visit)
+
+    def pull_one(
+        self,
+        site: int,
+        positions: Int[Tensor, " batch"],
+        cotangent: Float[Tensor, "batch d"],
+        visit: Callable[[int, Float[Tensor, "batch pos d"]], None],
+        visit_one: Callable[[int, Float[Tensor, "batch d"]], None],
+    ) -> None:
+        """The same from one position each. What does not go through attention stays at that position all the way."""
+        alone, waiting = {site: cotangent}, dict[int, Tensor]()
         for number in range(site, -1, -1):
-            g = waiting.pop(number, None)
-            if g is None:
-                continue
-            here = self.sites[number]
-            if here.has_sources:
-                visit(number, g)
-            for step in here.steps:
-                back = step.transpose(g)
-                known = waiting.get(step.source)
-                waiting[step.source] = back if known is None else known + back
+            g = alone.pop(number, None)
+            if g is not None:
+                here = self.sites[number]
+                if here.has_sources:
+                    visit_one(number, g)
+                for step in here.steps:
+                    to = waiting if isinstance(step, Mix) else alone
+                    _add_to(to, step.source, step.transpose_one(g, positions))
+            self._back(number, waiting, visit)
+
+    def _pull(self, waiting: dict[int, Tensor], visit: Callable[[int, Tensor], None]) -> None:
+        for number in range(max(waiting), -1, -1):
+            self._back(number, waiting, visit)
+
+    def _back(self, number: int, waiting: dict[int, Tensor], visit: Callable[[int, Tensor], None]) -> None:
+        """One site back, if anything waits there."""
+        g = waiting.pop(number, None)
+        if g is None:
+            return
+        here = self.sites[number]
+        if here.has_sources:
+            visit(number, g)
+        for step in here.steps:
+            _add_to(waiting, step.source, step.transpose(g))
 
     def push(self, changes: dict[int, Float[Tensor, "batch pos d"]]) -> dict[int, Float[Tensor, "batch pos d"]]:
         """Take changes at sites forwards: what changes at every site, all features as they are."""
@@ -305,6 +334,20 @@ class Frozen:
             if change is not None:
                 found[number] = change
         return found
+
+
+def _add_to(waiting: dict[int, Tensor], number: int, g: Tensor) -> None:
+    waiting[number] = waiting[number] + g if number in waiting else g
+
+
+def _mixed(norm: Norm, weight: Tensor, bias: Tensor | None, kv_heads: int) -> Mix:
+    """Attention's values with the norm before them in one matrix; the pattern is still to be set."""
+    inner = weight * norm.weight
+    if norm.centred:
+        inner = inner - inner.mean(-1, keepdim=True)
+    if norm.bias is not None:
+        bias = weight @ norm.bias + (0 if bias is None else bias)
+    return Mix(norm.source, 0, inner, bias, weight.new_zeros(0, 0, 0), kv_heads, norm.scale)
 
 
 def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

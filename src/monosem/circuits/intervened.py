@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.circuits.blocks import block_of
 from monosem.circuits.frozen import Frozen, Site
 from monosem.circuits.steps import Norm, Scaled
 
@@ -74,22 +73,7 @@ class Intervened:
 
     def _norms(self) -> list[tuple[str, Norm]]:
         """Module paths of the norms, with the scales that are held."""
-        block, model = block_of(self.model), self.model
-        found: list[tuple[str, Norm]] = []
-        names = {
-            "attn_in": block.attention_norm,
-            "attn_out": block.after_attention,
-            "mlp_in": block.mlp_norm,
-            "mlp_out": block.after_mlp,
-        }
-        for layer in range(model.n_layers):
-            path = model.hook_point(f"resid_post.{layer}").path
-            for point, name in names.items():
-                steps = self.frozen.sites[self.frozen.at_of(f"{point}.{layer}")].steps if name else []
-                found += [(f"{path}.{name}", step) for step in steps if isinstance(step, Norm)]
-        (last,) = self.frozen.sites[self.frozen.at_of("final_norm")].steps
-        assert isinstance(last, Norm)
-        return [*found, (model.hook_point("final_norm").path, last)]
+        return list(self.frozen.norms.items())
 
     def _at(
         self,

@@ -44,8 +44,6 @@ class Padded:
 
     entries: Int[Tensor, "pos places"]
     there: Tensor
-    order: Int[Tensor, " n"]
-    """Entry numbers in the order in which `there` finds them."""
 
 
 class Sources:
@@ -84,12 +82,12 @@ class Sources:
     def _pad(self, positions: Int[Tensor, " n"]) -> Padded:
         length = self.frozen.length
         counts = torch.bincount(positions, minlength=length)
-        order = torch.argsort(positions, stable=True)
+        assert bool((positions[1:] >= positions[:-1]).all()), "entries are sorted by position"
         widest = int(counts.max()) if len(positions) else 0
         there = torch.arange(widest, device=positions.device)[None] < counts[:, None]
         entries = torch.zeros(length, widest, dtype=torch.int64, device=positions.device)
-        entries[there] = order
-        return Padded(entries, there, order)
+        entries[there] = torch.arange(len(positions), device=positions.device)
+        return Padded(entries, there)
 
     # Columns of features ----------------------------------------------------------------------------------------------
 
@@ -121,40 +119,65 @@ class Sources:
         self, site: int, positions: Int[Tensor, " batch"], vectors: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "batch columns"]:
         """Edges to targets that read one site, each at one position by one vector; without their own constants."""
-        n = int(positions.max()) + 1
-        cotangent = vectors.new_zeros(len(vectors), n, vectors.shape[1])
-        cotangent[torch.arange(len(vectors), device=vectors.device), positions] = vectors
-        return self.rows_of(site, cotangent)
+        out = vectors.new_zeros(self.n_columns, len(vectors))
+
+        def visit(number: int, g: Float[Tensor, "batch pos d"]) -> None:
+            self._fill(out, self.frozen.sites[number], g)
+
+        def visit_one(number: int, g: Float[Tensor, "batch d"]) -> None:
+            self._fill_one(out, self.frozen.sites[number], positions, g)
+
+        self.frozen.pull_one(site, positions, vectors, visit, visit_one)
+        return out.T
 
     def rows_of(self, site: int, cotangent: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch columns"]:
         """Edges to targets that read one site at several positions."""
-        out = cotangent.new_zeros(len(cotangent), self.n_columns)
+        out = cotangent.new_zeros(self.n_columns, len(cotangent))
 
         def visit(number: int, g: Float[Tensor, "batch pos d"]) -> None:
             self._fill(out, self.frozen.sites[number], g)
 
         self.frozen.pull(site, cotangent, visit)
-        return out
+        return out.T
 
-    def _fill(self, out: Float[Tensor, "batch columns"], site: Site, g: Float[Tensor, "batch pos d"]) -> None:
+    def _fill(self, out: Float[Tensor, "columns batch"], site: Site, g: Float[Tensor, "batch pos d"]) -> None:
         n = g.shape[1]
         for number, write in site.features:
             padded = self._padded[number]
             if not padded.entries.shape[1]:
                 continue
             rows = self._decoder(number, write)[:n]
-            products = torch.matmul(rows, g.permute(1, 2, 0))  # pos, place, batch
-            there = padded.there[:n]
-            columns = self.starts[number] + padded.order[: int(there.sum())]
-            out[:, columns] += products[there].T
+            products = torch.matmul(rows, g.permute(1, 2, 0))[padded.there[:n]]  # entries by position, batch
+            start = self.starts[number]
+            out[start : start + len(products)] += products
         for group, x in self._by_position(site):
-            out[:, group.start : group.start + n] += torch.einsum("bpd,pd->bp", g, x[:n])
+            out[group.start : group.start + n] += torch.einsum("bpd,pd->pb", g, x[:n])
+        sums = g.sum(1) if any(len(constant) == 1 for _, constant in site.constants) else None
         for name, constant in site.constants:
             column = self._index["bias", name].start
-            if len(constant) == 1:
-                out[:, column] += g.sum(1) @ constant[0]
+            if len(constant) == 1 and sums is not None:
+                out[column] += sums @ constant[0]
             else:
-                out[:, column] += g.flatten(1) @ constant[:n].flatten()
+                out[column] += g.flatten(1) @ constant[:n].flatten()
+
+    def _fill_one(
+        self, out: Float[Tensor, "columns batch"], site: Site, at: Int[Tensor, " batch"], g: Float[Tensor, "batch d"]
+    ) -> None:
+        """The same of cotangents at one position each."""
+        batch = torch.arange(len(g), device=g.device)
+        for number, write in site.features:
+            padded = self._padded[number]
+            there = padded.there[at]
+            if not there.any():
+                continue
+            products = torch.einsum("bmd,bd->bm", self._decoder(number, write)[at], g)
+            columns = self.starts[number] + padded.entries[at]
+            out[columns[there], batch[:, None].expand_as(there)[there]] += products[there]
+        for group, x in self._by_position(site):
+            out[group.start + at, batch] += (g * x[at]).sum(1)
+        for name, constant in site.constants:
+            rows = constant if len(constant) == 1 else constant[at]
+            out[self._index["bias", name].start] += (g * rows).sum(1)
 
     def _by_position(self, site: Site) -> list[tuple[Group, Tensor]]:
         found = [(self._index[kind, site.name], x) for kind, x in site.leaves]

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -28,6 +28,12 @@ class Step(ABC):
     @abstractmethod
     def transpose(self, g: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_in"]:
         """What `apply` does, backwards: cotangents of the output to cotangents of the input."""
+
+    def transpose_one(
+        self, g: Float[Tensor, "batch d_out"], positions: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch d_in"]:
+        """As `transpose`, of cotangents that are zero but at one position each."""
+        return self.transpose(g[:, None])[:, 0]
 
     def constant(self) -> Float[Tensor, "pos_or_1 d_out"] | None:
         """What is added whatever comes in."""
@@ -61,6 +67,10 @@ class Norm(Step):
 
     def transpose(self, g: Tensor) -> Tensor:
         g = g * (self.weight / self.scale[: g.shape[1]])
+        return g - g.mean(-1, keepdim=True) if self.centred else g
+
+    def transpose_one(self, g: Tensor, positions: Tensor) -> Tensor:
+        g = g * (self.weight / self.scale[positions])
         return g - g.mean(-1, keepdim=True) if self.centred else g
 
     def constant(self) -> Tensor | None:
@@ -100,15 +110,22 @@ class Scaled(Step):
         n = g.shape[1]
         return ((g * self.outer[:n]) @ self.weight) * self.inner[:n]
 
+    def transpose_one(self, g: Tensor, positions: Tensor) -> Tensor:
+        return ((g * self.outer[positions]) @ self.weight) * self.inner[positions]
+
 
 @dataclass
 class Mix(Step):
-    """Values, mixed by a pattern that is held: heads side by side, as they stand before the output matrix."""
+    """Values, mixed by a pattern that is held: heads side by side, as they stand before the output matrix.
+
+    The norm before attention is part of it: `weight` holds its weights and its centring, `scale` what it divides by.
+    """
 
     weight: Float[Tensor, "kv_heads_d_head d_in"]
     bias: Float[Tensor, " kv_heads_d_head"] | None
     pattern: Float[Tensor, "heads query key"]
     kv_heads: int
+    scale: Float[Tensor, "pos 1"]
 
     @property
     def heads(self) -> int:
@@ -120,16 +137,25 @@ class Mix(Step):
 
     def apply(self, x: Tensor) -> Tensor:
         n = x.shape[1]
-        values = (x @ self.weight.T).unflatten(2, (self.kv_heads, -1)).repeat_interleave(self.group, dim=2)
-        mixed = torch.matmul(self.pattern[:, :n, :n], values.transpose(1, 2))
+        values = (x @ self.weight.T / self.scale[:n]).unflatten(2, (self.kv_heads, -1))
+        mixed = torch.matmul(self.pattern[:, :n, :n], values.repeat_interleave(self.group, dim=2).transpose(1, 2))
         return mixed.transpose(1, 2).flatten(2)
 
     def transpose(self, g: Tensor) -> Tensor:
         n = g.shape[1]
         heads = g.unflatten(2, (self.heads, -1)).transpose(1, 2)
         values = torch.matmul(self.pattern[:, :n, :n].mT, heads)
-        grouped = values.unflatten(1, (self.kv_heads, self.group)).sum(2)
-        return grouped.transpose(1, 2).flatten(2) @ self.weight
+        if self.group > 1:
+            values = values.unflatten(1, (self.kv_heads, self.group)).sum(2)
+        return (values.transpose(1, 2).flatten(2) / self.scale[:n]) @ self.weight
+
+    def transpose_one(self, g: Tensor, positions: Tensor) -> Float[Tensor, "batch pos d_in"]:
+        """Of one position each to all positions up to it: an outer product for each head."""
+        n = int(positions.max()) + 1
+        by_head = self.weight.unflatten(0, (self.kv_heads, -1)).repeat_interleave(self.group, dim=0)
+        back = torch.einsum("bhe,hed->bhd", g.unflatten(1, (self.heads, -1)), by_head)
+        looked = self.pattern[:, positions, :n].permute(1, 2, 0) / self.scale[:n]
+        return looked @ back
 
     def constant(self) -> Tensor | None:
         if self.bias is None:

@@ -27,7 +27,7 @@ from monosem.work.progress import as_job, doing
 
 ROUNDS = 16
 """In so many rounds the most influential features are chosen; after each, influence is counted anew."""
-BATCH_NUMBERS = 2**21
+BATCH_NUMBERS = 2**20
 """Numbers of the stream (targets x positions x width) that go through the pass at a time."""
 
 
@@ -198,7 +198,7 @@ class _Tracing:
         self, site: int, columns: np.ndarray, rows: Float[Tensor, "n columns"], totals: np.ndarray, own: np.ndarray
     ) -> None:
         """Keep rows: all that is not a feature's, of features the largest edges."""
-        dense = rows.cpu().numpy()
+        dense = rows.cpu().numpy()  # a view whose rows are not contiguous, as it was filled
         dense[:, self.own] += own
         sizes = np.abs(dense) @ self.varies.astype(dense.dtype)
         dropped = np.zeros(len(dense))
