@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import pytest
+
+import monosem as ms
+from monosem.explorer.page import Page
+from monosem.features import harvest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page is not tested")
 TEXT = "The old king went to the"
@@ -47,6 +52,7 @@ def test_a_slider_writes_the_steered_text_beside_the_plain_one(look: Look, site:
         sync_api.expect(page.locator("section[aria-label=Plain]")).to_have_attribute("aria-busy", "false")
         assert steered.count() == 0, "nothing is changed"
 
+        field.fill(f"{TEXT} not yet")  # what is typed stays, whatever slider is moved
         found = page.get_by_label("add a feature")
         found.fill(str(latent))
         found.press("Enter")
@@ -58,6 +64,7 @@ def test_a_slider_writes_the_steered_text_beside_the_plain_one(look: Look, site:
         slider.focus()
         page.keyboard.press("End")
         visit.sees("section[aria-label=Steered] .report", "changed")
+        assert field.input_value() == f"{TEXT} not yet"
         amount = float(slider.input_value())
         assert amount == pytest.approx(highest)
         assert parse_qs(visit.query)["f"] == [f"{latent}:add:{amount:g}"]
@@ -149,3 +156,59 @@ def test_features_are_sorted_by_their_total_effect_on_a_next_token(look: Look, s
         direct = [abs(read["features"][str(latent)]["effect"]) for latent in shown]
         assert direct != sorted(direct, reverse=True), "another order than the direct one"
         visit.shoot("prompt-total")
+
+
+CHAT = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def talker(make_gpt2: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory, start: Any) -> Iterator[Any]:
+    """A server of a tiny model with a chat template, whose SAE has a store."""
+    folder = tmp_path_factory.mktemp("talking") / "talker"
+    make_gpt2(positions=512).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    settings = json.loads((folder / "model/tokenizer_config.json").read_text())
+    (folder / "model/tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": CHAT}))
+    sae = ms.TopKSAE(d_in=32, n_latents=64, k=4, transform="none", seed=1).requires_grad_(False)
+    sae.metadata.model, sae.metadata.hook = str(folder / "model"), "resid_post.1"
+    sae.save(folder / "sae")
+    model = ms.load_model(folder / "model")
+    harvest(sae, folder / "features", model, tokens=1024, progress=False)
+    with start([folder], Page()) as client:
+        yield client
+
+
+def test_each_side_of_a_chat_goes_on_with_its_own_conversation(look: Look, talker: Any) -> None:
+    edit = {"edit": "Add", "latents": [3], "amount": 30.0}
+    wanted: list[list[str]] = []
+    for edits in ([], [edit]):
+        said: list[dict[str, str]] = []
+        for question in ("Hello", "Go on"):
+            said.append({"role": "user", "content": question})
+            request = {"model": "talker", "messages": said, "max_tokens": 6, "temperature": 0, "seed": 0}
+            answer = talker.send("POST", "/v1/chat/completions", {**request, "interventions": edits})
+            said.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
+        wanted.append([each["content"] for each in said[1::2]])
+    assert wanted[0] != wanted[1]
+    with look(talker.base) as visit:
+        page = visit.page
+        visit.open("/d/talker/play?chat=1&t=0&n=6&f=3:add:30")
+        visit.sees("button[aria-pressed=true]", "chat")
+        for question in ("Hello", "Go on"):
+            page.get_by_label("what you say").fill(question)
+            page.keyboard.press("Enter")
+            visit.sees(".asked", question)
+        for head, texts in zip(("Plain", "Steered"), wanted, strict=True):
+            section = page.locator(f"section[aria-label={head}]")
+            sync_api.expect(section.locator(".text")).to_have_count(2)
+            sync_api.expect(section).to_have_attribute("aria-busy", "false")
+            shown = ["".join(each.inner_text().replace("↵", "").split()) for each in section.locator(".text").all()]
+            assert [each.replace("■", "") for each in shown] == ["".join(text.split()) for text in texts]
+        assert parse_qs(visit.query)["q"] == ["Hello", "Go on"]
+        page.get_by_role("button", name="new conversation").click()
+        sync_api.expect(page.locator(".asked")).to_have_count(0)
+        visit.open("/d/talker/doctor?q=Hello&chat=1&answers=0")
+        visit.sees("section[aria-label=Prompt] .text", "user: Hello")

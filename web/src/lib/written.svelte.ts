@@ -73,6 +73,14 @@ export class Written {
     if (piece.reports.length) this.reports = piece.reports
   }
 
+  /** As if nothing had been written. */
+  clear(): void {
+    this.stop()
+    this.turns = []
+    this.reports = []
+    this.error = null
+  }
+
   stop(): void {
     this.control?.abort()
     this.control = null
