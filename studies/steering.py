@@ -36,7 +36,16 @@ from monosem.steering import DoseResponse
 from monosem.steering.dose import first_tokens
 
 OFTEN, SELDOM = 100, 0.01
-OPENINGS = ["I think that", "Yesterday I", "The most important thing is", "When we arrived, we", "It was", "They said"]
+OPENINGS = [
+    "I think that",
+    "Yesterday I",
+    "The most important thing is",
+    "When we arrived, we",
+    "It was",
+    "They said that",
+    "In the letter she wrote",
+    "People say that",
+]
 NEW_TOKENS = 24
 FIXED, FIXED_LENGTH = 8, 48
 """Texts on which the words of all features are looked at under the same steering, and their tokens."""
@@ -70,7 +79,7 @@ class Steered:
         """Rank correlation of strength and effect up to the knee; None of fewer than three doses."""
         until = self.at_knee + 1
         effects = [dose.effect for dose in self.response.doses[:until]]
-        return float(spearmanr(range(until), effects).statistic) if until >= 3 else None
+        return float(spearmanr(range(until), effects)[0]) if until >= 3 else None  # pyright: ignore
 
 
 def eligible(store: FeatureStore, quick: bool) -> dict[int, Words]:
