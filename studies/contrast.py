@@ -7,9 +7,10 @@ texts about nothing in particular are the other side of all. From the same texts
 difference of the means of activations; the feature is the one whose mean code over a text is told apart best (largest
 Welch t, of those that fire 50 times in the store and on at most 2 % of tokens); five features are the best five, each
 as strong as its difference. A random direction as long as the contrast is the floor. Openings are continued with
-growing strength (`ms.dose_response`). Effect: the logarithm of the words' probability over that without steering, where
-the text has first got 0.5 nats a token more surprising to the plain model; doses from which on the text repeats itself
-do not count. Intervals by drawing openings anew. RUN is that of recipes/smollm2. Writes contrast.svg and .md.
+growing strength (`ms.dose_response`). Effect: the logarithm of the words' probability over that without steering, mean
+of the texts, where these have first got 0.5 nats a token more surprising to the plain model; doses from which on they
+repeat themselves do not count. Intervals by drawing openings anew. RUN is that of recipes/smollm2. Writes contrast.svg
+and .md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from smollm2 import DRAWS, Estimate, arguments, opened, random_vector
+from smollm2 import DRAWS, Estimate, arguments, in_logarithms, opened, random_vector
 from torch import Tensor
 
 import monosem as ms
@@ -43,6 +44,14 @@ OPENINGS = [
     "It was",
     "In the letter she wrote",
     "People say that",
+    "At the end of the day",
+    "The first thing he saw was",
+    "There was a time when",
+    "She told me about",
+    "In the evening they",
+    "This is a story about",
+    "Nobody knew that",
+    "The next morning",
 ]
 NEW_TOKENS = 28
 MORE = 0.5
@@ -157,12 +166,12 @@ class Steered:
     latents: list[int]
     names: list[str]
     responses: dict[str, DoseResponse]
+    """Of each kind, in logarithms."""
 
     def rise(self, kind: str, prompts: Sequence[int]) -> float:
         """Of the words' probability at equal fluency, a logarithm."""
         found = repeating_left_out(self.responses[kind].of(prompts))
-        plain = found.doses[0]
-        return float(np.log(found.at_surprise(plain.surprise + MORE) / plain.effect))
+        return found.at_surprise(found.doses[0].surprise + MORE)
 
     def drawn(self, kind: str) -> np.ndarray:
         """(draws,) rises with openings drawn anew, the same for every kind."""
@@ -228,7 +237,7 @@ def steered(
         random_vector(contrast, sum(map(ord, concept))),
     )
     responses = {
-        kind: ms.dose_response(model, vector, openings, about.words, max_new_tokens=NEW_TOKENS)
+        kind: in_logarithms(ms.dose_response(model, vector, openings, about.words, max_new_tokens=NEW_TOKENS))
         for kind, vector in zip(KINDS, vectors, strict=True)
     }
     return Steered(concept, latents, [feature.title for feature in store.features(latents)], responses)
@@ -244,7 +253,7 @@ def draw(path: Path, found: list[Steered]) -> None:
         for kind, colour in zip(KINDS, COLOURS, strict=True):
             doses = repeating_left_out(one.responses[kind]).doses
             surprise = [dose.surprise - doses[0].surprise for dose in doses]
-            rise = [np.log(dose.effect / doses[0].effect) for dose in doses]
+            rise = [dose.effect for dose in doses]
             axis.plot(surprise, rise, color=colour, marker="o", markersize=3, label=kind)
         axis.axvline(MORE, color="0.7", linewidth=1, linestyle="--")
         axis.set_title(f"{one.concept}: {one.latents[0]} {one.names[0]}", fontsize=9)

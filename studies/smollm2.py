@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 import monosem as ms
 from monosem import kernels
 from monosem.models import SubjectModel
-from monosem.steering import SteeringVector
+from monosem.steering import DoseResponse, SteeringVector
 
 ROOT = Path(__file__).parent.parent
 DRAWS = 4000
@@ -63,6 +64,13 @@ def difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     drawn = [values[rng.integers(0, len(values), (DRAWS, len(values)))].mean(1) for values in (a, b)]
     low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
     return Estimate(float(a.mean() - b.mean()), float(low), float(high))
+
+
+def in_logarithms(response: DoseResponse) -> DoseResponse:
+    """Effects as logarithms over those without steering, text by text: then no single text decides the mean."""
+    plain = np.log(response.doses[0].effects)
+    doses = [dose._replace(effects=(np.log(dose.effects) - plain).tolist()) for dose in response.doses]
+    return replace(response, doses=doses)
 
 
 def random_vector(like: SteeringVector, seed: int) -> SteeringVector:

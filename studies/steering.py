@@ -8,8 +8,8 @@ promotes, nor in its name (passage_words.py): the held-out words. 20 of them are
 highest steering worth (output score) and the 10 of highest clarity. Each is raised by growing amounts while openings
 are continued (`ms.dose_response`), up to the knee: the strongest dose before the text gets 0.5 nats a token more
 surprising to the plain model, or repeats itself. Effect: the logarithm of the held-out words' probability with
-steering over that without. Floors: a direction drawn at random, of the same length; and the held-out words of the other
-features under the same steering. RUN is that of recipes/smollm2. Writes steering.svg and .md.
+steering over that without, mean of the texts. Floors: a direction drawn at random, of the same length; and the held-out
+words of the other features under the same steering. RUN is that of recipes/smollm2. Writes steering.svg and .md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from passage_words import Words, words_of
 from scipy.stats import spearmanr
-from smollm2 import Estimate, arguments, difference, estimate, opened, random_vector
+from smollm2 import Estimate, arguments, difference, estimate, in_logarithms, opened, random_vector
 from torch import Tensor
 
 import monosem as ms
@@ -55,7 +55,7 @@ GROUPS = ("drawn at random", "highest steering worth", "highest clarity")
 
 @dataclass
 class Steered:
-    """One feature, and what raising it did."""
+    """One feature, and what raising it did, in logarithms."""
 
     latent: int
     name: str
@@ -71,8 +71,7 @@ class Steered:
 
     def rise(self, dose: int, floor: bool = False) -> float:
         """Of the words' probability, a logarithm."""
-        doses = (self.floor if floor and self.floor else self.response).doses
-        return float(np.log(doses[dose].effect / doses[0].effect))
+        return (self.floor if floor and self.floor else self.response).doses[dose].effect
 
     @property
     def trend(self) -> float | None:
@@ -236,7 +235,9 @@ def main() -> None:
             strengths = [dose.strength for dose in response.doses[1:]]
             other = random_vector(vector, latent)
             floor = ms.dose_response(model, other, openings, own, strengths=strengths, max_new_tokens=NEW_TOKENS)
-        done[latent] = Steered(latent, store[latent].title, words[latent], response, floor)
+        done[latent] = Steered(
+            latent, store[latent].title, words[latent], in_logarithms(response), floor and in_logarithms(floor)
+        )
         return done[latent]
 
     found = {group: [steered(latent, group == GROUPS[0]) for latent in of] for group, of in chosen.items()}
