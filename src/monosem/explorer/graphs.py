@@ -259,7 +259,7 @@ def summary_of(name: str, graph: Graph) -> shapes.GraphSummary:
 
 def name_of(graph: Graph) -> str:
     """What a graph is called in addresses: its first words, and some letters of the hash of prompt and targets."""
-    words = re.sub(r"[^a-z0-9]+", "-", "".join(graph.words).lower()).strip("-")[:40].strip("-")
+    words = re.sub(r"[^a-z0-9]+", "-", (graph.prompt or "".join(graph.words)).lower()).strip("-")[:40].strip("-")
     asked = json.dumps([graph.fingerprint, graph.tokens, [t["label"] for t in graph.targets], graph.dictionaries])
     return f"{words or 'prompt'}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 

@@ -3,7 +3,7 @@
 import { api } from '../api'
 import { Task } from '../task.svelte'
 import type { GraphGroup, GraphMeasured, GraphNode, GraphView } from '../types'
-import { matching, shown } from './view'
+import { kept, matching, shown } from './view'
 
 const WAIT = 250
 
@@ -32,6 +32,12 @@ export class GraphState {
   }
 
   graph = $derived.by(() => shown(this.view, this.share, this.pinned, this.groups, this.folded))
+  /** Names of the groups of which a node is shown. */
+  seen = $derived.by(() => {
+    const keep = kept(this.view, this.share, this.pinned)
+    const ids = new Set(this.view.nodes.filter((_, i) => keep[i]).map((node) => node.id))
+    return new Set(this.groups.filter((group) => group.nodes.some((id) => ids.has(id))).map((group) => group.name))
+  })
   found = $derived(matching(this.graph, this.view.words, this.query))
 
   get node(): GraphNode | null {
