@@ -7,8 +7,9 @@ beside it the same prompt with the other name repeated. `ms.feature_circuit` fin
 that carry the difference of the two names' logits, a node for every feature at every token, and one for what the SAE
 leaves unexplained at every token: its error. The model is run with the largest nodes alone: which share of the
 difference do they keep, with errors counted as nodes, all kept for nothing, and all taken away? Beside it the
-coordinates of the residual stream, a dictionary that never learned, and nodes at random. RUN is that of recipes/smollm2. Rule, written
-before looking: features carry it if those alone, all errors taken away, keep half. Writes indirect_objects.svg and .md.
+coordinates of the residual stream, a dictionary that never learned, and nodes at random. RUN is that of
+recipes/smollm2. Rule, written before looking: features carry it if those alone, all errors taken away, keep half.
+Writes indirect_objects.svg and .md.
 """
 
 from __future__ import annotations

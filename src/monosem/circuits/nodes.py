@@ -47,6 +47,13 @@ class Numbering:
         """Of features; the error has the latent n_latents."""
         return latents.long() + (positions.long() * (self.n_latents + 1) if self.by_position else 0)
 
+    def among(self, chosen: Int[Tensor, " nodes"], n_positions: int) -> Bool[Tensor, " numbers"]:
+        """Of every number whether it is one of some."""
+        size = (self.n_latents + 1) * (n_positions if self.by_position else 1)
+        found = torch.zeros(size, dtype=torch.bool, device=chosen.device)
+        found[chosen] = True
+        return found
+
     def of_entries(self, site: Site, entries: SparseCodes) -> Int[Tensor, " entries"]:
         """Of codes of a site's rows."""
         return self.of(site.kept.nonzero()[:, 1][entries.rows()], entries.indices)
@@ -94,12 +101,14 @@ class Mask:
     """
 
     def __init__(self, site: Site, other: Site, chosen: Int[Tensor, " nodes"], numbering: Numbering) -> None:
-        self.site, self.other, self.chosen, self.numbering = site, other, chosen, numbering
-        positions = torch.arange(site.kept.shape[1], device=chosen.device)
+        self.site, self.other, self.numbering = site, other, numbering
+        n_positions = site.kept.shape[1]
+        self.chosen = numbering.among(chosen, n_positions)
+        positions = torch.arange(n_positions, device=chosen.device)
         errors = numbering.of(positions, torch.full_like(positions, numbering.n_latents))
-        self.error_in: Bool[Tensor, " pos"] = torch.isin(errors, chosen)
+        self.error_in: Bool[Tensor, " pos"] = self.chosen[errors]
         self._rows: Tensor | None = None
-        gone = ~torch.isin(numbering.of_entries(other, other.entries), chosen)
+        gone = ~self.chosen[numbering.of_entries(other, other.entries)]
         self.comes = other.written(_some(other.entries, gone), other.rows)
 
     def functions(self) -> list[tuple[str, Put]]:
@@ -118,7 +127,7 @@ class Mask:
     def _write(self, x: Tensor, context: EditContext) -> Tensor:
         assert self._rows is not None
         entries = self.site.sae.encode(self._rows)
-        gone = ~torch.isin(self.numbering.of_entries(self.site, entries), self.chosen)
+        gone = ~self.chosen[self.numbering.of_entries(self.site, entries)]
         new = x
         if bool(gone.any()) or bool((self.comes != 0).any()):
             new = x - self.site.written(_some(entries, gone), self._rows) + self.comes
