@@ -14,6 +14,7 @@ from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.interventions import FeatureEdit
 from monosem.models import SubjectModel
 from monosem.sae import SAE, BatchTopKSAE, GatedSAE, JumpReLUSAE, ReLUSAE, TopKSAE
+from monosem.sae.metadata import InputFingerprint
 
 HOOK = "resid_post.1"
 WIDE = torch.float64
@@ -471,3 +472,30 @@ def test_what_does_not_fit_the_model_or_the_batch_is_refused(
     bare.metadata.hook = None
     with pytest.raises(ConfigError, match="does not know its hook point"):
         ms.Ablate(bare, 1)
+
+
+def test_an_sae_is_asked_once_whether_it_fits_whatever_edits_there_are(
+    model: SubjectModel, tokens: Tensor, x: Tensor
+) -> None:
+    """The question runs the model on what the SAE was probed on."""
+    sae = fitted(TopKSAE, x, k=9)
+    sae.probe["tokens"], sae.probe["kept"] = tokens, torch.ones_like(tokens, dtype=torch.bool)
+    norm, fvu = float(x.norm(dim=-1).mean()), 1.0
+    sae.metadata.fingerprint = InputFingerprint(mean_norm=norm, fvu=fvu, l0=9)
+    ran: list[int] = []
+    handle = model.module.register_forward_pre_hook(lambda *_: ran.append(1))
+
+    def runs(edit: Any) -> int:
+        ran.clear()
+        with model.edit([edit]):
+            return len(ran)
+
+    try:
+        assert runs(ms.Ablate(sae, 1)) > 0
+        assert runs(ms.Ablate(sae, 2)) == runs(ms.Add(sae, 3, 1.0)) == runs(ms.Splice(sae)) == 0
+        assert runs(ms.Add(sae, 3, 1.0, hook="resid_pre.2")) > 0, "at another hook point it is another question"
+        with torch.no_grad():
+            sae.b_enc[0] += 1
+        assert runs(ms.Ablate(sae, 1)) > 0, "it is another SAE"
+    finally:
+        handle.remove()

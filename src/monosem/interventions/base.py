@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from monosem.activations.check import join
 from monosem.activations.reading import within_norm
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Places
-from monosem.interventions.plain import plain
+from monosem.interventions.plain import plain, sae_hash
 from monosem.interventions.where import Condition, Where, met, positions_of, rows_of
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
@@ -125,13 +126,21 @@ def reads(known: SAEMetadata, x: Float[Tensor, "batch pos d"], context: EditCont
     return chosen
 
 
-def joined_once(edit: Any, sae: SAE, model: SubjectModel, hook: str | list[str]) -> None:
-    """Ask whether an SAE fits a model, once for each model and edit.
+_JOINED: WeakKeyDictionary[SAE, set[tuple[str, ...]]] = WeakKeyDictionary()
+"""Of each SAE the models and hook points with which it was found to fit, as it is."""
+
+
+def joined_once(sae: SAE, model: SubjectModel, hook: str | list[str]) -> None:
+    """Ask whether an SAE fits a model, which runs on what the SAE was probed on: once for all edits of the two.
 
     Raises:
         MismatchError: it does not.
     """
-    fingerprint = model.fingerprint()
-    if getattr(edit, "_joined", None) != fingerprint:
+    known, hooks = _JOINED.setdefault(sae, set()), [hook] if isinstance(hook, str) else hook
+
+    def asked() -> tuple[str, ...]:
+        return sae_hash(sae), sae.metadata.model_dump_json(), model.fingerprint(), *hooks
+
+    if asked() not in known:
         join(sae, model, hook)
-        edit._joined = fingerprint
+        known.add(asked())

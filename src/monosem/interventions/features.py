@@ -66,7 +66,7 @@ class FeatureEdit(Intervention):
         Raises:
             MismatchError: it does not.
         """
-        joined_once(self, self.sae, model, list(self.sites.read))
+        joined_once(self.sae, model, list(self.sites.read))
         self.sites = self.sites.named(model)
 
     def allowed(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:

@@ -27,7 +27,7 @@ class Features:
 
     def join(self, model: SubjectModel) -> None:
         """Ask once whether the SAE fits a model."""
-        joined_once(self, self.sae, model, self.hooks[0])
+        joined_once(self.sae, model, self.hooks[0])
 
     @torch.no_grad()
     def apply(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Float[Tensor, "batch pos d"]:

@@ -89,7 +89,7 @@ class Splice(Replace):
         Raises:
             MismatchError: it does not.
         """
-        joined_once(self, self.sae, model, self.hooks[0])
+        joined_once(self.sae, model, self.hooks[0])
 
     def allowed(self, x: Float[Tensor, "batch pos d"], context: EditContext) -> Bool[Tensor, "batch pos"]:
         return super().allowed(x, context) & reads(self.sae.metadata, x, context)
