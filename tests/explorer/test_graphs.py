@@ -171,3 +171,19 @@ def test_one_feature_has_one_factor(client: Any, traced: str) -> None:
             f"/api/d/small/graphs/{traced}/change", "POST", {"changes": [{"nodes": [wrong], "factor": 0}]}
         )
         assert (reply.status, "has no feature" in reply.json["error"]) == (400, True)
+
+
+def test_an_edge_goes_through_heads(client: Any, traced: str) -> None:
+    view = client.get(f"/api/d/small/graphs/{traced}")
+    nodes, last = view["nodes"], len(view["words"]) - 1
+    features = [n for n in nodes if n["kind"] == "feature" and n["position"] < last]
+    feature = max(features, key=lambda node: node["influence"])
+    target = next(node for node in nodes if node["kind"] == "target")
+    address = f"/api/d/small/graphs/{traced}/edge"
+    heads = client.get(address, source=feature["id"], target=target["id"])["heads"]
+    ids = [node["id"] for node in nodes]
+    edges = zip(*(view["edges"][name] for name in ("source", "target", "value")), strict=True)
+    value = next(v for s, t, v in edges if (ids[s], ids[t]) == (feature["id"], target["id"]))
+    assert sum(head["value"] for head in heads) == pytest.approx(value, rel=0.02)  # one layer of attention lies between
+    for query, status in (({"source": "x", "target": target["id"]}, 400), ({"source": "x"}, 422)):
+        assert client.ask(address, **query).status == status

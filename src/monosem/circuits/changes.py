@@ -19,7 +19,7 @@ from torch import Tensor
 from monosem.circuits.core import GraphCore
 from monosem.circuits.frozen import Frozen
 from monosem.circuits.targets import Goal, goals_of
-from monosem.circuits.units import Dictionaries, Unit, units_of
+from monosem.circuits.units import Dictionaries, units_of
 from monosem.errors import ConfigError, MismatchError
 from monosem.models import EditContext, SubjectModel
 
@@ -109,13 +109,9 @@ def measure(
         ConfigError: targets are no tokens.
         MismatchError: model or dictionaries are others.
     """
-    if graph.fingerprint and graph.fingerprint != model.fingerprint():
-        raise MismatchError(f"this graph was traced in {graph.model}, not in {model.name} as it is here")
-    units = units_of(model, dictionaries)
-    tokens = torch.tensor([graph.tokens], device=model.device)
-    frozen = Frozen(model, tokens, units)
-    goals = _goals(graph, frozen)
-    edits = _edits(graph, frozen, units, factors)
+    frozen = traced_again(graph, model, dictionaries)
+    tokens, goals = frozen.tokens, goals_of_graph(graph, frozen)
+    edits = _edits(graph, frozen, factors)
     hooks = list({frozen.sites[goal.site].name for goal in goals})
     with model.edit({hook: _adding(delta) for hook, delta in edits.items()}):
         after = model.capture(tokens, hooks)
@@ -127,38 +123,62 @@ def measure(
     return np.array(found)
 
 
-def _goals(graph: GraphCore, frozen: Frozen) -> list[Goal]:
+def traced_again(graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries) -> Frozen:
+    """The pass that a graph was traced in.
+
+    Raises:
+        MismatchError: it was another model.
+    """
+    if graph.fingerprint and graph.fingerprint != model.fingerprint():
+        raise MismatchError(f"this graph was traced in {graph.model}, not in {model.name} as it is here")
+    return Frozen(model, torch.tensor([graph.tokens], device=model.device), units_of(model, dictionaries))
+
+
+def goals_of_graph(graph: GraphCore, frozen: Frozen) -> list[Goal]:
+    """The targets of a graph.
+
+    Raises:
+        ConfigError: one is no token.
+    """
     found: list[Goal] = []
     for number, target in enumerate(graph.targets, graph.n_sources):
         if str(graph.nodes.hook[number]) != LOGIT:
-            raise ConfigError(f"the target {target['label']!r} is no token: only changes of logits are measured here")
+            raise ConfigError(f"the target {target['label']!r} is no token: only logits are followed here")
         found += goals_of(frozen, int(graph.nodes.latent[number]), target["position"])
     return found
 
 
-def _edits(
-    graph: GraphCore, frozen: Frozen, units: list[Unit], factors: Mapping[int, float]
-) -> dict[str, Float[Tensor, "pos d"]]:
+def feature_entry(graph: GraphCore, frozen: Frozen, number: int) -> tuple[int, int]:
+    """The unit of a feature node, and which of its entries it is.
+
+    Raises:
+        MismatchError: dictionaries are not those of the graph.
+    """
+    nodes = graph.nodes
+    hook, position, latent = str(nodes.hook[number]), int(nodes.position[number]), int(nodes.latent[number])
+    units = [which for which, unit in enumerate(frozen.units) if unit.name == hook]
+    if not units:
+        raise MismatchError(f"no dictionary stands at {hook}: give those of the graph")
+    unit = frozen.units[units[0]]
+    entries = ((unit.positions == position) & (unit.latents == latent)).nonzero()[:, 0]
+    if len(entries) != 1:
+        raise MismatchError(
+            f"latent {latent} of {hook} is off at token {position}: this is not the dictionary that the graph was made "
+            "with"
+        )
+    return units[0], int(entries[0])
+
+
+def _edits(graph: GraphCore, frozen: Frozen, factors: Mapping[int, float]) -> dict[str, Float[Tensor, "pos d"]]:
     """What is added where, all features together."""
-    nodes, found = graph.nodes, dict[str, Tensor]()
-    by_name = {unit.name: unit for unit in units}
+    found = dict[str, Tensor]()
     for number, factor in factors.items():
-        unit = by_name.get(str(nodes.hook[number]))
-        if unit is None:
-            raise MismatchError(
-                f"no dictionary stands at {nodes.hook[number]}: give those that the graph was made with"
-            )
-        on = (unit.positions == int(nodes.position[number])) & (unit.latents == int(nodes.latent[number]))
-        entries = on.nonzero()[:, 0]
-        if len(entries) != 1:
-            raise MismatchError(
-                f"latent {nodes.latent[number]} of {unit.name} is off at token {nodes.position[number]}: this is not "
-                "the dictionary that the graph was made with"
-            )
+        which, entry = feature_entry(graph, frozen, number)
+        unit = frozen.units[which]
         for write, hook in enumerate(unit.writes):
-            rows = unit.written(write, entries)
+            rows = unit.written(write, torch.tensor([entry], device=frozen.tokens.device))
             delta = found.setdefault(hook, rows.new_zeros(frozen.length, rows.shape[1]))
-            delta[int(nodes.position[number])] += (factor - 1) * rows[0]
+            delta[int(graph.nodes.position[number])] += (factor - 1) * rows[0]
     return found
 
 

@@ -9,11 +9,12 @@ from fastapi.responses import Response
 
 from monosem.explorer import shapes
 from monosem.explorer.answers import answer
-from monosem.explorer.graph_changes import change_graph
+from monosem.explorer.graph_changes import change_graph, heads_of_edge
 from monosem.explorer.graphs import GraphShelves
 from monosem.explorer.lanes import Lanes
 from monosem.explorer.site import Site
 
+Node = Annotated[str, Query(min_length=1, max_length=300)]
 Alike = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -50,6 +51,11 @@ def add_graph_routes(app: FastAPI, site: Site, lanes: Lanes) -> None:
     async def change(name: str, graph: str, given: shapes.GraphChanges) -> Response:
         """What multiplying activations does to every target: predicted by the graph, and measured."""
         return await lanes.model.run(lambda: answer(change_graph(shelves[name], graph, given)))
+
+    @app.get("/api/d/{name}/graphs/{graph}/edge", response_model=shapes.GraphEdgeHeads)
+    async def edge(name: str, graph: str, source: Node, target: Node) -> Response:
+        """Through which heads an edge goes, and from which token to which."""
+        return await lanes.model.run(lambda: answer(heads_of_edge(shelves[name], graph, source, target)))
 
     @app.get("/api/d/{name}/graphs/{graph}/json", response_class=Response)
     async def exchange(name: str, graph: str) -> Response:

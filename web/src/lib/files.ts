@@ -342,6 +342,10 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('A change'))
   }
 
+  edgeHeads(): Promise<t.GraphEdgeHead[]> {
+    return Promise.reject(this.absent('The heads of an edge'))
+  }
+
   graphFile = null
 }
 

@@ -174,5 +174,9 @@ export class ServerSource implements Source {
     return send(`${this.graphBase(name, id)}/change`, 'POST', { changes })
   }
 
+  async edgeHeads(name: string, id: string, source: string, target: string): Promise<t.GraphEdgeHead[]> {
+    return (await json<{ heads: t.GraphEdgeHead[] }>(`${this.graphBase(name, id)}/edge?${new URLSearchParams({ source, target })}`)).heads
+  }
+
   graphFile = (name: string, id: string, kind: 'html' | 'json'): string => `${this.graphBase(name, id)}/${kind}`
 }

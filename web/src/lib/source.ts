@@ -58,6 +58,7 @@ export interface Source {
   findGroups(name: string, id: string): Promise<t.GraphGroup[]>
   saveGroups(name: string, id: string, groups: t.GraphGroup[]): Promise<unknown>
   changeGraph(name: string, id: string, changes: t.GraphChange[]): Promise<t.GraphMeasured>
+  edgeHeads(name: string, id: string, source: string, target: string): Promise<t.GraphEdgeHead[]>
   /** Address of a graph as a file; null where nobody makes it. */
   graphFile: ((name: string, id: string, kind: 'html' | 'json') => string) | null
 }

@@ -635,6 +635,15 @@ export interface GraphView {
   closed: string | null
 }
 
+/** What of an edge passes a head; the positions from which and to which it brings most of that. */
+export interface GraphEdgeHead {
+  layer: number
+  head: number
+  value: number
+  reads: number
+  writes: number
+}
+
 /** Nodes whose activations are multiplied. */
 export interface GraphChange {
   nodes: string[]

@@ -111,6 +111,22 @@ class GraphView(TypedDict):
     """None: nodes can be changed and the model measured; otherwise why not."""
 
 
+class GraphEdgeHead(TypedDict):
+    """What of an edge passes a head, and the positions from which and to which it brings most of that."""
+
+    layer: int
+    head: int
+    value: float
+    reads: int
+    writes: int
+
+
+class GraphEdgeHeads(TypedDict):
+    """The heads that an edge passes, the strongest first."""
+
+    heads: list[GraphEdgeHead]
+
+
 class Traced(TypedDict):
     """A graph that was made."""
 
