@@ -35,6 +35,8 @@ UNITS = ("transcoders", "SAEs", "neurons")
 PROMPTS, LENGTH, ROW = 48, 24, 10
 K = 24
 ENOUGH = 0.8
+AT = 1024
+"""Nodes at which units are compared without errors: about a quarter of all there are."""
 
 
 @dataclass
@@ -135,17 +137,21 @@ def verdict(found: dict[tuple[str, str, str], Curve]) -> str:
     for task in dict.fromkeys(task for task, _, _ in found):
         sizes = {unit: found[task, "nodes", unit].size_for(ENOUGH) for unit in UNITS}
         words = ", ".join(f"{unit} {size or 'more than all tried'}" for unit, size in sizes.items())
-        alone = {unit: found[task, "removed", unit].faithfulness[-1].value for unit in UNITS}
+        untrained = found[task, "nodes", "transcoders, random dictionary"].faithfulness[0].value
+        alone = {unit: at(found[task, "removed", unit], AT) for unit in UNITS}
         kept = ", ".join(f"{unit} {value:.0%}" for unit, value in alone.items())
-        known = {unit: size for unit, size in sizes.items() if size}
-        least = min(known.values(), default=0)
-        best = [unit for unit, size in known.items() if size == least]
-        fewest = f"fewest need {' and '.join(best)}" if known else "none reaches it"
+        best = max(alone, key=lambda unit: alone[unit])
         said.append(
-            f"On {task}, {ENOUGH:.0%} of what the MLPs do is kept by nodes of {words} ({fewest}). All that the "
-            f"dictionaries explain, without their errors, keeps: {kept}."
+            f"On {task}, where errors count as one node a layer, {ENOUGH:.0%} of what the MLPs do is kept by nodes of "
+            f"{words}; but errors are much of it: {SIZES[0]} nodes of transcoders that never learned keep "
+            f"{untrained:.0%}. With errors taken away {AT:,} nodes keep: {kept} (most: {best})."
         )
     return " ".join(said)
+
+
+def at(curve: Curve, size: int) -> float:
+    """Faithfulness of a size, or of the largest below it."""
+    return curve.faithfulness[max(i for i, n in enumerate(curve.sizes) if n <= size)].value
 
 
 def main() -> None:

@@ -79,6 +79,12 @@ class Neurons(SAE):
     def activate(self, x: Tensor) -> tuple[Tensor, Selection]:
         return x.reshape(-1), self.select(x.detach())[1]
 
+    def reconstruct(self, activations: Tensor, selection: Selection, x: Tensor | None = None) -> Tensor:
+        counts = selection.offsets.diff()
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        nothing = activations.new_zeros(len(counts), self.n_latents)
+        return nothing.index_put((rows, selection.indices.long()), activations)
+
     def training_loss(self, x: Tensor, target: Tensor, context: TrainingContext) -> TrainingLoss:
         raise ConfigError("neurons are the model's own: they are not trained")
 
