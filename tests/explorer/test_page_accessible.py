@@ -78,9 +78,9 @@ requestAnimationFrame(look)
 
 
 @pytest.fixture(scope="module")
-def base(run_folder: Path, second: Any, browser: Any, start: Any) -> Iterator[str]:
+def base(run_folder: Path, second: Any, browser: Any, start: Any, reward_model: Path) -> Iterator[str]:
     """The built page on two dictionaries; its model is loaded."""
-    with start([run_folder, second.folder / "features"], Page()) as client:
+    with start([run_folder, second.folder / "features"], Page(), reward=str(reward_model)) as client:
         client.get("/api/compare", a="small", b="second")
         yield client.base
 
@@ -100,6 +100,20 @@ def views(latent: int = 4) -> dict[str, tuple[str, str]]:
     }
 
 
+def written(latent: int = 4) -> dict[str, tuple[str, str]]:
+    """Views whose texts are written while they are looked at."""
+    text = "q=The+river&t=0&n=6"
+    answers = "a=She+ran.&b=He+said+nothing."
+    return {
+        "playground": (f"/d/small/play?{text}&f={latent}:add:9&dose={latent}", "[aria-label=dose-response] .knee"),
+        "doctor": (
+            f"/d/small/doctor?{text}&avoid={latent}&f={latent}",
+            "[aria-label=avoid] p.text, [aria-label=avoid] p.small",
+        ),
+        "rewards": (f"/d/small/rewards?q=Who%3F&{answers}", ".sum"),
+    }
+
+
 def whole(visit: Any, sign: str) -> None:
     """Wait until a view is there, and nothing of it is waited for."""
     visit.sees(sign)
@@ -114,9 +128,9 @@ def wrong(page: Any, *rules: str) -> list[str]:
     return [f"{each['id']}: {each['help']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
 
 
-@pytest.mark.parametrize("view", views())
+@pytest.mark.parametrize("view", views() | written())
 def test_axe_finds_nothing_and_every_text_can_be_read(look: Look, base: str, view: str) -> None:
-    path, sign = views()[view]
+    path, sign = (views() | written())[view]
     with look(base, color_scheme="light") as visit:
         visit.open(path)
         whole(visit, sign)
