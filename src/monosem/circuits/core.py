@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from monosem.circuits.influence import influence_of, scores_of
 
 KINDS = ("feature", "error", "token", "position", "bias", "beginning", "remainder", "target")
+OWN = "target"
+"""The place of the constant that a target adds itself: an encoder's bias, the head's."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monosem.circuits.core import GraphCore
+from monosem.circuits.core import OWN, GraphCore
 
 
 def name_of(graph: GraphCore, number: int) -> str:
@@ -19,6 +19,8 @@ def name_of(graph: GraphCore, number: int) -> str:
         return f"{kind}{word}"
     if kind in ("beginning", "remainder"):
         return {"beginning": "beginning of the text", "remainder": "features left out"}[kind]
+    if kind == "bias" and hook == OWN:
+        return "bias of its own"
     return f"{kind} {hook}{word}"
 
 

@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.circuits.core import OWN
 from monosem.circuits.frozen import Frozen, Site
 from monosem.circuits.units import layer_of
 
-OWN = "target"
-"""The place of the constant that a target adds itself: an encoder's bias, the head's."""
 KEPT_NUMBERS = 2**26
 """Numbers of decoder rows, laid out by position, that are kept between batches; others are gathered each time."""
 

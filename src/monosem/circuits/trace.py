@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
-from monosem.circuits.core import Nodes, TargetInfo
+from monosem.circuits.core import OWN, Nodes, TargetInfo
+from monosem.circuits.estimate import estimate
 from monosem.circuits.frozen import Frozen
 from monosem.circuits.graph import Graph
 from monosem.circuits.influence import VARIES
-from monosem.circuits.sources import OWN, Sources
+from monosem.circuits.sources import Sources
 from monosem.circuits.targets import Goal, Target, goals_of, said_token
 from monosem.circuits.traced import Traced
 from monosem.circuits.units import Dictionaries, Unit, units_of
@@ -91,9 +92,13 @@ def trace(
     if max_features < 0 or not 0 < edges <= 1:
         raise ConfigError(f"max_features is 0 or more and edges between 0 and 1, got {max_features} and {edges}")
     tokens = prompt_tokens(model, prompt)
-    frozen = Frozen(model, tokens, units_of(model, dictionaries))
+    units = units_of(model, dictionaries)
+    estimate(model, units, tokens.shape[1], [0] * len(units), 0, edges).require_room()
+    frozen = Frozen(model, tokens, units)
     goals = goals_of(frozen, target, position)
     sources = Sources(frozen)
+    active = [len(unit.positions) for unit in frozen.units]
+    estimate(model, frozen.units, frozen.length, active, max_features, edges).require_room()
     with torch.no_grad():
         tracing = _Tracing(frozen, sources, goals, edges)
         tracing.run(min(max_features, sources.n_features))

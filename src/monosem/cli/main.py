@@ -19,6 +19,7 @@ from monosem.cli.eval import evaluate
 from monosem.cli.explain import explain
 from monosem.cli.explore import explore
 from monosem.cli.export import export
+from monosem.cli.graph import graph
 from monosem.cli.harvest import harvest
 from monosem.cli.heads import heads
 from monosem.cli.info import info
@@ -74,6 +75,7 @@ app.command()(embed)
 app.command()(explore)
 app.command()(steer)
 app.command()(serve)
+app.command()(graph)
 app.command()(heads)
 app.command()(rate)
 app.command()(top)
