@@ -84,6 +84,20 @@ def test_keys_and_pointer_reach_every_node(served: Any, look: Look) -> None:
         visit.sees("section[aria-label='selected node'] h2", "“")
 
 
+def test_an_edge_shows_its_heads(served: Any, look: Look) -> None:
+    view = served.get("/api/d/small/graphs/b")
+    features = [n for n in view["nodes"] if n["kind"] == "feature" and n["position"] < len(view["words"]) - 1]
+    feature = max(features, key=lambda node: node["influence"])
+    with look(served.base) as visit:
+        visit.open("/d/small/graphs/b")
+        visit.page.get_by_label("find nodes").fill(str(feature["latent"]))
+        visit.page.keyboard.press("Enter")
+        made = visit.page.locator("section[aria-label='selected node'] table").last
+        made.locator("td.num button").first.click()
+        edge = visit.sees("section[aria-label='selected edge']")
+        edge.locator("tbody tr, p:has-text('No attention')").first.wait_for()
+
+
 def test_influence_filters(served: Any, look: Look) -> None:
     view = served.get("/api/d/small/graphs/a")
     with look(served.base) as visit:
