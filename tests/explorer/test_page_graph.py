@@ -90,6 +90,7 @@ def test_an_edge_shows_its_heads(served: Any, look: Look) -> None:
     feature = max(features, key=lambda node: node["influence"])
     with look(served.base) as visit:
         visit.open("/d/small/graphs/b")
+        visit.page.get_by_label("share of influence").fill("1")
         visit.page.get_by_label("find nodes").fill(str(feature["latent"]))
         visit.page.keyboard.press("Enter")
         made = visit.page.locator("section[aria-label='selected node'] table").last
