@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -134,6 +136,23 @@ def test_ablating_underlines_what_becomes_less_likely(look: Look, site: Any, oft
                 told.add(visit.sees(".tip").inner_text().partition("ablated: ")[2].split(" ")[0])
             assert f"\u2212{abs(lowest):.3g}" in {each.rstrip("0") if "." in each else each for each in told} | told
         visit.shoot("ablated")
+
+
+def test_an_ablation_that_cannot_be_had_is_told_once(look: Look, serve: Any, run_folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "moved")
+    index = run / "features/index.json"
+    index.write_text(index.read_text().replace('"bundled:held_out"', '"gone.txt"'))
+    with serve(run, page=Page()) as client:
+        row = client.get("/api/d/moved/features", sort="-rate", limit=1)["rows"][0]
+        with look(client.base) as visit:
+            visit.open(f"/d/moved/f/{row['latent']}")
+            visit.sees(".passage mark")
+            visit.page.get_by_role("button", name="ablate").click()
+            visit.sees(".error[role=alert]")
+            assert visit.page.get_by_role("button", name="ablate").get_attribute("aria-pressed") == "false"
+            assert visit.page.locator(".error").count() == 1
+            assert len([error for error in visit.errors if "4" in error]) == len(visit.errors) == 1
+            visit.errors.clear()  # the browser tells of a refusal
 
 
 def test_features_are_sorted_by_their_total_effect_on_a_next_token(look: Look, site: Any) -> None:
