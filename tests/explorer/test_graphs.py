@@ -13,6 +13,7 @@ import pytest
 
 import monosem as ms
 from monosem.explorer.page import Page
+from monosem.runs.graph_labels import label_graph
 
 PROMPT = "The king of France and the queen of"
 THEIRS = Path(__file__).parents[1] / "circuits/data/circuit_tracer.json"
@@ -187,3 +188,13 @@ def test_an_edge_goes_through_heads(client: Any, traced: str) -> None:
     assert sum(head["value"] for head in heads) == pytest.approx(value, rel=0.02)  # one layer of attention lies between
     for query, status in (({"source": "x", "target": target["id"]}, 400), ({"source": "x"}, 422)):
         assert client.ask(address, **query).status == status
+
+
+def test_labels_of_a_run_go_into_its_graph(traced: str, run: Path) -> None:
+    graph = ms.Graph.load(run / "graphs" / traced)
+    store = ms.FeatureStore(run)
+    assert label_graph(graph, [run, run / "graphs"]) == len(graph.labels) > 0
+    for (hook, latent), label in list(graph.labels.items())[:20]:
+        assert hook == "resid_post.2"
+        assert label == store[latent].name or label in str(store.explanations()[latent].text).replace("*", "")
+    assert label_graph(graph, [run]) == 0

@@ -30,6 +30,7 @@ def graph(
     ] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the graph into this folder.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as one HTML file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write it as Neuronpedia and circuit-tracer read it.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Lines for each target.")] = 8,
 ) -> None:
     r"""Trace a circuit: which features, errors and tokens make what a model says of a prompt.
@@ -48,6 +49,9 @@ def graph(
         monosem graph runs/demo --prompt "Once upon a time there was a little"
         monosem graph runs/t0 runs/t1 runs/t2 --prompt "..." --target " Mary" --target " John" --save graphs/mary
 
+    Features are called as the runs' feature stores call them. A graph saved into RUN/graphs/NAME is on the page that
+    `monosem explore RUN` serves.
+
     In Python: `ms.trace(model, [transcoder, sae], prompt)`; saved graphs are read by `ms.Graph.load(folder)`.
     """
     from monosem.circuits import trace
@@ -56,6 +60,7 @@ def graph(
     from monosem.errors import ConfigError
     from monosem.interop.load import load_sae
     from monosem.models import load_model
+    from monosem.runs.graph_labels import label_graph
     from monosem.work import doing, job
 
     if target is not None and len(target) > 2:
@@ -72,6 +77,7 @@ def graph(
     if len(loaded) > 1 and "neurons" in loaded:
         raise ConfigError("neurons of all layers stand alone: in Python, ms.trace takes {'mlp_mid.3': 'neurons', ...}")
     made = trace(subject, given, prompt, asked, position=position, max_features=features)
+    label_graph(made, dictionaries)
     if nodes < 1 or edges < 1:
         made = made.pruned(nodes, edges)
     out = console()
@@ -89,3 +95,6 @@ def graph(
     if html is not None:
         made.html(html)
         out.print(f"written: {html}", markup=False, soft_wrap=True)
+    if json is not None:
+        made.to_json(json)
+        out.print(f"written: {json}", markup=False, soft_wrap=True)
