@@ -410,3 +410,20 @@ def test_questions_that_have_no_answer(model: SubjectModel, dictionaries: list[S
         circuit.faithfulness(baselines=["luck"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="reads nothing"):
         feature_circuit(model, sae, CLEAN[:, :1], CORRUPT[:, :1], progress=False)
+
+
+def test_what_comes_before_all_sites_is_not_run_again_and_no_bit_changes(
+    model: SubjectModel, dictionaries: list[SAE]
+) -> None:
+    circuit = whole(model, dictionaries[1:], metric="loss", edges=False)
+    plain = [circuit.run(range(n)) for n in (0, 3, 40)]
+    calls: list[int] = []
+    handle = model.module.get_submodule("transformer.h.0.mlp").register_forward_hook(lambda *_: calls.append(1))
+    with circuit.parts.spared():
+        before = len(calls)
+        spared = [circuit.run(range(n)) for n in (0, 3, 40)]
+        assert len(calls) == before
+    handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(plain, spared, strict=True))
+    curve = circuit.faithfulness([3], baselines=[], progress=False)["circuit"]
+    assert torch.equal(curve.kept[0], plain[1])

@@ -161,10 +161,12 @@ class _Runs:
         always, never = (every_error if self.errors == which else [] for which in ("kept", "removed"))
         sizes = sorted({min(size, len(orders[0])) for size in self.sizes})
         circuits = [[nodes_of(order[:size]) for order in orders] for size in sizes]
-        kept = [torch.stack([parts.run(one + always) for one in of]).mean(0) for of in circuits]
-        left = [torch.stack([parts.run(one + never, but=True) for one in of]).mean(0) for of in circuits]
+        with parts.spared():
+            kept = [torch.stack([parts.run(one + always) for one in of]).mean(0) for of in circuits]
+            left = [torch.stack([parts.run(one + never, but=True) for one in of]).mean(0) for of in circuits]
+            empty = parts.run(always)
         nodes = [sum(map(len, of)) / len(of) for of in circuits]
-        return Curve(name, sizes, nodes, torch.stack(kept), torch.stack(left), parts.value, parts.run(always))
+        return Curve(name, sizes, nodes, torch.stack(kept), torch.stack(left), parts.value, empty)
 
     def _touched(self, edges: list[int]) -> Nodes:
         """The nodes at both ends."""

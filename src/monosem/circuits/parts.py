@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from monosem.codes import SparseCodes
 from monosem.errors import DataError
 from monosem.interventions.number import Number, number_of
 from monosem.interventions.way import Put, Site, Way, midpoints
-from monosem.models import SubjectModel
+from monosem.models import Replay, SubjectModel
 from monosem.work import doing
 
 Method = Literal["gradient", "integrated"]
@@ -91,6 +92,14 @@ class Parts:
         position, latent = self.numberings[site].back(effects.numbers[column])
         effect = float(effects.values[:, column].mean())
         return Node(self.way.sites[site].write, int(latent), int(position), effect)
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """Within this block, runs do not compute anew what comes before all sites."""
+        hooks = [hook for site in self.way.sites for hook in (site.read, site.write)]
+        replay = Replay(self.asked.model, [*hooks, *self.asked.number.hooks], self.asked.clean)
+        with replay.of(self.asked.clean):
+            yield
 
     @torch.no_grad()
     def run(self, nodes: Sequence[tuple[int, int]], but: bool = False) -> Float[Tensor, " contexts"]:
