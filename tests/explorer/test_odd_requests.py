@@ -53,6 +53,8 @@ GETS = {
     "/api/d/{}/image/{}": (),
     "/api/d/{}/previews": ("latents", "words"),
     "/api/d/{}/context": ("text", "context", "latent"),
+    "/api/d/{}/f/{}/effects": ("text", "context"),
+    "/v1/models/{}": (),
     "/api/d/{}/search": ("q", "kind", "limit"),
     "/api/d/{}/notes/{}": (),
     "/api/compare": ("a", "b", "threshold", "by"),
@@ -122,6 +124,13 @@ def test_odd_bodies(client: Any, body: Any) -> None:
         ("PUT", "/api/d/small/notes/9"),
         ("POST", "/api/d/small/notes"),
         ("POST", "/api/d/small/prompt"),
+        ("POST", "/api/d/small/total"),
+        ("POST", "/api/d/small/diagnose"),
+        ("POST", "/api/d/small/avoid"),
+        ("POST", "/api/d/small/rewards"),
+        ("POST", "/api/d/small/f/3/doses"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/chat/completions"),
     ):
         reply = client.ask(path, method, body)
         check(reply, (method, path))

@@ -236,7 +236,8 @@ def _long_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:
     @get("/api/d/{name}/previews", response_model=list[shapes.Preview])
     async def hovers(name: str, latents: str, words: Words = "") -> Response:
         """Names and three passages of up to 100 features, the strongest or those that hold some words."""
-        numbers = [int(n) for n in latents.split(",")[:MOST_PREVIEWS] if n.strip().isascii() and n.strip().isdigit()]
+        asked = [n.strip()[:20] for n in latents.split(",")[:MOST_PREVIEWS]]
+        numbers = [int(n) for n in asked if n.isascii() and n.isdigit()]
         return await lanes.beside.run(lambda: answer(previews(site[name], numbers, words)))
 
 
