@@ -184,7 +184,7 @@ def main() -> None:
     fvu = [", ".join(f"{x:.2f}" for x in part) for part in (lost[: model.n_layers], lost[model.n_layers :])]
     parts = [
         "# Transcoders, SAEs or neurons: of which do fewer nodes do an MLP's work?",
-        "Written by `python studies/circuits_by_unit.py`, as it came out.",
+        f"Written by `python studies/circuits_by_unit.py --tokens {given.tokens}`, as it came out.",
         f"**{said}**",
         "![faithfulness by number of nodes](circuits_by_unit.svg)",
         f"All {model.n_layers} MLPs of the bundled model at once; {given.latents:,} latents each, {K} on at a token, "
