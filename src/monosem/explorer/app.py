@@ -23,6 +23,7 @@ from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.graph_routes import add_graph_routes
 from monosem.explorer.guard import Guard
+from monosem.explorer.head_routes import add_head_routes
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.openai_routes import add_openai_routes
@@ -107,6 +108,7 @@ def make_app(
     add_openai_routes(app, site, lanes)
     add_effect_routes(app, site, lanes)
     add_graph_routes(app, site, lanes)
+    add_head_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

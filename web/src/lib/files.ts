@@ -273,6 +273,18 @@ export class FileSource implements Source {
     throw this.absent('The playground')
   }
 
+  heads(): Promise<t.HeadsView> {
+    return Promise.reject(this.absent('A look at heads'))
+  }
+
+  head(): Promise<t.HeadView> {
+    return Promise.reject(this.absent('A look at heads'))
+  }
+
+  headOn(): Promise<t.HeadPattern> {
+    return Promise.reject(this.absent('A look at heads'))
+  }
+
   rewards(): Promise<t.Rewards> {
     return Promise.reject(this.absent('A reward'))
   }

@@ -6,6 +6,7 @@ import type * as t from './types'
 
 export class ServerSource implements Source {
   private readonly features = remember<t.Feature>(200)
+  private readonly ownHeads = remember<t.HeadView>(60)
   private readonly maps = remember<t.FeatureMap>(4)
   private readonly hovers = remember<t.Preview[]>(400)
   private readonly sites = remember<t.Site>(1)
@@ -99,6 +100,18 @@ export class ServerSource implements Source {
 
   rewards(name: string, asked: object): Promise<t.Rewards> {
     return send(`${this.base(name)}/rewards`, 'POST', asked)
+  }
+
+  heads(name: string, measure: boolean): Promise<t.HeadsView> {
+    return measure ? send(`${this.base(name)}/heads`, 'POST', {}) : json(`${this.base(name)}/heads`)
+  }
+
+  head(name: string, layer: number, head: number): Promise<t.HeadView> {
+    return this.ownHeads(`${name}/${layer}.${head}`, () => json(`${this.base(name)}/heads/${layer}/${head}`))
+  }
+
+  headOn(name: string, layer: number, head: number, asked: object): Promise<t.HeadPattern> {
+    return send(`${this.base(name)}/heads/${layer}/${head}/prompt`, 'POST', asked)
   }
 
   model(name: string, load: boolean): Promise<t.ModelState> {

@@ -38,6 +38,10 @@ export interface Source {
   /** Effect and fluency of texts steered with a feature, dose by dose. */
   doses(name: string, latent: number, asked: object, signal: AbortSignal): AsyncGenerator<t.DoseLine>
   rewards(name: string, asked: { prompt: string; answers: [string, string]; chat: boolean }): Promise<t.Rewards>
+  /** What the heads of the model do; with `measure`, measured if it has not been. */
+  heads(name: string, measure: boolean): Promise<t.HeadsView>
+  head(name: string, layer: number, head: number): Promise<t.HeadView>
+  headOn(name: string, layer: number, head: number, asked: { text: string; query?: number; key?: number }): Promise<t.HeadPattern>
   model(name: string, load: boolean): Promise<t.ModelState>
   /** Go on with a text, or answer a conversation, piece by piece, by the OpenAI protocol (docs/serving.md). */
   complete(request: object, signal: AbortSignal): AsyncGenerator<Piece>

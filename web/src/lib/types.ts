@@ -654,3 +654,74 @@ export interface GraphMeasured {
   targets: { label: string; before: number; direct: number; predicted: number | null; measured: number }[]
   words: string | null
 }
+
+// Attention heads ----------------------------------------------------------------------------------------------------
+
+export interface HeadScore {
+  name: string
+  meaning: string
+  /** By layer and head; null where nothing could be measured. */
+  value: (number | null)[][]
+  low: (number | null)[][]
+  high: (number | null)[][]
+  chance: number | null
+}
+
+export interface HeadsView {
+  model: string
+  why_not: string | null
+  /** Null until somebody asks for it. */
+  measured: { documents: number; tokens: number; scores: HeadScore[] } | null
+}
+
+export interface Beside {
+  layer: number
+  head: number
+  kind: 'query' | 'key' | 'value' | 'like_qk' | 'like_ov'
+  score: number
+}
+
+export interface HeadFeature extends Named {
+  strength: number
+}
+
+export interface HeadExample {
+  texts: string[]
+  query: number
+  key: number
+  /** Of the query, to each token up to it. */
+  attention: number[]
+}
+
+export interface HeadView {
+  layer: number
+  head: number
+  examples: HeadExample[]
+  reads: Beside[]
+  read_by: Beside[]
+  alike: Beside[]
+  chance: number
+  queries: HeadFeature[]
+  keys: HeadFeature[]
+  values: HeadFeature[]
+  writes: HeadFeature[]
+}
+
+export interface HeadPair {
+  query: Named | null
+  query_is: string
+  key: Named | null
+  key_is: string
+  value: number
+}
+
+export interface HeadPattern {
+  texts: string[]
+  /** Of each query, to each key up to it. */
+  pattern: number[][]
+  query: number
+  promoted: { text: string; logit: number }[]
+  suppressed: { text: string; logit: number }[]
+  written: HeadFeature[]
+  look: { key: number; score: number; pairs: HeadPair[]; rest: number } | null
+}
