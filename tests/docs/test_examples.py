@@ -37,6 +37,7 @@ SMALLER = [
     (r"sae\.k: \[16, 32\]", "sae.k: [16]"),
     (r"batches\(acts, 4096\)", "islice(batches(acts, 512), 2)"),  # it has no end
     (r"--feature \d+", "--feature 36"),
+    (r"(monosem heads \S+)", r"\1 --documents 8"),
     (r"(monosem explore [^-]+)$", r"\1 --export site"),  # it would serve until Ctrl-C
     (r"(monosem rate [^-]+)$", r"\1 --results"),  # so would it
 ]
