@@ -32,6 +32,13 @@ def complete(site: Any, interventions: list[Any]) -> str:
     return site.send("POST", "/v1/completions", {**request, "interventions": interventions})["choices"][0]["text"]
 
 
+def both_written(visit: Any) -> None:
+    """Wait until the steered text and the plain one are whole."""
+    visit.sees("section[aria-label=Steered] .report")
+    for head in ("Plain", "Steered"):
+        sync_api.expect(visit.page.locator(f"section[aria-label={head}]")).to_have_attribute("aria-busy", "false")
+
+
 @pytest.fixture(scope="module")
 def often(site: Any) -> Any:
     """A feature that fires often."""
@@ -65,7 +72,7 @@ def test_a_slider_writes_the_steered_text_beside_the_plain_one(look: Look, site:
         assert highest >= often["max"]
         slider.focus()
         page.keyboard.press("End")
-        visit.sees("section[aria-label=Steered] .report", "changed")
+        both_written(visit)
         assert field.input_value() == f"{TEXT} not yet"
         amount = float(slider.input_value())
         assert amount == pytest.approx(highest)
@@ -86,14 +93,14 @@ def test_settings_are_kept_by_their_address_and_in_a_list(look: Look, site: Any,
     with look(site.base) as visit:
         page = visit.page
         visit.open(setting)
-        visit.sees("section[aria-label=Steered] .report")
+        both_written(visit)
         shown = page.locator(".texts").first.inner_text()
         page.get_by_role("button", name="save", exact=True).click()
         entry = visit.sees("[aria-label='saved settings'] a", f"f/{often['latent']} scale 2.5")
         visit.open(PLAY)
         entry.click()
         visit.stands_at("seed=3")
-        visit.sees("section[aria-label=Steered] .report")
+        both_written(visit)
         assert page.locator(".texts").first.inner_text() == shown
         assert page.locator("label", has_text="steer").locator("select").input_value() == "generated"
         page.get_by_role("button", name="forget").click()
