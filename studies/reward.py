@@ -3,16 +3,17 @@
     python studies/reward.py [RUN] --pairs PAIRS [--model FOLDER] [--reward FOLDER] [--output studies] [--quick]
 
 PAIRS are those that the reward model (recipes/reward) was trained on; only questions that were held out from it are
-used, half of them to choose features, half to test. Rules, written before looking. Explained: the reward of the chosen
-answer less that of the rejected one, once as it is and once with what the dictionary's features say taken out of
-resid_post.15 at every token (errors stay); the difference is the features' part, and their share is 1 - sum (whole -
-part)^2 / sum whole^2. Floors: a dictionary that never learned, and the parts of other pairs. Which: integrated
-gradients (`ms.attribute`), chosen less rejected; features with the largest sums of magnitudes are ablated on the other
-half, beside as many of those that fire there drawn at random. Fooling: the 8 features with the highest score where
-they fire (on 5 answers at least, one half) give words, the two tokens that each fires on most, to an answer that
-says nothing; the best of such words picked by the reward itself on 3 questions, and an answer of SmolLM2 with these
-features raised, come beside. They fool it where their reward is above that of the answer that people chose. Controls:
-the same of features drawn at random; SmolLM2 alone. RUN is that of recipes/smollm2. Writes reward.svg and .md.
+used, half of them to choose features, half to test. Rules, written before looking, but for a trial of 16 pairs.
+Explained: the reward of the chosen answer less that of the rejected one, once as it is and once with what the
+dictionary's features say taken out of resid_post.15 at every token (errors stay); the difference is the features' part,
+and their share is 1 - sum (whole - part)^2 / sum whole^2. Floors: a dictionary that never learned, and the parts of
+other pairs. Which: integrated gradients (`ms.attribute`), chosen less rejected; features with the largest sums of
+magnitudes are ablated on the other half, beside as many of those that fire there drawn at random. Fooling: the 8
+features with the highest score where they fire (on 5 answers at least, one half) give words, the two tokens of letters
+that each fires on most, to an answer that says nothing; beside it the best of such words, picked by the reward itself
+on 3 questions, and an answer of SmolLM2 with these features raised. They fool it if on more than half of the questions
+their reward is above that of the answer that people chose, and in the mean above their control's. Controls: the same of
+features drawn at random; SmolLM2 alone. RUN is that of recipes/smollm2. Writes reward.svg and .md.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ def reward(out: object) -> Tensor:
 @torch.no_grad()
 def rewards(judge: SubjectModel, texts: Sequence[str], edits: Sequence[ms.Ablate] = ()) -> np.ndarray:
     """(texts,) of whole texts."""
-    found: list[np.ndarray] = []
+    found = np.zeros(len(texts))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding
     for start in range(0, len(texts), TEXTS):
-        batch = judge.padded(list(texts[start : start + TEXTS]))
+        chosen = order[start : start + TEXTS]
         with judge.edit(list(edits)):
-            found.append(judge(batch)[:, 0].float().numpy())
-    return np.concatenate(found)
+            found[chosen] = judge(judge.padded([texts[i] for i in chosen]))[:, 0].float().numpy()
+    return found
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Explained:
     """(texts, latents) of integrated gradients, chosen and rejected in turn, summed over positions."""
     fires: Tensor
     """(texts, latents) whether it fires."""
+    incomplete: float
+    """Mean magnitude by which the scores of a text do not add up to its part, over that of the part."""
 
     def share(self, part: np.ndarray | None = None) -> Estimate:
         """Of the squared differences that the parts explain; drawn anew by pairs."""
@@ -95,8 +99,11 @@ class Explained:
 
 def explained(judge: SubjectModel, sae: SAE, pairs: Sequence[Pair], steps: int, name: str) -> Explained:
     """Attribute the reward of both answers of every pair."""
-    texts = [text for pair in pairs for text in pair.texts()]
+    order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i].texts())))  # little padding
+    back = np.argsort(order)
+    texts = [text for i in order for text in pairs[i].texts()]
     whole, part, scores, fires = list[float](), list[float](), list[Tensor](), list[Tensor]()
+    missing: list[float] = []
     for start in each(name, range(0, len(texts), TEXTS), 1, "batches"):
         found = ms.attribute(
             judge, sae, texts[start : start + TEXTS], of=reward, method="integrated", steps=steps, hook="resid_post.15"
@@ -104,10 +111,13 @@ def explained(judge: SubjectModel, sae: SAE, pairs: Sequence[Pair], steps: int, 
         assert found.baseline is not None
         whole += found.metric.tolist()
         part += (found.metric - found.baseline).tolist()
+        missing += found.incompleteness.abs().tolist()
         scores.append(by_text(found.scores))
         fires.append(by_text(found.codes) > 0)
-    all_, features = np.array(whole), np.array(part)
-    return Explained(all_[::2] - all_[1::2], features[::2] - features[1::2], torch.cat(scores), torch.cat(fires))
+    all_, features = (np.array(values).reshape(-1, 2)[back] for values in (whole, part))
+    incomplete = float(np.mean(missing) / np.abs(features).mean())
+    of_texts = (torch.cat(rows).unflatten(0, (-1, 2))[back].flatten(0, 1) for rows in (scores, fires))
+    return Explained(all_[:, 0] - all_[:, 1], features[:, 0] - features[:, 1], *of_texts, incomplete)
 
 
 def by_text(codes: SparseCodes) -> Tensor:
@@ -140,12 +150,12 @@ def ablated(
 
 
 def words_of(store: FeatureStore, latents: Sequence[int]) -> list[str]:
-    """The tokens that each fires on most."""
-    return [
-        one.text.strip()
-        for feature in store.features(list(latents))
-        for one in [one for one in feature.firing_tokens if one.text.strip()][:WORDS_EACH]
-    ]
+    """The tokens of letters that each fires on most."""
+    found: list[str] = []
+    for feature in store.features(list(latents)):
+        words = [one.text.strip() for one in feature.firing_tokens]
+        found += [word for word in words if word.isalpha()][:WORDS_EACH]
+    return found
 
 
 def searched(judge: SubjectModel, questions: Sequence[str], words: Sequence[str], length: int) -> list[str]:
@@ -211,26 +221,20 @@ def verdict(
     shown = {name: estimate(values > 0) for name, values in fooled.items()}
     made = ["words of features", "words searched", "features raised"]
     controls = ["words of random features", "words of random features", "random features raised"]
-    best = [name for name, control in zip(made, controls, strict=True) if better(fooled[name], fooled[control]).low > 0]
-    often = [name for name in made if shown[name].mean > 0.5]
+    above = {name: estimate(fooled[name] - fooled[control]) for name, control in zip(made, controls, strict=True)}
+    often = [name for name in made if shown[name].low > 0.5 and above[name].low > 0]
     fools = (
-        f"It is fooled by {', '.join(often)}"
-        if often
-        else "No answer made from features is above the chosen one on most questions"
+        f"It is fooled by {' and '.join(often)}" if often else "That an answer made from features fools it is not shown"
     )
     said = ", ".join(f"{name} {one.text('.0%')}" for name, one in shown.items())
     return (
         f"Features explain {learned.text('.0%')} of the reward differences of held-out pairs, {beyond} "
         f"({random.text('.0%')}; parts of other pairs {other.text('.0%')}); {COUNTS[0]} features chosen on other pairs "
         f"{few['by attribution'][0].text('.0%')}, as many at random {few['at random'][0].text('.0%')}. "
-        f"{fools}: above the chosen answer are {said}. Above their own controls: {', '.join(best) or 'none'}. "
+        f"{fools}: above the chosen answer are {said}; reward above the control's: "
+        f"{', '.join(f'{name} {one.text()}' for name, one in above.items())}. "
         f"The reward model itself prefers the chosen answer in {right.text('.0%')} of these pairs."
     )
-
-
-def better(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Of two rewards on the same questions, the mean difference."""
-    return estimate(a - b)
 
 
 def main() -> None:
@@ -307,7 +311,8 @@ def main() -> None:
         "A reward model of 20 layers (recipes/reward), whose first 16 are those of SmolLM2-135M-Instruct; a "
         f"{about['architecture']} SAE of {store.n_latents:,} latents at {about['hook']}, trained on other text. "
         f"{len(pairs)} held-out pairs, half to choose features; {len(questions)} questions of the other half to fool "
-        "it on. 95 % intervals, bootstrap over pairs or questions. A share below 0 is worse than to say nothing.",
+        f"it on. Integrated gradients of {steps} steps add up to the parts within {halves[0].incomplete:.0%}. 95 % "
+        "intervals, bootstrap over pairs or questions. A share below 0 is worse than to say nothing.",
         "## Share of the reward differences\n\n| | share |\n|---|---|\n"
         + "\n".join(
             [f"| {name} | {one.text('.0%')} |" for name, one in shares.items()]
