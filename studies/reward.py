@@ -116,8 +116,8 @@ def explained(judge: SubjectModel, sae: SAE, pairs: Sequence[Pair], steps: int, 
         fires.append(by_text(found.codes) > 0)
     all_, features = (np.array(values).reshape(-1, 2)[back] for values in (whole, part))
     incomplete = float(np.mean(missing) / np.abs(features).mean())
-    of_texts = (torch.cat(rows).unflatten(0, (-1, 2))[back].flatten(0, 1) for rows in (scores, fires))
-    return Explained(all_[:, 0] - all_[:, 1], features[:, 0] - features[:, 1], *of_texts, incomplete)
+    said, on = (torch.cat(rows).unflatten(0, (-1, 2))[back].flatten(0, 1) for rows in (scores, fires))
+    return Explained(all_[:, 0] - all_[:, 1], features[:, 0] - features[:, 1], said, on, incomplete)
 
 
 def by_text(codes: SparseCodes) -> Tensor:
