@@ -171,7 +171,7 @@ def draw(path: Path, rows: Sequence[Measured]) -> None:
         ([row.own for row in rows], "its own", "#b5532a"),
     ):
         axes[2].hist(np.array(values), bins=bins, histtype="stepfilled", alpha=0.6, color=colour, label=name)
-    axes[2].set(xlabel="correlation with logit weights, over the vocabulary", ylabel="features")
+    axes[2].set(xlabel="correlation with logit weights", ylabel="features")
     axes[2].legend(frameon=False, fontsize=8)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
