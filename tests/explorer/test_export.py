@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from monosem.errors import ConfigError, FileError
-from monosem.explorer import Dictionary, export_site, open_dictionaries
+from monosem.explorer import Dictionary, export_features, export_site, open_dictionaries
 from monosem.explorer.chunks import read_chunk
 from monosem.explorer.export import feature_html
 from monosem.explorer.notes import Notes
@@ -65,6 +66,27 @@ def test_an_export_holds_what_the_server_says(site: Path, client: Any) -> None:
         k: v for k, v in served.items() if k not in different
     }
     assert read_chunk(site, "compare/small/second") == client.get("/api/compare", a="small", b="second")
+
+
+def test_two_processes_write_the_files_of_one(
+    run_folder: Path, second: Any, page: Page, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_features, "WORTH_A_PROCESS", 1)
+    dictionaries, by_this = open_dictionaries([run_folder, second.folder / "features"]), list[int]()
+    write = export_features._write
+
+    def once_the_other_has_begun(*arguments: Any) -> None:
+        while not any((tmp_path / "out/data/d/small/f").glob("*.js")) and not by_this:
+            time.sleep(0.05)
+        by_this.append(arguments[-1])
+        write(*arguments)
+
+    monkeypatch.setattr(export_features, "_write", once_the_other_has_begun)
+    written = export_site(dictionaries, tmp_path / "out", page)
+    files = [path.relative_to(site) for path in sorted(site.rglob("*")) if path.is_file()]
+    assert [path.relative_to(written) for path in sorted(written.rglob("*")) if path.is_file()] == files
+    assert all((site / file).read_bytes() == (written / file).read_bytes() for file in files)
+    assert 0 < len(by_this) < len([file for file in files if file.parent.name == "f"])
 
 
 def test_an_export_says_that_it_is_one(site: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -154,13 +155,19 @@ def _in_order_of_draw(feature: Feature) -> list[Example]:
     return [feature.samples[i] for i in feature._draw(np.arange(len(feature.samples)), len(feature.samples))]
 
 
+@functools.lru_cache(1 << 16)
+def _level(activation: float) -> float:
+    """With four digits. A feature's passages have 256 levels among them, most of which come often."""
+    return digits(activation, 4) if activation else 0
+
+
 def _example(example: Example, feature: Feature) -> shapes.Example:
     on, labels = bool(example.activations.any()), feature.pictures or feature.rows
     shown = shapes.Example(
         activation=digits(example.activation),
         weight=digits(example.weight),
         texts=example.texts if feature.rows is None else [feature.rows.name(example.document)],
-        activations=Rounded([digits(a, 4) if a else 0 for a in example.activations.tolist()]) if on else [],
+        activations=Rounded(map(_level, example.activations.tolist())) if on else [],
         peak=example.peak,
         document=example.document,
         position=example.position,

@@ -30,7 +30,12 @@ def write_chunk(folder: Path, name: str, value: Any) -> None:
         FileError: the disk is full, or the folder cannot be written.
     """
     packed = base64.b64encode(gzip.compress(to_json(value), LEVEL, mtime=0))
-    write_bytes(folder / f"data/{name}.js", CALL % (name.encode(), packed))
+    write_bytes(chunk_path(folder, name), CALL % (name.encode(), packed))
+
+
+def chunk_path(folder: Path, name: str) -> Path:
+    """Where a chunk stands in the folder of a site."""
+    return folder / f"data/{name}.js"
 
 
 def read_chunk(folder: Path, name: str) -> Any:
@@ -39,7 +44,7 @@ def read_chunk(folder: Path, name: str) -> Any:
     Raises:
         FileError: it is missing or damaged.
     """
-    path = folder / f"data/{name}.js"
+    path = chunk_path(folder, name)
     with reading(path, "export the site again"):
         found = _CALLED.fullmatch(path.read_bytes())
         if found is None or found[1].decode() != name:

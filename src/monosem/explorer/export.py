@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from monosem.errors import ConfigError
-from monosem.explorer.answers import Ready, to_json
-from monosem.explorer.card import features_json
+from monosem.explorer.answers import to_json
 from monosem.explorer.chunks import write_chunk
 from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.export_features import second_process, write_features
 from monosem.explorer.page import Page
 from monosem.explorer.search import firings_json
 from monosem.explorer.shapes import Abilities
@@ -24,7 +24,7 @@ from monosem.features.store import ROOM
 from monosem.files import write_bytes, write_text, writing
 from monosem.work import doing, each
 
-ROWS_A_FILE, FEATURES_A_FILE, WORDS_A_FILE = 1024, 32, 128
+ROWS_A_FILE, WORDS_A_FILE = 1024, 128
 MARK = "monosem-export.json"
 STATIC: Abilities = {
     "prompt": "a static site has no model: run `monosem explore` for prompts",
@@ -33,8 +33,6 @@ STATIC: Abilities = {
     "context": "a static site has only the passages that were harvested",
     "rewards": "a static site has no model",
 }
-OF_PASSAGES = ("texts", "before", "after", "text", "context")
-"""What the table of passages says of an example; a site holds it once, not with each of the examples there."""
 
 
 def export_site(dictionaries: dict[str, Dictionary], folder: str | Path, page: Page | None = None) -> Path:
@@ -66,14 +64,12 @@ def export_site(dictionaries: dict[str, Dictionary], folder: str | Path, page: P
             {**summary, "path": summary["name"], "can": _can(summary["can"])} for summary in overview["dictionaries"]
         ]
         write_chunk(folder, "dictionaries", {**overview, "static": True, "dictionaries": summaries})
-        with ThreadPoolExecutor(1) as aside:
+        with second_process(dictionaries, folder), ThreadPoolExecutor(1) as aside:
             for dictionary in dictionaries.values():
                 laid_out = aside.submit(site.geometry.map, dictionary) if dictionary.can["map"] is None else None
                 _write_dictionary(site, dictionary, folder)
                 _write_words(dictionary, folder)
-                firsts = range(0, dictionary.n_latents, FEATURES_A_FILE)
-                for first in each(f"writing {dictionary.name}", firsts, FEATURES_A_FILE, "features"):
-                    _write_features(site, dictionary, folder, first)
+                write_features(site, dictionary, folder)
                 if laid_out is not None:
                     with doing(f"laying out the map of {dictionary.name}"):
                         write_chunk(folder, f"d/{dictionary.name}/map", laid_out.result())
@@ -125,27 +121,6 @@ def _write_words(dictionary: Dictionary, folder: Path) -> None:
     for first in each(f"writing words of {dictionary.name}", firsts, WORDS_A_FILE, "words"):
         chunk = {word: firings_json(words, words.find(word)) for word in known[first : first + WORDS_A_FILE]}
         write_chunk(folder, f"{home}/{first // WORDS_A_FILE}", chunk)
-
-
-def _write_features(site: Site, dictionary: Dictionary, folder: Path, first: int) -> None:
-    latents = range(first, min(dictionary.n_latents, first + FEATURES_A_FILE))
-    features: list[Any] = features_json(dictionary, latents)
-    for feature in features:
-        feature["matches"] = site.geometry.matches(dictionary, feature["latent"])
-        if dictionary.store.rows is None:
-            for kind in ("top", "samples", "near_misses", "silent"):
-                feature[kind] = [_placed(example) for example in feature[kind]]
-    chunk = {"first": first, "passages": first // PART, "features": features}
-    write_chunk(folder, f"d/{dictionary.name}/f/{first // FEATURES_A_FILE}", chunk)
-
-
-def _placed(example: dict[str, Any]) -> dict[str, Any]:
-    """An example that says where its window stands in the passages, in place of its texts."""
-    placed = Ready(example)
-    for name in OF_PASSAGES:
-        del placed[name]
-    placed["length"] = len(example["texts"])
-    return placed
 
 
 def _write_comparisons(site: Site, folder: Path) -> None:

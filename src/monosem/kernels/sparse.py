@@ -306,12 +306,8 @@ def squared_error(
     The gradient of the values costs nothing beside the decode: a row's decoder rows are still in the cache. Where other
     ranks have other latents, the error is known only once all have decoded.
     """
-    division = ranks.division()
-    if division.latents.size > 1:
-        error = target - b_dec - decode(values, W_dec, selection)
-        return ranks.mean_square(error), error.detach()
     loss, error = _SquaredError.apply(values, W_dec, b_dec, selection, target)  # pyright: ignore
-    return ranks.over_rows(loss) / division.rows.size, error  # pyright: ignore
+    return ranks.over_rows(loss) / ranks.division().rows.size, error  # pyright: ignore
 
 
 class _Encode(torch.autograd.Function):
@@ -371,12 +367,12 @@ class _SquaredError(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, W: Tensor, b_dec: Tensor, selection: Selection, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if selection.dense:
-            kept = _to_dense(values, selection)
-            error = (target - b_dec).sub_(product(kept, W))
-            dots = _backend(W).from_dense(product(error, W.T), selection.indices, selection.offsets)
+        latents, kept = ranks.division().latents, _to_dense(values, selection) if selection.dense else values
+        if selection.dense or latents.size > 1:
+            decoded = product(kept, W) if selection.dense else _weighted_sum(values, selection, W)
+            error = torch.sub(target, latents.sum_(decoded), out=decoded).sub_(b_dec)
+            dots = _gather_dot(error, W, selection)
         else:
-            kept = values
             error, dots = _backend(W).decode_error(values, selection.indices, selection.offsets, W, b_dec, target)
         ctx.save_for_backward(kept, error, dots)
         ctx.selection = selection
