@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         feature_circuit,
         find_supernodes,
         heads,
+        plan_trace,
         read_graph,
         trace,
     )
