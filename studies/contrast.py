@@ -2,7 +2,8 @@
 
     python studies/contrast.py [RUN] [--model FOLDER] [--output studies] [--quick]
 
-Rules, written before looking. Five concepts, each with ten texts about it and words that stand in none of them; ten
+Rules, written before looking, but for a trial of two or three concepts, after which effects became logarithms text by
+text. Five concepts, each with ten texts about it and words that stand in none of them; ten
 texts about nothing in particular are the other side of all. From the same texts come all vectors: the contrast is the
 difference of the means of activations; the feature is the one whose mean code over a text is told apart best (largest
 Welch t, of those that fire 50 times in the store and on at most 2 % of tokens); five features are the best five, each

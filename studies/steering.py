@@ -2,7 +2,8 @@
 
     python studies/steering.py [RUN] [--model FOLDER] [--output studies] [--quick]
 
-Rules, written before looking. Features: those that fire 100 times at least and on at most 1 % of tokens, and whose
+Rules, written before looking, but for a trial of two or three features, after which effects became logarithms text by
+text. Features: those that fire 100 times at least and on at most 1 % of tokens, and whose
 strongest passages share four words at least which are neither tokens that the feature fires on, nor such as its decoder
 promotes, nor in its name (passage_words.py): the held-out words. 20 of them are drawn at random; beside them the 10 of
 highest steering worth (output score) and the 10 of highest clarity. Each is raised by growing amounts while openings
