@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,6 +27,15 @@ class Interval(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+
+class Drawn(Interval):
+    """An interval that still has its draws: that of a difference between two of the same documents is paired."""
+
+    draws: np.ndarray
+    """(N_RESAMPLES,) the value for each resample of the documents; NaN where it has none."""
+    documents: str
+    """A fingerprint of the documents: the same one where the same are drawn, each with as many rows."""
 
 
 class DocumentSums:
@@ -72,6 +82,10 @@ class DocumentSums:
         """Of each group, what was added first of all: 0 for those without documents."""
         return next(iter(self._sums.values()))
 
+    def fingerprint(self) -> str:
+        """A short hash of how much each document has."""
+        return hashlib.sha256(self.sizes().tobytes()).hexdigest()[:16]
+
     def interval(self, metric: Metric, seed: int = 0) -> Interval:
         """A metric and its 95 % percentile bootstrap interval over documents; the seed is that of the resampling."""
         return mean_interval([(self, metric)], seed)
@@ -96,11 +110,13 @@ def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -
         value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))
         resampled = np.mean([metric(sums.drawn(weights, used)) for sums, metric in parts], axis=0)
     value = value if np.isfinite(value) else float("nan")
-    resampled = resampled[np.isfinite(resampled)]
-    if len(used) < 2 or np.isnan(value) or not len(resampled):
+    finite = np.isfinite(resampled)
+    if len(used) < 2 or np.isnan(value) or not finite.any():
         return Interval(value)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    low, high = np.quantile(resampled[finite], [0.025, 0.975])
+    found = Drawn(value, float(low), float(high))
+    found.draws, found.documents = np.where(finite, resampled, np.nan), parts[0][0].fingerprint()
+    return found
 
 
 @lru_cache(maxsize=2)  # all metrics of a pass are of the same documents
