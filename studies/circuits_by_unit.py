@@ -25,7 +25,7 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.activations.inputs import open_text
-from monosem.circuits.faithfulness import Curve
+from monosem.circuits.feature_circuit.faithfulness import Curve
 from monosem.circuits.sites import Neurons
 from monosem.models import SubjectModel
 from monosem.sae import SAE

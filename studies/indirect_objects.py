@@ -28,7 +28,7 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.circuits import FeatureCircuit
-from monosem.circuits.faithfulness import Curve
+from monosem.circuits.feature_circuit.faithfulness import Curve
 from monosem.models import SubjectModel
 
 TEMPLATES = [

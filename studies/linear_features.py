@@ -25,9 +25,9 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.activations.inputs import reopened
-from monosem.circuits.connections import pre_activations
-from monosem.circuits.linear import LinearFit, fit_linear
-from monosem.circuits.pairs import Pairs, read_pairs
+from monosem.circuits.connections.connections import pre_activations
+from monosem.circuits.connections.linear import LinearFit, fit_linear
+from monosem.circuits.connections.pairs import Pairs, read_pairs
 from monosem.circuits.sites import sites_of
 from monosem.codes import SparseCodes
 from monosem.interventions.way import Site

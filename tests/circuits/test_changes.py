@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.circuits.changes import change_features, predict
-from monosem.circuits.core import GraphCore, Nodes, TargetInfo
-from monosem.circuits.graph import Graph
-from monosem.circuits.trace import trace
+from monosem.circuits.graph.changes import change_features, predict
+from monosem.circuits.graph.core import GraphCore, Nodes, TargetInfo
+from monosem.circuits.graph.graph import Graph
+from monosem.circuits.graph.trace import trace
 from monosem.errors import ConfigError, MismatchError
 from monosem.models import SubjectModel
 from monosem.sae import SAE, load_sae

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import monosem as ms
 from monosem.circuits import Connections, connections, paths
-from monosem.circuits.lasso import lasso, violation
-from monosem.circuits.linear import fit_linear
-from monosem.circuits.pairs import Pairs
+from monosem.circuits.connections.lasso import lasso, violation
+from monosem.circuits.connections.linear import fit_linear
+from monosem.circuits.connections.pairs import Pairs
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from monosem.circuits.changes import traced_again
-from monosem.circuits.edge_heads import _column, _cotangent, _passing, edge_heads
-from monosem.circuits.graph import Graph
-from monosem.circuits.sources import Sources
-from monosem.circuits.steps import Mix
-from monosem.circuits.trace import trace
+from monosem.circuits.frozen.steps import Mix
+from monosem.circuits.graph.changes import traced_again
+from monosem.circuits.graph.edge_heads import _column, _cotangent, _passing, edge_heads
+from monosem.circuits.graph.graph import Graph
+from monosem.circuits.graph.sources import Sources
+from monosem.circuits.graph.trace import trace
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import SAE, load_sae

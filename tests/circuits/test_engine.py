@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import monosem as ms
 from monosem.circuits.blocks import BLOCKS, block_module, block_of
-from monosem.circuits.frozen import Frozen
-from monosem.circuits.sources import Sources
-from monosem.circuits.units import units_of
+from monosem.circuits.frozen.frozen import Frozen
+from monosem.circuits.frozen.units import units_of
+from monosem.circuits.graph.sources import Sources
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.sae import SAE

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import monosem as ms
 from monosem.circuits import FeatureCircuit, feature_circuit
-from monosem.circuits.edges import OUTPUT
+from monosem.circuits.feature_circuit.edges import OUTPUT
 from monosem.circuits.sites import Neurons
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel

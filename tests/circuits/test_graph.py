@@ -13,9 +13,9 @@ from family_models import FAMILY_MODELS, VOCABULARY, D, family_module
 from safetensors.torch import load_file, save_file
 
 import monosem as ms
-from monosem.circuits.influence import VARIES, influence_of
-from monosem.circuits.prune import threshold
-from monosem.circuits.verify import verify
+from monosem.circuits.graph.influence import VARIES, influence_of
+from monosem.circuits.graph.prune import threshold
+from monosem.circuits.graph.verify import verify
 from monosem.errors import ConfigError, FileError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -61,7 +61,7 @@ def test_what_edges_predict_is_measured_in_the_model(name: str, make_dictionary:
 
 def test_every_error_and_token_is_what_its_edges_say(graph: ms.Graph) -> None:
     """All of them, not a sample: each taken away alone, on both targets."""
-    from monosem.circuits.intervened import Intervened
+    from monosem.circuits.frozen.intervened import Intervened
 
     traced = graph.traced
     assert traced is not None

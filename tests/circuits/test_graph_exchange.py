@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monosem.circuits.exchange_format import paired, unpaired
-from monosem.circuits.exchange_read import read_exchanged
-from monosem.circuits.exchange_write import exchanged, write_exchanged
-from monosem.circuits.graph import Graph
-from monosem.circuits.supernodes import check_supernodes, find_supernodes
-from monosem.circuits.trace import trace
-from monosem.circuits.view import graph_view
+from monosem.circuits.graph.exchange_format import paired, unpaired
+from monosem.circuits.graph.exchange_read import read_exchanged
+from monosem.circuits.graph.exchange_write import exchanged, write_exchanged
+from monosem.circuits.graph.graph import Graph
+from monosem.circuits.graph.supernodes import check_supernodes, find_supernodes
+from monosem.circuits.graph.trace import trace
+from monosem.circuits.graph.view import graph_view
 from monosem.errors import ConfigError, FileError
 from monosem.models import SubjectModel
 from monosem.sae import load_sae

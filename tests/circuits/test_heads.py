@@ -16,10 +16,10 @@ from torch import Tensor
 
 import monosem as ms
 from monosem.circuits import MEANING, Heads, composition
-from monosem.circuits.head_scores import Sums, Watch, _reading
-from monosem.circuits.head_weights import head_weights, output_matrix
-from monosem.circuits.heads import heads
-from monosem.circuits.successors import rows_of, successions
+from monosem.circuits.heads.heads import heads
+from monosem.circuits.heads.scores import Sums, Watch, _reading
+from monosem.circuits.heads.successors import rows_of, successions
+from monosem.circuits.heads.weights import head_weights, output_matrix
 from monosem.data import read_documents
 from monosem.data.documents import Document, DocumentStream
 from monosem.errors import ConfigError, DataError, FileError

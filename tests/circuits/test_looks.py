@@ -10,7 +10,7 @@ from family_models import FAMILY_MODELS, family_module
 from torch import Tensor, nn
 
 import monosem as ms
-from monosem.circuits.looks import Look, look
+from monosem.circuits.heads.looks import Look, look
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 
@@ -120,8 +120,8 @@ def test_what_does_not_fit_is_refused(bundled: SubjectModel, make_gpt2: Callable
 
 def test_a_head_s_features_by_weights_are_those_of_whole_matrices(bundled: SubjectModel) -> None:
     """Planted: a latent that the head reads (a row of its matrix), one that it writes (a column), both found first."""
-    from monosem.circuits.head_features import head_features, written_features
-    from monosem.circuits.head_weights import head_weights
+    from monosem.circuits.heads.features import head_features, written_features
+    from monosem.circuits.heads.weights import head_weights
 
     weights = head_weights(bundled, 3)
     d = weights.W_K.shape[1]

@@ -167,7 +167,7 @@ def test_a_plan_grows_with_what_is_asked_for_and_too_much_is_refused(monkeypatch
     assert large.memory > 100 * small.memory
     assert large.pass_bytes >= 8 * 2 * 2 * 4_000**2  # the patterns alone, in float64
     assert "GiB" in str(large)
-    monkeypatch.setattr("monosem.circuits.estimate.free_memory", lambda: 2**10)
+    monkeypatch.setattr("monosem.circuits.graph.estimate.free_memory", lambda: 2**10)
     with pytest.raises(DataError, match=r"takes about .* GiB are free: give .*max_features, or a shorter prompt"):
         ms.trace(model, coders, [1, 3], target=5)
 

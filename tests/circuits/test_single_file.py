@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from monosem.circuits.exchange_read import read_exchanged
-from monosem.circuits.single_file import graph_page
-from monosem.circuits.view import graph_view
+from monosem.circuits.graph.exchange_read import read_exchanged
+from monosem.circuits.graph.single_file import graph_page
+from monosem.circuits.graph.view import graph_view
 from monosem.errors import FileError
 
 THEIRS = Path(__file__).parent / "data/circuit_tracer.json"

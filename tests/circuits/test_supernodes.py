@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from monosem.circuits.supernodes import clusters, similarity
+from monosem.circuits.graph.supernodes import clusters, similarity
 
 ROLES, EACH, TOKENS = 3, 4, 6
 

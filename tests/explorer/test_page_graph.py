@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import monosem as ms
-from monosem.circuits.single_file import graph_page
-from monosem.circuits.view import graph_view
+from monosem.circuits.graph.single_file import graph_page
+from monosem.circuits.graph.view import graph_view
 from monosem.explorer.page import Page
 from monosem.models import SubjectModel
 from monosem.sae import load_sae

@@ -55,7 +55,7 @@ def graph(
     In Python: `ms.trace(model, [transcoder, sae], prompt)`; saved graphs are read by `ms.Graph.load(folder)`.
     """
     from monosem.circuits import trace
-    from monosem.circuits.show import as_text
+    from monosem.circuits.graph.show import as_text
     from monosem.cli.console import console
     from monosem.errors import ConfigError
     from monosem.interop.load import load_sae

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from monosem.circuits.changes import Change, change_features
-from monosem.circuits.edge_heads import EdgeHead, edge_heads
-from monosem.circuits.graph import Graph
+from monosem.circuits.graph.changes import Change, change_features
+from monosem.circuits.graph.edge_heads import EdgeHead, edge_heads
+from monosem.circuits.graph.graph import Graph
 from monosem.errors import ConfigError
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Unavailable

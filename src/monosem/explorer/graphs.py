@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from monosem.circuits.core import Supernode
-from monosem.circuits.exchange_read import read_graph
-from monosem.circuits.exchange_write import exchanged
-from monosem.circuits.graph import Graph
-from monosem.circuits.single_file import graph_page
-from monosem.circuits.supernodes import check_supernodes, find_supernodes
-from monosem.circuits.trace import trace
-from monosem.circuits.view import graph_view
+from monosem.circuits.graph.core import Supernode
+from monosem.circuits.graph.exchange_read import read_graph
+from monosem.circuits.graph.exchange_write import exchanged
+from monosem.circuits.graph.graph import Graph
+from monosem.circuits.graph.single_file import graph_page
+from monosem.circuits.graph.supernodes import check_supernodes, find_supernodes
+from monosem.circuits.graph.trace import trace
+from monosem.circuits.graph.view import graph_view
 from monosem.errors import MonosemError
 from monosem.explorer import shapes
 from monosem.explorer.answers import to_json

@@ -12,10 +12,10 @@ import torch
 
 from monosem.analysis.logit_lens import direction_logits
 from monosem.circuits import MEANING, Composition, Heads, composition, head_features, look, written_features
-from monosem.circuits.head_features import stream_layer
-from monosem.circuits.head_weights import attention_of, n_heads, output_matrix
-from monosem.circuits.heads import heads
-from monosem.circuits.looks import Part
+from monosem.circuits.heads.features import stream_layer
+from monosem.circuits.heads.heads import heads
+from monosem.circuits.heads.looks import Part
+from monosem.circuits.heads.weights import attention_of, n_heads, output_matrix
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Dictionary, Unavailable

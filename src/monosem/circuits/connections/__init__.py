@@ -1,0 +1,1 @@
+"""How features of one place make features of another: by the weights, on a text, and through heads."""

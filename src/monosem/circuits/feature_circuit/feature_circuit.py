@@ -1,0 +1,204 @@
+"""ms.feature_circuit: which features of which places make a number, and which of them make each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.circuits.feature_circuit.edges import OUTPUT, Edge, edges_of
+from monosem.circuits.feature_circuit.faithfulness import BASELINES, SIZES, Baseline, Errors, Faithfulness, faithfulness
+from monosem.circuits.feature_circuit.nodes import Node
+from monosem.circuits.feature_circuit.parts import Ablation, Asked, Method, Parts
+from monosem.circuits.sites import Dictionaries
+from monosem.errors import ConfigError
+from monosem.interventions.number import Of, number_of
+from monosem.models import SubjectModel
+from monosem.work import as_job
+
+
+@dataclass(frozen=True)
+class FeatureCircuit:
+    """Nodes by their effects on a number, and the edges between the first of them."""
+
+    nodes: list[Node]
+    """The largest effects first, whatever their sign."""
+    edges: list[Edge]
+    """Between these nodes, and from them to the number; the largest first."""
+    metric: Float[Tensor, " contexts"]
+    """The number of each context, as the model is."""
+    without: Float[Tensor, " contexts"]
+    """The number with every node in its other state."""
+    n_nodes: int
+    """How many nodes have an effect at all."""
+    method: Method
+    site_totals: dict[str, Float[Tensor, " contexts"]]
+    """The sum of the effects of all nodes of each site."""
+    site_changes: dict[str, Float[Tensor, " contexts"]] | None
+    """What goes of the number when that site alone goes to its other state, where that was asked for: "integrated"."""
+    parts: Parts = field(repr=False)
+
+    @property
+    def incompleteness(self) -> dict[str, Float[Tensor, " contexts"]]:
+        """Of each site the sum of effects less what it stands for: near 0 for integrated gradients of enough steps.
+
+        Raises:
+            ConfigError: the effects are not integrated.
+        """
+        if self.site_changes is None:
+            raise ConfigError('effects to first order do not add up to a change: method="integrated"')
+        return {site: self.site_totals[site] - change for site, change in self.site_changes.items()}
+
+    @property
+    def n_errors(self) -> int:
+        """Of the nodes, how many are errors."""
+        return sum(node.is_error for node in self.nodes)
+
+    @property
+    def error_share(self) -> float:
+        """The share of errors in the sum of all nodes' effects without sign."""
+        every = [each.values.mean(0).abs() for each in self.parts.effects]
+        errors = [
+            value[numbering.back(each.numbers)[1] < 0].sum()
+            for value, each, numbering in zip(every, self.parts.effects, self.parts.numberings, strict=True)
+        ]
+        total = sum(float(value.sum()) for value in every)
+        return sum(map(float, errors)) / total if total else float("nan")
+
+    @torch.no_grad()
+    def run(self, nodes: Sequence[int] | Sequence[tuple[int, int]], but: bool = False) -> Float[Tensor, " contexts"]:
+        """The number with these nodes alone as they are, all others in their other state; with `but`, the reverse.
+
+        Args:
+            nodes: places in `nodes`, or (site, number) of any nodes.
+            but: these are in their other state, and all others as they are.
+        """
+        return self.parts.run([self.parts.order[n] if isinstance(n, int) else n for n in nodes], but)
+
+    @as_job
+    def faithfulness(
+        self,
+        sizes: Sequence[int] = SIZES,
+        *,
+        baselines: Sequence[Baseline] = BASELINES,
+        errors: Errors = "nodes",
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Faithfulness:
+        """Run the model with the largest nodes alone, and without them, for several sizes.
+
+        found = circuit.faithfulness()
+        print(found); found["circuit"].faithfulness
+
+        Nodes that are in are computed anew from what stands before them; all others are put in their other state.
+        Baselines, all of equal sizes: the model's own neurons at the same places and a dictionary that never learned,
+        each with effects of its own; nodes at random; nodes that the largest edges touch, and that as many edges at
+        random touch (a mean of 3 draws).
+
+        Args:
+            sizes: numbers of nodes, or of edges; those above what there is are cut to it.
+            baselines: which.
+            errors: errors are nodes among others ("nodes"), in every circuit ("kept"), or in none ("removed").
+            seed: of what is drawn.
+            progress: show where it is.
+
+        Raises:
+            ConfigError: there are no sizes, or a baseline is not known.
+        """
+        return faithfulness(self.parts, self.edges, sizes, baselines, errors, seed)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{float(self.metric.mean()):.4g}, {float(self.without.mean()):.4g} without all features and errors of "
+            f"{', '.join(self.site_totals)}; {self.n_nodes:,} nodes, of the first {len(self.nodes)} "
+            f"{self.n_errors} are errors ({self.error_share:.0%} of all effects)"
+        ]
+        lines += [f"  {node.effect:+.4g}  {node.name}" for node in self.nodes[:10]]
+        for edge in self.edges[:10]:
+            target = "the number" if edge.target == OUTPUT else self.nodes[edge.target].name
+            lines.append(f"  {edge.effect:+.4g}  {self.nodes[edge.source].name} -> {target}")
+        return "\n".join(lines)
+
+
+@as_job
+def feature_circuit(
+    model: SubjectModel,
+    dictionaries: Dictionaries,
+    clean: Any,
+    corrupt: Any = None,
+    metric: Of = "loss",
+    *,
+    method: Method = "gradient",
+    steps: int = 16,
+    position: int = -1,
+    ablate: Ablation = "mean",
+    by_position: bool = False,
+    max_nodes: int = 100,
+    edges: bool = True,
+    progress: bool = True,
+) -> FeatureCircuit:
+    """Which features at several places make a number, by how much, and which of them make each other.
+
+    circuit = ms.feature_circuit(model, [sae_0, sae_1, sae_2], clean, corrupt, metric=(" Mary", " John"))
+    print(circuit); print(circuit.faithfulness())
+
+    A node is a feature of one dictionary, or all that it leaves unexplained (its error). Each has two states: that of
+    the clean prompts, and another: that of the corrupt ones, token by token; without these its mean over the clean
+    prompts at the same token, or zero. The effect of a node is how much the number falls when it goes to its other
+    state:
+
+        gradient:   (state - other state) * d number / d state, at the clean prompts, all nodes in one backward pass
+        integrated: the same with the gradient averaged along the way, a site at a time, at the middles of equal steps:
+                    the effects of a site add up to number - number with that site in its other state, but for
+                    O(1 / steps^2)
+
+    An edge is what of this runs straight into another node, past all other sites: all of a node's edges add up to its
+    effect to first order. It is the mechanism of `ms.attribute`, at several sites and with other states.
+
+    Source: Marks et al., Sparse Feature Circuits, 2024; integrated gradients by midpoint.
+
+    Args:
+        model: the model.
+        dictionaries: SAEs and transcoders, one a place; by the hook point that they read, if they do not know it.
+        clean: what the model reads: texts, token ids, a mapping. All of it is read at once.
+        corrupt: as many prompts of the same lengths, token by token beside the clean ones.
+        metric: "loss", a token, two of them, `(hook, direction)` or a function, as `of` of `ms.attribute`.
+        method: "gradient", or "integrated".
+        steps: of integrated gradients, a forward and backward pass each, at every site.
+        position: the token at which logits and directions are taken; negative: from the end of each text.
+        ablate: the other state where there is no corrupt prompt.
+        by_position: a node for each token's position, in place of one for all.
+        max_nodes: how many nodes are listed, and have edges between them.
+        edges: find the edges: a backward pass for every node listed.
+        progress: show where it is.
+
+    Raises:
+        ConfigError: it is not known where a dictionary stands, or what is asked for.
+        DataError: prompts do not stand side by side, one prompt has no mean, the number is not finite.
+        MismatchError: a dictionary does not fit the model.
+    """
+    if method not in ("gradient", "integrated") or steps < 1:
+        raise ConfigError(f'method is "gradient" or "integrated" of 1 step or more, got {method!r} of {steps}')
+    if ablate not in ("mean", "zero") or max_nodes < 1:
+        raise ConfigError(f'ablate is "mean" or "zero", max_nodes at least 1, got {ablate!r}, {max_nodes}')
+    number = number_of(model, metric, position)
+    asked = Asked(model, _read(model, clean), _read(model, corrupt), number, method, steps, ablate, by_position)
+    parts = Parts(asked, dictionaries)
+    sites, listed = parts.way.sites, parts.order[:max_nodes]
+    found = edges_of(parts.way, parts.others, parts.numberings, parts.gradients, listed) if edges else []
+    changes = None
+    if method == "integrated":
+        changes = {site.write: parts.value - parts.alone(site).value(0.0) for site in sites}
+    totals = {site.write: each.values.sum(1) for site, each in zip(sites, parts.effects, strict=True)}
+    nodes = [parts.node(*each) for each in listed]
+    return FeatureCircuit(nodes, found, parts.value, parts.run([]), len(parts.order), method, totals, changes, parts)
+
+
+def _read(model: SubjectModel, inputs: Any) -> Any:
+    if isinstance(inputs, list | tuple) and all(isinstance(text, str) for text in inputs):
+        return model.padded(list(inputs))
+    return inputs

@@ -1,0 +1,1 @@
+"""One forward pass held still: sites, linear steps between them, and what happens when something is changed."""

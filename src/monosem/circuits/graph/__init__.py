@@ -1,0 +1,1 @@
+"""Attribution graphs: traced, checked, pruned, shown, exchanged."""

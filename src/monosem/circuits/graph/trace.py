@@ -1,0 +1,363 @@
+"""ms.trace: the attribution graph of a prompt, from one forward pass held still and rows pulled back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix, vstack
+from torch import Tensor
+
+from monosem.circuits.frozen.frozen import Frozen
+from monosem.circuits.frozen.units import Dictionaries, Unit, units_of
+from monosem.circuits.graph.core import OWN, Nodes, TargetInfo
+from monosem.circuits.graph.estimate import estimate
+from monosem.circuits.graph.graph import Graph
+from monosem.circuits.graph.influence import VARIES
+from monosem.circuits.graph.sources import Sources
+from monosem.circuits.graph.targets import Goal, Target, goals_of, said_token
+from monosem.circuits.graph.traced import Traced
+from monosem.errors import ConfigError, DataError
+from monosem.models import SubjectModel
+from monosem.work.progress import as_job, doing
+
+ROUNDS = 16
+"""In so many rounds the most influential features are chosen; after each, influence is counted anew."""
+BATCH_NUMBERS = 2**20
+"""Numbers of the stream (targets x positions x width) that go through the pass at a time."""
+
+
+@dataclass
+class _Rows:
+    """Some rows: of features that read one site, or of targets."""
+
+    site: int
+    features: Int[np.ndarray, " n"]
+    """Their columns; -1 of targets."""
+    edges: csr_matrix
+    dropped: np.ndarray
+    """What was too small to be kept, summed, of each row."""
+    sizes: np.ndarray
+    """Absolute sums of each row over what can vary."""
+    totals: np.ndarray
+
+
+@as_job
+def trace(
+    model: SubjectModel,
+    dictionaries: Dictionaries,
+    prompt: str | Sequence[int] | Tensor,
+    target: Target | list[Target] = None,
+    *,
+    position: int = -1,
+    max_features: int = 5_000,
+    edges: float = 1.0,
+    progress: bool = True,
+) -> Graph:
+    """Which features, errors, tokens and constants make what a model says of a prompt, and which made these.
+
+    graph = ms.trace(model, [transcoder_0, transcoder_1, sae], "When Mary and John went out, John gave it to")
+    print(graph)
+
+    The pass is held still: attention patterns and norm scales stay, MLPs are replaced by dictionaries where there are
+    any, and by errors alone where not. In what remains everything is linear, so that each number is the sum of what its
+    sources add. Features are taken in the order of their influence on the targets.
+
+    Sources: Ameisen et al., Circuit Tracing, 2025; Marks et al., Sparse Feature Circuits, 2024.
+
+    Args:
+        model: a causal language model.
+        dictionaries: SAEs of any hook points, transcoders, skip and cross-layer transcoders, mixed as you like, each
+            knowing its hook point or given as `{hook: dictionary}`; "neurons" for the neurons of a layer or of all.
+        prompt: a text, or token ids.
+        target: what to explain: a token by text or id; two of them, as a tuple, for the difference of their logits;
+            `(hook, direction)`, `(hook, direction, bias)` for a probe; `("feature", hook, latent)`; "loss"; "reward"; a
+            list of such; the likeliest next tokens (10 at most, or 95 % of probability) if not given.
+        position: the token at which targets are taken; negative ones from the end.
+        max_features: so many features at most become nodes; what the others add is in the remainder.
+        edges: of every row the largest edges from features are kept that make up this share of its absolute sum; what
+            the others add is in the remainder.
+        progress: show how far it is.
+
+    Raises:
+        ConfigError: the model's family is not known, or a dictionary or target is not one that graphs are made of.
+        DataError: the prompt is empty or too long, or a position is outside it.
+        MismatchError: a dictionary is of another model.
+    """
+    if max_features < 0 or not 0 < edges <= 1:
+        raise ConfigError(f"max_features is 0 or more and edges between 0 and 1, got {max_features} and {edges}")
+    tokens = prompt_tokens(model, prompt)
+    units = units_of(model, dictionaries)
+    estimate(model, units, tokens.shape[1], [0] * len(units), 0, edges).require_room()
+    frozen = Frozen(model, tokens, units)
+    goals = goals_of(frozen, target, position)
+    sources = Sources(frozen)
+    active = [len(unit.positions) for unit in frozen.units]
+    estimate(model, frozen.units, frozen.length, active, max_features, edges).require_room()
+    with torch.no_grad():
+        tracing = _Tracing(frozen, sources, goals, edges)
+        tracing.run(min(max_features, sources.n_features))
+    text = prompt if isinstance(prompt, str) else ""
+    return tracing.graph(model, text)
+
+
+def prompt_tokens(model: SubjectModel, prompt: str | Sequence[int] | Tensor) -> Int[Tensor, "1 pos"]:
+    """Token ids of one prompt.
+
+    Raises:
+        DataError: it is empty, several, too long, or has ids that are no tokens.
+    """
+    if isinstance(prompt, str):
+        tokens = model.tokens(prompt)
+    else:
+        tokens = torch.as_tensor(prompt, device=model.device)
+        if tokens.numel() == 0 or torch.is_floating_point(tokens):
+            raise DataError("the prompt is empty, or not of token ids")
+        tokens = tokens.long().reshape(1, -1) if tokens.ndim == 1 else tokens.long()
+    if tokens.ndim != 2 or len(tokens) != 1:
+        raise DataError(f"one prompt at a time, got token ids of shape {tuple(tokens.shape)}")
+    most = model.context_length
+    if most is not None and tokens.shape[1] > most:
+        raise DataError(f"the prompt has {tokens.shape[1]} tokens, {model.name} reads {most}: shorten it")
+    size = model.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+    if int(tokens.min()) < 0 or int(tokens.max()) >= size:
+        raise DataError(f"the prompt has token {int(tokens.max())}: the vocabulary has 0 to {size - 1}")
+    return tokens
+
+
+class _Tracing:
+    """Rows as they are made."""
+
+    def __init__(self, frozen: Frozen, sources: Sources, goals: list[Goal], share: float) -> None:
+        self.frozen, self.sources, self.goals, self.share = frozen, sources, goals, share
+        self.table = {name: column.numpy() for name, column in sources.table().items()}
+        self.varies = np.ones(sources.n_columns)
+        for group in sources.groups:
+            if group.kind not in VARIES:
+                self.varies[group.start : group.start + group.size] = 0
+        self.own = next(group.start for group in sources.groups if group.hook == OWN)
+        self.done: list[_Rows] = []
+        self.visited = np.zeros(sources.n_features, dtype=bool)
+
+    def run(self, most: int) -> None:
+        """Targets, then features by influence."""
+        for goal in self.goals:
+            rows = self.sources.rows_of(goal.site, goal.cotangent(self.frozen))
+            self._keep(goal.site, np.array([-1]), rows, np.array([goal.value(self.frozen)]), np.array([goal.constant]))
+        a_round = max(64, -(-most // ROUNDS))
+        with doing("tracing", most, unit="features") as work:
+            while (left := most - int(self.visited.sum())) > 0:
+                influence = self.influence()
+                influence[self.visited] = 0
+                order = np.argsort(-influence, kind="stable")[: min(a_round, left)]
+                order = order[influence[order] > 0]
+                if not len(order):
+                    break
+                self.visited[order] = True
+                self._features(np.sort(order), work)
+
+    def influence(self) -> Float[np.ndarray, " features"]:
+        """Of every feature, through the rows that there are: each edge is touched once, the latest readers first."""
+        found = np.zeros(self.sources.n_features)
+        n = self.sources.n_features
+        goals = [rows for rows in self.done if rows.features[0] < 0]
+        for rows, goal in zip(goals, self.goals, strict=True):
+            found += np.asarray(abs(rows.edges[:, :n]).T @ (goal.weight / rows.sizes)).ravel()
+        for rows in sorted(self.done[len(goals) :], key=lambda rows: -rows.site):
+            passing = found[rows.features] / rows.sizes
+            found += np.asarray(abs(rows.edges[:, :n]).T @ passing).ravel()
+        return found
+
+    def _features(self, chosen: Int[np.ndarray, " n"], work: Any) -> None:
+        """Rows of some features, those of one site together, from early positions to late ones."""
+        device = self.frozen.tokens.device
+        for number, entries, _ in self.sources.feature(torch.from_numpy(chosen).to(device)):
+            unit = self.frozen.units[number]
+            site = self.frozen.read_at[number]
+            entries = entries[torch.argsort(unit.positions[entries], stable=True)]
+            width = self.frozen.sites[site].value.shape[1]
+            start = 0
+            while start < len(entries):
+                length = int(unit.positions[entries[start]]) + 1
+                part = entries[start : start + max(1, BATCH_NUMBERS // (length * width))]
+                self._batch(number, unit, site, part)
+                start += len(part)
+                work.advance(len(part))
+
+    def _batch(self, number: int, unit: Unit, site: int, entries: Int[Tensor, " n"]) -> None:
+        vectors = unit.readers(entries).to(self.frozen.dtype)
+        positions = unit.positions[entries]
+        rows = self.sources.rows(site, positions, vectors)
+        goals = unit.goals()[entries].double()
+        read = self.frozen.sites[site].value[positions]
+        own = goals - (read.double() * vectors.double()).sum(1)
+        columns = (entries + self.sources.starts[number]).cpu().numpy()
+        self._keep(site, columns, rows, goals.cpu().numpy(), own.cpu().numpy())
+
+    def _keep(
+        self, site: int, columns: np.ndarray, rows: Float[Tensor, "n columns"], totals: np.ndarray, own: np.ndarray
+    ) -> None:
+        """Keep rows: all that is not a feature's, of features the largest edges."""
+        dense = rows.cpu().numpy()  # a view whose rows are not contiguous, as it was filled
+        dense[:, self.own] += own
+        sizes = np.abs(dense) @ self.varies.astype(dense.dtype)
+        dropped = np.zeros(len(dense))
+        if self.share < 1:
+            dropped = _drop_small(dense[:, : self.sources.n_features], sizes, self.share)
+        edges = csr_matrix(dense)
+        self.done.append(_Rows(site, columns, edges, dropped, np.maximum(sizes.astype(np.float64), 1e-30), totals))
+
+    # As a graph -------------------------------------------------------------------------------------------------------
+
+    def graph(self, model: SubjectModel, text: str) -> Graph:
+        """All rows in their order, with columns gathered into nodes."""
+        frozen, table = self.frozen, self.table
+        kept = np.flatnonzero(self.visited)
+        kept = kept[np.lexsort((table["latent"][kept], table["position"][kept], self._order(kept)))]
+        nodes, to = self._nodes(kept)
+        n = len(nodes)
+        gather = csr_matrix((np.ones(len(to)), (np.arange(len(to)), to)), shape=(len(to), n))
+        n_goals = len(self.goals)
+        parts = [csr_matrix(rows.edges @ gather.astype(rows.edges.dtype)) for rows in self.done]
+        matrix = csr_matrix(vstack(parts))
+        dropped = np.concatenate([rows.dropped for rows in self.done])
+        matrix = _with_remainder(matrix, n - 1, dropped)
+        columns = np.concatenate([rows.features for rows in self.done])
+        totals = np.concatenate([rows.totals for rows in self.done])
+        row_of = np.full(self.sources.n_features, -1)
+        row_of[columns[n_goals:]] = np.arange(n_goals, len(columns))
+        order = np.concatenate([row_of[kept], np.arange(n_goals)])
+        matrix = csr_matrix(matrix[order])
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        matrix.sort_indices()
+        targets = [
+            TargetInfo(
+                label=goal.label,
+                probability=goal.probability,
+                value=float(total),
+                position=goal.last,
+                weight=goal.weight,
+            )
+            for goal, total in zip(self.goals, totals[:n_goals], strict=True)
+        ]
+        ids = frozen.tokens[0].tolist()
+        graph = Graph(
+            prompt=text,
+            tokens=ids,
+            words=[said_token(frozen, token) for token in ids],
+            model=model.name,
+            fingerprint=model.fingerprint(),
+            dictionaries={unit.name: unit.identity() for unit in frozen.units},
+            nodes=self._with_targets(nodes),
+            targets=targets,
+            values=matrix.data,
+            columns=matrix.indices.astype(np.int32),
+            offsets=matrix.indptr.astype(np.int64),
+            row_total=totals[order],
+            settings={"edges": self.share, "active_features": self.sources.n_features},
+        )
+        by_node = np.argsort(to, kind="stable")
+        bounds = np.searchsorted(to[by_node], np.arange(n + 1))
+        columns_of = [by_node[a:b] for a, b in pairwise(bounds)]
+        graph.traced = Traced(model, frozen, self.sources, self.goals, columns_of)
+        return graph
+
+    def _order(self, columns: np.ndarray) -> np.ndarray:
+        """The site at which each feature is read."""
+        return np.array(self.frozen.read_at or [0])[self.table["unit"][columns]]
+
+    def _nodes(self, kept: np.ndarray) -> tuple[Nodes, np.ndarray]:
+        """Source nodes, and to which of them each column goes."""
+        frozen, table, sources = self.frozen, self.table, self.sources
+        units = frozen.units
+        to = np.zeros(sources.n_columns, dtype=np.int64)
+        to[: sources.n_features] = -1
+        to[kept] = np.arange(len(kept))
+        names = np.array([unit.name for unit in units] or [""], dtype=object)
+        layers = np.array([unit.layer for unit in units] or [-1])
+        which = table["unit"][kept]
+        rows: dict[str, list[Any]] = {
+            "kind": ["feature"] * len(kept),
+            "hook": list(names[which]),
+            "layer": layers[which].tolist(),
+            "position": table["position"][kept].tolist(),
+            "latent": table["latent"][kept].tolist(),
+            "activation": table["activation"][kept].tolist(),
+        }
+        begins = frozen.model._context((frozen.tokens,), {}).special
+        first = 1 if begins is not None and bool(begins[0, 0]) and frozen.length > 1 else 0
+        ids = frozen.tokens[0].tolist()
+        at_beginning: list[int] = []
+        for group in sources.groups:
+            places = range(group.size) if group.by_position else [-1]
+            for offset, place in enumerate(places):
+                if 0 <= place < first:
+                    at_beginning.append(group.start + offset)
+                    continue
+                to[group.start + offset] = len(rows["kind"])
+                rows["kind"].append(group.kind)
+                rows["hook"].append("embed" if group.kind in ("token", "position") else group.hook)
+                rows["layer"].append(-1 if group.kind in ("token", "position") else group.layer)
+                rows["position"].append(place)
+                rows["latent"].append(ids[place] if group.kind == "token" else -1)
+                rows["activation"].append(0.0)
+        for kind in ("beginning", "remainder"):
+            number = len(rows["kind"])
+            if kind == "beginning":
+                to[at_beginning] = number
+            else:
+                to[: sources.n_features][to[: sources.n_features] < 0] = number
+            for name, value in (("kind", kind), ("hook", ""), ("layer", -1), ("latent", -1), ("activation", 0.0)):
+                rows[name].append(value)
+            rows["position"].append(0 if kind == "beginning" else -1)
+        return _table(rows), to
+
+    def _with_targets(self, nodes: Nodes) -> Nodes:
+        last = max((layer for layer in range(self.frozen.model.n_layers)), default=0) + 1
+        rows = {
+            "kind": ["target"] * len(self.goals),
+            "hook": [goal.hook for goal in self.goals],
+            "layer": [last if "." not in goal.hook else int(goal.hook.rpartition(".")[2]) for goal in self.goals],
+            "position": [goal.last for goal in self.goals],
+            "latent": [goal.latent for goal in self.goals],
+            "activation": [0.0] * len(self.goals),
+        }
+        targets = _table(rows)
+        return Nodes(**{name: np.concatenate([getattr(nodes, name), getattr(targets, name)]) for name in rows})
+
+
+def _table(rows: dict[str, list[Any]]) -> Nodes:
+    return Nodes(
+        np.array(rows["kind"], dtype=str),
+        np.array(rows["hook"], dtype=str),
+        np.array(rows["layer"], dtype=np.int32),
+        np.array(rows["position"], dtype=np.int32),
+        np.array(rows["latent"], dtype=np.int64),
+        np.array(rows["activation"], dtype=np.float64),
+    )
+
+
+def _drop_small(features: np.ndarray, sizes: np.ndarray, share: float) -> np.ndarray:
+    """Set the smallest edges of each row to 0 that make up no more than the rest of its sum; returns their sums."""
+    size = np.abs(features)
+    order = np.argsort(size, axis=1)
+    cumulative = np.cumsum(np.take_along_axis(size, order, 1), axis=1)
+    small = cumulative <= (1 - share) * sizes[:, None]
+    mask = np.zeros_like(small)
+    np.put_along_axis(mask, order, small, 1)
+    dropped = np.where(mask, features, 0).sum(1, dtype=np.float64)
+    features[mask] = 0
+    return dropped
+
+
+def _with_remainder(matrix: csr_matrix, column: int, more: np.ndarray) -> csr_matrix:
+    if not more.any():
+        return matrix
+    extra = csr_matrix((more, (np.arange(len(more)), np.full(len(more), column))), shape=matrix.shape)
+    return csr_matrix(matrix + extra.astype(matrix.dtype))
