@@ -99,7 +99,7 @@ if TYPE_CHECKING:
         steering_vector,
         task_vector,
     )
-    from monosem.synthetic import PlantedDictionary
+    from monosem.synthetic import PlantedDictionary, SynthSAEBench
     from monosem.training import SklearnSAE, Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
@@ -190,6 +190,7 @@ _HOME = {
     "steering_vector": "steering",
     "task_vector": "steering",
     "PlantedDictionary": "synthetic",
+    "SynthSAEBench": "synthetic",
     "SklearnSAE": "training",
     "Trainer": "training",
     "TrainingConfig": "training",
@@ -241,6 +242,7 @@ __all__ = [
     "Surprisal",
     "Swap",
     "SwitchSAE",
+    "SynthSAEBench",
     "TopKSAE",
     "Trainer",
     "TrainingConfig",

@@ -1,5 +1,6 @@
 """Synthetic data with known truth."""
 
+from monosem.synthetic.bench import Laws, SynthSAEBench
 from monosem.synthetic.planted import PlantedBatch, PlantedDictionary
 
-__all__ = ["PlantedBatch", "PlantedDictionary"]
+__all__ = ["Laws", "PlantedBatch", "PlantedDictionary", "SynthSAEBench"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.codes import SparseCodes
@@ -106,6 +106,11 @@ class PlantedDictionary:
     @property
     def d(self) -> int:
         return self.features.shape[1]
+
+    @property
+    def parents(self) -> Int[Tensor, " n_features"]:
+        """The feature without which this one is never on: -1, as there is none."""
+        return torch.full((self.n_features,), -1)
 
     def sample(self, rows: int, seed: int = 0) -> PlantedBatch:
         """Draw rows; the same seed gives the same rows."""
