@@ -37,7 +37,7 @@ def test_sums_equal_a_plain_loop(documents: list[int], width: int | None, pieces
     expected = np.zeros((MAX_GROUPS, *values.shape[1:]))
     for document, value in zip(documents, values, strict=True):
         expected[document % MAX_GROUPS] += value
-    np.testing.assert_allclose(sums._sums["x"], expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(sums.arrays["x"], expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(sums.total("x"), values.sum(0), rtol=1e-9, atol=1e-12)
     assert "x" in sums
     assert "y" not in sums

@@ -42,45 +42,51 @@ class DocumentSums:
     """Sums of named quantities per document (or group of documents)."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        """(MAX_GROUPS,) or (MAX_GROUPS, width), by name."""
 
     def add(self, name: str, documents: np.ndarray, values: np.ndarray) -> None:
         """Add values (rows,) or (rows, width) to the sums of their documents (rows,)."""
         groups = documents % MAX_GROUPS
         values = np.asarray(values, dtype=np.float64)
-        if name not in self._sums:
-            self._sums[name] = np.zeros((MAX_GROUPS, *values.shape[1:]))
+        if name not in self.arrays:
+            self.arrays[name] = np.zeros((MAX_GROUPS, *values.shape[1:]))
         if values.ndim == 1:
-            self._sums[name] += np.bincount(groups, weights=values, minlength=MAX_GROUPS)
+            self.arrays[name] += np.bincount(groups, weights=values, minlength=MAX_GROUPS)
             return
         order = np.argsort(groups, kind="stable")
         present, starts = np.unique(groups[order], return_index=True)
-        self._sums[name][present] += np.add.reduceat(values[order], starts, axis=0)
+        self.arrays[name][present] += np.add.reduceat(values[order], starts, axis=0)
 
     def add_up(self, every: Group) -> None:
         """Take in what other processes have, of which each takes in all."""
         if every.size == 1:
             return
-        said = every.words({name: sums.shape for name, sums in self._sums.items()})
+        said = every.words({name: sums.shape for name, sums in self.arrays.items()})
         for name, shape in {name: shape for one in said for name, shape in one.items()}.items():
-            every.sum_(torch.from_numpy(self._sums.setdefault(name, np.zeros(shape))))
+            every.sum_(torch.from_numpy(self.arrays.setdefault(name, np.zeros(shape))))
+
+    def merge(self, other: DocumentSums) -> None:
+        """Take in what another has."""
+        for name, values in other.arrays.items():
+            self.arrays[name] = self.arrays[name] + values if name in self.arrays else values.copy()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._sums
+        return name in self.arrays
 
     def total(self, name: str) -> np.ndarray:
-        return self._sums[name].sum(0)
+        return self.arrays[name].sum(0)
 
     def totals(self) -> dict[str, np.ndarray]:
         return _WhenAsked(self.total)
 
     def drawn(self, weights: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
         """The sums of documents drawn anew: how often (draws, groups) each of the groups is drawn."""
-        return _WhenAsked(lambda name: weights @ self._sums[name][groups])
+        return _WhenAsked(lambda name: weights @ self.arrays[name][groups])
 
-    def sizes(self) -> np.ndarray:
-        """Of each group, what was added first of all: 0 for those without documents."""
-        return next(iter(self._sums.values()))
+    def present(self) -> np.ndarray:
+        """(MAX_GROUPS,) which groups have documents."""
+        return np.any([values != 0 for values in self.arrays.values() if values.ndim == 1], axis=0)
 
     def fingerprint(self) -> str:
         """A short hash of how much each document has."""
@@ -104,7 +110,7 @@ class _WhenAsked(dict[str, np.ndarray]):
 
 def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -> Interval:
     """The mean of several metrics of the same documents, as `DocumentSums.interval` gives one; all drawn together."""
-    used = np.flatnonzero(np.sum([sums.sizes() for sums, _ in parts], axis=0))
+    used = np.flatnonzero(np.any([sums.present() for sums, _ in parts], axis=0))
     weights = draws(len(used), seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
         value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))

@@ -97,7 +97,7 @@ def test_the_numbers_do_not_move_with_the_contexts_in_a_pass(
 
 def test_the_controls_stand_beside_it(tiny: SubjectModel, sae: ms.TopKSAE) -> None:
     report = ms.evaluate(sae, tiny, text=TEXTS, progress=False)
-    assert list(report.columns) == ["SAE", "mean", "PCA", "random"]
+    assert list(report.columns) == ["SAE", "mean", "PCA", "neurons", "random"]
     assert report.columns["mean"]["fvu"].value == pytest.approx(1, abs=1e-5)
     assert report.columns["mean"]["explained_variance"].value == pytest.approx(0, abs=1e-5)
     assert report.columns["mean"]["loss_recovered_mean"].value == 0
@@ -162,7 +162,7 @@ def test_vectors_give_the_numbers_of_numpy(vectors: Tensor) -> None:
         fvu = ((x - rebuilt) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
         assert report["fvu"].value == pytest.approx(fvu, rel=1e-5)
         assert report["fvu"].low < fvu < report["fvu"].high
-        assert list(report.columns) == ["SAE", "mean", "PCA", "random"]
+        assert list(report.columns) == ["SAE", "mean", "PCA", "neurons", "random"]
         assert report.columns["mean"]["fvu"].value == pytest.approx(1, rel=1e-6)
         assert report.facts["rows"] == 200
 

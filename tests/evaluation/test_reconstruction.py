@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.evaluation.controls import PCA
+from monosem.evaluation.metric import Seen
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.intervals import Interval
@@ -35,9 +36,9 @@ def documents(n: int = N) -> Tensor:
 
 
 def measured(x: Tensor, rebuilt: Tensor, reference: Tensor | None = None) -> dict[str, Interval]:
-    part = Reconstruction(x[:50].mean(0) if reference is None else reference)
-    part.add(x, rebuilt, documents(len(x)))
-    return part.metrics()
+    part = Reconstruction(x[:50].mean(0) if reference is None else reference, ["SAE"])
+    part.add(Seen.of(x, {"SAE": rebuilt}, documents(len(x))))
+    return part.result("SAE")
 
 
 def test_predicting_the_mean_has_fvu_1_and_explained_variance_0() -> None:
@@ -96,28 +97,31 @@ def test_metrics_do_not_move_with_the_batch_size(cuts: list[int], with_empty: bo
     codes = TopKSAE(D, 24, k=4, dtype=torch.float64, transform="none").encode(x)
     rebuilt = 0.8 * x + 0.1
     bounds = [0, *sorted(cuts), 120]
-    whole, parts = Reconstruction(x[:9].mean(0)), Reconstruction(x[:9].mean(0))
-    whole.add(x, rebuilt, documents(120), codes)
+    whole, parts = (Reconstruction(x[:9].mean(0), ["SAE"]) for _ in range(2))
+
+    def seen(chosen: slice) -> Seen:
+        return Seen.of(x[chosen], {"SAE": rebuilt[chosen]}, documents(120)[chosen], {"SAE": codes[chosen]})
+
+    whole.add(seen(slice(120)))
     for first, last in itertools.pairwise(bounds):
-        chosen = slice(first, last)
-        parts.add(x[chosen], rebuilt[chosen], documents(120)[chosen], codes[chosen])
+        parts.add(seen(slice(first, last)))
         if with_empty:
-            parts.add(x[:0], rebuilt[:0], documents(120)[:0], codes[:0])
+            parts.add(seen(slice(0)))
     assert parts.n_rows == whole.n_rows == 120
-    found = parts.metrics()
-    for name, interval in whole.metrics().items():
+    found = parts.result("SAE")
+    for name, interval in whole.result("SAE").items():
         numbers = [value for value in interval if value is not None]
         assert [v for v in found[name] if v is not None] == pytest.approx(numbers, rel=1e-10), name
-    assert torch.equal(parts.firing, whole.firing)
-    assert np.array_equal(parts.l0_counts, whole.l0_counts)
+    assert np.array_equal(parts.firing_rates("SAE"), whole.firing_rates("SAE"))
+    assert np.array_equal(parts.l0_counts("SAE"), whole.l0_counts("SAE"))
 
 
 def test_few_rows_have_a_value_and_an_interval_without_a_warning() -> None:
     """Among the resamples of three rows, some have no variance."""
     x = data(n=3)
-    part = Reconstruction(x[0])
-    part.add(x, 0.9 * x, torch.arange(3))
-    found = part.metrics()["fvu"]
+    part = Reconstruction(x[0], ["SAE"])
+    part.add(Seen.of(x, {"SAE": 0.9 * x}, torch.arange(3)))
+    found = part.result("SAE")["fvu"]
     assert found.value == pytest.approx(((0.1 * x) ** 2).sum().item() / (x - x.mean(0)).pow(2).sum().item())
     assert found.low is not None
     assert found.high is not None
@@ -129,14 +133,13 @@ def test_l0_firing_rates_and_dead_latents_count_what_is_not_zero() -> None:
     stored = SparseCodes.from_dense(torch.where(dense == 0, 9.0, dense))
     stored.values[stored.values == 9] = 0  # entries of 0 may be stored, and do not count
     for codes in (SparseCodes.from_dense(dense), stored):
-        part = Reconstruction(torch.zeros(3))
-        part.add(torch.randn(4, 3), torch.randn(4, 3), torch.arange(4), codes)
-        found = part.metrics()
+        part = Reconstruction(torch.zeros(3), ["SAE"])
+        part.add(Seen.of(torch.randn(4, 3), {"SAE": torch.randn(4, 3)}, torch.arange(4), {"SAE": codes}))
+        found = part.result("SAE")
         assert found["l0"].value == pytest.approx(6 / 4)
         assert found["dead_share"].value == pytest.approx(2 / 5)
-        assert part.firing is not None
-        assert part.firing.tolist() == [0, 3, 0, 2, 1]
-        assert part.l0_counts.tolist() == [1, 1, 1, 1]
+        assert (part.firing_rates("SAE") * 4).tolist() == [0, 3, 0, 2, 1]
+        assert part.l0_counts("SAE").tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, D - 1])
@@ -204,7 +207,9 @@ def test_what_zeros_alone_have_not_is_undefined_and_said_so() -> None:
     for metric in ("fvu", "explained_variance", "cosine", "norm_ratio"):
         assert math.isnan(found[metric].value)
         assert found[metric][1:] == (None, None)
-    report = EvaluationReport({"SAE": found}, {"rows": 30, "data": "zeros"}, np.zeros(3), np.zeros(1, dtype=np.int64))
+    report = EvaluationReport(
+        {"SAE": found}, {"rows": 30, "data": "zeros"}, {"SAE": np.zeros(3)}, {"SAE": np.zeros(1, dtype=np.int64)}
+    )
     assert str(report).count("undefined") == 4
 
 

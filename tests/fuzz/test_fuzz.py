@@ -102,7 +102,7 @@ def make_run(folder: Path, _: Any) -> None:
     )
     values = {name: Interval(0.5, 0.4, 0.6) for name in ("l0", "fvu", "dead_share", "loss_recovered_mean")}
     facts: dict[str, Any] = {"rows": 50, "data": "x", "model": "m", "hook": "h", "architecture": "topk", "n_latents": 4}
-    report = EvaluationReport({"SAE": values}, facts, np.ones(4) / 2, np.array([3, 4]))
+    report = EvaluationReport({"SAE": values}, facts, {"SAE": np.ones(4) / 2}, {"SAE": np.array([3, 4])})
     report.save(folder / "evaluation.json")
     results = Results(folder, EvaluationConfig().model_dump())
     results.draw = lambda path: None

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem.data import Batch, ImageBatch
+from monosem.evaluation.predictions import Predictions
 from monosem.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import ModelSet, Replay, SubjectModel
@@ -46,54 +47,76 @@ class DownstreamLoss(ABC):
 
     what: str
     """The loss in words."""
+    has_targets = True
+    """Whether it is known what is right."""
 
     def __init__(self, model: SubjectModel, hook: str, replacements: Mapping[str, RowFunction]) -> None:
         """Begin; `replacements` must have "zero" and "mean", the ablations that loss is recovered against."""
         self.model, self.hook, self.replacements = model, hook, replacements
         self.sums = DocumentSums()
-        self.n_predictions = self.n_replaced = 0
-        self.has_targets = True
         self._replay: Replay | None = None
+
+    @property
+    def n_predictions(self) -> int:
+        """How many have been taken in."""
+        return int(self.sums.total("predictions")) if "predictions" in self.sums else 0
 
     @abstractmethod
     def counted(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Counted:
         """The predictions that count where the chosen positions are replaced."""
 
-    @torch.no_grad()
+    def replaced(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Int[Tensor, " contexts"]:
+        """Of each context, how many chosen positions have a prediction that counts."""
+        where = self.counted(batch, chosen).where
+        return (chosen & where.reshape(len(batch), -1)).sum(1)
+
     def add(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> None:
         """Take in one batch of contexts; `chosen` are the positions to replace."""
+        self.take(self.predict(batch, chosen))
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Predictions:
+        """What the model predicts, clean and with each replacement at the chosen positions."""
         where, documents, targets = self.counted(batch, chosen)
-        self.has_targets, self._documents = targets is not None, documents.numpy()
-        self.n_predictions += len(documents)
-        self.n_replaced += int((chosen & where.reshape(len(batch), -1)).sum())
+        single = where.ndim == 1
+        found = Predictions(
+            documents,
+            torch.zeros_like(documents) if single else where.nonzero()[:, 1],
+            batch.tokens[:, 0][where] if single else batch.tokens[where],
+            targets,
+            *({}, {}, {}),
+        )
         device = self.model.device
         where, targets = where.to(device), None if targets is None else targets.to(device)
-        self._add("predictions", torch.ones(len(documents)))
         self._replay = self._replay or Replay(self.model, [self.hook], batch[:1].inputs)
+
+        def add(name: str, logarithms: Tensor, kl: Tensor) -> None:
+            loss = kl if targets is None else F.nll_loss(logarithms, targets, reduction="none")
+            hits = logarithms.argmax(-1) == right
+            found.loss[name], found.kl[name], found.right[name] = (one.cpu().numpy() for one in (loss, kl, hits))
+
         with self._replay.of(batch.inputs) as logits:
             clean = F.log_softmax(logits[where].float(), dim=-1)
             chances, right = clean.exp(), clean.argmax(-1) if targets is None else targets
-            self._add_losses("clean", clean, torch.zeros(len(clean)), targets, right)
+            add("clean", clean, torch.zeros(len(clean), device=device))
             for name, function in self.replacements.items():
                 with self.model.edit([Replace(self.hook, function, where=chosen)]):
                     replaced = F.log_softmax(self.model(batch.inputs)[where].float(), dim=-1)
-                kl = (clean - replaced).mul_(chances).sum(-1)
-                self._add_losses(name, replaced, kl, targets, right)
+                add(name, replaced, (clean - replaced).mul_(chances).sum(-1))
+        return found
 
-    def _add_losses(self, name: str, found: Tensor, kl: Tensor, targets: Tensor | None, right: Tensor) -> None:
-        self._add(name, kl if targets is None else F.nll_loss(found, targets, reduction="none"))
-        self._add(f"kl {name}", kl)
-        self._add(f"right {name}", (found.argmax(-1) == right).double())
-
-    def _add(self, name: str, values: Tensor) -> None:
-        self.sums.add(name, self._documents, values.cpu().numpy())
+    def take(self, found: Predictions) -> None:
+        """Take in predictions."""
+        documents = found.documents.numpy()
+        self.sums.add("predictions", documents, np.ones(len(documents)))
+        for name in found.loss:
+            self.sums.add(name, documents, found.loss[name])
+            self.sums.add(f"kl {name}", documents, found.kl[name])
+            self.sums.add(f"right {name}", documents, found.right[name])
 
     def add_up(self, every: Group) -> None:
         """Take in what other processes have, of which each takes in all."""
         self.sums.add_up(every)
-        said = every.words([self.n_predictions, self.n_replaced, self.has_targets])
-        self.n_predictions, self.n_replaced = (sum(one[i] for one in said) for i in range(2))
-        self.has_targets = all(one[2] for one in said)
 
     def clean(self) -> Interval:
         return self.sums.interval(_mean_of("clean"))
@@ -144,7 +167,7 @@ class OutputLoss(DownstreamLoss):
         self, model: SubjectModel, hook: str, replacements: Mapping[str, RowFunction], *, each: bool, labels: bool
     ) -> None:
         super().__init__(model, hook, replacements)
-        self.each, self.labels = each, labels
+        self.each, self.labels, self.has_targets = each, labels, labels
         self.what = "cross-entropy of the labels" if labels else "KL from the model's own output"
 
     def counted(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Counted:

@@ -1,8 +1,8 @@
-"""evaluate: one pass over held-out text for every metric and every control."""
+"""evaluate: one pass over held-out text for every dictionary, every metric and every control."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,49 +10,41 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import (
-    ActivationSource,
-    Mapping,
-    Reading,
-    Wanted,
-    is_mapping,
-    join,
-    reopened,
-    rows_a_context,
-)
+from monosem.activations import ActivationSource
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
-from monosem.evaluation.controls import PCA
-from monosem.evaluation.downstream import LOSSES, DownstreamLoss
-from monosem.evaluation.losses import add_losses, downstream_loss, share_of
-from monosem.evaluation.mapping import measure_mapping
-from monosem.evaluation.progress import measured, tell_place
+from monosem.evaluation.controls import PCA, fit_controls
+from monosem.evaluation.downstream import LOSSES
+from monosem.evaluation.losses import Losses
+from monosem.evaluation.metric import Column, Dictionary, Metric, Seen
+from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
-from monosem.evaluation.sources import SourceLosses
-from monosem.evaluation.vectors import measure_rows, measure_source
+from monosem.evaluation.suites import Suite, Survey, metrics_of, of_dictionary
+from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
 from monosem.sae import SAE
-from monosem.sae.control import random_sae
 from monosem.work import as_job, doing, each, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
 
 FIT_TOKENS = 32_768
+"""Rows to which controls are fitted."""
 
 
 @as_job
 @torch.no_grad()
 def evaluate(
-    sae: SAE,
+    sae: SAE | Mapping[str, SAE] | Sequence[SAE],
     model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
-    hook: str | None = None,
+    hook: str | Sequence[str] | None = None,
     *,
+    suite: Suite = "core",
     target: Tensor | np.ndarray | None = None,
     text: Text | None = None,
     images: Any = None,
@@ -63,24 +55,28 @@ def evaluate(
     observers: Sequence[Observer] = (),
     progress: bool = True,
 ) -> EvaluationReport:
-    """Measure an SAE on text or images that it was not trained on, beside its controls.
+    """Measure SAEs on text or images that they were not trained on, beside their controls.
 
     Reconstruction (L0, FVU, explained variance, cosine, norm ratio), dead latents and firing rates on `tokens` tokens;
     on the first `loss_tokens` of them also the model's loss clean, spliced and ablated, and KL: cross-entropy of the
     next token, of the labels of images, or where there is nothing to predict, KL from its own output. Intervals are
     95 % bootstrap intervals over documents or images. Controls: predicting the mean, PCA with k = mean L0
-    components, and a frozen random SAE.
+    components, as many raw neurons, and a frozen random SAE.
+
+    Several SAEs of one place share the pass and the controls; each has a column, and all are measured on the positions
+    that every one of them reads.
 
     A transcoder is measured by what it predicts; what predicts several hook points or models side by side, by all of
     them together. Its losses are means over them: each is replaced in its own model by its part of the reconstruction,
     one at a time.
 
     Args:
-        sae: the SAE.
+        sae: the SAE, or several, by name.
         model: the subject model (several for a crosscoder of models), or ready activations, (rows, d_in) or, of several
             sources, (rows, source, d_in); or a source of activations, such as a store, whose first rows are read; the
             SAE's own model if not given.
         hook: name of the hook point; the SAE's own if not given.
+        suite: "core", what one pass of the model says; "full", all that is known of a dictionary.
         target: of ready activations those that a transcoder must predict, (rows, d_out) or (rows, layer, d_out).
         text: what to read; the bundled held-out text if not given and the SAE was trained on the bundled text.
         images: what to read in place of text: what `Images` takes.
@@ -89,121 +85,146 @@ def evaluate(
             is read once.
         loss_tokens: tokens for the losses; 0 leaves them out.
         controls: measure them too.
-        observers: called with the codes of every batch, so that one pass serves all.
+        observers: called with the codes of the first SAE of every batch, so that one pass serves all.
         progress: show where it is.
 
     Raises:
         ConfigError: what the SAE does not know was not given, or tokens is not positive.
         MismatchError: the model's activations have another width, its tokenizer another vocabulary, or its context is
-            too short.
+            too short; or several SAEs cannot share a pass.
         DataError: the text is empty.
     """
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    saes = named(sae)
+    reading: VectorReading | ModelReading
     if isinstance(model, ActivationSource | Tensor | np.ndarray):
-        if isinstance(model, ActivationSource):
-            sums, data = measure_source(sae, model, tokens, controls), model.words
-        else:
-            sums, data = measure_rows(sae, model, target, tokens, controls), "the rows given"
-        return _report(sae, sums.parts, {} if sums.pca is None else {"PCA": sums.pca}, {"data": data}, None)
-    if target is not None:
-        raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
-    given, (model, hook, text) = hook, _fill_in(sae, model, hook, text, images)
-    if isinstance(model, ModelSet) or is_mapping(sae):
-        mapping = Mapping(sae, model, given)
-        join(sae, model, mapping.hooks)
-        sums, facts = measure_mapping(
-            mapping,
-            {"text": text, "images": images, "labels": labels},
-            tokens=tokens,
-            loss_tokens=loss_tokens,
-            controls=controls,
-            observers=observers,
-        )
-        return _report(sae, sums.parts, sums.controls, facts, sums.loss if sums.n_predictions else None)
-    join(sae, model, hook)
-    contexts, name = reopened(sae.metadata, model, hook, text=text, images=images, labels=labels)
-    rows_a_context(contexts, sae.metadata)
-    wanted = [Wanted(sae.metadata, [hook])]
+        reading = _vectors(saes, model, target, tokens)
+        data = model.words if isinstance(model, ActivationSource) else "the rows given"
+        facts: dict[str, str | int | float] = {"data": data}
+    else:
+        if target is not None:
+            raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
+        first = next(iter(saes.values()))
+        model, text = _fill_in(first, model, hook, text, images)
+        reading = ModelReading(saes, model, hook, tokens, text=text, images=images, labels=labels)
+        facts = reading.facts
     with doing("reading a sample"):
-        first = Reading(model, contexts, wanted, min(tokens, FIT_TOKENS))
-        sample = torch.cat([piece.found[0].rows[hook] for piece in first])
-    l0 = max(1, round(sae.encode(sample[:4096]).l0().double().mean().item()))
+        x, wanted = reading.sample(FIT_TOKENS)
     with doing("fitting controls"):
-        functions = _controls(sae, sample, l0) if controls else {"mean": _constant(sample.mean(0))}
-    every = everyone()
-    parts = {column: Reconstruction(sample.mean(0)) for column in ("SAE", *functions)}
-    replacements = {"SAE": lambda x: sae(x).reconstruction, "zero": torch.zeros_like, **functions}
-    loss = downstream_loss(model, hook, replacements, contexts) if loss_tokens else None
-    losing = stage(LOSSES, 0 if loss is None else min(loss_tokens, tokens), unit="tokens")
-    for piece in measured(Reading(model, contexts, wanted, tokens)):
-        batch, x, kept = piece.batch, piece.found[0].rows[hook], piece.found[0].kept
-        codes = sae.encode(x)
-        documents = batch.document[kept]
-        for column, part in parts.items():
-            rebuilt = sae.decode(codes, x) if column == "SAE" else functions[column](x)
-            part.add(x, rebuilt, documents, codes if column == "SAE" else None)
-        for observer in observers:
-            tell_place(observer, piece.start)
-            observer(batch, kept, codes, x)
-        if loss is not None:
+        columns: dict[str, Column] = {name: Dictionary(one) for name, one in saes.items()}
+        columns |= fit_controls(saes, x, wanted, controls)
+    losses: Losses | None = None
+    if isinstance(reading, ModelReading) and loss_tokens:
+        sources = reading.first.predicted
+        losses = Losses(sources, list(columns), reading.contexts, reading.known, min(loss_tokens, tokens))
+        reading.losses = losses
+    survey = Survey(saes, columns, reading, wanted, losses)
+    metrics = metrics_of(survey, suite)
+    losing = stage(LOSSES, min(loss_tokens, tokens) if losses else 0, unit="tokens")
+    for seen in reading.seen(columns):
+        _tell(observers, seen, next(iter(saes)))
+        if losses and seen.start < losses.last:
             with losing:
-                losing.advance(every.size * add_losses(loss, batch, kept, share_of(loss_tokens, tokens)))
+                before = losses.n_predictions
+                losses.add(seen)
+                losing.advance(everyone().size * (losses.n_predictions - before))
+        for metric in metrics:
+            if metric is not losses:
+                metric.add(seen)
     losing.close()
-    for part in [*parts.values(), *([loss] if loss is not None else [])]:
-        part.add_up(every)
-    things = "patches" if images is not None else "tokens"
-    facts: dict[str, str | int | float] = {"model": model.name, "hook": hook, "data": name, "things": things}
-    return _report(sae, parts, functions, facts, loss if loss is not None and loss.n_predictions else None)
+    for metric in metrics:
+        metric.add_up(everyone())
+    return _report(survey, metrics, facts, suite)
+
+
+def named(sae: SAE | Mapping[str, SAE] | Sequence[SAE]) -> dict[str, SAE]:
+    """SAEs by name: one is "SAE"; of several without names, "SAE 1" and so on.
+
+    Raises:
+        ConfigError: there is none, or one has the name of a control.
+    """
+    if isinstance(sae, SAE):
+        return {"SAE": sae}
+    saes = dict(sae) if isinstance(sae, Mapping) else {f"SAE {number}": one for number, one in enumerate(sae, 1)}
+    if not saes:
+        raise ConfigError("there is no SAE to evaluate")
+    for name in ("mean", "zero", "clean", "PCA", "neurons", "random"):
+        if name in saes:
+            raise ConfigError(f"an SAE cannot be called {name!r}: that is the name of a control")
+    return saes
+
+
+def _vectors(
+    saes: Mapping[str, SAE],
+    model: ActivationSource | Tensor | np.ndarray,
+    target: Tensor | np.ndarray | None,
+    tokens: int,
+) -> VectorReading:
+    first = next(iter(saes.values()))
+    if isinstance(model, ActivationSource):
+        return VectorReading.of_source(first, model, tokens)
+    return VectorReading.of(first, model, target, tokens)
 
 
 def _fill_in(
-    sae: SAE, model: SubjectModel | ModelSet | None, hook: str | None, text: Text | None, images: Any
-) -> tuple[SubjectModel | ModelSet, str, Text | None]:
+    sae: SAE, model: SubjectModel | ModelSet | None, hook: Any, text: Text | None, images: Any
+) -> tuple[SubjectModel | ModelSet, Text | None]:
     known = sae.metadata
     if model is None:
         if known.model is None and not known.models:
             raise ConfigError("this SAE does not know its model: evaluate(sae, model, hook)")
         own = [load_model(name) for name in known.models or [known.model or ""]]
         model = ModelSet(own) if known.models else own[0]
-    hook = hook or known.hook or (known.hooks or [None])[0]
-    if hook is None:
+    if not (hook or known.hook or known.hooks):
         raise ConfigError("this SAE does not know its hook point: evaluate(sae, model, 'resid_post.2')")
     if text is None and images is None:
         for name, what, data in (("images", "other images", known.images), ("text", "a held-out text", known.text)):
             if data is not None and data.partition(":")[0] != "bundled":
                 raise ConfigError(f"the SAE was trained on {data}: name {what}, evaluate(sae, {name}=...)")
         text = "bundled:held_out"
-    return model, model.hook_point(hook).name, text
+    return model, text
 
 
-def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: value.to(x).expand_as(x)
-
-
-def _controls(sae: SAE, sample: Tensor, k: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    frozen = random_sae(sae, sample)
-    return {"mean": _constant(sample.mean(0)), "PCA": PCA(sample, k), "random": lambda x: frozen(x).reconstruction}
+def _tell(observers: Sequence[Observer], seen: Seen, first: str) -> None:
+    """Show a batch to the observers; those with a method `at` also learn where in the data it begins."""
+    if not observers:
+        return
+    codes = seen.codes(first)
+    assert codes is not None
+    assert seen.batch is not None
+    assert seen.kept is not None
+    for observer in observers:
+        at = getattr(observer, "at", None)
+        if at is not None:
+            at(seen.start)
+        observer(seen.batch, seen.kept, codes, seen.x)
 
 
 def _report(
-    sae: SAE,
-    parts: dict[str, Reconstruction],
-    functions: dict[str, Callable[[Tensor], Tensor]],
-    facts: dict[str, str | int | float],
-    loss: DownstreamLoss | SourceLosses | None,
+    survey: Survey, metrics: Sequence[Metric], facts: dict[str, str | int | float], suite: Suite
 ) -> EvaluationReport:
     columns: dict[str, dict[str, Interval]] = {}
-    for name, part in each("computing intervals", list(parts.items()), unit=""):
-        columns[name] = part.metrics()
-        if loss is not None:
-            columns[name] |= loss.metrics(name)
-    pca = functions.get("PCA")
+    for name in each("computing intervals", list(survey.columns), unit=""):
+        columns[name] = {key: value for metric in metrics for key, value in metric.result(name).items()}
+    for name, sae in survey.saes.items():
+        columns[name] |= of_dictionary(sae, suite)
+    pca = survey.columns.get("PCA")
     if isinstance(pca, PCA):
         columns["PCA"]["l0"] = Interval(pca.k)
-    main = parts["SAE"]
-    facts = {**facts, "rows": main.n_rows, "architecture": sae.architecture, "n_latents": sae.n_latents}
-    if loss is not None:
-        facts |= loss.facts()
-    firing = main.firing if main.firing is not None else torch.zeros(sae.n_latents)
-    return EvaluationReport(columns, facts, firing.numpy() / main.n_rows, main.l0_counts)
+    main = next(metric for metric in metrics if isinstance(metric, Reconstruction))
+    first = next(iter(survey.saes.values()))
+    facts = {**facts, "rows": main.n_rows, "architecture": first.architecture, "n_latents": first.n_latents}
+    for metric in metrics:
+        facts |= metric.facts()
+    return EvaluationReport(
+        columns,
+        facts,
+        {name: main.firing_rates(name) for name in survey.saes},
+        {name: main.l0_counts(name) for name in survey.saes},
+        notes={key: note for metric in metrics for key, note in metric.notes().items()},
+        tables={
+            name: {key: table for metric in metrics for key, table in metric.tables(name).items()}
+            for name in survey.columns
+        },
+    )

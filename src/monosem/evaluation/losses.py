@@ -1,28 +1,151 @@
-"""Which loss fits a model: chosen by what it predicts and of what."""
+"""Losses as a metric of a pass: which loss fits a model, by what it predicts and of what; and where losses end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.activations.reading import parts_of
+from monosem.activations.reading import parts_of, positions_wanted
 from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
 from monosem.evaluation.downstream import DownstreamLoss, OutputLoss, RowFunction, loss_contexts
 from monosem.evaluation.language import LanguageLoss
+from monosem.evaluation.metric import Metric, Seen
+from monosem.evaluation.predictions import Predictions
+from monosem.evaluation.sources import SourceLosses
+from monosem.intervals import Interval
 from monosem.models import SubjectModel
-from monosem.ranks import everyone
+from monosem.ranks import Group
+from monosem.sae.metadata import SAEMetadata
 
 
-def share_of(loss_tokens: int, tokens: int) -> int:
-    """How many tokens this process takes for the losses: all of its own where all are wanted, else an equal part.
+class Losses(Metric):
+    """The losses of a model with each column's reconstruction put in, at each source that is predicted.
 
-    So several processes measure losses on the tokens of one process only where `loss_tokens` are all.
+    It also runs the passes: `predict` is what `Seen.predictions` calls, and other metrics of behaviour read the same.
     """
-    return loss_tokens if loss_tokens >= tokens else -(-loss_tokens // everyone().size)
+
+    def __init__(
+        self,
+        sources: Mapping[str, tuple[SubjectModel, str]],
+        columns: list[str],
+        contexts: BatchReader,
+        known: SAEMetadata,
+        tokens: int,
+    ) -> None:
+        """Begin.
+
+        Args:
+            sources: model and hook point of each, in the order of the columns of what is predicted.
+            columns: names of the dictionaries and controls, "mean" among them.
+            contexts: what is read.
+            known: the rules of what is read of them.
+            tokens: how many positions to replace, from the first context on; at most one context more.
+        """
+        self._seen: Seen | None = None
+        self._rows = torch.zeros(0, dtype=torch.int64)
+        self.losses: dict[str, DownstreamLoss] = {}
+        for number, (source, (model, hook)) in enumerate(sources.items()):
+            put_in = {"zero": torch.zeros_like, **{name: self._part(name, number, len(sources)) for name in columns}}
+            loss = downstream_loss(model, hook, put_in, contexts)
+            if loss is not None:
+                self.losses[source] = loss
+        self.single = len(sources) == 1
+        self.last = self._last_context(contexts, known, tokens) if self.losses else 0
+        """Losses are measured of the contexts before this one."""
+
+    def __bool__(self) -> bool:
+        """Whether the model predicts anything."""
+        return bool(self.losses)
+
+    def _last_context(self, contexts: BatchReader, known: SAEMetadata, tokens: int) -> int:
+        """By the data alone, so that it does not depend on how many processes or batches there are."""
+        loss, start, found = next(iter(self.losses.values())), 0, 0
+        while found < tokens and len(batch := contexts.read(start, start + 64)):
+            reached = loss.replaced(batch, positions_wanted(known, batch)).cumsum(0)
+            start += int((reached < tokens - found).sum()) + 1 if int(reached[-1]) >= tokens - found else len(batch)
+            found += int(reached[-1])
+        return start
+
+    def _part(self, name: str, source: int, n_sources: int) -> RowFunction:
+        """What stands for one source in the reconstruction of the contexts at hand."""
+
+        def put_in(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
+            assert self._seen is not None
+            rows = self._seen.reconstruction(name)[self._rows]
+            return rows.unflatten(1, (n_sources, -1))[:, source].to(x)
+
+        return put_in
+
+    def predict(self, seen: Seen) -> dict[str, Predictions]:
+        """Run the model with each column's reconstruction put in, source by source."""
+        assert seen.batch is not None
+        assert seen.kept is not None
+        n = max(0, self.last - seen.start)
+        batch, kept = seen.batch[:n], seen.kept[:n]
+        if not len(batch) or not kept.any():
+            return {}
+        numbers = torch.zeros(kept.shape, dtype=torch.int64)
+        numbers[kept] = torch.arange(int(kept.sum()))
+        self._seen, found = seen, dict[str, list[Predictions]]()
+        for order, part in _parts(batch, next(iter(self.losses.values())).model):
+            own = kept[order, : part.tokens.shape[1]]
+            self._rows = numbers[order, : part.tokens.shape[1]][own]
+            for source, loss in self.losses.items():
+                found.setdefault(source, []).append(loss.predict(part, own))
+        self._seen = None
+        return {source: Predictions.cat(parts) for source, parts in found.items()}
+
+    def add(self, seen: Seen) -> None:
+        for source, found in seen.predictions().items():
+            self.losses[source].take(found)
+
+    @property
+    def n_predictions(self) -> int:
+        """Of each source."""
+        return min(loss.n_predictions for loss in self.losses.values())
+
+    @property
+    def _together(self) -> DownstreamLoss | SourceLosses:
+        return next(iter(self.losses.values())) if self.single else SourceLosses(self.losses)
+
+    def result(self, name: str) -> dict[str, Interval]:
+        return self._together.metrics(name) if self.losses and self.n_predictions else {}
+
+    def facts(self) -> dict[str, str | int | float]:
+        return self._together.facts() if self.losses and self.n_predictions else {}
+
+    def merge(self, other: Metric) -> None:
+        assert isinstance(other, Losses)
+        for source, loss in self.losses.items():
+            loss.sums.merge(other.losses[source].sums)
+
+    def add_up(self, every: Group) -> None:
+        for loss in self.losses.values():
+            loss.add_up(every)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {f"{source}\n{key}": v for source, loss in self.losses.items() for key, v in loss.sums.arrays.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        for key, values in state.items():
+            source, _, name = key.partition("\n")
+            self.losses[source].sums.arrays[name] = values.copy()
+
+
+def _parts(batch: Batch, model: SubjectModel) -> Iterator[tuple[Int[Tensor, " contexts"], Batch]]:
+    """A few contexts at a time, of like length where most of them is padding: logits are large."""
+    length = batch.tokens.shape[1]
+    if getattr(batch, "packed", True):
+        at_once = loss_contexts(model, length)
+        for start in range(0, len(batch), at_once):
+            yield torch.arange(start, min(start + at_once, len(batch))), batch[start : start + at_once]
+    else:
+        yield from parts_of(batch, loss_contexts(model, 1))
 
 
 @torch.no_grad()
@@ -43,24 +166,6 @@ def downstream_loss(
         return LanguageLoss(model, hook, replacements)
     labels = not each and isinstance(contexts, Images) and _labels_fit(model, contexts, logits.shape[-1])
     return OutputLoss(model, hook, replacements, each=each, labels=labels)
-
-
-def add_losses(loss: DownstreamLoss, batch: Batch, kept: Bool[Tensor, "contexts pos"], wanted: int) -> int:
-    """Take in the first contexts of a batch, until `wanted` positions have been replaced in all; how many were.
-
-    Logits are computed of a few contexts at a time, of like length where most of them is padding.
-    """
-    model, length = loss.model, batch.tokens.shape[1]
-    packed = getattr(batch, "packed", True)
-    start, before = 0, loss.n_replaced
-    while start < len(batch) and loss.n_replaced < wanted:
-        reached = kept[start:].sum(1).cumsum(0)
-        stop = start + int((reached < wanted - loss.n_replaced).sum()) + 1
-        stop = min(stop, start + loss_contexts(model, length), len(batch)) if packed else stop
-        for order, part in parts_of(batch[start:stop], loss_contexts(model, 1)):
-            loss.add(part, kept[start:stop][order, : part.tokens.shape[1]])
-        start = stop
-    return loss.n_replaced - before
 
 
 def _labels_fit(model: SubjectModel, images: Images, n_classes: int) -> bool:

@@ -1,21 +1,22 @@
-"""How well activations are rebuilt: FVU, explained variance, cosine, norm ratio, L0, firing rates."""
+"""How well activations are rebuilt: FVU, explained variance, cosine, norm ratio, L0, dead latents."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from monosem.codes import SparseCodes
-from monosem.intervals import DocumentSums, Interval
-from monosem.ranks import Group
+from monosem.evaluation.metric import Metric, Seen
+from monosem.intervals import Interval
 
 ROUNDING = 1e-13
 """Of the energy about the reference: a variance below it is that of rounding."""
 
 
-class Reconstruction:
+class Reconstruction(Metric):
     """Sums from which the reconstruction metrics follow, at any batch size alike.
 
     FVU = sum ||x - x_hat||^2 / sum ||x - mean(x)||^2        mean over the whole data set; explained variance 1 - FVU
@@ -24,81 +25,69 @@ class Reconstruction:
     any (FVU of rows that are all the same) is NaN.
     """
 
-    def __init__(self, reference: Float[Tensor, " d"]) -> None:
+    def __init__(self, reference: Float[Tensor, " d"], columns: Sequence[str]) -> None:
         """Begin; `reference` is any point near the mean, subtracted for precision alone."""
-        self.sums = DocumentSums()
-        self.reference = reference.double()
-        self.firing: Tensor | None = None
-        self.l0_counts = np.zeros(0, dtype=np.int64)
+        super().__init__()
+        self.reference, self.columns = reference.double(), columns
 
-    def add(
-        self,
-        x: Float[Tensor, "rows d"],
-        reconstruction: Float[Tensor, "rows d"],
-        documents: Int[Tensor, " rows"],
-        codes: SparseCodes | None = None,
-    ) -> None:
-        """Take in one batch of raw activations and their reconstructions."""
-        x, reconstruction = x.double(), reconstruction.double()
-        shifted = x - self.reference.to(x.device)
-        where = documents.cpu().numpy()
+    def add(self, seen: Seen) -> None:
+        x, where = seen.target.double(), seen.documents.cpu().numpy()
 
         def add(name: str, values: Tensor) -> None:
             self.sums.add(name, where, values.cpu().numpy())
 
+        shifted, norms = x - self.reference.to(x.device), x.norm(dim=-1)
+        long = norms > 0
         add("rows", torch.ones(len(x)))
-        add("error", (x - reconstruction).pow(2).sum(-1))
         add("energy", shifted.pow(2).sum(-1))
         add("shifted", shifted)
-        norms, rebuilt_norms = x.norm(dim=-1), reconstruction.norm(dim=-1)
-        long = norms > 0
-        dots = (x * reconstruction).sum(-1) / (norms * rebuilt_norms)
         add("long", long.double())
-        add("cosine", torch.where(long & (rebuilt_norms > 0), dots, 0.0))
-        add("norm_ratio", torch.where(long, rebuilt_norms / norms, 0.0))
-        if codes is not None:
-            l0 = codes.l0().reshape(-1)
-            add("l0", l0.double())
-            counts = np.bincount(l0.cpu().numpy(), minlength=len(self.l0_counts))
-            counts[: len(self.l0_counts)] += self.l0_counts
-            self.l0_counts = counts
-            firing = codes.firing_counts().cpu()
-            self.firing = firing if self.firing is None else self.firing + firing
-
-    def add_up(self, every: Group) -> None:
-        """Take in what other processes have, of which each takes in all."""
-        self.sums.add_up(every)
-        if every.size == 1:
-            return
-        sizes = every.words([0 if self.firing is None else len(self.firing), len(self.l0_counts)])
-        n_latents, n_counts = (max(column) for column in zip(*sizes, strict=True))
-        counts = np.zeros(n_counts, np.int64)
-        counts[: len(self.l0_counts)] = self.l0_counts
-        self.l0_counts = every.sum_(torch.from_numpy(counts)).numpy()
-        if n_latents:
-            own = torch.zeros(n_latents, dtype=torch.int64) if self.firing is None else self.firing.long()
-            self.firing = every.sum_(own)
+        for name in self.columns:
+            rebuilt = seen.reconstruction(name).double()
+            rebuilt_norms = rebuilt.norm(dim=-1)
+            add(f"error {name}", (x - rebuilt).pow(2).sum(-1))
+            cosines = (x * rebuilt).sum(-1) / (norms * rebuilt_norms)
+            add(f"cosine {name}", torch.where(long & (rebuilt_norms > 0), cosines, 0.0))
+            add(f"norm_ratio {name}", torch.where(long, rebuilt_norms / norms, 0.0))
+            codes = seen.codes(name)
+            if codes is not None:
+                l0 = codes.l0().reshape(-1).cpu().numpy()
+                self.sums.add(f"l0 {name}", where, l0)
+                self.count(f"l0 {name}", np.bincount(l0))
+                self.count(f"firing {name}", codes.firing_counts().cpu().numpy())
 
     @property
     def n_rows(self) -> int:
         return int(self.sums.total("rows")) if "rows" in self.sums else 0
 
-    def metrics(self) -> dict[str, Interval]:
+    def firing_rates(self, name: str) -> np.ndarray:
+        """(n_latents,) share of rows on which each latent was on; nothing of a column without latents."""
+        return self.counts.get(f"firing {name}", np.zeros(0)) / max(self.n_rows, 1)
+
+    def l0_counts(self, name: str) -> np.ndarray:
+        """Number of rows with 0, 1, 2, ... latents on."""
+        return self.counts.get(f"l0 {name}", np.zeros(0, np.int64))
+
+    def result(self, name: str) -> dict[str, Interval]:
         d = len(self.reference)
         found = {
-            "fvu": self.sums.interval(_fvu),
-            "explained_variance": self.sums.interval(lambda s: 1 - _fvu(s)),
-            "mse": self.sums.interval(lambda s: s["error"] / s["rows"] / d),
-            "cosine": self.sums.interval(lambda s: s["cosine"] / s["long"]),
-            "norm_ratio": self.sums.interval(lambda s: s["norm_ratio"] / s["long"]),
+            "fvu": self.sums.interval(lambda s: _fvu(s, name)),
+            "explained_variance": self.sums.interval(lambda s: 1 - _fvu(s, name)),
+            "mse": self.sums.interval(lambda s: s[f"error {name}"] / s["rows"] / d),
+            "cosine": self.sums.interval(lambda s: s[f"cosine {name}"] / s["long"]),
+            "norm_ratio": self.sums.interval(lambda s: s[f"norm_ratio {name}"] / s["long"]),
         }
-        if self.firing is not None:
-            found["l0"] = self.sums.interval(lambda s: s["l0"] / s["rows"])
-            found["dead_share"] = Interval((self.firing == 0).double().mean().item())
+        firing = self.counts.get(f"firing {name}")
+        if firing is not None:
+            found["l0"] = self.sums.interval(lambda s: s[f"l0 {name}"] / s["rows"])
+            found["dead_share"] = Interval(float((firing == 0).mean()))
         return found
 
+    def notes(self) -> dict[str, str]:
+        return {"dead_share": "no interval: it depends on how many tokens were read, not on which"}
 
-def _fvu(sums: dict[str, np.ndarray]) -> np.ndarray:
+
+def _fvu(sums: dict[str, np.ndarray], name: str) -> np.ndarray:
     shift = (sums["shifted"] ** 2).sum(-1) / sums["rows"]
     variance = sums["energy"] - shift
-    return sums["error"] / np.where(variance > ROUNDING * sums["energy"], variance, 0.0)
+    return sums[f"error {name}"] / np.where(variance > ROUNDING * sums["energy"], variance, 0.0)

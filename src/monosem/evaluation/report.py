@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,25 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from monosem.errors import ConfigError
+from monosem.evaluation.definitions import DEFINITIONS, GROUPS
+from monosem.evaluation.tables import DataTable
 from monosem.files import read_json, reading, write_json
 from monosem.intervals import Interval
 from monosem.spelling import listed
 
-LABELS = {
-    "l0": "L0, latents on per token",
-    "fvu": "FVU, variance unexplained",
-    "explained_variance": "explained variance",
-    "cosine": "cosine with x",
-    "norm_ratio": "norm ratio to x",
-    "mse": "MSE per dimension",
-    "ce": "cross-entropy, nats",
-    "loss_recovered_mean": "loss recovered (mean)",
-    "loss_recovered_zero": "loss recovered (zero)",
-    "kl": "KL from clean, nats",
-    "accuracy": "accuracy",
-    "agreement": "same answer as clean",
-    "dead_share": "share of dead latents",
-}
+SECTIONS = 16
+"""More metrics than these are shown in sections."""
+LABELS = {key: definition.label for key, definition in DEFINITIONS.items()}
 
 
 class _Interval(BaseModel):
@@ -43,6 +33,17 @@ class _Interval(BaseModel):
     high: float | None = None
 
 
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    title: str
+    columns: dict[str, list[str | bool | int | float | None]]
+    units: dict[str, str] = {}
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Saved(BaseModel):
     """What evaluation.json says."""
 
@@ -50,8 +51,11 @@ class _Saved(BaseModel):
 
     facts: dict[str, str | bool | int | float | None]
     columns: dict[str, dict[str, _Interval]]
-    firing_rates: list[float]
-    l0_counts: list[Annotated[int, Field(ge=0, lt=2**63)]]
+    firing_rates: dict[str, list[float]] | list[float]
+    """By name of the SAE; a bare list is that of the only one."""
+    l0_counts: dict[str, list[Count]] | list[Count]
+    notes: dict[str, str] = {}
+    tables: dict[str, dict[str, _Table]] = {}
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,53 @@ class EvaluationReport:
     """By name of the column: "SAE" first, then the controls. What is of one source alone is "METRIC at SOURCE"."""
     facts: dict[str, str | int | float]
     """What was measured: model, hook, text, tokens, clean cross-entropy, ..."""
-    firing_rates: np.ndarray = field(repr=False)
-    """(n_latents,) share of tokens on which each latent was on."""
-    l0_counts: np.ndarray = field(repr=False)
-    """Number of tokens with 0, 1, 2, ... latents on."""
+    rates: dict[str, np.ndarray] = field(repr=False)
+    """By name of the SAE (n_latents,), share of tokens on which each latent was on."""
+    counts: dict[str, np.ndarray] = field(repr=False)
+    """By name of the SAE, number of tokens with 0, 1, 2, ... latents on."""
+    notes: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    """By metric, why it has no interval, or what else to know of it."""
+    tables: dict[str, dict[str, DataTable]] = field(default_factory=dict[str, dict[str, DataTable]], repr=False)
+    """Curves and tables, by name of the column, then by key."""
+
+    @property
+    def saes(self) -> list[str]:
+        """Names of the SAEs; all other columns are controls."""
+        return list(self.rates)
 
     @property
     def metrics(self) -> dict[str, Interval]:
-        return self.columns["SAE"]
+        """Those of the first SAE."""
+        return self.columns[self.saes[0]]
+
+    @property
+    def firing_rates(self) -> np.ndarray:
+        """(n_latents,) of the first SAE."""
+        return self.rates[self.saes[0]]
+
+    @property
+    def l0_counts(self) -> np.ndarray:
+        """Of the first SAE."""
+        return self.counts[self.saes[0]]
+
+    def of(self, name: str) -> EvaluationReport:
+        """The report of one of several SAEs, as if it had been evaluated alone, beside the same controls.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name not in self.saes:
+            raise ConfigError(f"no SAE {name!r} was measured; there are {listed(name, self.saes)}")
+        shown = {column: column for column in self.columns if column not in self.saes}
+        shown = {name: "SAE", **shown}
+        return EvaluationReport(
+            {new: self.columns[old] for old, new in shown.items()},
+            self.facts,
+            {"SAE": self.rates[name]},
+            {"SAE": self.counts[name]},
+            self.notes,
+            {new: self.tables[old] for old, new in shown.items() if old in self.tables},
+        )
 
     def __getitem__(self, metric: str) -> Interval:
         """A metric of the SAE, by its key.
@@ -82,20 +125,26 @@ class EvaluationReport:
         return self.metrics[metric]
 
     def table(self) -> Table:
-        """One row a metric; fits a terminal of 80 columns."""
+        """One row a metric; of one SAE it fits a terminal of 100 columns."""
         table = Table(title=self._title(), caption=self._caption(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.title_justify = table.caption_justify = "left"
         table.add_column("", no_wrap=True)
         for name in self.columns:
             table.add_column(name, justify="right", no_wrap=True)
-            if name == "SAE":
+            if [name] == self.saes:
                 table.add_column("95 % interval", justify="right", no_wrap=True, style="dim")
         known = dict.fromkeys(metric for column in self.columns.values() for metric in column)
-        for name, label in LABELS.items():
-            for metric in (metric for metric in known if metric.partition(" at ")[0] == name):
-                shown = label if metric == name else f"  {metric.removeprefix(name).strip()}"
+        for group, definitions in GROUPS.items():
+            rows = [
+                (key, one.label, metric) for key, one in definitions.items() for metric in known if _is(metric, key)
+            ]
+            if rows and len(known) > SECTIONS:
+                table.add_row(f"[bold]{group}[/bold]")
+            for key, label, metric in rows:
+                shown = label if metric == key else f"  {metric.removeprefix(key).strip()}"
                 cells = [_number(c[metric].value) if metric in c else "-" for c in self.columns.values()]
-                table.add_row(shown, cells[0], _span(self.metrics.get(metric)), *cells[1:])
+                spans = [_span(self.metrics.get(metric))] if len(self.saes) == 1 else []
+                table.add_row(shown, cells[0], *spans, *cells[1:])
         return table
 
     def _title(self) -> str:
@@ -130,8 +179,10 @@ class EvaluationReport:
         content = {
             "facts": self.facts,
             "columns": {name: {m: i._asdict() for m, i in metrics.items()} for name, metrics in self.columns.items()},
-            "firing_rates": [float(f"{rate:.6g}") for rate in self.firing_rates],
-            "l0_counts": self.l0_counts.tolist(),
+            "firing_rates": {name: [float(f"{rate:.6g}") for rate in rates] for name, rates in self.rates.items()},
+            "l0_counts": {name: counts.tolist() for name, counts in self.counts.items()},
+            "notes": self.notes,
+            "tables": {name: {key: asdict(one) for key, one in own.items()} for name, own in self.tables.items()},
         }
         write_json(path, content)
 
@@ -148,11 +199,23 @@ class EvaluationReport:
             for name, metrics in content.columns.items()
         }
         facts = {name: _known(fact) for name, fact in content.facts.items()}
-        rates, counts = np.array(content.firing_rates, float), np.array(content.l0_counts, np.int64)
-        report = EvaluationReport(columns, facts, rates, counts)
+        rates, counts = (
+            {name: np.array(own, kind) for name, own in (saved if isinstance(saved, dict) else {"SAE": saved}).items()}
+            for saved, kind in ((content.firing_rates, float), (content.l0_counts, np.int64))
+        )
+        tables = {
+            name: {key: DataTable(one.title, one.columns, one.units) for key, one in own.items()}
+            for name, own in content.tables.items()
+        }
+        report = EvaluationReport(columns, facts, rates, counts, content.notes, tables)
         with reading(path, "evaluate the run again"):
             report.table()  # what it names is there
         return report
+
+
+def _is(metric: str, key: str) -> bool:
+    """Whether it is the metric of that key, or that metric at one source."""
+    return metric.partition(" at ")[0] == key
 
 
 def _known(value: Any) -> Any:

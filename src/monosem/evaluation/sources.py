@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jaxtyping import Bool
-from torch import Tensor
-
-from monosem.data import Batch
 from monosem.evaluation.downstream import DownstreamLoss
 from monosem.intervals import Interval, mean_interval
-from monosem.ranks import Group
 
 RECOVERED = ("loss_recovered_mean", "loss_recovered_zero")
 
@@ -24,21 +19,6 @@ class SourceLosses:
     def __init__(self, losses: Mapping[str, DownstreamLoss]) -> None:
         """Put losses side by side, by the name of the source."""
         self.losses = dict(losses)
-
-    @property
-    def n_predictions(self) -> int:
-        """Of each source."""
-        return min(loss.n_predictions for loss in self.losses.values())
-
-    def add(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> None:
-        """Take in one batch of contexts; `chosen` are the positions to replace."""
-        for loss in self.losses.values():
-            loss.add(batch, chosen)
-
-    def add_up(self, every: Group) -> None:
-        """As of each of them."""
-        for loss in self.losses.values():
-            loss.add_up(every)
 
     def metrics(self, name: str) -> dict[str, Interval]:
         """The means over the sources of what all have, and what each recovers, of one replacement."""

@@ -1,9 +1,8 @@
-"""Evaluation on ready rows: no model, so reconstruction and firing alone."""
+"""Ready rows to evaluate on: no model, so reconstruction and firing alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,108 +11,93 @@ from torch import Tensor
 from monosem.activations import ActivationSource, Rows, first_rows
 from monosem.activations.vectors import check_finite
 from monosem.errors import ConfigError, DataError, MismatchError
-from monosem.evaluation.controls import PCA
 from monosem.evaluation.downstream import EVALUATING
-from monosem.evaluation.reconstruction import Reconstruction
+from monosem.evaluation.metric import Column, Seen
 from monosem.sae import SAE
-from monosem.sae.control import random_sae
 from monosem.work import doing
 
 ROWS = 8192
-FIT_ROWS = 32_768
+POOL_ROWS = 32_768
 
 
-@dataclass
-class RowSums:
-    """What is measured of rows."""
+class VectorReading:
+    """Rows in order, beside what must be predicted of them; each a document of its own where nothing says which."""
 
-    parts: dict[str, Reconstruction]
-    pca: PCA | None
+    def __init__(self, sae: SAE, pieces: Callable[[], Iterator[Rows]], rows: int) -> None:
+        """What the first of the dictionaries reads, of which all have the shapes; `pieces` begins anew."""
+        self.sae, self._begin, self.rows = sae, pieces, rows
 
+    @staticmethod
+    def of(sae: SAE, x: Tensor | np.ndarray, target: Tensor | np.ndarray | None, rows: int) -> VectorReading:
+        """Ready activations.
 
-@torch.no_grad()
-def measure_rows(
-    sae: SAE, x: Tensor | np.ndarray, target: Tensor | np.ndarray | None, rows: int, controls: bool
-) -> RowSums:
-    """The sums of the SAE and its controls over ready activations, each row a document of its own.
+        Args:
+            sae: any dictionary.
+            x: (rows, *in_shape), what it reads.
+            target: (rows, *out_shape), what it must predict, if that is not x; several sources count as one long row.
+            rows: as many of them, at most.
 
-    Args:
-        sae: any dictionary.
-        x: (rows, *in_shape), what it reads.
-        target: (rows, *out_shape), what it must predict, if that is not x; several sources count as one long row.
-        rows: as many of them, at most.
-        controls: measure predicting the mean, PCA and a frozen random SAE too.
+        Raises:
+            MismatchError: they are of other shapes.
+            ConfigError: this SAE predicts another site, and no target was given.
+            DataError: there are no rows, or one is not finite.
+        """
+        _require_shape(x, sae.in_shape, "reads")
+        if target is not None:
+            _require_shape(target, sae.out_shape, "predicts")
+            if len(target[:rows]) != len(x[:rows]):
+                raise MismatchError(f"{len(x)} rows to read and {len(target)} to predict: give a target for every row")
 
-    Raises:
-        MismatchError: they are of other shapes.
-        ConfigError: this SAE predicts another site, and no target was given.
-        DataError: there are no rows, or one is not finite.
-    """
-    _require_shape(x, sae.in_shape, "reads")
-    if target is not None:
-        _require_shape(target, sae.out_shape, "predicts")
-        if len(target[:rows]) != len(x[:rows]):
-            raise MismatchError(f"{len(x)} rows to read and {len(target)} to predict: give a target for every row")
+        def pieces() -> Iterator[Rows]:
+            for start in range(0, min(rows, len(x)), POOL_ROWS):
+                stop = min(start + POOL_ROWS, rows)
+                yield Rows(_tensor(x[start:stop]), None if target is None else _tensor(target[start:stop]), None)
 
-    def pieces() -> Iterator[Rows]:
-        for start in range(0, min(rows, len(x)), FIT_ROWS):
-            stop = min(start + FIT_ROWS, rows)
-            yield Rows(_tensor(x[start:stop]), None if target is None else _tensor(target[start:stop]), None)
+        return VectorReading(sae, pieces, min(rows, len(x)))
 
-    return _measured(sae, pieces, min(rows, len(x)), controls)
+    @staticmethod
+    def of_source(sae: SAE, source: ActivationSource, rows: int) -> VectorReading:
+        """The first rows of a source, a pool at a time; documents are those of a store."""
+        n = rows if source.whole.n_rows is None else min(rows, source.whole.n_rows)
+        return VectorReading(sae, lambda: first_rows(source, rows), n)
 
+    def sample(self, rows: int) -> tuple[Tensor, Tensor]:
+        """What is read and what is predicted, flat, of the first rows."""
+        found, n = list[tuple[Tensor, Tensor]](), 0
+        for x, target, _ in self._read():
+            found.append((x, target))
+            n += len(x)
+            if n >= rows:
+                break
+        if not n:
+            raise DataError("there are no rows to evaluate on")
+        x, target = (torch.cat([side[i] for side in found])[:rows] for i in (0, 1))
+        return x, target.flatten(1)
 
-@torch.no_grad()
-def measure_source(sae: SAE, source: ActivationSource, rows: int, controls: bool) -> RowSums:
-    """As `measure_rows`, of the first rows of a source, a pool at a time; documents are those of a store."""
-    n = rows if source.whole.n_rows is None else min(rows, source.whole.n_rows)
-    return _measured(sae, lambda: first_rows(source, rows), n, controls)
+    def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
+        """All of them, some at a time."""
+        start = 0
+        with doing(EVALUATING, self.rows, unit="rows") as stage:
+            for parts in self._read():
+                for x, target, own in zip(*(part.split(ROWS) for part in parts), strict=True):
+                    yield Seen(x, target.flatten(1), own, columns, start=start)
+                    start += len(x)
+                    stage.advance(len(x))
 
-
-def _measured(sae: SAE, pieces: Callable[[], Iterator[Rows]], n: int, controls: bool) -> RowSums:
-    sample, found = list[tuple[Tensor, Tensor]](), 0
-    for x, goal, _ in _read(sae, pieces()):
-        sample.append((x, goal))
-        found += len(x)
-        if found >= FIT_ROWS:
-            break
-    if not found:
-        raise DataError("there are no rows to evaluate on")
-    x, goal = (torch.cat([side[i] for side in sample])[:FIT_ROWS] for i in (0, 1))
-    first = goal.flatten(1)
-    names = ("SAE", "mean", "PCA", "random") if controls else ("SAE",)
-    parts = {name: Reconstruction(first.mean(0)) for name in names}
-    pca, frozen = None, sae
-    if controls:
-        pca = PCA(first, max(1, round(sae.encode(x[:4096]).l0().double().mean().item())))
-        frozen = random_sae(sae, x, None if sae.autoencodes else goal)
-    with doing(EVALUATING, n, unit="rows") as stage:
-        for inputs, targets, documents in _read(sae, pieces()):
-            for x, wanted, own in zip(inputs.split(ROWS), targets.split(ROWS), documents.split(ROWS), strict=True):
-                wanted, out = wanted.flatten(1), sae(x)
-                parts["SAE"].add(wanted, out.reconstruction.flatten(1), own, out.codes)
-                if pca is not None:
-                    parts["mean"].add(wanted, first.mean(0).expand_as(wanted), own)
-                    parts["PCA"].add(wanted, pca(wanted), own)
-                    parts["random"].add(wanted, frozen(x).reconstruction.flatten(1), own)
-                stage.advance(len(x))
-    return RowSums(parts, pca)
-
-
-def _read(sae: SAE, pieces: Iterator[Rows]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What an SAE reads and predicts, beside it, and the documents."""
-    begun = 0
-    for x, target, documents in pieces:
-        if target is None and not sae.autoencodes:
-            raise ConfigError(
-                f"this {sae.architecture} predicts another site than it reads: give the rows that it must predict too, "
-                "evaluate(sae, x, target=y)"
-            )
-        numbers = torch.arange(begun, begun + len(x))
-        begun += len(x)
-        inputs = _rows(sae, x, sae.in_shape, "reads", numbers)
-        goal = inputs if target is None else _rows(sae, target, sae.out_shape, "predicts", numbers)
-        yield inputs, goal, numbers if documents is None else documents
+    def _read(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What an SAE reads and predicts, beside it, and the documents."""
+        begun, sae = 0, self.sae
+        for x, target, documents in self._begin():
+            if target is None and not sae.autoencodes:
+                raise ConfigError(
+                    f"this {sae.architecture} predicts another site than it reads: give the rows that it must predict "
+                    "too, evaluate(sae, x, target=y)"
+                )
+            numbers = torch.arange(begun, begun + len(x))
+            begun += len(x)
+            inputs = _rows(sae, x, sae.in_shape, "reads", numbers)
+            goal = inputs if target is None else _rows(sae, target, sae.out_shape, "predicts", numbers)
+            yield inputs, goal, numbers if documents is None else documents
 
 
 def _tensor(given: Tensor | np.ndarray) -> Tensor:

@@ -1,0 +1,98 @@
+"""What each metric is: the one table that the report, the docs and `monosem compare` read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A metric, by its key in `DEFINITIONS`."""
+
+    label: str
+    """A few words, as a table has them (28 characters at most)."""
+    formula: str
+    """x: activation (or what is to be predicted), y: reconstruction, f: codes; means are over rows unless said."""
+    unit: str
+    """"" for a plain number."""
+    direction: Literal["up", "down", "none"]
+    """Where better is."""
+    source: str = ""
+    """Paper or library, where it is not common knowledge."""
+    differs: str = ""
+    """How it differs from SAEBench's or SAELens's number of the same name."""
+
+
+RECONSTRUCTION = {
+    "l0": Definition("L0, latents on per token", "mean #{f > 0}", "latents", "none"),
+    "fvu": Definition(
+        "FVU, variance unexplained",
+        "sum |x - y|^2 / sum |x - mean(x)|^2, sums and mean over the whole data set",
+        "share",
+        "down",
+        differs="SAEBench and SAELens have its complement, explained variance",
+    ),
+    "explained_variance": Definition(
+        "explained variance",
+        "1 - FVU",
+        "share",
+        "up",
+        differs="SAEBench 0.6.0 does not subtract the mean and divides by a scalar, so that it can exceed 1; its "
+        "legacy number is a mean of ratios by token, against the mean of a batch",
+    ),
+    "cosine": Definition("cosine with x", "mean x.y / (|x| |y|), rows of zeros left out", "", "up"),
+    "norm_ratio": Definition("norm ratio to x", "mean |y| / |x|, rows of zeros left out", "", "none"),
+    "mse": Definition(
+        "MSE per dimension",
+        "mean |x - y|^2 / d",
+        "squared units of x",
+        "down",
+        differs="SAEBench 0.6.0 divides by the tokens of a batch too, and not by d",
+    ),
+}
+
+BEHAVIOUR = {
+    "ce": Definition("cross-entropy, nats", "mean -log p(next token), y in place of x", "nats", "down"),
+    "loss_recovered_mean": Definition(
+        "loss recovered (mean)",
+        "(loss at the mean - loss at y) / (loss at the mean - clean loss)",
+        "share",
+        "up",
+        differs="SAEBench has the ablation to zero alone",
+    ),
+    "loss_recovered_zero": Definition(
+        "loss recovered (zero)",
+        "(loss at zero - loss at y) / (loss at zero - clean loss)",
+        "share",
+        "up",
+        differs="SAEBench's ce_loss_score",
+    ),
+    "kl": Definition(
+        "KL from clean, nats",
+        "mean sum p (log p - log q), p clean, q with y in place of x",
+        "nats",
+        "down",
+        differs="SAEBench takes the log of a softmax: NaN where it underflows, written as -1",
+    ),
+    "accuracy": Definition("accuracy", "share of right answers, y in place of x", "share", "up"),
+    "agreement": Definition("same answer as clean", "share of answers that are those of the model", "share", "up"),
+}
+
+DICTIONARY = {
+    "dead_share": Definition("share of dead latents", "#{latents that never fired} / #latents", "share", "down"),
+}
+
+USEFULNESS: dict[str, Definition] = {}
+
+GROUND_TRUTH: dict[str, Definition] = {}
+
+GROUPS = {
+    "Reconstruction": RECONSTRUCTION,
+    "Behaviour": BEHAVIOUR,
+    "Dictionary": DICTIONARY,
+    "Usefulness": USEFULNESS,
+    "Ground truth": GROUND_TRUTH,
+}
+
+DEFINITIONS: dict[str, Definition] = {key: one for group in GROUPS.values() for key, one in group.items()}

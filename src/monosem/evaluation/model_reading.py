@@ -1,0 +1,136 @@
+"""What a model gives the dictionaries of one place to read: one pass of it for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.activations import Found, Piece, Reading, Wanted, join, reopened, rows_a_context
+from monosem.activations import Mapping as Places
+from monosem.errors import DataError, MismatchError
+from monosem.evaluation.downstream import EVALUATING, loss_contexts
+from monosem.evaluation.losses import Losses
+from monosem.evaluation.metric import Column, Seen
+from monosem.models import ModelSet, SubjectModel
+from monosem.sae import SAE
+from monosem.sae.metadata import SAEMetadata
+from monosem.work import doing
+
+RULES = ("context_length", "prepend_bos", "packing", "pixels")
+"""What says how text or images are cut: a pass has one of each."""
+
+
+class ModelReading:
+    """Contexts in order, with the rows that all of some dictionaries read, and what they must predict."""
+
+    def __init__(
+        self,
+        saes: Mapping[str, SAE],
+        model: SubjectModel | ModelSet,
+        hook: str | Sequence[str] | None,
+        tokens: int,
+        **data: Any,
+    ) -> None:
+        """Open the data, the `text`, or `images` and `labels`, of `reopened`.
+
+        Raises:
+            MismatchError: a dictionary does not fit the model, or not beside the first.
+            DataError: there is nothing that they read.
+        """
+        self.model, self.tokens = model, tokens
+        self.places = {name: Places(sae, model, hook) for name, sae in saes.items()}
+        self.first = next(iter(self.places.values()))
+        self._require_one_place()
+        for one in self.places.values():
+            join(one.sae, model, one.hooks if len(one.hooks) > 1 else one.hooks[0])
+        self.known = shared_rules([sae.metadata for sae in saes.values()])
+        self.contexts, self.data = reopened(self.known, model, self.first.hooks[0], **data)
+        self.things = "tokens" if data.get("images") is None else "patches"
+        rows_a_context(self.contexts, self.known)
+        self.losses: Losses | None = None
+        """To be measured of the first contexts."""
+
+    def _require_one_place(self) -> None:
+        (name, first), *others = self.places.items()
+        for other, one in others:
+            for what, own, wanted in (
+                ("reads", one.hooks, first.hooks),
+                ("predicts", one.targets, first.targets),
+                ("is of shape", one.sae.in_shape, first.sae.in_shape),
+                *((rule, getattr(one.sae.metadata, rule), getattr(first.sae.metadata, rule)) for rule in RULES),
+            ):
+                if own != wanted:
+                    raise MismatchError(
+                        f"{other} and {name} cannot share a pass: {what} {own} and {wanted}. Evaluate them one by one"
+                    )
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        where = " + ".join(self.first.hooks)
+        if self.first.targets != self.first.hooks:
+            where += f" -> {' + '.join(self.first.targets)}"
+        return {"model": self.model.name, "hook": where, "data": self.data, "things": self.things}
+
+    def _reading(self, rows: int) -> Reading:
+        alone = self.first.alone
+        at_once = None if alone else loss_contexts(self.model, self.contexts.context_length)
+        return Reading(self.model, self.contexts, [Wanted(self.known, self.first.places)], rows, at_once=at_once)
+
+    def sample(self, rows: int) -> tuple[Tensor, Tensor]:
+        """What is read and what is predicted, flat, of the first rows."""
+        found = [self._sides(piece.found[0]) for piece in self._reading(min(self.tokens, rows))]
+        if not found:
+            raise DataError(f"{self.data}: there is nothing that the SAE reads")
+        x, target = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return x, target
+
+    def _sides(self, found: Found) -> tuple[Tensor, Tensor]:
+        if self.first.targets == self.first.hooks:
+            x = self.first.inputs(found)
+            return x, x.flatten(1)
+        x, target = self.first.sides(found)
+        return x, target.flatten(1)
+
+    def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
+        """All that is read, or this process's part of it, as a stage of the work."""
+        reading = self._reading(self.tokens)
+        with doing(EVALUATING, self.tokens, unit="tokens") as work:
+            before = 0
+            for piece in reading.rounds():
+                if piece is not None:
+                    yield self._of(piece, columns)
+                work.advance(reading.rows - before)
+                before = reading.rows
+
+    def _of(self, piece: Piece, columns: Mapping[str, Column]) -> Seen:
+        (x, target), kept = self._sides(piece.found[0]), piece.found[0].kept
+        return Seen(
+            x,
+            target,
+            piece.batch.document[kept],
+            columns,
+            batch=piece.batch,
+            kept=kept,
+            start=piece.start,
+            predict=self.losses.predict if self.losses else None,
+        )
+
+
+def shared_rules(known: Sequence[SAEMetadata]) -> SAEMetadata:
+    """The rules by which exactly those positions are read that all of some dictionaries read."""
+    first = known[0]
+    if len(known) == 1:
+        return first
+    limits = [one.max_norm or {} for one in known]
+    hooks = {hook for one in limits for hook in one}
+    return first.model_copy(
+        update={
+            "exclude_special": any(one.exclude_special is not False for one in known),
+            "skip_first": max(one.skip_first or 0 for one in known),
+            "last_only": any(one.last_only for one in known),
+            "max_norm": {hook: min(one[hook] for one in limits if hook in one) for hook in hooks} or None,
+        }
+    )
