@@ -34,6 +34,23 @@ def test_max_cosines_are_those_of_a_plain_loop_tile_by_tile(monkeypatch: pytest.
     assert max_cosines(rows, others, sign=False).tolist() == pytest.approx(unsigned, abs=1e-6)
 
 
+def test_of_a_large_dictionary_a_sample_is_measured_and_says_so(
+    make_sae: Callable[..., SAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = make_sae(TopKSAE, d_in=9, n_latents=500, k=2, transform="none", dtype=torch.float32)
+    whole = direction_metrics(sae, [sae])
+    monkeypatch.setattr(directions, "MEASURED", 400)
+    monkeypatch.setattr(directions, "SAMPLE", 200)
+    part = direction_metrics(sae, [sae])
+    assert part["cross_max_cosine"].value == pytest.approx(1, abs=1e-5)
+    for key in ("decoder_max_cosine", "encoder_max_cosine"):
+        assert whole[key].low is None
+        low, high = part[key].low, part[key].high
+        assert low is not None
+        assert high is not None
+        assert low - 0.01 < whole[key].value < high + 0.01
+
+
 def test_one_way_is_the_mean_cosine_of_all_pairs() -> None:
     rows = draw(9, 4)
     pairs = [float(rows[i] @ rows[j]) for i in range(9) for j in range(9) if i != j]
@@ -53,7 +70,7 @@ def test_a_latent_that_reads_what_it_writes_is_aligned_and_a_repeated_one_is_nea
     after = direction_metrics(sae)
     assert after["decoder_max_cosine"].value == pytest.approx(1)
     assert before["decoder_max_cosine"].value < 0.95
-    assert direction_metrics(sae, sae)["cross_max_cosine"].value == pytest.approx(1)
+    assert direction_metrics(sae, [sae])["cross_max_cosine"].value == pytest.approx(1)
     with torch.no_grad():
         sae.W_enc.copy_(sae.W_dec)
     assert direction_metrics(sae)["encoder_decoder_cosine"].value == pytest.approx(1)
@@ -67,7 +84,7 @@ def test_dictionaries_of_other_kinds_and_sizes_have_defined_values(make_sae: Cal
     alone = make_sae(ReLUSAE, n_latents=1)
     assert math.isnan(direction_metrics(alone)["decoder_max_cosine"].value)
     with pytest.raises(MismatchError, match="width 7 and 6"):
-        direction_metrics(alone, make_sae(ReLUSAE, d_in=6))
+        direction_metrics(alone, [make_sae(ReLUSAE, d_in=6)])
 
 
 def test_rare_latents_that_point_one_way_are_seen(make_sae: Callable[..., SAE]) -> None:
@@ -146,7 +163,6 @@ def test_the_share_alive_by_a_budget_is_that_of_rows_drawn_at_random() -> None:
 def test_clusters_of_firing_rates_are_counted() -> None:
     counts = np.array([0, 0, 1, 5, 20, 200, 600, 900])
     found = firing_metrics(counts, 1000)
-    assert found["alive_share"].value == 6 / 8
     assert found["dense_share"].value == 3 / 8
     assert found["often_share"].value == 4 / 8
     assert found["dense_firings"].value == pytest.approx(1700 / 1726)
@@ -157,9 +173,9 @@ def test_clusters_of_firing_rates_are_counted() -> None:
         assert histogram["rate_from"][place] <= rate * (1 + 1e-9)
         assert rate <= histogram["rate_to"][place]
     dead = firing_metrics(np.zeros(4), 1000)
-    assert dead["alive_share"].value == 0
+    assert dead["dense_share"].value == 0
     assert math.isnan(dead["dense_firings"].value)
-    assert math.isnan(firing_metrics(np.zeros(0), 0)["alive_share"].value)
+    assert math.isnan(firing_metrics(np.zeros(0), 0)["dense_share"].value)
 
 
 def test_the_same_dictionary_in_another_order_is_stable_and_random_ones_are_as_chance(

@@ -34,9 +34,9 @@ EQUAL = {
 @pytest.fixture(scope="module")
 def report(bundled: SubjectModel) -> ms.evaluation.EvaluationReport:  # type: ignore[name-defined]
     sae = ms.load_sae(DATA / "demo_sae").float()
-    sae.metadata = sae.metadata.model_copy(update={"exclude_special": False})
+    sae.metadata = sae.metadata.model_copy(update={"exclude_special": False, "prepend_bos": False})
     return ms.evaluate(
-        sae, bundled, text=FROZEN["text"], tokens=4096, loss_tokens=4096, controls=False, progress=False
+        sae, bundled, text="bundled:held_out", tokens=4096, loss_tokens=4096, controls=False, progress=False
     )
 
 
@@ -73,8 +73,8 @@ def test_weights_and_firing_rates_say_the_same(report: Any) -> None:
     alignment = found["encoder_decoder_cosine"].value
     assert alignment == pytest.approx(theirs["encoder_decoder_cosine_sim, mean"], abs=1e-5)
     fired = firing_metrics((report.firing_rates * 4096).round(), 4096)
+    assert 1 - report["dead_share"].value == pytest.approx(theirs["frac_alive"], abs=1e-6)
     for their_name, name in {
-        "frac_alive": "alive_share",
         "freq_over_1_percent": "often_share",
         "freq_over_10_percent": "dense_share",
         "normalized_freq_over_1_percent": "often_firings",

@@ -80,7 +80,89 @@ BEHAVIOUR = {
 }
 
 DICTIONARY = {
-    "dead_share": Definition("share of dead latents", "#{latents that never fired} / #latents", "share", "down"),
+    "dead_share": Definition(
+        "share of dead latents",
+        "#{latents that never fired} / #latents",
+        "share",
+        "down",
+        differs="SAEBench's frac_alive is its complement; both fall with the tokens read: see the curve by budget",
+    ),
+    "firing_rate_median": Definition("median firing rate, alive", "median of the rates above 0", "share", "none"),
+    "often_share": Definition(
+        "on at > 1 % of tokens", "#{rate > 0.01} / #latents", "share", "none", "SAEBench, freq_over_1_percent"
+    ),
+    "often_firings": Definition(
+        "  their share of firings",
+        "sum of the rates above 0.01 / sum of all",
+        "share",
+        "none",
+        "SAEBench, normalized_freq_over_1_percent",
+    ),
+    "dense_share": Definition(
+        "dense: on at > 10 %", "#{rate > 0.1} / #latents", "share", "down", "SAEBench, freq_over_10_percent"
+    ),
+    "dense_firings": Definition(
+        "  their share of firings",
+        "sum of the rates above 0.1 / sum of all",
+        "share",
+        "down",
+        "SAEBench, normalized_freq_over_10_percent",
+    ),
+    "ultra_rare_share": Definition(
+        "ultra-rare, below 1 in 100k",
+        "#{rate < 1e-5, never among them} / #latents; on fewer than 100,000 rows those that never fired",
+        "share",
+        "down",
+        "Bricken et al. 2023",
+    ),
+    "ultra_rare_encoder_cosine": Definition(
+        "  one way? encoder",
+        "mean cosine of any two of them, encoder rows; 1: all read one direction",
+        "cosine",
+        "none",
+        "Bricken et al. 2023",
+    ),
+    "ultra_rare_decoder_cosine": Definition(
+        "  one way? decoder", "likewise, decoder rows", "cosine", "none", "Bricken et al. 2023"
+    ),
+    "decoder_max_cosine": Definition(
+        "nearest other, decoder",
+        "mean over latents of the largest cosine with another decoder row, in units of the model",
+        "cosine",
+        "none",
+        "SAEBench, average_max_decoder_cosine_sim",
+        "the same, but that rows are taken out of the input transform: other angles where it whitens",
+    ),
+    "encoder_max_cosine": Definition(
+        "nearest other, encoder",
+        "likewise, encoder rows",
+        "cosine",
+        "none",
+        "SAEBench, average_max_encoder_cosine_sim",
+        "likewise",
+    ),
+    "encoder_decoder_cosine": Definition(
+        "encoder with its decoder",
+        "mean over latents of the cosine of encoder row and decoder row; only where input and target are one",
+        "cosine",
+        "none",
+        "SAEBench, SAELens: encoder_decoder_cosine_sim",
+        "the mean of theirs by latent",
+    ),
+    "cross_max_cosine": Definition(
+        "nearest in other SAEs",
+        "mean over latents of the largest cosine with a decoder row of each other SAE evaluated beside it",
+        "cosine",
+        "none",
+    ),
+    "neuron_encoder_cosine": Definition(
+        "nearest neuron, encoder",
+        "mean over latents of the largest |cosine| of the encoder row with what a neuron of the layer reads (before "
+        "the MLP) or writes (after it); at mlp_mid the largest |coordinate|",
+        "cosine",
+        "none",
+    ),
+    "neuron_decoder_cosine": Definition("nearest neuron, decoder", "likewise, of the decoder row", "cosine", "none"),
 }
 
 USEFULNESS: dict[str, Definition] = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.errors import MismatchError
@@ -15,6 +16,8 @@ from monosem.sae import SAE
 
 TILE_ENTRIES = 2**24
 """Cosines that are held at a time."""
+MEASURED, SAMPLE = 16_384, 4_096
+"""Of more latents than the first, a random sample of the second is compared with all; their means have an interval."""
 ULTRA_RARE = 1e-5
 """Latents that are on less often than this, or never."""
 
@@ -27,14 +30,19 @@ def unit_rows(rows: Tensor) -> Float[Tensor, "n d"]:
 
 @torch.no_grad()
 def max_cosines(
-    rows: Float[Tensor, "n d"], others: Float[Tensor, "m d"] | None = None, *, sign: bool = True
-) -> Float[Tensor, " n"]:
+    rows: Float[Tensor, "n d"],
+    others: Float[Tensor, "m d"] | None = None,
+    *,
+    sign: bool = True,
+    chosen: Int[Tensor, " k"] | None = None,
+) -> Float[Tensor, " k"]:
     """The largest cosine of each row with any of the others; without others, with any of the rest.
 
     Args:
         rows: of norm 1.
         others: of norm 1.
         sign: whether opposite directions count as far apart; else as the same one.
+        chosen: of which rows, if not of all.
 
     Raises:
         MismatchError: they have other widths.
@@ -45,16 +53,17 @@ def max_cosines(
             f"directions of width {rows.shape[1]} and {against.shape[1]} have no cosines: compare dictionaries of one "
             "hook point"
         )
-    found = torch.full((len(rows),), math.nan, dtype=rows.dtype, device=rows.device)
+    numbers = torch.arange(len(rows), device=rows.device) if chosen is None else chosen.to(rows.device)
+    found = torch.full((len(numbers),), math.nan, dtype=rows.dtype, device=rows.device)
     if not len(against) or (others is None and len(rows) < 2):
         return found
     step = max(1, TILE_ENTRIES // len(against))
-    for start in range(0, len(rows), step):
-        cosines = rows[start : start + step] @ against.T
+    for start in range(0, len(numbers), step):
+        own = numbers[start : start + step]
+        cosines = rows[own] @ against.T
         cosines = cosines if sign else cosines.abs()
         if others is None:
-            own = torch.arange(len(cosines), device=rows.device)
-            cosines[own, start + own] = -torch.inf
+            cosines[torch.arange(len(own), device=rows.device), own] = -torch.inf
         found[start : start + step] = cosines.amax(1)
     return found
 
@@ -71,23 +80,36 @@ def one_way(rows: Float[Tensor, "n d"]) -> float:
 
 
 @torch.no_grad()
-def direction_metrics(sae: SAE, other: SAE | None = None) -> dict[str, Interval]:
-    """Means over all latents of what their weights say, in the model's own units. Nothing is sampled: no intervals.
+def direction_metrics(sae: SAE, others: Sequence[SAE] = ()) -> dict[str, Interval]:
+    """Means over latents of what their weights say, in the model's own units.
 
     decoder_max_cosine, encoder_max_cosine: the largest cosine with another latent of the dictionary;
     encoder_decoder_cosine: of what a latent reads with what it writes, where it writes what it reads;
-    cross_max_cosine: the largest cosine of a decoder row with one of `other`.
+    cross_max_cosine: the largest cosine of a decoder row with one of another dictionary; the mean over these.
 
     Raises:
-        MismatchError: the other writes to another width.
+        MismatchError: another writes to another width.
     """
     decoder, encoder = unit_rows(sae.decoder_directions()), unit_rows(sae.encoder_directions())
-    found = {"decoder_max_cosine": _mean(max_cosines(decoder)), "encoder_max_cosine": _mean(max_cosines(encoder))}
+    chosen = sampled(len(decoder))
+    found = {
+        "decoder_max_cosine": mean_of(max_cosines(decoder, chosen=chosen), chosen),
+        "encoder_max_cosine": mean_of(max_cosines(encoder, chosen=chosen), chosen),
+    }
     if sae.autoencodes:
-        found["encoder_decoder_cosine"] = _mean((decoder * encoder).sum(-1))
-    if other is not None:
-        found["cross_max_cosine"] = _mean(max_cosines(decoder, unit_rows(other.decoder_directions())))
+        found["encoder_decoder_cosine"] = mean_of((decoder * encoder).sum(-1))
+    if others:
+        rows = decoder if chosen is None else decoder[chosen]
+        each = [max_cosines(rows, unit_rows(other.decoder_directions())) for other in others]
+        found["cross_max_cosine"] = mean_of(torch.stack(each).mean(0), chosen)
     return found
+
+
+def sampled(n: int) -> Int[Tensor, " m"] | None:
+    """Which latents to measure: None for all, else always the same sample."""
+    if n <= MEASURED:
+        return None
+    return torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, SAMPLE, replace=False)))
 
 
 @torch.no_grad()
@@ -110,5 +132,12 @@ def rare_metrics(sae: SAE, rates: np.ndarray, rows: int) -> dict[str, Interval]:
     return found
 
 
-def _mean(values: Tensor) -> Interval:
-    return Interval(float(values.double().mean()) if len(values) else math.nan)
+def mean_of(values: Tensor, chosen: Tensor | None = None) -> Interval:
+    """The mean over latents; of a sample of them with its 95 % interval, of all without: nothing is sampled."""
+    if not len(values):
+        return Interval(math.nan)
+    mean = float(values.double().mean())
+    if chosen is None:
+        return Interval(mean)
+    half = 1.959964 * float(values.double().std()) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)

@@ -49,17 +49,14 @@ def budgets_to(rows: int) -> list[int]:
 def firing_metrics(counts: np.ndarray, rows: int) -> dict[str, Interval]:
     """What the firing rates of a dictionary say.
 
-    alive_share: on at least once; dense_share, often_share: on more than 10 % and more than 1 % of the tokens;
-    dense_firings, often_firings: the share of all firings that is theirs; firing_rate_median: of those alive.
+    dense_share, often_share: on more than 10 % and more than 1 % of the tokens; dense_firings, often_firings: the share
+    of all firings that is theirs; firing_rate_median: of those that are on at all.
     """
     counts = np.asarray(counts, float)
     rates = counts / max(1, rows)
     total = float(counts.sum())
     alive = rates[counts > 0]
-    found = {
-        "alive_share": float((counts > 0).mean()) if len(counts) else math.nan,
-        "firing_rate_median": float(np.median(alive)) if len(alive) else math.nan,
-    }
+    found = {"firing_rate_median": float(np.median(alive)) if len(alive) else math.nan}
     for name, limit in (("dense", DENSE), ("often", OFTEN)):
         found[f"{name}_share"] = float((rates > limit).mean()) if len(counts) else math.nan
         found[f"{name}_firings"] = float(counts[rates > limit].sum()) / total if total else math.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.errors import HookError
-from monosem.evaluation.directions import max_cosines, unit_rows
+from monosem.evaluation.directions import max_cosines, mean_of, sampled, unit_rows
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -41,9 +40,10 @@ def neuron_metrics(sae: SAE, model: SubjectModel, hook: str, target_hook: str | 
         ("decoder", target_hook or hook, sae.decoder_directions()),
     ):
         if rows.ndim == 2:
-            largest = _largest(unit_rows(rows), model, name)
+            chosen = sampled(len(rows))
+            largest = _largest(unit_rows(rows if chosen is None else rows[chosen]), model, name)
             if largest is not None:
-                found[f"neuron_{side}_cosine"] = Interval(float(largest.double().mean()) if len(rows) else math.nan)
+                found[f"neuron_{side}_cosine"] = mean_of(largest, chosen)
     return found
 
 

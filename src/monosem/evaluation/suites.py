@@ -9,12 +9,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.evaluation.latents import Latents
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Metric
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
+from monosem.models import SubjectModel
 from monosem.sae import SAE
 
 Suite = Literal["core", "full"]
@@ -38,11 +40,18 @@ def _reconstruction(survey: Survey) -> Metric:
     return Reconstruction(survey.sample.mean(0), list(survey.columns))
 
 
+def _latents(survey: Survey) -> Metric:
+    reading = survey.reading
+    if not isinstance(reading, ModelReading) or not isinstance(reading.model, SubjectModel) or not reading.first.alone:
+        return Latents(survey.columns)
+    return Latents(survey.columns, reading.model, reading.first.hooks[0], reading.first.targets[0])
+
+
 def _losses(survey: Survey) -> Metric | None:
     return survey.losses or None
 
 
-PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {"core": [_reconstruction, _losses], "full": []}
+PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {"core": [_reconstruction, _losses, _latents], "full": []}
 """Metrics of a pass, in the order of the report; None where one has no meaning. The full suite has those of both."""
 
 OF_DICTIONARY: dict[Suite, list[Callable[[SAE], dict[str, Interval]]]] = {"core": [], "full": []}

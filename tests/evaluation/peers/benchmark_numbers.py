@@ -105,8 +105,10 @@ def of_library(library: Any, model: Any, sae: Any, tokens: Tensor, *scaler: Any)
         **shared,
     )
     found |= numbers
-    each = library.get_recons_loss(sae, model, *scaler, tokens, compute_kl=True, compute_ce_loss=False) if scaler else (
-        library.get_recons_loss(sae, model, tokens, TheirStore(tokens), compute_kl=True, compute_ce_loss=False)
+    each = (
+        library.get_recons_loss(sae, model, *scaler, tokens, compute_kl=True, compute_ce_loss=False)
+        if scaler
+        else (library.get_recons_loss(sae, model, tokens, TheirStore(tokens), compute_kl=True, compute_ce_loss=False))
     )
     found["kl_div_with_sae, next token known"] = float(each["kl_div_with_sae"][:, :-1].mean())
     weights = library.get_featurewise_weight_based_metrics(sae)
@@ -116,19 +118,11 @@ def of_library(library: Any, model: Any, sae: Any, tokens: Tensor, *scaler: Any)
     return found
 
 
-def passages(model: ms.SubjectModel) -> list[str]:
-    """Some of the bundled held-out text, as documents."""
-    contexts, _ = reopened(ms.load_sae(DATA / "demo_sae").metadata, model, HOOK, text="bundled:held_out")
-    assert model.tokenizer is not None
-    return [model.tokenizer.decode(row[1:]) for row in contexts.read(1, CONTEXTS + 2).tokens]
-
-
 @torch.no_grad()
 def main() -> None:
     model, sae = ms.load_model("bundled"), ms.load_sae(DATA / "demo_sae").float()
-    sae.metadata = sae.metadata.model_copy(update={"exclude_special": False})
-    text = passages(model)
-    batch = reopened(sae.metadata, model, HOOK, text=text)[0].read(0, CONTEXTS)
+    sae.metadata = sae.metadata.model_copy(update={"exclude_special": False, "prepend_bos": False})
+    batch = reopened(sae.metadata, model, HOOK, text="bundled:held_out")[0].read(0, CONTEXTS)
     assert not batch.padding.any(), "these libraries know of no padding"
     tokens = batch.tokens
     scaler = SimpleNamespace(scale=lambda x: x, unscale=lambda x: x)
@@ -137,7 +131,6 @@ def main() -> None:
         "versions": {name: version(name) for name in ("sae-bench", "sae-lens")},
         "contexts": CONTEXTS,
         "tokens": tokens.numel(),
-        "text": text,
         "saebench": of_library(saebench, *theirs),
         "saelens": of_library(saelens, *theirs, scaler),
     }
