@@ -34,7 +34,7 @@ fuzz: $(READY)
 PEERS ?= tests/interop/.peers
 interop: $(READY)
 	$(BIN)/python tests/interop/peers/set_up.py $(PEERS)
-	MONOSEM_PEERS=$(abspath $(PEERS)) MONOSEM_CASES=$(abspath $(PEERS))/cases $(BIN)/pytest tests/interop tests/interventions/test_other_models.py
+	MONOSEM_PEERS=$(abspath $(PEERS)) MONOSEM_CASES=$(abspath $(PEERS))/cases $(BIN)/pytest tests/interop tests/interventions/test_other_models.py tests/circuits/test_circuit_tracer.py
 
 smollm2: $(READY)
 	$(BIN)/python recipes/smollm2/model.py recipes/smollm2/work/model

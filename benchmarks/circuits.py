@@ -2,14 +2,23 @@
 
     python benchmarks/circuits.py                       # the bundled model, 250 tokens, 5,000 features
     python benchmarks/circuits.py --model MODEL --coders RUN... --tokens 60
+    python benchmarks/circuits.py --peer PYTHON         # beside circuit-tracer, in one call
 
 Without `--coders` a transcoder of 4,096 latents (24 on) stands for each MLP, of random directions: time and memory do
 not depend on what latents mean. Memory is the most that the process has held.
+
+PYTHON is an interpreter that has circuit-tracer and TransformerLens 2 (`make interop` makes one in
+tests/interop/.peers/transformer_lens_2). Both trace the same prompt of the bundled model with the same JumpReLU
+transcoders, to the same tokens, with as many features; the model and the set are handed to it by object.
 """
 
 import argparse
+import json
 import resource
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -17,6 +26,8 @@ import monosem as ms
 from monosem.circuits import plan_trace
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+
+SCRIPT = Path(__file__).parents[1] / "tests" / "interop" / "peers" / "circuit_tracer_graph.py"
 
 
 def main() -> None:
@@ -27,7 +38,11 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=5_000)
     parser.add_argument("--edges", type=float, default=1.0)
     parser.add_argument("--verify", type=int, default=0)
+    parser.add_argument("--peer", type=Path, help="an interpreter that has circuit-tracer")
     options = parser.parse_args()
+    if options.peer is not None:
+        beside_peer(options.peer)
+        return
     model = ms.load_model(options.model)
     coders = [ms.load_sae(path) for path in options.coders] or random_coders(model)
     size = model.module.get_input_embeddings().weight.shape[0]
@@ -44,6 +59,52 @@ def main() -> None:
     print(f"conservation error  {graph.audit().largest_error:9.1e}        bar: 1e-04 of a row's absolute sum")
     if options.verify:
         print(graph.verify(options.verify))
+
+
+def beside_peer(python: Path, length: int = 64, features: int = 2_000, batch: int = 128) -> None:
+    """Both, one after the other: seconds of the graph alone, model and transcoders loaded."""
+    model = ms.load_model("bundled")
+    generator = torch.Generator().manual_seed(0)
+    tokens = [0, *torch.randint(3, 4_096, (length - 1,), generator=generator).tolist()]
+    targets = model.forward(torch.tensor([tokens]))[0, -1].topk(10).indices.tolist()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model.module.save_pretrained(folder / "model")
+        for coder in jumping_coders(model, tokens):
+            ms.export_sae(coder, folder / "coders", "circuit_tracer")
+        task = {"tokens": tokens, "targets": targets, "features": features, "batch": batch}
+        (folder / "task.json").write_text(json.dumps(task))
+        coders = [ms.load_sae(folder / "coders" / f"layer_{layer}.safetensors") for layer in range(model.n_layers)]
+        start, worked = time.perf_counter(), time.process_time()
+        graph = ms.trace(model, coders, tokens, targets, max_features=features, progress=False)
+        ours, worked = time.perf_counter() - start, time.process_time() - worked
+        run = [str(python), str(SCRIPT), str(folder)]
+        done = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True)
+        theirs = json.loads(done.stdout.splitlines()[-1])
+    active = graph.settings["active_features"]
+    print(f"bundled model, {length} tokens, {graph.n_features:,} of {active:,} features, {len(targets)} logits")
+    shares = ours / theirs["seconds"], worked / theirs["worked"]
+    print(f"monosem             {ours:9.2f} s     ({worked:.2f} s of processors)")
+    print(f"circuit-tracer      {theirs['seconds']:9.2f} s     ({theirs['worked']:.2f} s, {batch} rows at a time)")
+    print(f"share               {shares[0]:9.2f}       ({shares[1]:.2f} of processors)   bar: at most 0.20")
+
+
+def jumping_coders(model: SubjectModel, tokens: list[int], n_latents: int = 4_096, on: int = 24) -> list[SAE]:
+    """A transcoder for each MLP, random, its threshold such that about so many latents are on at a position."""
+    names = [f"{point}.{layer}" for layer in range(model.n_layers) for point in ("mlp_in", "mlp_out")]
+    seen = model.capture(torch.tensor([tokens]), names)
+    found: list[SAE] = []
+    for layer in range(model.n_layers):
+        reads, wanted = seen[f"mlp_in.{layer}"][0], seen[f"mlp_out.{layer}"][0]
+        one = ms.JumpReLUSkipTranscoder(model.d_model, n_latents, transform="none", seed=layer)
+        one.initialise(reads, wanted)
+        with torch.no_grad():
+            before = (reads @ one.W_enc.T + one.b_enc).flatten()
+            one.threshold.fill_(float(before.kthvalue(len(before) - on * len(reads)).values.clamp_min(0)))
+        known = {"hook": f"mlp_in.{layer}", "target_hook": f"mlp_out.{layer}"}
+        one.metadata = one.metadata.model_copy(update=known)
+        found.append(one)
+    return found
 
 
 def random_coders(model: SubjectModel) -> list[SAE]:

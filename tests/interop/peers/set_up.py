@@ -32,6 +32,8 @@ ADAPTERS: dict[str, list[list[str]]] = {
     "transformer_lens_2": [
         TORCH,
         ["transformer-lens<3", *OURS, "pyarrow<19", "numba<0.62", "scipy<1.16", "datasets<4"],
+        ["--no-deps", "circuit-tracer"],
+        ["nnsight>=0.5", "einops"],
     ],
     "transformer_lens_4": [TORCH, ["transformer-lens>=4,<5", *OURS]],
     "nnsight": [TORCH, ["nnsight>=0.5", *OURS]],
