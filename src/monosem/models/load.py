@@ -21,6 +21,7 @@ from monosem.models.subject import SubjectModel
 from monosem.spelling import nearest, path_meant
 
 BUNDLED = Path(__file__).parent / "bundled"
+SHIPPED = {"bundled": BUNDLED, "othello": Path(__file__).parent / "othello"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "*.model")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -36,7 +37,7 @@ def load_model(
     """A model to study.
 
     Args:
-        model: "bundled", a folder or hub id that transformers can load, a GGUF file (here, or of the hub: a hub id and
+        model: "bundled" (English text), "othello" (games on 6 x 6 squares), a folder or hub id that transformers can load, a GGUF file (here, or of the hub: a hub id and
             the file's name, `owner/name/file.gguf`), or any nn.Module. What class it becomes (causal language model,
             reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of a hub id, the
             files of an earlier download serve where the hub cannot be reached.
@@ -95,13 +96,13 @@ def _quick(model: SubjectModel) -> SubjectModel:
 
 def source_of(model: str | Path) -> str:
     """A folder that exists, or what can be a hub id (`name` or `user/name`)."""
-    if str(model) == "bundled":
-        return str(BUNDLED)
+    if str(model) in SHIPPED:
+        return str(SHIPPED[str(model)])
     path = Path(model).expanduser()
     if path.is_dir():
         return str(path)
     text = str(model)
-    near = nearest(text, ["bundled"])
+    near = nearest(text, list(SHIPPED))
     if near is not None and "/" not in text and not path.exists():
         raise FileError(f"there is no model {text!r} here. Did you mean {near}?")
     beside = path.parent != Path() and path.parent.is_dir()

@@ -1,0 +1,183 @@
+"""Train a small transformer to play Othello on 6 x 6 squares. Can be killed at any moment: the same command goes on.
+
+    python recipes/othello/train.py [--steps N] [--minutes M] [--work FOLDER]
+
+Every step is of new games, drawn by its number, so that nothing is seen twice and a run that goes on is the run that
+was stopped. Under random play all legal moves are equally likely, so the model learns, at each position, that whole
+distribution (cross-entropy against it) instead of the one move that was drawn: the same optimum, with less noise.
+Nothing but moves is ever shown to it: the board it has to find by itself.
+
+Muon for the matrices of the blocks, AdamW for the rest; the learning rate is constant and falls linearly to zero over
+the last `--cooldown` of `--steps`, so a later call with fewer steps ends the run early. At the end the model is written
+in half precision to a folder `model` in the work folder, with its tokenizer and its figures, for `ms.load_model`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from monosem.synthetic.othello import END, LONGEST, N_TOKENS, NAMES, OthelloGames, othello_games
+
+POSITIONS = 36  # tokens a game in training: 99.5 % of games are not longer
+BATCH = 128  # games a step
+TRAINING, HELD_OUT = 0, 1  # first number of the seeds of games
+
+
+def build_model() -> GPT2LMHeadModel:
+    """5 layers of width 128, a million weights."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=N_TOKENS,
+        n_positions=LONGEST,
+        n_embd=128,
+        n_layer=5,
+        n_head=4,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=END,
+        eos_token_id=END,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word is a move: "c2 b4 ...", with `end` before a game."""
+    tokenizer = Tokenizer(models.WordLevel({name: token for token, name in enumerate(NAMES)}, unk_token="end"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="end $A", special_tokens=[("end", END)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="end", eos_token="end", model_max_length=LONGEST)
+
+
+def build_optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=4e-3, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+
+
+def lr_factor(step: int, n_steps: int, cooldown: float, warmup: int = 100) -> float:
+    return max(0.0, min(1.0, (step + 1) / warmup, (n_steps - step) / max(1, round(cooldown * n_steps))))
+
+
+def log_odds(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
+    """Log probabilities of the next token, of each position at which there is one: (rows, 38)."""
+    logits = model(torch.from_numpy(games.tokens), use_cache=False).logits
+    return logits[torch.from_numpy(games.playing)].log_softmax(-1)
+
+
+def loss_of(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
+    """Cross-entropy against the distribution over what may come next, above its entropy (a Kullback-Leibler divergence)."""
+    legal = torch.from_numpy(games.legal[games.playing]).float()
+    wanted = legal / legal.sum(-1, keepdim=True)
+    return F.kl_div(log_odds(model, games), wanted, reduction="batchmean")
+
+
+@torch.no_grad()
+def measured(model: GPT2LMHeadModel, n_games: int, positions: int = POSITIONS) -> dict[str, float]:
+    """On games never trained on. Legal share: positions whose likeliest next token is legal; legal mass: probability
+    on all legal ones together; all legal: positions at which each legal one is likelier than each that is not."""
+    model.eval()
+    rows: list[tuple[Tensor, Tensor]] = []
+    for part in range(-(-n_games // BATCH)):
+        games = othello_games(min(BATCH, n_games - part * BATCH), (HELD_OUT, part), positions)
+        rows.append((log_odds(model, games), torch.from_numpy(games.legal[games.playing])))
+    odds, legal = (torch.cat(column) for column in zip(*rows, strict=True))
+    model.train()
+    least, most = (odds.masked_fill(~legal, torch.inf).amin(-1), odds.masked_fill(legal, -torch.inf).amax(-1))
+    wanted = legal.float() / legal.sum(-1, keepdim=True)
+    figures = {
+        "legal_share": legal.gather(1, odds.argmax(-1, keepdim=True)).float().mean(),
+        "legal_mass": (odds.exp() * legal).sum(-1).mean(),
+        "all_legal": (least > most).float().mean(),
+        "divergence": F.kl_div(odds, wanted, reduction="batchmean"),
+    }
+    return {name: round(value.item(), 5) for name, value in figures.items()}
+
+
+def save(path: Path, state: dict) -> None:
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float, n_games: int = 2048) -> None:
+    """The model in half precision as transformers reads it, measured as it was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = build_model().half()
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    written = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    figures = {
+        "steps": step,
+        "games": step * BATCH,
+        "seconds": round(seconds),
+        "held_out_games": n_games,
+        **measured(written, n_games, LONGEST),
+    }
+    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--steps", type=int, default=7000, help=f"of {BATCH} games, in the whole run")
+    parser.add_argument("--cooldown", type=float, default=0.3, help="share of the run in which the rate falls to zero")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, with a checkpoint, after this long")
+    parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
+    options = parser.parse_args()
+
+    options.work.mkdir(parents=True, exist_ok=True)
+    model, checkpoint, step, before = build_model(), options.work / "checkpoint.pt", 0, 0.0
+    optimizers = build_optimizers(model)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, before = state["step"], state["seconds"]
+        print(f"going on from step {step:,}", flush=True)
+
+    start, running = time.monotonic(), list[float]()
+    while step < options.steps:
+        factor = lr_factor(step, options.steps, options.cooldown)
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        loss = loss_of(model, othello_games(BATCH, (TRAINING, step), POSITIONS))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step, running = step + 1, [*running[-49:], loss.item()]
+        seconds = before + time.monotonic() - start
+        stop = time.monotonic() - start > 60 * options.minutes
+        if step % options.checkpoint_every == 0 or step == options.steps or stop:
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save(checkpoint, {"model": model.state_dict(), "optimizers": states, "step": step, "seconds": seconds})
+            line = {"step": step, "loss": round(float(np.mean(running)), 4), "lr": round(factor, 3)}
+            line |= {"seconds": round(seconds), **measured(model, BATCH)}
+            print(json.dumps(line), flush=True)
+            with (options.work / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        if stop:
+            print(f"stopped at step {step:,} of {options.steps:,}; the same command goes on", flush=True)
+            return
+    export(model, options.work / "model", step, before + time.monotonic() - start)
+
+
+if __name__ == "__main__":
+    main()
