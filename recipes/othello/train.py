@@ -55,7 +55,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({name: token for token, name in enumerate(NAMES)}, unk_token="end"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="end $A", special_tokens=[("end", END)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="end", eos_token="end", model_max_length=LONGEST)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="end", eos_token="end", model_max_length=LONGEST
+    )
 
 
 def build_optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
@@ -77,7 +79,7 @@ def log_odds(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
 
 
 def loss_of(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
-    """Cross-entropy against the distribution over what may come next, above its entropy (a Kullback-Leibler divergence)."""
+    """Kullback-Leibler divergence from what may come next, all of it equally likely, to what the model says."""
     legal = torch.from_numpy(games.legal[games.playing]).float()
     wanted = legal / legal.sum(-1, keepdim=True)
     return F.kl_div(log_odds(model, games), wanted, reduction="batchmean")
@@ -85,8 +87,11 @@ def loss_of(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
 
 @torch.no_grad()
 def measured(model: GPT2LMHeadModel, n_games: int, positions: int = POSITIONS) -> dict[str, float]:
-    """On games never trained on. Legal share: positions whose likeliest next token is legal; legal mass: probability
-    on all legal ones together; all legal: positions at which each legal one is likelier than each that is not."""
+    """Figures on games never trained on.
+
+    legal_share: of the positions, those whose likeliest next token is legal; legal_mass: probability of all legal ones
+    together; all_legal: share of positions at which each legal one is likelier than each that is not.
+    """
     model.eval()
     rows: list[tuple[Tensor, Tensor]] = []
     for part in range(-(-n_games // BATCH)):

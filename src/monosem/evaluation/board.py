@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping as Named
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +130,9 @@ def board_scores(
     first = next(iter(saes.values()))
     given, hook = model or first.metadata.model, hook or first.metadata.hook
     if given is None or hook is None:
-        raise ConfigError("the SAE does not know its model and hook point: give them, such as 'othello', 'resid_post.2'")
+        raise ConfigError(
+            "the SAE does not know its model and hook point: give them, such as 'othello', 'resid_post.2'"
+        )
     subject = given if isinstance(given, SubjectModel) else load_model(given)
     for one in saes.values():
         join(one, subject, hook)
@@ -143,19 +144,18 @@ def board_scores(
     facts: dict[str, str | int] = {"model": subject.name, "hook": hook, "seed": seed}
     facts |= {"train_games": half, "test_games": games - half, "train_rows": len(train.x), "test_rows": len(test.x)}
     scores, stones = dict[str, StateScores](), dict[str, StateScores]()
-    every = {name: one for name, one in saes.items()}
+    every = dict(saes)
     if controls:
         every |= {f"random {name}": random_sae(one, train.x.to(one.W_enc)) for name, one in saes.items()}
     with doing("Asking latents about squares", len(every) + controls, unit="dictionaries") as asking:
         for name, one in every.items():
-            parts = [(_codes(one, rows.x), rows.truth, rows.games) for rows in (train, test)]
-            scores[name], stones[name] = state_scores(*parts), state_scores(*parts, STONES)
+            known, asked = ((_codes(one, rows.x), rows.truth, rows.games) for rows in (train, test))
+            scores[name], stones[name] = (state_scores(known, asked, which) for which in (None, STONES))
             asking.advance(1)
         if controls:
-            parts = [(rows.x, rows.truth, rows.games) for rows in (train, test)]
-            scores[PROBES], stones[PROBES] = (probe_scores(*parts, len(KINDS), which) for which in (None, STONES))
-            truths = [(rows.truth, rows.games) for rows in (train, test)]
-            scores[NOTHING], stones[NOTHING] = (floor_scores(*truths, which) for which in (None, STONES))
+            known, asked = ((rows.x, rows.truth, rows.games) for rows in (train, test))
+            scores[PROBES], stones[PROBES] = (probe_scores(known, asked, len(KINDS), which) for which in (None, STONES))
+            scores[NOTHING], stones[NOTHING] = (floor_scores(known[1:], asked[1:], which) for which in (None, STONES))
             asking.advance(1)
     return BoardReport(scores, stones, facts)
 
@@ -167,7 +167,7 @@ def board_rows(model: SubjectModel, hook: str, games: OthelloGames, first: int =
     Raises:
         MismatchError: the model does not read tokens of Othello.
     """
-    size, length = model.module.get_input_embeddings().num_embeddings, games.tokens.shape[1]
+    size, length = _vocabulary(model), games.tokens.shape[1]
     if size != N_TOKENS or (model.context_length or length) < length:
         raise MismatchError(
             f"{model.name} has {size:,} tokens and a context of {model.context_length}: no model of Othello, which has "
@@ -183,6 +183,10 @@ def board_rows(model: SubjectModel, hook: str, games: OthelloGames, first: int =
             reading.advance(len(x))
     truth = np.concatenate([games.boards[kept] == stone for stone in KINDS.values()], axis=1)
     return BoardRows(torch.cat(parts), truth, first + np.nonzero(kept)[0])
+
+
+def _vocabulary(model: SubjectModel) -> int:
+    return int(getattr(getattr(model.module, "config", None), "vocab_size", 0))
 
 
 def _codes(sae: SAE, x: Tensor) -> SparseCodes:

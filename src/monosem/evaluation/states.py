@@ -23,7 +23,7 @@ from monosem.intervals import DocumentSums, Interval
 
 THRESHOLDS = np.arange(10) / 10
 PRECISION, LEAST_ACTIVE = 0.95, 10
-"""What makes a classifier one of high precision: on the training rows, and on how many of them it is active at least."""
+"""What makes a classifier one of high precision, on the training rows; and on how many of them it must be active."""
 
 Told = Bool[np.ndarray, "rows properties"]
 
@@ -95,7 +95,8 @@ def state_scores(
     """
     known, unknown, varies = _checked(train, test, properties)
     found = _find(train[0], known.truth[:, varies])
-    chosen = test[0].select(torch.from_numpy(found.latents)).to_dense().detach().cpu().numpy()
+    several, which = np.unique(found.latents, return_inverse=True)
+    chosen = test[0].select(torch.from_numpy(several)).to_dense().detach().cpu().numpy()[:, which]
     told = chosen > found.thresholds * found.maxima[found.latents]
     f1, coverage = _coverage(told, unknown, varies)
     every = (_f1_of_rows(_together(train[0], found, t), known.truth[:, varies]).mean() for t in range(len(THRESHOLDS)))
@@ -103,9 +104,7 @@ def state_scores(
     reconstruction = _reconstruction(_together(test[0], found, best), unknown, varies)
     latents = np.full(len(varies), -1)
     latents[varies] = found.latents
-    return StateScores(
-        coverage, reconstruction, f1, latents, float(THRESHOLDS[best]), int(found.precise[best].sum())
-    )
+    return StateScores(coverage, reconstruction, f1, latents, float(THRESHOLDS[best]), int(found.precise[best].sum()))
 
 
 def probe_scores(
@@ -156,7 +155,7 @@ def floor_scores(train: tuple[Any, Any], test: tuple[Any, Any], properties: Any 
     Raises:
         MismatchError, DataError: as `state_scores`.
     """
-    known, unknown, varies = _checked(*((truth, truth, groups) for truth, groups in (train, test)), properties)
+    known, unknown, varies = _checked((train[0], *train), (test[0], *test), properties)
     f1, coverage = _coverage(np.ones_like(unknown.truth[:, varies]), unknown, varies)
     common = np.broadcast_to(known.truth[:, varies].mean(0) >= 0.5, (len(unknown.truth), int(varies.sum())))
     return StateScores(coverage, _reconstruction(common, unknown, varies), f1)
@@ -270,5 +269,6 @@ def _fitted(x: Tensor, kind: Int[Tensor, "rows places"], kinds: int, decay: floa
         return value.item()
 
     optimizer.step(loss)
-    weight.requires_grad_(False), bias.requires_grad_(False)
+    for parameter in (weight, bias):
+        parameter.requires_grad_(False)
     return logits

@@ -37,8 +37,9 @@ def load_model(
     """A model to study.
 
     Args:
-        model: "bundled" (English text), "othello" (games on 6 x 6 squares), a folder or hub id that transformers can load, a GGUF file (here, or of the hub: a hub id and
-            the file's name, `owner/name/file.gguf`), or any nn.Module. What class it becomes (causal language model,
+        model: "bundled" (English text), "othello" (games on 6 x 6 squares), a folder or hub id that transformers can
+            load, a GGUF file (here, or of the hub: a hub id and the file's name, `owner/name/file.gguf`), or any
+            nn.Module. What class it becomes (causal language model,
             reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of a hub id, the
             files of an earlier download serve where the hub cannot be reached.
         tokenizer: for a module: its tokenizer. For the others it is found beside the model, as is the image processor.
