@@ -137,8 +137,8 @@ def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float, n_ga
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
-    parser.add_argument("--steps", type=int, default=7000, help=f"of {BATCH} games, in the whole run")
-    parser.add_argument("--cooldown", type=float, default=0.3, help="share of the run in which the rate falls to zero")
+    parser.add_argument("--steps", type=int, default=5400, help=f"of {BATCH} games, in the whole run")
+    parser.add_argument("--cooldown", type=float, default=0.65, help="share of the run in which the rate falls to zero")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, with a checkpoint, after this long")
     parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
     options = parser.parse_args()
