@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import evaluate, recovery
+    from monosem.evaluation import board_scores, evaluate, recovery
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue, export_sae
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
         steering_vector,
         task_vector,
     )
-    from monosem.synthetic import PlantedDictionary, SynthSAEBench
+    from monosem.synthetic import PlantedDictionary, SynthSAEBench, othello_games
     from monosem.training import SklearnSAE, Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
@@ -120,6 +120,7 @@ _HOME = {
     "check": "activations",
     "store_activations": "activations",
     "evaluate": "evaluation",
+    "board_scores": "evaluation",
     "recovery": "evaluation",
     "Judge": "explain",
     "LocalJudge": "explain",
@@ -190,6 +191,7 @@ _HOME = {
     "steering_vector": "steering",
     "task_vector": "steering",
     "PlantedDictionary": "synthetic",
+    "othello_games": "synthetic",
     "SynthSAEBench": "synthetic",
     "SklearnSAE": "training",
     "Trainer": "training",
@@ -251,6 +253,7 @@ __all__ = [
     "activations",
     "attribute",
     "avoid",
+    "board_scores",
     "catalogue",
     "change_features",
     "check",
@@ -278,6 +281,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "logit_lens",
+    "othello_games",
     "plan",
     "plan_trace",
     "prune",
