@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from monosem.synthetic.othello import LONGEST, N_TOKENS, SQUARES, othello_games
 def player() -> SubjectModel:
     """A model of the right kind that never learned to play."""
     torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": LONGEST, "vocab_size": N_TOKENS}
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": LONGEST, "vocab_size": N_TOKENS}
     return ms.load_model(GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)).eval())
 
 

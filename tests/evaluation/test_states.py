@@ -6,7 +6,7 @@ import torch
 
 from monosem.codes import SparseCodes
 from monosem.errors import DataError, MismatchError
-from monosem.evaluation.states import StateScores, floor_scores, probe_scores, state_scores
+from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
 
 KINDS, PLACES = 3, 4
 
@@ -120,12 +120,12 @@ def test_the_order_of_rows_changes_nothing() -> None:
 def test_linear_probes_read_what_lies_along_directions_and_no_more() -> None:
     rng, halves = np.random.default_rng(0), [drawn(40, 1), drawn(40, 2)]
     directions = rng.normal(size=(KINDS * PLACES, 16))
-    train, test = ((torch.from_numpy(truth @ directions + 5).float(), truth, groups) for truth, groups in halves)
-    scores = probe_scores(train, test, KINDS)
+    known, other = (torch.from_numpy(truth @ directions + 5).float() for truth, _ in halves)
+    scores = told_scores(probe_states((known, halves[0][0]), other, KINDS), *halves)
     assert scores.coverage.value > 0.999
     assert scores.reconstruction.value > 0.999
-    nothing = [torch.from_numpy(rng.normal(size=(len(truth), 16))).float() for truth, _ in halves]
-    blind = probe_scores((nothing[0], *halves[0]), (nothing[1], *halves[1]), KINDS)
+    known, other = (torch.from_numpy(rng.normal(size=(len(truth), 16))).float() for truth, _ in halves)
+    blind = told_scores(probe_states((known, halves[0][0]), other, KINDS), *halves)
     assert blind.reconstruction.value < 0.6
     assert blind.coverage.value < floor_scores(*halves).coverage.value
 
@@ -163,4 +163,6 @@ def test_states_that_cannot_be_measured_are_refused() -> None:
     with pytest.raises(DataError, match="no property"):
         state_scores((train[0], np.ones_like(train[1]), train[2]), test)
     with pytest.raises(MismatchError, match="exactly one"):
-        probe_scores((train[0].to_dense(), ~train[1], train[2]), (test[0].to_dense(), ~test[1], test[2]), KINDS)
+        probe_states((train[0].to_dense(), ~train[1]), test[0].to_dense(), KINDS)
+    with pytest.raises(MismatchError, match="cannot probe"):
+        probe_states((train[0].to_dense(), train[1]), test[0].to_dense()[:, 1:], KINDS)

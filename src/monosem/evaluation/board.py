@@ -17,7 +17,7 @@ from torch import Tensor
 from monosem.activations import join
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
-from monosem.evaluation.states import StateScores, floor_scores, probe_scores, state_scores
+from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
 from monosem.files import write_json
 from monosem.intervals import Interval
 from monosem.models import SubjectModel, load_model
@@ -153,9 +153,10 @@ def board_scores(
             scores[name], stones[name] = (state_scores(known, asked, which) for which in (None, STONES))
             asking.advance(1)
         if controls:
-            known, asked = ((rows.x, rows.truth, rows.games) for rows in (train, test))
-            scores[PROBES], stones[PROBES] = (probe_scores(known, asked, len(KINDS), which) for which in (None, STONES))
-            scores[NOTHING], stones[NOTHING] = (floor_scores(known[1:], asked[1:], which) for which in (None, STONES))
+            known, asked = ((rows.truth, rows.games) for rows in (train, test))
+            told = probe_states((train.x, train.truth), test.x, len(KINDS))
+            scores[PROBES], stones[PROBES] = (told_scores(told, known, asked, which) for which in (None, STONES))
+            scores[NOTHING], stones[NOTHING] = (floor_scores(known, asked, which) for which in (None, STONES))
             asking.advance(1)
     return BoardReport(scores, stones, facts)
 

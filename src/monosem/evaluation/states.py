@@ -107,41 +107,50 @@ def state_scores(
     return StateScores(coverage, reconstruction, f1, latents, float(THRESHOLDS[best]), int(found.precise[best].sum()))
 
 
-def probe_scores(
-    train: tuple[Tensor, Any, Any],
-    test: tuple[Tensor, Any, Any],
-    kinds: int,
-    properties: Any = None,
-    *,
-    weight_decay: float = 1e-4,
-) -> StateScores:
-    """The same of linear probes: what a dictionary of these activations could have known.
+def probe_states(
+    train: tuple[Float[Tensor, "rows d"], Any], x: Float[Tensor, "others d"], kinds: int, *, weight_decay: float = 1e-4
+) -> Bool[np.ndarray, "others properties"]:
+    """What linear probes tell of other rows: what a dictionary of these activations could have known.
 
     Properties come in kinds, one after another: property kind * places + place. For every place a multinomial logistic
-    regression says which kind it is (`properties` only says which of them count).
+    regression on standardised activations says which kind it is.
 
     Args:
-        train: activations (rows, d), what is true of them, and their groups.
-        test: other rows.
+        train: activations, and what is true of them (rows, properties).
+        x: other activations.
         kinds: how many kinds exclude each other at a place.
-        properties: those that count; all if not given.
-        weight_decay: times half the sum of squared weights, of standardised activations, a place.
+        weight_decay: times half the sum of squared weights, a place.
 
     Raises:
-        MismatchError: as `state_scores`, or places at which not exactly one kind is true.
-        DataError: as `state_scores`.
+        MismatchError: other widths, or places at which not exactly one kind is true.
     """
-    known, unknown, varies = _checked(train, test, properties)
-    kinds_of = [states.truth.reshape(len(states.truth), kinds, -1) for states in (known, unknown)]
-    if any((truth.sum(1) != 1).any() for truth in kinds_of):
+    rows, truth = train[0], np.asarray(train[1], bool)
+    if len(truth) != len(rows) or rows.shape[1:] != x.shape[1:] or truth.shape[1] % kinds:
+        raise MismatchError(f"cannot probe {tuple(rows.shape)} for {truth.shape} in {kinds} kinds and {tuple(x.shape)}")
+    truth = truth.reshape(len(truth), kinds, -1)
+    if (truth.sum(1) != 1).any():
         raise MismatchError(f"of {kinds} kinds, exactly one must be true at every place")
-    mean, spread = train[0].mean(0), train[0].std(0).clamp_min(1e-6)
-    x, other = ((rows - mean) / spread for rows in (train[0], test[0]))
-    probe = _fitted(x, torch.from_numpy(kinds_of[0].argmax(1)), kinds, weight_decay)
-    likeliest = probe(other).argmax(1).cpu().numpy()
-    told = (likeliest[:, None] == np.arange(kinds)[:, None]).reshape(len(likeliest), -1)[:, varies]
-    f1, coverage = _coverage(told, unknown, varies)
-    return StateScores(coverage, _reconstruction(told, unknown, varies), f1)
+    mean, spread = rows.mean(0), rows.std(0).clamp_min(1e-6)
+    probe = _fitted((rows - mean) / spread, torch.from_numpy(truth.argmax(1)), kinds, weight_decay)
+    likeliest = probe((x - mean) / spread).argmax(1).cpu().numpy()
+    return (likeliest[:, None] == np.arange(kinds)[:, None]).reshape(len(likeliest), -1)
+
+
+def told_scores(told: Told, train: tuple[Any, Any], test: tuple[Any, Any], properties: Any = None) -> StateScores:
+    """The same of any guess at the states of the test rows, as that of `probe_states`.
+
+    Args:
+        told: what is guessed, (rows, properties).
+        train: what is true (rows, properties), and the group of each row: which properties vary.
+        test: of the rows that were guessed at.
+        properties: those that count; all if not given.
+
+    Raises:
+        MismatchError, DataError: as `state_scores`.
+    """
+    _, unknown, varies = _checked((train[0], *train), (told, *test), properties)
+    f1, coverage = _coverage(told[:, varies], unknown, varies)
+    return StateScores(coverage, _reconstruction(told[:, varies], unknown, varies), f1)
 
 
 def floor_scores(train: tuple[Any, Any], test: tuple[Any, Any], properties: Any = None) -> StateScores:
