@@ -17,6 +17,9 @@ MAX_GROUPS = 2048
 """More documents than these are put together in groups, which are then drawn."""
 
 
+COUNTS = ("rows", "predictions", "count")
+"""Names of sums that say how much a document has."""
+
 Metric = Callable[[dict[str, np.ndarray]], np.ndarray]
 """From sums, each (...) or (..., width), to a value (...)."""
 
@@ -58,6 +61,12 @@ class DocumentSums:
         present, starts = np.unique(groups[order], return_index=True)
         self.arrays[name][present] += np.add.reduceat(values[order], starts, axis=0)
 
+    def add_binned(self, name: str, documents: np.ndarray, bins: np.ndarray, values: np.ndarray, n_bins: int) -> None:
+        """Add values (rows,) to the sums (n_bins,) of their documents, each in its bin (rows,)."""
+        places = (documents % MAX_GROUPS) * n_bins + bins
+        found = np.bincount(places, weights=values, minlength=MAX_GROUPS * n_bins).reshape(MAX_GROUPS, n_bins)
+        self.arrays[name] = self.arrays[name] + found if name in self.arrays else found
+
     def add_up(self, every: Group) -> None:
         """Take in what other processes have, of which each takes in all."""
         if every.size == 1:
@@ -84,9 +93,10 @@ class DocumentSums:
         """The sums of documents drawn anew: how often (draws, groups) each of the groups is drawn."""
         return _WhenAsked(lambda name: weights @ self.arrays[name][groups])
 
-    def present(self) -> np.ndarray:
-        """(MAX_GROUPS,) which groups have documents."""
-        return np.any([values != 0 for values in self.arrays.values() if values.ndim == 1], axis=0)
+    def sizes(self) -> np.ndarray:
+        """(MAX_GROUPS, ...) how much each group of documents has; 0 for those that are not there."""
+        known = next((self.arrays[name] for name in COUNTS if name in self.arrays), None)
+        return np.any([s != 0 for s in self.arrays.values() if s.ndim == 1], axis=0) if known is None else known
 
     def fingerprint(self) -> str:
         """A short hash of what was added first, by document: of counts it tells whether two are of the same rows."""
@@ -96,6 +106,21 @@ class DocumentSums:
     def interval(self, metric: Metric, seed: int = 0) -> Interval:
         """A metric and its 95 % percentile bootstrap interval over documents; the seed is that of the resampling."""
         return mean_interval([(self, metric)], seed)
+
+    def curve(self, metric: Metric, seed: int = 0) -> list[Interval]:
+        """A metric of binned sums, bin by bin, with the intervals of `interval`."""
+        used = _present([self])
+        with np.errstate(divide="ignore", invalid="ignore"):  # a bin may be empty
+            values = metric(self.totals())
+            resampled = metric(self.drawn(draws(len(used), seed), used))
+        found: list[Interval] = []
+        for value, drawn in zip(values.tolist(), resampled.T, strict=True):
+            drawn = drawn[np.isfinite(drawn)]
+            if not np.isfinite(value) or len(used) < 2 or not len(drawn):
+                found.append(Interval(value if np.isfinite(value) else float("nan")))
+            else:
+                found.append(Interval(value, *np.quantile(drawn, [0.025, 0.975]).tolist()))
+        return found
 
 
 class _WhenAsked(dict[str, np.ndarray]):
@@ -111,7 +136,7 @@ class _WhenAsked(dict[str, np.ndarray]):
 
 def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -> Interval:
     """The mean of several metrics of the same documents, as `DocumentSums.interval` gives one; all drawn together."""
-    used = np.flatnonzero(np.any([sums.present() for sums, _ in parts], axis=0))
+    used = _present([sums for sums, _ in parts])
     weights = draws(len(used), seed)
     with np.errstate(divide="ignore", invalid="ignore"):  # of few documents, a draw may have no variance
         value = float(np.mean([metric(sums.totals()) for sums, metric in parts]))
@@ -124,6 +149,11 @@ def mean_interval(parts: Sequence[tuple[DocumentSums, Metric]], seed: int = 0) -
     found = Drawn(value, float(low), float(high))
     found.draws, found.documents = np.where(finite, resampled, np.nan), parts[0][0].fingerprint()
     return found
+
+
+def _present(sums: Sequence[DocumentSums]) -> np.ndarray:
+    """The numbers of the groups that have documents."""
+    return np.flatnonzero(np.any([one.sizes().reshape(MAX_GROUPS, -1).any(1) for one in sums], axis=0))
 
 
 @lru_cache(maxsize=2)  # all metrics of a pass are of the same documents

@@ -50,6 +50,36 @@ RECONSTRUCTION = {
         "down",
         differs="SAEBench 0.6.0 divides by the tokens of a batch too, and not by d",
     ),
+    "relative_bias": Definition(
+        "relative bias (1: no shrinkage)",
+        "sum |y|^2 / sum x.y, below 1 where reconstructions are too short",
+        "",
+        "none",
+        "Rajamanoharan et al., Improving dictionary learning with gated SAEs, 2024",
+        "SAEBench's relative_reconstruction_bias is a mean of the ratios of batches",
+    ),
+    "l0_mode": Definition("L0, where it peaks", "the most frequent #{f > 0}", "latents", "none"),
+    "l0_beginning": Definition(
+        "L0 at beginnings of texts",
+        "mean #{f > 0} of the first 4 tokens of documents and positions of contexts",
+        "latents",
+        "none",
+    ),
+    "l0_later": Definition("L0 without the beginnings", "mean #{f > 0} of all others", "latents", "none"),
+    "error_linear": Definition(
+        "dark matter: error linear in x",
+        "R^2 of least squares from x to x - y, fitted on one half of the documents, measured on the other, both ways",
+        "share",
+        "down",
+        "Engels et al., Decomposing the dark matter of sparse autoencoders, 2024",
+    ),
+    "error_norm_linear": Definition(
+        "dark matter: its norm, likewise",
+        "R^2 of least squares from x to |x - y|, likewise",
+        "share",
+        "none",
+        "Engels et al., 2024",
+    ),
 }
 
 BEHAVIOUR = {
@@ -74,6 +104,36 @@ BEHAVIOUR = {
         "nats",
         "down",
         differs="SAEBench takes the log of a softmax: NaN where it underflows, written as -1",
+    ),
+    "ce_with_error": Definition(
+        "cross-entropy with the error put back",
+        "mean -log p(next token), y + (x - y) in place of x: the clean loss, but for rounding",
+        "nats",
+        "none",
+    ),
+    "kl_with_error": Definition("KL with the error put back", "likewise: 0, but for rounding", "nats", "down"),
+    "kl_random": Definition(
+        "KL of a random error",
+        "KL with x + |x - y| u in place of x, u a random direction",
+        "nats",
+        "none",
+        "Gurnee, SAE reconstruction errors are (empirically) pathological, 2024",
+    ),
+    "kl_random_cosine": Definition(
+        "KL of a random error, same angle",
+        "likewise, of those with the norm of y and its cosine with x",
+        "nats",
+        "none",
+        "Gurnee, 2024",
+    ),
+    "kl_norm_corrected": Definition(
+        "KL at the norm of x", "KL with y |x| / |y| in place of x", "nats", "down", "Gurnee, 2024"
+    ),
+    "kl_over_random": Definition(
+        "KL over that of a random error", "KL at y / KL of a random error", "", "down", "Gurnee, 2024"
+    ),
+    "kl_over_random_cosine": Definition(
+        "KL over that at the same angle", "KL at y / KL of a random error, same angle", "", "down", "Gurnee, 2024"
     ),
     "accuracy": Definition("accuracy", "share of right answers, y in place of x", "share", "up"),
     "agreement": Definition("same answer as clean", "share of answers that are those of the model", "share", "up"),

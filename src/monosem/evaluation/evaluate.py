@@ -119,7 +119,7 @@ def evaluate(
         sources = reading.first.predicted
         losses = Losses(sources, list(columns), reading.contexts, reading.known, min(loss_tokens, tokens))
         reading.losses = losses
-    survey = Survey(saes, columns, reading, wanted, losses)
+    survey = Survey(saes, columns, reading, x, wanted, losses)
     metrics = metrics_of(survey, suite)
     losing = stage(LOSSES, min(loss_tokens, tokens) if losses else 0, unit="tokens")
     for seen in reading.seen(columns):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.activations.reading import parts_of, positions_wanted
@@ -21,6 +21,9 @@ from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.ranks import Group
 from monosem.sae.metadata import SAEMetadata
+
+Edit = Callable[[Float[Tensor, "rows d"], Float[Tensor, "rows d"], Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
+"""From activations, their reconstruction and random numbers: what to put in."""
 
 
 class Losses(Metric):
@@ -47,7 +50,7 @@ class Losses(Metric):
             tokens: how many positions to replace, from the first context on; at most one context more.
         """
         self._seen: Seen | None = None
-        self._rows = torch.zeros(0, dtype=torch.int64)
+        self._rows, self._noise, self._noisy = torch.zeros(0, dtype=torch.int64), torch.zeros(0), False
         self.losses: dict[str, DownstreamLoss] = {}
         for number, (source, (model, hook)) in enumerate(sources.items()):
             put_in = {"zero": torch.zeros_like, **{name: self._part(name, number, len(sources)) for name in columns}}
@@ -81,6 +84,27 @@ class Losses(Metric):
 
         return put_in
 
+    def also(self, name: str, column: str, edit: Edit) -> None:
+        """Run the model with something else made of a column's reconstruction too, under a name of its own.
+
+        Where one source alone is predicted.
+        """
+        loss = next(iter(self.losses.values()))
+
+        def put_in(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
+            assert self._seen is not None
+            return edit(x, self._seen.reconstruction(column)[self._rows].to(x), self._noise[self._rows].to(x))
+
+        loss.replacements = {**loss.replacements, name: put_in}
+        self._noisy = True
+
+    def _draw(self, seen: Seen, kept: Bool[Tensor, "contexts pos"]) -> Float[Tensor, "rows d"]:
+        """Random numbers that depend on the context alone."""
+        generator, rows = torch.Generator(), list[Tensor]()
+        for number, n in enumerate(kept.sum(1).tolist(), seen.start):
+            rows.append(torch.randn(n, seen.target.shape[1], generator=generator.manual_seed(number)))
+        return torch.cat(rows)
+
     def predict(self, seen: Seen) -> dict[str, Predictions]:
         """Run the model with each column's reconstruction put in, source by source."""
         assert seen.batch is not None
@@ -92,6 +116,7 @@ class Losses(Metric):
         numbers = torch.zeros(kept.shape, dtype=torch.int64)
         numbers[kept] = torch.arange(int(kept.sum()))
         self._seen, found = seen, dict[str, list[Predictions]]()
+        self._noise = self._draw(seen, kept) if self._noisy else self._noise
         for order, part in _parts(batch, next(iter(self.losses.values())).model):
             own = kept[order, : part.tokens.shape[1]]
             self._rows = numbers[order, : part.tokens.shape[1]][own]

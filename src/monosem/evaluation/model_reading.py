@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,10 @@ from monosem.work import doing
 
 RULES = ("context_length", "prepend_bos", "packing", "pixels")
 """What says how text or images are cut: a pass has one of each."""
+
+
+COUNTED_TOKENS = 100_000
+"""By which frequent tokens are told from rare ones."""
 
 
 class ModelReading:
@@ -89,9 +94,15 @@ class ModelReading:
 
     def _sides(self, found: Found) -> tuple[Tensor, Tensor]:
         if self.first.targets == self.first.hooks:
-            x = self.first.inputs(found)
-            return x, x.flatten(1)
-        x, target = self.first.sides(found)
+            x = target = self.first.inputs(found)
+        else:
+            x, target = self.first.sides(found)
+        wrong = int((~x.flatten(1).isfinite().all(1) | ~target.flatten(1).isfinite().all(1)).sum())
+        if wrong:
+            raise DataError(
+                f"{wrong:,} of {len(x):,} activations at {' + '.join(self.first.places)} of {self.model.name} are not "
+                "finite: load the model in float32 or bfloat16"
+            )
         return x, target.flatten(1)
 
     def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
@@ -104,6 +115,11 @@ class ModelReading:
                     yield self._of(piece, columns)
                 work.advance(reading.rows - before)
                 before = reading.rows
+
+    def token_counts(self) -> np.ndarray:
+        """How often each token stands in the beginning of the data."""
+        batch = self.contexts.read(0, -(-COUNTED_TOKENS // self.contexts.context_length))
+        return np.bincount(batch.tokens[~batch.special & ~batch.padding].numpy(), minlength=len(self.model.tokenizer))
 
     def _of(self, piece: Piece, columns: Mapping[str, Column]) -> Seen:
         (x, target), kept = self._sides(piece.found[0]), piece.found[0].kept

@@ -49,6 +49,8 @@ class Reconstruction(Metric):
             cosines = (x * rebuilt).sum(-1) / (norms * rebuilt_norms)
             add(f"cosine {name}", torch.where(long & (rebuilt_norms > 0), cosines, 0.0))
             add(f"norm_ratio {name}", torch.where(long, rebuilt_norms / norms, 0.0))
+            add(f"dot {name}", (x * rebuilt).sum(-1))
+            add(f"rebuilt {name}", rebuilt.pow(2).sum(-1))
             codes = seen.codes(name)
             if codes is not None:
                 l0 = codes.l0().reshape(-1).cpu().numpy()
@@ -77,6 +79,8 @@ class Reconstruction(Metric):
             "cosine": self.sums.interval(lambda s: s[f"cosine {name}"] / s["long"]),
             "norm_ratio": self.sums.interval(lambda s: s[f"norm_ratio {name}"] / s["long"]),
         }
+        if name != "mean":  # which points one way, whatever is given
+            found["relative_bias"] = self.sums.interval(lambda s: s[f"rebuilt {name}"] / s[f"dot {name}"])
         firing = self.counts.get(f"firing {name}")
         if firing is not None:
             found["l0"] = self.sums.interval(lambda s: s[f"l0 {name}"] / s["rows"])

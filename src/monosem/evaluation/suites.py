@@ -9,6 +9,11 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.evaluation.curves import ByFrequency, ByPosition
+from monosem.evaluation.dark_matter import WIDEST, DarkMatter
+from monosem.evaluation.epsilon import OtherErrors
+from monosem.evaluation.l0 import L0
+from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.latents import Latents
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Metric
@@ -30,8 +35,10 @@ class Survey:
     columns: Mapping[str, Column]
     """The SAEs and the controls, by name."""
     reading: ModelReading | VectorReading
+    inputs: Float[Tensor, "rows ..."]
+    """A sample of what is read."""
     sample: Float[Tensor, "rows d"]
-    """Some of what is to be predicted."""
+    """What is to be predicted of it."""
     losses: Losses | None
     """None where no losses are wanted."""
 
@@ -47,11 +54,53 @@ def _latents(survey: Survey) -> Metric:
     return Latents(survey.columns, reading.model, reading.first.hooks[0], reading.first.targets[0])
 
 
+def _l0(survey: Survey) -> Metric:
+    return L0(list(survey.saes))
+
+
+def _dark_matter(survey: Survey) -> Metric | None:
+    mean = survey.inputs.flatten(1).mean(0)
+    return DarkMatter(mean, list(survey.saes)) if len(mean) <= WIDEST else None
+
+
 def _losses(survey: Survey) -> Metric | None:
     return survey.losses or None
 
 
-PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {"core": [_reconstruction, _losses, _latents], "full": []}
+def _one_place(survey: Survey) -> tuple[Losses, ModelReading] | None:
+    """Where the model is one, with one prediction a position, and one source is replaced."""
+    losses, reading = survey.losses, survey.reading
+    fits = losses and losses.single and isinstance(reading, ModelReading) and isinstance(reading.model, SubjectModel)
+    return (losses, reading) if losses and fits and isinstance(reading, ModelReading) else None
+
+
+def _other_errors(survey: Survey) -> Metric | None:
+    place = _one_place(survey)
+    if place is None:
+        return None
+    losses, reading = place
+    tokenizer = reading.model.tokenizer if reading.things == "tokens" else None
+    word = None if tokenizer is None else lambda token: str(tokenizer.decode([token]))
+    return OtherErrors(losses, list(survey.saes), word)
+
+
+def _by_position(survey: Survey) -> Metric | None:
+    place = _one_place(survey)
+    return None if place is None else ByPosition(list(survey.columns), place[1].contexts.context_length)
+
+
+def _by_frequency(survey: Survey) -> Metric | None:
+    place = _one_place(survey)
+    if place is None or not isinstance(next(iter(place[0].losses.values())), LanguageLoss):
+        return None
+    return ByFrequency(list(survey.columns), place[1].token_counts())
+
+
+PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {
+    "core": [_reconstruction, _l0, _dark_matter, _losses, _other_errors, _by_position, _by_frequency, _latents],
+    "full": [],
+}
+
 """Metrics of a pass, in the order of the report; None where one has no meaning. The full suite has those of both."""
 
 OF_DICTIONARY: dict[Suite, list[Callable[[SAE], dict[str, Interval]]]] = {"core": [], "full": []}
