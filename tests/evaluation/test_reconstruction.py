@@ -72,6 +72,7 @@ def test_metrics_equal_their_closed_forms_in_numpy(seed: int) -> None:
         "mse": ((a - b) ** 2).mean(),
         "cosine": cosine.mean(),
         "norm_ratio": (np.linalg.norm(b, axis=1) / np.linalg.norm(a, axis=1)).mean(),
+        "relative_bias": (b**2).sum() / (a * b).sum(),
     }
     assert found == pytest.approx(expected, rel=1e-11)
 
@@ -204,13 +205,13 @@ def test_what_zeros_alone_have_not_is_undefined_and_said_so() -> None:
     zeros = torch.zeros(30, D)
     found = measured(zeros, torch.ones(30, D))
     assert found["mse"].value == 1
-    for metric in ("fvu", "explained_variance", "cosine", "norm_ratio"):
+    for metric in ("fvu", "explained_variance", "cosine", "norm_ratio", "relative_bias"):
         assert math.isnan(found[metric].value)
         assert found[metric][1:] == (None, None)
     report = EvaluationReport(
         {"SAE": found}, {"rows": 30, "data": "zeros"}, {"SAE": np.zeros(3)}, {"SAE": np.zeros(1, dtype=np.int64)}
     )
-    assert str(report).count("undefined") == 4
+    assert str(report).count("undefined") == 5
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, 1e6])

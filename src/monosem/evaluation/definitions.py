@@ -51,7 +51,7 @@ RECONSTRUCTION = {
         differs="SAEBench 0.6.0 divides by the tokens of a batch too, and not by d",
     ),
     "relative_bias": Definition(
-        "relative bias (1: no shrinkage)",
+        "relative bias, 1: unshrunk",
         "sum |y|^2 / sum x.y, below 1 where reconstructions are too short",
         "",
         "none",
@@ -67,14 +67,14 @@ RECONSTRUCTION = {
     ),
     "l0_later": Definition("L0 without the beginnings", "mean #{f > 0} of all others", "latents", "none"),
     "error_linear": Definition(
-        "dark matter: error linear in x",
+        "error, share linear in x",
         "R^2 of least squares from x to x - y, fitted on one half of the documents, measured on the other, both ways",
         "share",
         "down",
         "Engels et al., Decomposing the dark matter of sparse autoencoders, 2024",
     ),
     "error_norm_linear": Definition(
-        "dark matter: its norm, likewise",
+        "norm of the error, likewise",
         "R^2 of least squares from x to |x - y|, likewise",
         "share",
         "none",
@@ -106,12 +106,12 @@ BEHAVIOUR = {
         differs="SAEBench takes the log of a softmax: NaN where it underflows, written as -1",
     ),
     "ce_with_error": Definition(
-        "cross-entropy with the error put back",
+        "cross-entropy, error put back",
         "mean -log p(next token), y + (x - y) in place of x: the clean loss, but for rounding",
         "nats",
         "none",
     ),
-    "kl_with_error": Definition("KL with the error put back", "likewise: 0, but for rounding", "nats", "down"),
+    "kl_with_error": Definition("KL, error put back", "likewise: 0, but for rounding", "nats", "down"),
     "kl_random": Definition(
         "KL of a random error",
         "KL with x + |x - y| u in place of x, u a random direction",
@@ -120,7 +120,7 @@ BEHAVIOUR = {
         "Gurnee, SAE reconstruction errors are (empirically) pathological, 2024",
     ),
     "kl_random_cosine": Definition(
-        "KL of a random error, same angle",
+        "KL of a random one, same angle",
         "likewise, of those with the norm of y and its cosine with x",
         "nats",
         "none",
@@ -130,7 +130,7 @@ BEHAVIOUR = {
         "KL at the norm of x", "KL with y |x| / |y| in place of x", "nats", "down", "Gurnee, 2024"
     ),
     "kl_over_random": Definition(
-        "KL over that of a random error", "KL at y / KL of a random error", "", "down", "Gurnee, 2024"
+        "KL over a random error's", "KL at y / KL of a random error", "", "down", "Gurnee, 2024"
     ),
     "kl_over_random_cosine": Definition(
         "KL over that at the same angle", "KL at y / KL of a random error, same angle", "", "down", "Gurnee, 2024"

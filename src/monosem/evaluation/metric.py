@@ -41,13 +41,13 @@ class Dictionary:
         self.sae = sae
 
     def codes(self, x: Float[Tensor, "rows ..."], target: Float[Tensor, "rows d"]) -> SparseCodes:
-        return self.sae.encode(x)
+        return self.sae.encode(x.to(self.sae.W_enc.device))
 
     def rebuild(
         self, x: Float[Tensor, "rows ..."], target: Float[Tensor, "rows d"], codes: SparseCodes | None
     ) -> Float[Tensor, "rows d"]:
         assert codes is not None
-        return self.sae.decode(codes, x).flatten(1)
+        return self.sae.decode(codes, x.to(self.sae.W_enc.device)).flatten(1).to(target)
 
 
 class Seen:

@@ -103,7 +103,7 @@ class ModelReading:
                 f"{wrong:,} of {len(x):,} activations at {' + '.join(self.first.places)} of {self.model.name} are not "
                 "finite: load the model in float32 or bfloat16"
             )
-        return x, target.flatten(1)
+        return x.to(torch.float32), target.flatten(1).to(torch.float32)
 
     def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
         """All that is read, or this process's part of it, as a stage of the work."""
