@@ -226,6 +226,8 @@ def _known(value: Any) -> Any:
 def _number(value: float) -> str:
     if math.isnan(value):
         return "undefined"
+    if abs(value) < 5e-5:
+        return "0.0000" if value else "0"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"
