@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import board_scores, evaluate, recovery
+    from monosem.evaluation.probing import compare_texts, probe
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue, export_sae
@@ -119,8 +120,10 @@ _HOME = {
     "trace": "circuits",
     "check": "activations",
     "store_activations": "activations",
+    "compare_texts": "evaluation.probing",
     "evaluate": "evaluation",
     "board_scores": "evaluation",
+    "probe": "evaluation.probing",
     "recovery": "evaluation",
     "Judge": "explain",
     "LocalJudge": "explain",
@@ -258,6 +261,7 @@ __all__ = [
     "change_features",
     "check",
     "clean_task_vector",
+    "compare_texts",
     "connections",
     "convert",
     "decompose",
@@ -284,6 +288,7 @@ __all__ = [
     "othello_games",
     "plan",
     "plan_trace",
+    "probe",
     "prune",
     "prune_activations",
     "pursue",

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from monosem.cli.compare_texts import compare_texts
 from monosem.cli.demo import demo
 from monosem.cli.embed import embed
 from monosem.cli.eval import evaluate
@@ -24,6 +25,7 @@ from monosem.cli.harvest import harvest
 from monosem.cli.heads import heads
 from monosem.cli.info import info
 from monosem.cli.plan import plan
+from monosem.cli.probe import probe
 from monosem.cli.rate import rate
 from monosem.cli.saes import saes
 from monosem.cli.score import score
@@ -69,6 +71,8 @@ def options(
 app.command()(demo)
 app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
+app.command()(probe)
+app.command(name="compare-texts")(compare_texts)
 app.command()(harvest)
 app.command()(explain)
 app.command()(embed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from monosem.errors import FileError
+from monosem.errors import ConfigError, FileError
 from monosem.evaluation import EvaluationReport
 from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
@@ -101,6 +101,18 @@ class Run:
         if self.config.several:
             folders = ", ".join(f"{self.path}/{name}" for name in self.members)
             raise FileError(f"{self.path} has several dictionaries: give the folder of one ({folders})")
+
+    def model_name(self) -> str:
+        """What `load_model` takes, of the one model that is read.
+
+        Raises:
+            ConfigError: it is of several models side by side, or of ready vectors.
+        """
+        name = self.config.model
+        if not isinstance(name, str):
+            of = "no model" if name is None else f"several models ({', '.join(name)})"
+            raise ConfigError(f"{self.path} is of {of}: texts are read by one")
+        return name
 
     def history(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; the last one of a killed run may be torn."""

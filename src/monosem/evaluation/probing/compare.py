@@ -1,4 +1,4 @@
-"""ms.compare_texts: which features differ in rate between two sets of texts, and whether L0 and error tell them apart."""
+"""ms.compare_texts: features that differ in rate between two sets of texts; do L0 and error tell the two apart?"""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TextComparison:
                     *([self.labels.get(f.latent, "")] if self.labels else []),
                 )
         table.caption = (
-            f"{len(self.differing):,} of {len(self.features):,} latents compared differ (corrected p <= {self.level:g}); "
+            f"{len(self.differing):,} of {len(self.features):,} latents differ (corrected p <= {self.level:g}); "
             f"{self.facts['not_compared']:,} are on in fewer than {LEAST_ON} documents."
         )
         return table
@@ -140,7 +140,7 @@ class TextComparison:
 class Side(NamedTuple):
     """A text, document by document."""
 
-    firing: sparse.csr_array
+    firing: Any
     """(documents, latents) on how many tokens."""
     tokens: Float[np.ndarray, " documents"]
     alarms: dict[str, Float[np.ndarray, " documents"]]
@@ -224,8 +224,8 @@ def _side(sae: SAE, place: Place, text: Text, tokens: int, name: str) -> Side:
     used = np.flatnonzero(n)
     if len(used) < LEAST_DOCUMENTS:
         raise DataError(
-            f"{name} has {len(used)} documents, fewer than {LEAST_DOCUMENTS}: documents are what is compared, and a .txt "
-            "file is one: give JSON lines, a list of texts, or a folder"
+            f"{name} has {len(used)} documents, fewer than {LEAST_DOCUMENTS}: documents are what is compared, and a "
+            ".txt file is one: give JSON lines, a list of texts, or a folder"
         )
     counts = firing.columns(np.ones(len(n))).values[used]
     return Side(counts, n[used], {key: values[used] / n[used] for key, values in sums.items()})
@@ -240,14 +240,14 @@ def _added(sums: np.ndarray, documents: np.ndarray, values: np.ndarray) -> np.nd
 
 def _differences(a: Side, b: Side) -> tuple[list[RateDifference], int]:
     """Of every latent that is on in enough documents; and how many are not."""
-    on = [np.asarray((side.firing > 0).sum(0)).ravel() for side in (a, b)]
+    on = [np.bincount(side.firing.indices, minlength=side.firing.shape[1]) for side in (a, b)]
     compared = np.flatnonzero(on[0] + on[1] >= LEAST_ON)
     totals = [np.asarray(side.firing.sum(0)).ravel()[compared] for side in (a, b)]
     sizes = [side.tokens.sum() for side in (a, b)]
     rates = [total / size for total, size in zip(totals, sizes, strict=True)]
     pooled_rate = (totals[0] + totals[1]) / (sizes[0] + sizes[1])
-    null = sum(_variance(side, pooled_rate, compared) for side in (a, b))
-    own = sum(_variance(side, rate, compared) for side, rate in zip((a, b), rates, strict=True))
+    null = _variance(a, pooled_rate, compared) + _variance(b, pooled_rate, compared)
+    own = _variance(a, rates[0], compared) + _variance(b, rates[1], compared)
     freedom = min(len(a.tokens), len(b.tokens)) - 1
     apart = rates[1] - rates[0]
     p = 2 * stats.t.sf(np.abs(apart) / np.sqrt(np.maximum(null, 1e-300)), freedom)

@@ -20,7 +20,7 @@ from monosem.files import json_value, open_parquet, opened, reading
 from monosem.spelling import listed, path_meant
 from monosem.text import well_formed
 
-SUFFIXES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".csv") for packed in ("", ".gz", ".zst")) + (".parquet",)
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".csv.gz", ".csv.zst", ".parquet")
 MOST_LABELS = 20
 REMEDY = "give JSON lines, CSV or Parquet with a text and a label in every row"
 
@@ -170,8 +170,8 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
     if column not in row:
         raise DataError(
-            f"{where} has no column {column!r}; it has {listed(column, [str(name) for name in row])}: name the columns, "
-            "text_column='...', label_column='...'"
+            f"{where} has no column {column!r}: name the columns (text_column='...', label_column='...'), it has "
+            f"{listed(column, [str(name) for name in row])}"
         )
     return row[column]
 
@@ -191,7 +191,9 @@ def _label(value: Any, column: str, where: str) -> str:
         return value.strip()
     if isinstance(value, bool | int | np.integer):
         return str(value)
-    raise DataError(f"{where}: {column!r} is {value!r:.60}, no label: give words or whole numbers, or leave the row out")
+    raise DataError(
+        f"{where}: {column!r} is {value!r:.60}, no label: give words or whole numbers, or leave the row out"
+    )
 
 
 def _key(words: str, seed: int) -> str:

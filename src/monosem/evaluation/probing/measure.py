@@ -104,5 +104,3 @@ def _differences(
                 if other != name and beside is not None:
                     apart = _mean(own).auroc - _mean(beside).auroc
                     report.differences.append((name, other, number, difference_of(apart)))
-
-

@@ -103,8 +103,8 @@ def read_texts(
                 if not bool(x.isfinite().all()):
                     row = int((~x.isfinite()).any(-1).nonzero()[0])
                     raise DataError(
-                        f"the activations at {name} of {place.model.name} are not finite in text {int(documents[row])}: "
-                        "load the model in float32, or leave the text out"
+                        f"the activations at {name} of {place.model.name} are not finite in text "
+                        f"{int(documents[row])}: load the model in float32, or leave the text out"
                     )
             yield Rows(found.rows, documents)
             done = len(documents) if rows is not None else int(piece.batch.document.max()) + 1 - work.done
@@ -123,7 +123,7 @@ class PooledCodes:
         """Take in the codes of some tokens."""
         on = codes.values != 0
         keys = (texts.to(codes.device)[codes.rows()] * self.n_latents + codes.indices)[on]
-        keys, values = self._gathered(keys.cpu().numpy(), codes.values[on].double().cpu().numpy())
+        keys, values = self._gathered(keys.cpu().numpy(), codes.values[on].detach().double().cpu().numpy())
         self._keys.append(keys)
         self._values.append(values)
 
@@ -161,7 +161,7 @@ class PooledRows:
             self._sums = torch.full((self.n_texts, x.shape[1]), first, dtype=torch.float64)
         place = texts[:, None].expand_as(x).cpu()
         how = "amax" if self.pool == "max" else "sum"
-        self._sums.scatter_reduce_(0, place, x.double().cpu(), how)
+        self._sums.scatter_reduce_(0, place, x.detach().double().cpu(), how)
 
     def columns(self, n_tokens: Int[np.ndarray, " texts"]) -> Columns:
         """One row a text; zeros where nothing was read of it."""

@@ -166,7 +166,7 @@ def _split(
 
 
 def _spread(data: Labelled, n: int) -> np.ndarray:
-    """n of the texts, of every label as many as of the others, as far as there are."""
+    """So many of the texts, of every label as many as of the others, as far as there are."""
     rank = np.zeros(len(data), np.int64)
     for label in np.unique(data.labels):
         rows = np.flatnonzero(data.labels == label)

@@ -66,7 +66,8 @@ class ProbeReport:
         Raises:
             ConfigError: it was not measured.
         """
-        column, k, split = (*key, "")[:3]
+        column, k = key[:2]
+        split = key[2] if len(key) == 3 else ""
         for row in self.of(split):
             if (row.column, row.k, row.label) == (column, k, self.MEAN):
                 return row
@@ -157,14 +158,15 @@ class ProbeReport:
     def _caption(self) -> str:
         f = self.facts
         lines = [
-            f"{f['hook']} of {f['model']}: {f['train']:,} texts of {f['data']} to learn from, {f['test']:,} to be tried "
-            f"on.",
+            f"{f['hook']} of {f['model']}, {f['data']}.",
+            f"{f['train']:,} texts to learn from, {f['test']:,} to be tried on.",
         ]
         name = self.chosen[0].column if self.chosen else "SAE"
         best = max((row.k for row in self.of() if isinstance(row.k, int)), default=1)
         for sae, other, k, apart in self.differences:
             if sae == name and k == best and other in ("random SAE", "all of x") and apart.low == apart.low:
-                lines.append(f"{sae}, k={k}, less {other}: {apart.value:+.3f} ({apart.low:+.3f} to {apart.high:+.3f}; the smallest that this test could show: {apart.smallest:.3f}).")
+                span = f"{apart.low:+.3f} to {apart.high:+.3f}, smallest that could be shown {apart.smallest:.3f}"
+                lines.append(f"{sae}, k={k}, less {other}: {apart.value:+.3f} ({span}).")
         lines += [f"not measured {name}: {why}" for name, why in self.notes.items()]
         return "\n".join(lines)
 
@@ -202,7 +204,9 @@ class ProbeReport:
 
         rows = [row for row in self.of() if row.label == self.MEAN]
         ks = list(dict.fromkeys(row.k for row in rows if row.k != "all"))
-        names = [n for n in dict.fromkeys(row.column for row in rows) if any(r.k != "all" and r.column == n for r in rows)]
+        names = [
+            n for n in dict.fromkeys(row.column for row in rows) if any(r.k != "all" and r.column == n for r in rows)
+        ]
         with rc_context({"svg.hashsalt": "monosem"}):
             figure = Figure(figsize=(1.6 + 1.5 * len(ks), 3.6), layout="constrained")
             axes = figure.add_subplot()
@@ -212,9 +216,19 @@ class ProbeReport:
                 found = {row.k: row.auroc for row in rows if row.column == name}
                 at = [i + (place - (len(names) - 1) / 2) * width for i in range(len(ks))]
                 values = [found[k].value for k in ks]
-                spans = [[max(0.0, v - (found[k].low or v)), max(0.0, (found[k].high or v) - v)] for k, v in zip(ks, values, strict=True)]
+                spans = [
+                    [max(0.0, v - (found[k].low or v)), max(0.0, (found[k].high or v) - v)]
+                    for k, v in zip(ks, values, strict=True)
+                ]
                 axes.bar(at, values, width, label=name, color=COLOURS[place % len(COLOURS)])
-                axes.errorbar(at, values, [list(side) for side in zip(*spans, strict=True)], fmt="none", ecolor="#333333", elinewidth=0.8)
+                axes.errorbar(
+                    at,
+                    values,
+                    [list(side) for side in zip(*spans, strict=True)],
+                    fmt="none",
+                    ecolor="#333333",
+                    elinewidth=0.8,
+                )
             whole = next((row.auroc.value for row in rows if row.k == "all"), None)
             if whole is not None:
                 axes.axhline(whole, color="#333333", linestyle="--", linewidth=1, label="all of x, logistic regression")

@@ -47,8 +47,10 @@ def drawn_accuracy(
     """Balanced accuracy of weighted rows at the threshold 0: the mean of what is right on either side."""
     right = (scores > 0) == positive
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = [(weights.T @ (right & side)) / (weights.T @ side.astype(np.float32)) for side in (positive, ~positive)]
-    return np.mean(shares, axis=0, dtype=np.float64)
+        shares = [
+            (weights.T @ (right & side)) / (weights.T @ side.astype(np.float32)) for side in (positive, ~positive)
+        ]
+    return np.mean(np.stack(shares), axis=0, dtype=np.float64).reshape(-1)
 
 
 def interval_of(drawn: Draws) -> Interval:

@@ -67,11 +67,11 @@ def require_enough(data: Labelled, split: Split) -> None:
     """
     for what, rows in (("learn from", split.train), ("be tried on", split.test)):
         counts = Counter(data.labels[rows].tolist())
-        for label in np.unique(data.labels):
+        for label in np.unique(data.labels).tolist():
             if counts[label] < LEAST:
                 raise DataError(
-                    f"{data.name}: of label {label!r} there are {counts[label]} texts to {what}{_of(split)}, fewer than "
-                    f"{LEAST}: give more texts of it, or leave the label out"
+                    f"{data.name}: of label {label!r} there are {counts[label]} texts to {what}{_of(split)}, fewer "
+                    f"than {LEAST}: give more texts of it, or leave the label out"
                 )
 
 
