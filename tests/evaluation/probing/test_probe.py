@@ -19,20 +19,7 @@ from monosem.evaluation.probing.pooled import place_of, pooled
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
-WORDS = [
-    "river",
-    "stone",
-    "house",
-    "garden",
-    "window",
-    "table",
-    "music",
-    "paper",
-    "summer",
-    "winter",
-    "forest",
-    "mountain",
-]
+WORDS = ("river", "stone", "house", "garden", "window", "table", "music", "paper", "summer", "winter")
 HOOK = "embed"
 
 
@@ -47,12 +34,13 @@ def model(tiny_module: Any, tokenizer: Any) -> SubjectModel:
 
 @pytest.fixture(scope="module")
 def planted(model: SubjectModel) -> SAE:
-    """Latent 5 is on where the token " king" is read, and nowhere else; the others are directions at random."""
+    """Latent 5 is on where the token " king" is read, and nowhere else; the others know nothing of it."""
     sae = ms.ReLUSAE(32, 64, transform="none", seed=0)
     king = model.capture(model.tokens("the king"), [HOOK])[HOOK][0, -1]
     with torch.no_grad():
         sae.b_dec.zero_()
         sae.b_enc.zero_()
+        sae.W_enc -= (sae.W_enc @ king)[:, None] * king / king.norm() ** 2
         sae.W_enc[5] = king / king.norm()
         sae.b_enc[5] = -0.5 * king.norm()
         sae.W_dec[5] = king / king.norm()

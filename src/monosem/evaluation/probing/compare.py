@@ -28,6 +28,8 @@ from monosem.work import as_job
 LEAST_DOCUMENTS = 10
 LEAST_ON = 8
 """Documents, of both texts together, in which a latent must be on for its rates to be compared."""
+LABEL = 36
+"""Characters of a label in the table."""
 MOST_DRAWN = 2_000
 """Documents of each text by which the alarms are measured."""
 ALARMS = {
@@ -81,7 +83,7 @@ class TextComparison:
         for name in ("latent", "rate in a", "rate in b", "b less a", "corrected p", "documents"):
             table.add_column(name, justify="right", no_wrap=True)
         if self.labels:
-            table.add_column("label", overflow="ellipsis", no_wrap=True)
+            table.add_column("label")
         for sign, words in ((1, "more in b"), (-1, "more in a")):
             chosen = [f for f in self.differing if sign * f.difference.value > 0][:top]
             if chosen:
@@ -94,7 +96,7 @@ class TextComparison:
                     f"{f.difference.value:+.2%} ±{((f.difference.high or 0) - (f.difference.low or 0)) / 2:.2%}",
                     f"{f.corrected:.1g}",
                     f"{f.documents_a:,} / {f.documents_b:,}",
-                    *([self.labels.get(f.latent, "")] if self.labels else []),
+                    *([_short(self.labels.get(f.latent, ""))] if self.labels else []),
                 )
         table.caption = (
             f"{len(self.differing):,} of {len(self.features):,} latents differ (corrected p <= {self.level:g}); "
@@ -229,6 +231,10 @@ def _side(sae: SAE, place: Place, text: Text, tokens: int, name: str) -> Side:
         )
     counts = firing.columns(np.ones(len(n))).values[used]
     return Side(counts, n[used], {key: values[used] / n[used] for key, values in sums.items()})
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
 
 
 def _added(sums: np.ndarray, documents: np.ndarray, values: np.ndarray) -> np.ndarray:
