@@ -82,7 +82,7 @@ def test_what_is_trained_is_there(name: str) -> None:
 def test_every_option_is_documented() -> None:
     """docs/command_line.md has a line for each command, with exactly its options."""
     table = dict(
-        re.findall(r"^\| `monosem (\w+).*?` \|.*?\|(.*)\|$", (ROOT / "docs/command_line.md").read_text(), re.M)
+        re.findall(r"^\| `monosem ([\w-]+).*?` \|.*?\|(.*)\|$", (ROOT / "docs/command_line.md").read_text(), re.M)
     )
     assert set(table) == set(COMMANDS)
     for command, cell in table.items():
