@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import board_scores, evaluate, recovery
+    from monosem.evaluation import board_scores, evaluate, probe_ceiling, random_truth, recovery, score_truth
     from monosem.evaluation.probing import compare_texts, probe
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
@@ -125,6 +125,9 @@ _HOME = {
     "board_scores": "evaluation",
     "probe": "evaluation.probing",
     "recovery": "evaluation",
+    "probe_ceiling": "evaluation",
+    "random_truth": "evaluation",
+    "score_truth": "evaluation",
     "Judge": "explain",
     "LocalJudge": "explain",
     "Similarity": "explain",
@@ -289,12 +292,15 @@ __all__ = [
     "plan",
     "plan_trace",
     "probe",
+    "probe_ceiling",
     "prune",
     "prune_activations",
     "pursue",
+    "random_truth",
     "read_graph",
     "recovery",
     "score",
+    "score_truth",
     "spliced",
     "steering_vector",
     "store_activations",

@@ -4,8 +4,10 @@ from monosem.evaluation.board import BoardReport, board_scores
 from monosem.evaluation.downstream import EVALUATING, LOSSES
 from monosem.evaluation.evaluate import evaluate
 from monosem.evaluation.ground_truth import Recovery, random_recovery, recovery
+from monosem.evaluation.probe_ceiling import ProbeCeiling, probe_ceiling
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
+from monosem.evaluation.truth import TruthScore, random_truth, score_codes, score_truth
 from monosem.intervals import Interval
 
 __all__ = [
@@ -14,14 +16,21 @@ __all__ = [
     "BoardReport",
     "EvaluationReport",
     "Interval",
+    "ProbeCeiling",
     "Recovery",
     "StateScores",
     "board_scores",
     "evaluate",
     "floor_scores",
     "probe_states",
+    "TruthScore",
+    "evaluate",
+    "probe_ceiling",
     "random_recovery",
+    "random_truth",
     "recovery",
     "state_scores",
     "told_scores",
+    "score_codes",
+    "score_truth",
 ]

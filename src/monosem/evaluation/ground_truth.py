@@ -43,19 +43,11 @@ def recovery(
     Raises:
         MismatchError: other widths.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    rows = _unit(sae.decoder_directions() if isinstance(sae, SAE) else sae)
-    truth = _unit(features)
-    if rows.ndim != 2 or rows.shape[1] != truth.shape[1]:
-        raise MismatchError(
-            f"decoder rows of shape {tuple(rows.shape)} cannot be compared with features of width {truth.shape[1]}"
-        )
-    cosines = (truth @ rows.T).cpu().numpy()
-    pairs = linear_sum_assignment(cosines, maximize=True)
-    matched = np.zeros(len(truth))
+    cosines = cosines_with(sae.decoder_directions() if isinstance(sae, SAE) else sae, features)
+    pairs = assigned(cosines)
+    matched = np.zeros(len(cosines))
     matched[pairs[0]] = cosines[pairs] >= threshold
-    return Recovery(_mean(cosines.max(1)), _mean(cosines.max(0)), _mean(matched), threshold)
+    return Recovery(mean_of(cosines.max(1)), mean_of(cosines.max(0)), mean_of(matched), threshold)
 
 
 def random_recovery(
@@ -66,12 +58,35 @@ def random_recovery(
     return recovery(torch.randn(n_latents, features.shape[1], generator=generator), features, threshold)
 
 
+def cosines_with(rows: Float[Tensor, "n_latents d"], features: Float[Tensor, "n_features d"]) -> np.ndarray:
+    """(n_features, n_latents).
+
+    Raises:
+        MismatchError: other widths.
+    """
+    if rows.ndim != 2 or rows.shape[1] != features.shape[1]:
+        raise MismatchError(
+            f"decoder rows of shape {tuple(rows.shape)} cannot be compared with features of width {features.shape[1]}"
+        )
+    return (_unit(features) @ _unit(rows).T).cpu().numpy()
+
+
+def assigned(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, paired one to one so that their cosines have the largest sum (the Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(cosines, maximize=True)
+
+
 def _unit(rows: Tensor) -> Tensor:
     rows = rows.detach().double()
     return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def _mean(values: np.ndarray) -> Interval:
+def mean_of(values: np.ndarray) -> Interval:
+    """A mean over features (or latents), and its 95 % bootstrap interval over them; NaN of none."""
+    if not len(values):
+        return Interval(float("nan"))
     sums = DocumentSums()
     places = np.arange(len(values))
     sums.add("count", places, np.ones(len(values)))
