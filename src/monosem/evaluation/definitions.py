@@ -227,7 +227,75 @@ DICTIONARY = {
 
 USEFULNESS: dict[str, Definition] = {}
 
-GROUND_TRUTH: dict[str, Definition] = {}
+NEAREST = "over all latents, each against the true feature nearest to it; one that never fires counts 0"
+SYNTH = "SynthSAEBench (2026)"
+
+GROUND_TRUTH = {
+    "matched_cosine": Definition(
+        "matched cosine",
+        "mean |cos| of latents and true features, paired one to one for the largest sum",
+        "",
+        "up",
+        SYNTH,
+        "SAELens's mean_correlation_coefficient, the same number",
+    ),
+    "feature_cosine": Definition("cosine of features found", "mean over true features of the largest cosine", "", "up"),
+    "latent_cosine": Definition("cosine of latents", "mean over latents of the largest cosine", "", "up"),
+    "uniqueness": Definition(
+        "uniqueness",
+        "true features that are nearest to some latent / latents",
+        "share",
+        "up",
+        SYNTH,
+        "SAELens's feature_uniqueness, the same number",
+    ),
+    "f1": Definition(
+        "F1 of firing", f"mean of 2 P R / (P + R), {NEAREST}", "", "up", SYNTH, "SAELens's f1_score, the same number"
+    ),
+    "precision": Definition(
+        "precision of firing",
+        f"mean of feature on and latent on / latent on, {NEAREST}",
+        "share",
+        "up",
+        SYNTH,
+        "SAELens's, the same number",
+    ),
+    "recall": Definition(
+        "recall of firing",
+        f"mean of feature on and latent on / feature on, {NEAREST}",
+        "share",
+        "up",
+        SYNTH,
+        "SAELens's, the same number",
+    ),
+    "matched_f1": Definition("F1 of matched pairs", "mean F1 over the pairs of the matched cosine", "", "up"),
+    "absorption": Definition(
+        "absorption of true parents",
+        "mean over true parents of P(own latent silent | child on) - P(own latent silent | no child on)",
+        "share",
+        "down",
+        differs="SAEBench has no truth: it takes a probe's direction for it, and asks which latents compensate",
+    ),
+    "absorbed_direction": Definition(
+        "parent in child's latent",
+        "mean b / a, where a child's own latent is nearest to a child + b parent",
+        "",
+        "down",
+    ),
+    "splitting": Definition(
+        "splitting of true features",
+        "latents beyond the first with a precision over 1/2 and the same nearest feature, mean over features",
+        "latents",
+        "down",
+        differs="SAEBench counts the latents that a sparse probe gains from",
+    ),
+    "composition": Definition(
+        "compositions",
+        "share of latents that fire with a larger F1 for their two nearest features together than for either",
+        "share",
+        "down",
+    ),
+}
 
 GROUPS = {
     "Reconstruction": RECONSTRUCTION,

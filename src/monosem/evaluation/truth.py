@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
+from monosem.evaluation.definitions import DEFINITIONS
 from monosem.evaluation.ground_truth import assigned, cosines_with, mean_of
 from monosem.intervals import Interval
 from monosem.sae import SAE
@@ -47,6 +48,14 @@ class TruthScore:
 
     def __getitem__(self, key: str) -> Interval:
         return self.values[key]
+
+    def __str__(self) -> str:
+        lines = []
+        for key, value in self.values.items():
+            interval = "" if value.low is None else f" ({value.low:.3f} - {value.high:.3f})"
+            why = f"  {self.notes[key]}" if key in self.notes else ""
+            lines.append(f"{DEFINITIONS[key].label:28}{value.value:7.3f}{interval}{why}")
+        return "\n".join(lines)
 
 
 def score_truth(sae: SAE, planted: Planted, rows: int = 50_000, seed: int = 1_000_003) -> TruthScore:
