@@ -100,7 +100,7 @@ if TYPE_CHECKING:
         steering_vector,
         task_vector,
     )
-    from monosem.synthetic import PlantedDictionary, SynthSAEBench, othello_games
+    from monosem.synthetic import Clusters, Compositions, PlantedDictionary, SynthSAEBench, ToyModel, othello_games
     from monosem.training import SklearnSAE, Trainer, TrainingConfig, fit, train, train_together
 
 _HOME = {
@@ -199,6 +199,9 @@ _HOME = {
     "PlantedDictionary": "synthetic",
     "othello_games": "synthetic",
     "SynthSAEBench": "synthetic",
+    "Clusters": "synthetic",
+    "Compositions": "synthetic",
+    "ToyModel": "synthetic",
     "SklearnSAE": "training",
     "Trainer": "training",
     "TrainingConfig": "training",
@@ -216,6 +219,8 @@ __all__ = [
     "BatchTopKSAE",
     "CapProjection",
     "Clamp",
+    "Clusters",
+    "Compositions",
     "CrossLayerTranscoder",
     "Crosscoder",
     "FeatureStore",
@@ -252,6 +257,7 @@ __all__ = [
     "SwitchSAE",
     "SynthSAEBench",
     "TopKSAE",
+    "ToyModel",
     "Trainer",
     "TrainingConfig",
     "Transcoder",
