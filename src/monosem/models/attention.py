@@ -9,13 +9,14 @@ bit changes; only of a pattern that comes back changed it mixes the values itsel
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import HookError
@@ -34,9 +35,16 @@ class Watched:
     """An attention module that is watched."""
 
     functions: dict[Inner, list[Function]] = field(default_factory=dict[Inner, list[Function]])
+    keepers: list[Callable[[Attended], None]] = field(default_factory=list[Callable[["Attended"], None]])
+    """Are given what its pattern is made of."""
     own: str = ""
     """The name of the function that its config asks for."""
     hooks: list[Any] = field(default_factory=list[Any])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody asks any longer."""
+        return not self.keepers and not any(self.functions.values())
 
     def asked(self, inner: Inner, x: Tensor) -> Tensor:
         """What stands there after all functions have been asked, in the order in which they came."""
@@ -62,10 +70,16 @@ class Handle:
         if watched is None or self.function not in watched.functions.get(self.inner, ()):
             return
         watched.functions[self.inner].remove(self.function)
-        if not any(watched.functions.values()):
-            for hook in watched.hooks:
-                hook.remove()
-            del _WATCHED[self.module]
+        _leave(self.module)
+
+
+def _leave(module: nn.Module) -> None:
+    """Take away all traces of a module that nobody asks any longer."""
+    watched = _WATCHED[module]
+    if watched.idle:
+        for hook in watched.hooks:
+            hook.remove()
+        del _WATCHED[module]
 
 
 def attends(module: nn.Module) -> bool:
@@ -88,6 +102,12 @@ def watch(module: nn.Module, inner: Inner, function: Function, name: str) -> Han
     Raises:
         HookError: it is no such module.
     """
+    _watched(module, name).functions.setdefault(inner, []).append(function)
+    return Handle(module, inner, function)
+
+
+def _watched(module: nn.Module, name: str) -> Watched:
+    """A module as it is watched, from now on if it was not."""
     if not attends(module):
         raise HookError(
             f"{name}: {type(module).__name__} is no attention of a transformers model, which alone can be looked into"
@@ -101,8 +121,77 @@ def watch(module: nn.Module, inner: Inner, function: Function, name: str) -> Han
             module.register_forward_pre_hook(_begin),
             module.register_forward_hook(_end, always_call=True),
         ]
-    _WATCHED[module].functions.setdefault(inner, []).append(function)
-    return Handle(module, inner, function)
+    return _WATCHED[module]
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What a causal attention has looked at in one pass, from which its pattern is made again, in parts.
+
+    Queries and keys are kept, not the pattern: of a long text they are far smaller.
+    """
+
+    module: nn.Module = field(repr=False)
+    query: Float[Tensor, "batch heads pos d"] = field(repr=False)
+    key: Float[Tensor, "batch kv_heads pos d"] = field(repr=False)
+    mask: Tensor | None = field(repr=False)
+    own: str
+    options: dict[str, Any] = field(repr=False)
+    changed: Float[Tensor, "batch heads pos pos"] | None = field(default=None, repr=False)
+    """The pattern itself, where somebody had changed it."""
+
+    @property
+    def heads(self) -> int:
+        return self.query.shape[1]
+
+    def pattern(self, queries: Int[Tensor, " n"], n_keys: int) -> Float[Tensor, "batch heads n keys"]:
+        """How some queries look at the first keys; no query may look at later ones."""
+        if self.changed is not None:
+            return self.changed[:, :, queries, :n_keys]
+        mask = self.mask
+        if mask is None:
+            mask = queries[:, None] >= torch.arange(n_keys, device=queries.device)
+        else:
+            mask = mask[..., queries, :n_keys]
+        query, key = self.query[:, :, queries], self.key[:, :, :n_keys]
+        if self.own == "sdpa":
+            return pattern_of(self.module, query, key, mask, self.own, self.options)
+        home = _home(self.module)
+        function = home.ALL_ATTENTION_FUNCTIONS.get_interface(self.own, home.eager_attention_forward)
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+        _, found = function(self.module, query, key, key[..., :1], mask, **self.options)
+        if found is None:
+            raise HookError(_silent(self.module, self.own))
+        return found
+
+
+@contextmanager
+def keeping(modules: dict[Any, nn.Module]) -> Iterator[dict[Any, Attended]]:
+    """Within this block every pass puts down what the attention modules look at, each under its key.
+
+    Raises:
+        HookError: one is no attention of a transformers model.
+    """
+    found: dict[Any, Attended] = {}
+    keepers: list[tuple[nn.Module, Callable[[Attended], None]]] = []
+    try:
+        for key, module in modules.items():
+            keeper = _putting_down(found, key)
+            _watched(module, str(key)).keepers.append(keeper)
+            keepers.append((module, keeper))
+        yield found
+    finally:
+        for module, keeper in keepers:
+            _WATCHED[module].keepers.remove(keeper)
+            _leave(module)
+
+
+def _putting_down(found: dict[Any, Attended], key: Any) -> Callable[[Attended], None]:
+    def function(attended: Attended) -> None:
+        found[key] = attended
+
+    return function
 
 
 def _begin(module: Any, _args: Any) -> None:
@@ -141,15 +230,26 @@ def _attention(
     home = _home(module)
     own = home.ALL_ATTENTION_FUNCTIONS.get_interface(watched.own, home.eager_attention_forward)
     output, as_used = own(module, query, key, value, attention_mask, **options)
+    seen = Attended(module, query, key, attention_mask, watched.own, options)
     if not watched.functions.get("pattern"):
+        _put_down(watched, seen)
         return output, as_used
     if as_used is None:
         as_used = pattern_of(module, query, key, attention_mask, watched.own, options)
     pattern = watched.asked("pattern", as_used.clone())
     if torch.equal(pattern, as_used) and not pattern.requires_grad:
+        _put_down(watched, seen)
         return output, as_used
+    _put_down(watched, replace(seen, changed=pattern.detach()))
     mixed = pattern.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     return mixed.transpose(1, 2).contiguous(), pattern
+
+
+def _put_down(watched: Watched, attended: Attended) -> None:
+    if watched.keepers:
+        kept = replace(attended, query=attended.query.detach().clone(), key=attended.key.detach().clone())
+        for keeper in watched.keepers:
+            keeper(kept)
 
 
 def _shown(watched: Watched, inner: Inner, x: Float[Tensor, "batch heads pos d"], new: int) -> Tensor:
@@ -163,6 +263,13 @@ def _shown(watched: Watched, inner: Inner, x: Float[Tensor, "batch heads pos d"]
         recent.copy_(heads)
         return x
     return torch.cat([x[:, :, : x.shape[2] - new], heads], dim=2)
+
+
+def _silent(module: nn.Module, own: str) -> str:
+    return (
+        f"the attention of {type(module).__name__} is {own!r}, which does not tell its pattern: "
+        "load the model with attn_implementation='eager'"
+    )
 
 
 def pattern_of(
@@ -181,10 +288,7 @@ def pattern_of(
         HookError: the attention is another, or adds what this does not know.
     """
     if own != "sdpa" or options.get("position_bias") is not None:
-        raise HookError(
-            f"the attention of {type(module).__name__} is {own!r}, which does not tell its pattern: "
-            "load the model with attn_implementation='eager'"
-        )
+        raise HookError(_silent(module, own))
     scale = options.get("scaling")
     exact = torch.promote_types(query.dtype, torch.float32)
     keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)

@@ -15,11 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.circuits.blocks import block_module, block_of, matrix, norm_weights, value_matrix
+from monosem.circuits.frozen.pattern import HELD_BYTES, Pattern
 from monosem.circuits.frozen.steps import Linear, Mix, Norm, Same, Scaled, Step
 from monosem.circuits.frozen.units import DictionaryUnit, NeuronUnit, Unit
 from monosem.errors import ConfigError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
+from monosem.models.attention import keeping
 
 
 @dataclass
@@ -80,10 +82,18 @@ class Frozen:
     @torch.no_grad()
     def _build(self) -> None:
         model, layers = self.model, range(self.model.n_layers)
-        hooks = ["embed", *(f"{point}.{i}" for i in layers for point in ("attn_pattern", "mlp_out"))]
+        hooks = ["embed", *(f"mlp_out.{i}" for i in layers)]
         if any(isinstance(unit, NeuronUnit) or unit.read.startswith("mlp_mid") for unit in self.units):
             hooks += [f"mlp_mid.{i}" for i in layers]
-        self._captured = {name: x[0].to(self.dtype) for name, x in model.capture(self.tokens, hooks).items()}
+        paths = {layer: model.hook_point(f"attn_pattern.{layer}").path for layer in layers}
+        with keeping({layer: model.module.get_submodule(path) for layer, path in paths.items()}) as attended:
+            self._captured = {name: x[0].to(self.dtype) for name, x in model.capture(self.tokens, hooks).items()}
+        self._patterns = [Pattern(attended[layer], self.dtype) for layer in layers]
+        room = HELD_BYTES
+        for pattern in self._patterns:
+            room -= pattern.size
+            if room >= 0:
+                pattern.hold()
         self._by_write = self._writers()
         self._begin()
         for layer in layers:
@@ -135,8 +145,7 @@ class Frozen:
         block, model, start = self.block, self.model, self.at["resid_pre"]
         weight, bias, kv_heads = value_matrix(model, block, layer)
         norm = self._norm(block_module(model, layer, block.attention_norm), start)
-        mix = _mixed(norm, weight.to(self.dtype), _cast(bias, self.dtype), kv_heads)
-        mix.pattern = self._captured[f"attn_pattern.{layer}"]
+        mix = _mixed(norm, weight.to(self.dtype), _cast(bias, self.dtype), self._patterns[layer], kv_heads)
         self._add(f"attn_z.{layer}", [mix])
         output = block_module(model, layer, block.output)
         self._matrix(f"attn_raw.{layer}", f"attn_out.{layer}", self.at[f"attn_z.{layer}"], output)
@@ -340,14 +349,14 @@ def _add_to(waiting: dict[int, Tensor], number: int, g: Tensor) -> None:
     waiting[number] = waiting[number] + g if number in waiting else g
 
 
-def _mixed(norm: Norm, weight: Tensor, bias: Tensor | None, kv_heads: int) -> Mix:
-    """Attention's values with the norm before them in one matrix; the pattern is still to be set."""
+def _mixed(norm: Norm, weight: Tensor, bias: Tensor | None, pattern: Pattern, kv_heads: int) -> Mix:
+    """Attention's values with the norm before them in one matrix."""
     inner = weight * norm.weight
     if norm.centred:
         inner = inner - inner.mean(-1, keepdim=True)
     if norm.bias is not None:
         bias = weight @ norm.bias + (0 if bias is None else bias)
-    return Mix(norm.source, 0, inner, bias, weight.new_zeros(0, 0, 0), kv_heads, norm.scale)
+    return Mix(norm.source, 0, inner, bias, pattern, kv_heads, norm.scale)
 
 
 def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.circuits.frozen.frozen import Frozen, Site
+from monosem.circuits.frozen.pattern import Pattern
 from monosem.circuits.frozen.steps import Norm, Scaled
 
 Regime = Literal["frozen", "iterative", "free"]
@@ -61,7 +62,7 @@ class Intervened:
                 edits[f"{path}:output"] = _held(inputs, path, norm)
             for layer in range(self.model.n_layers):
                 step: Any = self.frozen.sites[self.frozen.at_of(f"attn_z.{layer}")].steps[0]
-                edits[f"attn_pattern.{layer}"] = lambda x, _, held=step.pattern: held[None].to(x.dtype)
+                edits[f"attn_pattern.{layer}"] = _whole(step.pattern)
         for hook, numbers in self._sites.items():
             edits[hook] = self._at(hook, numbers, changes, regime, values, carried)
         if regime != "free":
@@ -131,6 +132,10 @@ class Intervened:
                 weight, inner, outer = (part.to(value.dtype) for part in skip)
                 value = value + ((values[read] * inner) @ weight.T) * outer
         return value
+
+
+def _whole(pattern: Pattern) -> Function:
+    return lambda x, _: pattern.square(x.shape[-1])[None].to(x.dtype)
 
 
 def _held(inputs: dict[str, Tensor], path: str, norm: Norm) -> Function:

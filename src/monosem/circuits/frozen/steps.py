@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.circuits.frozen.pattern import Pattern
+
 
 @dataclass
 class Step(ABC):
@@ -123,13 +125,13 @@ class Mix(Step):
 
     weight: Float[Tensor, "kv_heads_d_head d_in"]
     bias: Float[Tensor, " kv_heads_d_head"] | None
-    pattern: Float[Tensor, "heads query key"]
+    pattern: Pattern
     kv_heads: int
     scale: Float[Tensor, "pos 1"]
 
     @property
     def heads(self) -> int:
-        return len(self.pattern)
+        return self.pattern.heads
 
     @property
     def group(self) -> int:
@@ -138,13 +140,17 @@ class Mix(Step):
     def apply(self, x: Tensor) -> Tensor:
         n = x.shape[1]
         values = (x @ self.weight.T / self.scale[:n]).unflatten(2, (self.kv_heads, -1))
-        mixed = torch.matmul(self.pattern[:, :n, :n], values.repeat_interleave(self.group, dim=2).transpose(1, 2))
+        values = values.repeat_interleave(self.group, dim=2).transpose(1, 2)
+        blocks = self.pattern.blocks(n)
+        mixed = torch.cat([torch.matmul(part, values[:, :, : part.shape[2]]) for _, part in blocks], dim=2)
         return mixed.transpose(1, 2).flatten(2)
 
     def transpose(self, g: Tensor) -> Tensor:
         n = g.shape[1]
         heads = g.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        values = torch.matmul(self.pattern[:, :n, :n].mT, heads)
+        values = torch.zeros(heads.shape, dtype=g.dtype, device=g.device)
+        for queries, part in self.pattern.blocks(n):
+            values[:, :, : part.shape[2]] += torch.matmul(part.mT, heads[:, :, queries])
         if self.group > 1:
             values = values.unflatten(1, (self.kv_heads, self.group)).sum(2)
         return (values.transpose(1, 2).flatten(2) / self.scale[:n]) @ self.weight
@@ -154,11 +160,11 @@ class Mix(Step):
         n = int(positions.max()) + 1
         by_head = self.weight.unflatten(0, (self.kv_heads, -1)).repeat_interleave(self.group, dim=0)
         back = torch.einsum("bhe,hed->bhd", g.unflatten(1, (self.heads, -1)), by_head)
-        looked = self.pattern[:, positions, :n].permute(1, 2, 0) / self.scale[:n]
+        looked = self.pattern.rows(positions, n).permute(1, 2, 0) / self.scale[:n]
         return looked @ back
 
     def constant(self) -> Tensor | None:
         if self.bias is None:
             return None
         values = self.bias.unflatten(0, (self.kv_heads, -1)).repeat_interleave(self.group, dim=0)
-        return (self.pattern.sum(-1)[:, :, None] * values[:, None]).transpose(0, 1).flatten(1)
+        return (self.pattern.sums()[:, :, None] * values[:, None]).transpose(0, 1).flatten(1)

@@ -7,6 +7,7 @@ without that layer's attention. A path through heads of two layers counts in bot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -72,9 +73,8 @@ def edge_heads(
 
 def _passing(
     frozen: Frozen, moved: dict[int, Tensor], site: int, cotangent: Float[Tensor, "1 pos d"]
-) -> list[tuple[int, Float[Tensor, "heads query key"]]]:
+) -> Iterator[tuple[int, Float[Tensor, "heads query key"]]]:
     """Of every layer what each head brings from each position to each, on the way to a site."""
-    found: list[tuple[int, Tensor]] = []
     waiting = {site: cotangent}
     for number in range(site, -1, -1):
         g = waiting.pop(number, None)
@@ -87,11 +87,10 @@ def _passing(
                 values = (x @ step.weight.T / step.scale[:n]).unflatten(2, (step.kv_heads, -1))[0]
                 values = values.repeat_interleave(step.group, dim=1)
                 wanted = g.unflatten(2, (step.heads, -1))[0]
-                paths = step.pattern[:, :n, :n] * torch.einsum("qhe,khe->hqk", wanted, values)
-                found.append((layer_of(here.name), paths))
+                paths = step.pattern.square(n) * torch.einsum("qhe,khe->hqk", wanted, values)
+                yield layer_of(here.name), paths
             back = step.transpose(g)
             waiting[step.source] = waiting[step.source] + back if step.source in waiting else back
-    return found
 
 
 def _heads(layer: int, paths: Float[Tensor, "heads query key"]) -> list[EdgeHead]:
