@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import monosem as ms
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.board import KINDS, NOTHING, PROBES, BoardReport, board_rows, board_scores
+from monosem.evaluation.definitions import DEFINITIONS
 from monosem.models import SubjectModel
 from monosem.synthetic.othello import LONGEST, N_TOKENS, SQUARES, othello_games
 
@@ -54,6 +55,7 @@ def test_every_dictionary_has_its_random_control_beside_it(report: BoardReport) 
     assert report.facts["train_games"] == report.facts["test_games"] == 30
     for name, column in report.columns.items():
         for metric, interval in column.items():
+            assert metric in DEFINITIONS
             assert interval.low is not None, (name, metric)
             assert interval.high is not None
             assert 0 <= interval.low <= interval.value <= interval.high <= 1
@@ -74,8 +76,8 @@ def test_a_report_is_printed_and_saved(report: BoardReport, tmp_path: Path) -> N
     assert "30 games" in text
     report.save(tmp_path / "board.json")
     saved = json.loads((tmp_path / "board.json").read_text())
-    value = report.columns["k=4"]["coverage"].value
-    assert saved["columns"]["k=4"]["coverage"]["value"] == pytest.approx(value)
+    value = report.columns["k=4"]["board_coverage"].value
+    assert saved["columns"]["k=4"]["board_coverage"]["value"] == pytest.approx(value)
 
 
 def test_what_is_no_model_of_othello_is_refused(tiny: SubjectModel, player: SubjectModel) -> None:

@@ -45,13 +45,13 @@ class BoardReport:
 
     @property
     def columns(self) -> dict[str, dict[str, Interval]]:
-        """Intervals by column and metric; they are over games."""
+        """Intervals by column and metric (of `DEFINITIONS`); they are over games."""
         return {
             name: {
-                "coverage": score.coverage,
-                "coverage_stones": self.stones[name].coverage,
-                "reconstruction": score.reconstruction,
-                "reconstruction_stones": self.stones[name].reconstruction,
+                "board_coverage": score.coverage,
+                "board_coverage_stones": self.stones[name].coverage,
+                "board_reconstruction": score.reconstruction,
+                "board_reconstruction_stones": self.stones[name].reconstruction,
             }
             for name, score in self.scores.items()
         }
