@@ -9,8 +9,8 @@ dictionaries, and what knows nothing of the game. Latents and thresholds are cho
 
 Rules, written before looking: dictionaries know of the board if the best of them reconstructs it better than a random
 one and than what knows nothing does, at any layer, intervals apart; they know all that is there to be read in straight
-lines if they come within 0.05 of the linear probes. (Published, on 8 x 8: a reconstruction of 0.95 at most, below that of
-linear probes: Karvonen and others, 2024, arXiv:2408.00113.)
+lines if they come within 0.05 of the linear probes. (Published, on 8 x 8: a reconstruction of 0.95 at most, below that
+of linear probes: Karvonen and others, 2024, arXiv:2408.00113.)
 Writes board_state.svg and .md.
 """
 
@@ -178,12 +178,12 @@ def main() -> None:
         f"**{words}**",
         "![coverage and board reconstruction, beside probes and controls](board_state.svg)",
         f"TopK SAEs of the residual stream, {given.tokens:,} tokens of random games; k = {K} of {LATENTS} latents "
-        f"where nothing else is said. Asked on {given.games // 2:,} games, chosen on {given.games // 2:,} others; in "
-        "brackets 95 % intervals over games. Coverage: mean F1, over 36 squares of mine, of theirs, and empty, of the best "
-        "latent above a threshold; reconstruction: F1 of the board that all classifiers of precision 0.95 draw. Knows "
-        "nothing: always on, and the commonest state of every square. A latent that is on where a property holds one "
-        "time in ten has a low F1 however precise it is: sparse dictionaries, random ones most, fall below what is "
-        "always on, and the reconstruction is the fairer test.",
+        f"where nothing else is said. Asked on {given.games // 2:,} games, chosen on as many others; in brackets 95 % "
+        "intervals over games. Coverage: mean F1, over 36 squares of mine, of theirs, and empty, of the best latent "
+        "above a threshold; reconstruction: F1 of the board that all classifiers of precision 0.95 draw. Knows "
+        "nothing: always on, and the commonest state of every square. A latent that is on one time in ten where a "
+        "property holds has a low F1 however precise it is: sparse dictionaries fall below what is always on, random ones most, and "
+        "the reconstruction is the fairer test.",
         "\n".join(rows),
     ]
     (given.output / "board_state.md").write_text("\n\n".join(parts) + "\n")

@@ -229,6 +229,7 @@ USEFULNESS: dict[str, Definition] = {}
 
 NEAREST = "over all latents, each against the true feature nearest to it; one that never fires counts 0"
 SYNTH = "SynthSAEBench (2026)"
+KARVONEN = "Karvonen et al. 2024"
 
 GROUND_TRUTH = {
     "matched_cosine": Definition(
@@ -294,6 +295,26 @@ GROUND_TRUTH = {
         "share of latents that fire with a larger F1 for their two nearest features together than for either",
         "share",
         "down",
+    ),
+    "board_coverage": Definition(
+        "board: coverage",
+        "mean over squares and kinds (mine, theirs, empty) of the F1 of the best 1[f > t max f], t in 0, 0.1 ... 0.9; "
+        "latent, t and max from training games",
+        "F1",
+        "up",
+        KARVONEN,
+    ),
+    "board_coverage_stones": Definition("  of stones alone", "likewise, of mine and theirs", "F1", "up", KARVONEN),
+    "board_reconstruction": Definition(
+        "board: reconstruction",
+        "mean over boards of the F1 of the OR of all 1[f > t max f] of precision 0.95 on at least 10 training rows; "
+        "one t, from training games",
+        "F1",
+        "up",
+        KARVONEN,
+    ),
+    "board_reconstruction_stones": Definition(
+        "  of stones alone", "likewise, of mine and theirs", "F1", "up", KARVONEN
     ),
 }
 
