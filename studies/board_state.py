@@ -83,7 +83,7 @@ def draw(path: Path, reports: dict[int, BoardReport]) -> None:
         axes[0].errorbar(layers, [f.value for f in found], yerr=_bars(found), marker="o", markersize=3, label=label)
     axes[0].set(title="Board reconstruction by layer", xlabel="layer", ylabel="F1 of a board", ylim=(0, 1))
     axes[0].set_xticks(layers)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].legend(frameon=False, fontsize=7, loc=(0.5, 0.52))
     columns = reports[LAYER].columns
     names = [name for name in columns if not name.startswith("random") or name == f"random k = {K}"]
     for offset, metric in ((0.2, "coverage"), (-0.2, "reconstruction")):
@@ -182,7 +182,8 @@ def main() -> None:
         "intervals over games. Coverage: mean F1, over 36 squares of mine, of theirs, and empty, of the best latent "
         "above a threshold; reconstruction: F1 of the board that all classifiers of precision 0.95 draw. Knows "
         "nothing: always on, and the commonest state of every square. A latent that is on one time in ten where a "
-        "property holds has a low F1 however precise it is: sparse dictionaries fall below what is always on, random ones most, and "
+        "property holds has a low F1 however precise it is: sparse dictionaries fall below what is always on, random "
+        "ones most, and "
         "the reconstruction is the fairer test.",
         "\n".join(rows),
     ]
