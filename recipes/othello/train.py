@@ -28,17 +28,18 @@ from monosem.synthetic.othello import END, LONGEST, N_TOKENS, NAMES, OthelloGame
 
 POSITIONS = 36  # tokens a game in training: 99.5 % of games are not longer
 BATCH = 128  # games a step
+WIDTH, LAYERS = 128, 5  # a million weights
+HELD_OUT_GAMES = 2048  # for the figures at the end
 TRAINING, HELD_OUT = 0, 1  # first number of the seeds of games
 
 
 def build_model() -> GPT2LMHeadModel:
-    """5 layers of width 128, a million weights."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=N_TOKENS,
         n_positions=LONGEST,
-        n_embd=128,
-        n_layer=5,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
         n_head=4,
         activation_function="relu",
         resid_pdrop=0.0,
@@ -115,7 +116,7 @@ def save(path: Path, state: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float, n_games: int = 2048) -> None:
+def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float) -> None:
     """The model in half precision as transformers reads it, measured as it was written."""
     folder.mkdir(parents=True, exist_ok=True)
     half = build_model().half()
@@ -127,8 +128,8 @@ def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float, n_ga
         "steps": step,
         "games": step * BATCH,
         "seconds": round(seconds),
-        "held_out_games": n_games,
-        **measured(written, n_games, LONGEST),
+        "held_out_games": HELD_OUT_GAMES,
+        **measured(written, HELD_OUT_GAMES, LONGEST),
     }
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures), flush=True)
