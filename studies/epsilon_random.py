@@ -1,6 +1,6 @@
 """Are the errors of dictionaries worse than random errors of the same size, layer by layer?
 
-    python studies/epsilon_random.py [--output studies] [--tokens 300000] [--measured 16000]
+    python studies/epsilon_random.py [--output studies] [--tokens 200000] [--measured 16000]
 
 Trains a dictionary at every layer of the bundled model, on one pass, and puts in its place on held-out text: its
 reconstruction; a random point as far from the activation; a random point as far away, of the same norm and at the same
@@ -112,7 +112,7 @@ def verdict(reports: dict[str, EvaluationReport]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--measured", type=int, default=16_000)
     given = parser.parse_args()
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """What does a dictionary that was trained on contexts of 64 tokens cost after the 64th?
 
-    python studies/past_the_context.py [--output studies] [--tokens 300000] [--measured 24000]
+    python studies/past_the_context.py [--output studies] [--tokens 200000] [--measured 24000]
 
 Trains at every layer of the bundled model two dictionaries, alike but for the length of contexts, 64 and 256 tokens, on
 as many tokens of the same text; both are then measured on held-out contexts of 256: KL of the spliced model from the
@@ -125,7 +125,7 @@ def verdict(found: list[Curves]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--measured", type=int, default=24_000)
     given = parser.parse_args()
     start = time.perf_counter()
