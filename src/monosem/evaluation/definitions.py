@@ -225,7 +225,49 @@ DICTIONARY = {
     "neuron_decoder_cosine": Definition("nearest neuron, decoder", "likewise, of the decoder row", "cosine", "none"),
 }
 
-USEFULNESS: dict[str, Definition] = {}
+USEFULNESS = {
+    "probe_auroc_1": Definition(
+        "probe, 1 latent: AUROC",
+        "P(score of a positive > score of another), logistic regression on 1 latent chosen on the training texts; mean "
+        "over labels (each against all others); of the sources of the bundled held-out text",
+        "share",
+        "up",
+        "Gurnee et al., Finding Neurons in a Haystack, 2023",
+        differs="SAEBench has accuracy, chooses by the difference of means and draws negatives anew for every k",
+    ),
+    "probe_auroc_5": Definition(
+        "probe, 5 latents: AUROC", "as probe_auroc_1, of 5 latents", "share", "up", "Gurnee et al., 2023"
+    ),
+    "probe_accuracy_5": Definition(
+        "probe, 5 latents: accuracy",
+        "mean of the shares of both sides that are told rightly, 5 latents; 0.5 is chance",
+        "share",
+        "up",
+        "Gurnee et al., 2023",
+        differs="SAEBench's sae_top_5_test_accuracy is plain accuracy on balanced texts",
+    ),
+    "probe_auroc_lost": Definition(
+        "AUROC lost to all of x",
+        "AUROC of a logistic regression on all of x - probe_auroc_5, paired",
+        "share",
+        "down",
+    ),
+    "alarm_l0": Definition(
+        "L0 at mixed words: AUROC",
+        "P(mean L0 of a text with its words in random order > that of a text); 0.5: no alarm",
+        "share",
+        "none",
+    ),
+    "alarm_error": Definition(
+        "error at mixed words: AUROC",
+        "as alarm_l0, of mean |x - y|^2 / |x|^2",
+        "share",
+        "none",
+    ),
+    "alarm_norm": Definition(
+        "norm at mixed words: AUROC", "as alarm_l0, of mean |x|: what needs no dictionary", "share", "none"
+    ),
+}
 
 NEAREST = "over all latents, each against the true feature nearest to it; one that never fires counts 0"
 SYNTH = "SynthSAEBench (2026)"

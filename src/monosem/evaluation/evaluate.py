@@ -22,7 +22,7 @@ from monosem.evaluation.metric import Column, Dictionary, Metric, Seen
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
-from monosem.evaluation.suites import Suite, Survey, metrics_of, of_dictionary
+from monosem.evaluation.suites import Suite, Survey, metrics_of, of_dictionary, of_everything
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
@@ -209,6 +209,9 @@ def _report(
         columns[name] = {key: value for metric in metrics for key, value in metric.result(name).items()}
     for name, sae in survey.saes.items():
         columns[name] |= of_dictionary(sae, suite)
+    for name, found in of_everything(survey, suite).items():
+        if name in columns:
+            columns[name] |= found
     pca = survey.columns.get("PCA")
     if isinstance(pca, PCA):
         columns["PCA"]["l0"] = Interval(pca.k)

@@ -106,7 +106,20 @@ PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {
 OF_DICTIONARY: dict[Suite, list[Callable[[SAE], dict[str, Interval]]]] = {"core": [], "full": []}
 """Metrics that need no data: `f(sae)`."""
 
-OF_EVERYTHING: list[Callable[[Survey], dict[str, dict[str, Interval]]]] = []
+
+def _usefulness(survey: Survey) -> dict[str, dict[str, Interval]]:
+    """Of dictionaries of one hook point of one language model."""
+    reading = survey.reading
+    if not isinstance(reading, ModelReading) or not isinstance(reading.model, SubjectModel):
+        return {}
+    if len(reading.first.hooks) > 1 or reading.things != "tokens" or reading.model.tokenizer is None:
+        return {}
+    from monosem.evaluation.probing.usefulness import usefulness  # scipy's statistics take their time
+
+    return usefulness(survey.saes, reading.model, reading.first.hooks[0])
+
+
+OF_EVERYTHING: list[Callable[[Survey], dict[str, dict[str, Interval]]]] = [_usefulness]
 """What has calls of its own (probing, ground truth) and joins the full suite: by name of the SAE, then by metric."""
 
 
@@ -121,4 +134,13 @@ def of_dictionary(sae: SAE, suite: Suite) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for measure in OF_DICTIONARY["core"] + (OF_DICTIONARY["full"] if suite == "full" else []):
         found |= measure(sae)
+    return found
+
+
+def of_everything(survey: Survey, suite: Suite) -> dict[str, dict[str, Interval]]:
+    """What has calls of its own says, by name of a column; nothing outside the full suite."""
+    found: dict[str, dict[str, Interval]] = {}
+    for measure in OF_EVERYTHING if suite == "full" else []:
+        for name, metrics in measure(survey).items():
+            found.setdefault(name, {}).update(metrics)
     return found
