@@ -101,10 +101,10 @@ def main() -> None:
     dense = lost["all of x", "all"].mean >= -HOLDS
     words = {name: "holds" if holds else "does not hold" for name, holds in (("SAE", sparse), ("all of x", dense))}
     said = (
-        f"On sources never seen, a probe of {best} latents {words['SAE']} ({lost['SAE', best].text('+.3f')} AUROC) and a "
-        f"regression on all of x {words['all of x']} ({lost['all of x', 'all'].text('+.3f')}). There, {best} latents are "
-        f"{'worse than' if apart[best].high < 0 else 'not shown to be worse than'} all of x: {apart[best].text('+.3f')}; "
-        f"against as many latents of random SAEs {beyond[best].text('+.3f')}."
+        f"On sources never seen, a probe of {best} latents {words['SAE']} ({lost['SAE', best].text('+.3f')} AUROC) "
+        f"and a regression on all of x {words['all of x']} ({lost['all of x', 'all'].text('+.3f')}). There, {best} "
+        f"latents are {'worse than' if apart[best].high < 0 else 'not shown to be worse than'} all of x: "
+        f"{apart[best].text('+.3f')}; against as many latents of random SAEs {beyond[best].text('+.3f')}."
     )
     given.output.mkdir(parents=True, exist_ok=True)
     draw(given.output / "harmful.svg", found)

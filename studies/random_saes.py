@@ -3,12 +3,12 @@
     python studies/random_saes.py RUN --texts FILE [FILE ...] [--examples 600]
 
 Each FILE has labelled texts (`text` and `label`). On each, probes of k latents of the trained SAE stand beside the same
-probes of three random SAEs of the same kind and size, which never learned, of neurons, PCA and all of x; and beside them
-how much of the activations either SAE explains. The claim that is tried: "frozen random SAEs match trained ones: sparse
-probing .69 against .72" (Sanity Checks for Sparse Autoencoders, arXiv 2602.14111). Rule, written before looking: random
-SAEs are said to match at k if the trained one's AUROC is less than 0.05 above theirs, mean over the data sets, and to fall
-short if the lower end of the 95 % interval of every data set's own (paired) difference is above 0. Writes random_saes.svg
-and .md.
+probes of three random SAEs of the same kind and size, which never learned, of neurons, PCA and all of x; and beside
+them how much of the activations either SAE explains. The claim that is tried: "frozen random SAEs match trained ones:
+sparse probing .69 against .72" (Sanity Checks for Sparse Autoencoders, arXiv 2602.14111). Rule, written before looking:
+random SAEs are said to match at k if the trained one's AUROC is less than 0.05 above theirs, mean over the data sets,
+and to fall short if the lower end of the 95 % interval of every data set's own (paired) difference is above 0. Writes
+random_saes.svg and .md.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def verdict(found: dict[str, ProbeReport], fvu: tuple[float, float]) -> str:
         mean, above = np.mean([one.value for one in apart]), sum(one.low > 0 for one in apart)
         match = "match" if mean < MATCH else ("fall short" if above == len(apart) else "do not match")
         said.append(
-            f"With k={k} random SAEs {match}: the trained one is {mean:+.3f} AUROC above them, and told from them on {above} "
-            f"of {len(apart)} data sets."
+            f"With k={k} random SAEs {match}: the trained one is {mean:+.3f} AUROC above them, and told from them on "
+            f"{above} of {len(apart)} data sets."
         )
     return " ".join(said)
 
@@ -104,9 +104,9 @@ def main() -> None:
         "Written by `python studies/random_saes.py RUN --texts FILE ...`, as it came out.",
         f"**{said}**",
         "![AUROC by data set](random_saes.svg)",
-        f"{facts['model']}, {facts['hook']}, a {sae.architecture} SAE of {sae.n_latents:,} latents, and three random ones of "
-        f"the same kind, size and number of latents on; {next(iter(found.values())).facts['train']:,} texts to learn from in "
-        f"each data set. AUROC, mean over labels; differences paired on the test texts, 95 % bootstrap intervals.",
+        f"{facts['model']}, {facts['hook']}, a {sae.architecture} SAE of {sae.n_latents:,} latents, and three random "
+        f"ones of the same kind, size and number of latents on; {facts['train']:,} texts to learn from in each data set. "
+        "AUROC, mean over labels; differences paired on the test texts, 95 % bootstrap intervals.",
         "\n".join(lines),
         f"With all labels shuffled, the interval holds 0.5 in {chance} of {len(shuffled)} probes.",
     ]
