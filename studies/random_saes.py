@@ -105,7 +105,7 @@ def main() -> None:
         f"**{said}**",
         "![AUROC by data set](random_saes.svg)",
         f"{facts['model']}, {facts['hook']}, a {sae.architecture} SAE of {sae.n_latents:,} latents, and three random "
-        f"ones of the same kind, size and number of latents on; {facts['train']:,} texts to learn from in each data set. "
+        f"ones of the same kind, size and number of latents on; {facts['train']:,} texts to learn from in each. "
         "AUROC, mean over labels; differences paired on the test texts, 95 % bootstrap intervals.",
         "\n".join(lines),
         f"With all labels shuffled, the interval holds 0.5 in {chance} of {len(shuffled)} probes.",
