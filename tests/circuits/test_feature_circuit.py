@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -373,6 +374,162 @@ def test_the_planted_chain_is_faithful_and_complete_at_three_nodes_and_random_on
     assert "random edges" in str(found)
 
 
+# Edges alone ----------------------------------------------------------------------------------------------------------
+
+
+def test_with_all_edges_the_number_is_the_models_own_and_with_none_every_site_is_in_its_other_state(
+    model: SubjectModel, dictionaries: list[SAE]
+) -> None:
+    for by_position, corrupt in ((False, CORRUPT), (True, None)):
+        circuit = whole(model, dictionaries[:2], corrupt, metric="loss", by_position=by_position, edges=False)
+        parts = circuit.parts
+        assert parts is not None
+        order = parts.order
+        every: list[Any] = [(a, b) for a in order for b in order if a[0] < b[0]] + [(a, None) for a in order]
+        found = parts.edge_runs([(every, False, []), ([], True, []), (every, True, []), ([], False, [])])
+        for row, wanted in zip(found, (circuit.metric, circuit.metric, circuit.without, circuit.without), strict=True):
+            torch.testing.assert_close(row, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_node_reads_its_own_sources_alone(model: SubjectModel, dictionaries: list[SAE]) -> None:
+    """Two edges, source to target to the number, and all others but these, beside the same runs by hand."""
+    circuit = whole(model, dictionaries[:2], metric=5)
+    parts, (first, second) = circuit.parts, dictionaries[:2]
+    assert parts is not None
+    edge = next(
+        e
+        for e in circuit.edges
+        if e.target != OUTPUT and not any(circuit.nodes[n].is_error for n in (e.source, e.target))
+    )
+    source, target = circuit.nodes[edge.source], circuit.nodes[edge.target]
+    other, clean = (model.capture(tokens, [FIRST, SECOND]) for tokens in (CORRUPT, CLEAN))
+
+    def moved(sae: SAE, now: Tensor, then: Tensor, latent: int) -> Tensor:
+        goes = (sae.encode(now).to_dense() - sae.encode(then).to_dense())[..., latent, None]
+        goes[:, 0] = 0
+        return goes * sae.decoder_directions([latent])
+
+    def second_reads(x: Tensor) -> Tensor:
+        with model.edit({FIRST: lambda _, __: x}):
+            return model.capture(CLEAN, [SECOND])[SECOND]
+
+    def number(x: Tensor) -> Tensor:
+        with model.edit({SECOND: lambda _, __: x}):
+            return model(CLEAN)[:, -1, 5]
+
+    goes = moved(first, clean[FIRST], other[FIRST], source.latent)
+    alone = second_reads(other[FIRST] + goes)
+    kept = number(other[SECOND] + moved(second, alone, other[SECOND], target.latent))
+    without = second_reads(clean[FIRST] - goes)
+    changed = clean[SECOND] - moved(second, clean[SECOND], without, target.latent)
+    left = number(changed - moved(second, without, other[SECOND], target.latent))
+    links: list[Any] = [(parts.order[edge.source], parts.order[edge.target]), (parts.order[edge.target], None)]
+    found = parts.edge_runs([(links, False, []), (links, True, [])])
+    torch.testing.assert_close(found, torch.stack([kept, left]), rtol=1e-9, atol=1e-9)
+    assert (found[0] - circuit.without).abs().max() > 1e-6
+
+
+def test_the_same_nodes_by_a_wrong_edge_keep_nothing(planted: FeatureCircuit) -> None:
+    parts = planted.parts
+    assert parts is not None
+    one, four, five = sorted(parts.order[:3])
+    right: list[Any] = [(one, four), (four, five), (five, None)]
+    wrong: list[Any] = [(one, five), (four, None), (five, None)]
+    kept, gone, left = parts.edge_runs([(right, False, []), (wrong, False, []), (right, True, [])])
+    assert torch.equal(kept, planted.metric)
+    assert torch.equal(gone, planted.without)
+    assert torch.equal(left, planted.without)
+
+
+# Some prompts at a time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_prompts_read_some_at_a_time_give_the_same_circuit_and_no_more_are_in_memory(
+    model: SubjectModel, dictionaries: list[SAE], paired: bool
+) -> None:
+    wanted = torch.tensor([5, 6, 7])
+
+    def own_token(out: Any, contexts: slice) -> Tensor:
+        return out.logits[:, -1].gather(1, wanted[contexts, None])[:, 0]
+
+    def all_tokens(out: Any) -> Tensor:
+        return own_token(out, slice(None))
+
+    given: dict[str, Any] = {"method": "gradient" if paired else "integrated", "steps": 2, "progress": False}
+    found: list[FeatureCircuit] = []
+    curves: list[Any] = []
+    most: list[int] = []
+    metric: Any
+    for metric, size in ((all_tokens, None), (own_token, 2)):
+        seen: list[int] = []
+        handle = model.module.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append(len(args[0] if args else kwargs["input_ids"])),
+            with_kwargs=True,
+        )
+        corrupt = CORRUPT if paired else None
+        circuit = feature_circuit(model, dictionaries, CLEAN, corrupt, metric, max_nodes=12, batch_size=size, **given)
+        curves.append(circuit.faithfulness([4], baselines=["edges"], progress=False))
+        handle.remove()
+        found.append(circuit)
+        most.append(max(seen))
+    assert most == [3, 2]
+    one, other = found
+    assert [node.name for node in one.nodes] == [node.name for node in other.nodes]
+    for ours, theirs in ((one.nodes, other.nodes), (one.edges, other.edges)):
+        assert len(ours) == len(theirs)
+        assert all(abs(a.effect - b.effect) < 1e-9 for a, b in zip(ours, theirs, strict=True))
+    pairs = [(one.metric, other.metric), (one.without, other.without)]
+    pairs += [(one.site_totals[site], other.site_totals[site]) for site in one.site_totals]
+    sides = [(name, side) for name in ("circuit", "edges") for side in ("kept", "left", "empty")]
+    pairs += [(getattr(curves[0][name], side), getattr(curves[1][name], side)) for name, side in sides]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert one.error_share == pytest.approx(other.error_share, rel=1e-9)
+
+
+def test_a_function_that_sees_all_prompts_is_not_given_some(model: SubjectModel, dictionaries: list[SAE]) -> None:
+    with pytest.raises(ConfigError, match="let it take another"):
+        whole(model, dictionaries[0], metric=lambda out: out.logits[:, -1, 3], batch_size=2)
+    with pytest.raises(DataError, match="gives 1 numbers for 2 prompts"):
+        whole(model, dictionaries[0], metric=lambda out, _: out.logits[:, -1, 3].mean(), batch_size=2)
+    with pytest.raises(ConfigError, match="batch_size is 1 or more"):
+        whole(model, dictionaries[0], batch_size=0)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_circuit_is_read_as_it_was_and_damaged_files_are_refused(
+    model: SubjectModel, dictionaries: list[SAE], tmp_path: Path
+) -> None:
+    circuit = feature_circuit(
+        model, dictionaries, CLEAN, CORRUPT, max_nodes=12, method="integrated", steps=2, progress=False
+    )
+    again = FeatureCircuit.load(circuit.save(tmp_path / "circuit"))
+    assert str(again) == str(circuit)
+    assert (again.nodes, again.edges, again.fingerprint) == (circuit.nodes, circuit.edges, model.fingerprint())
+    assert torch.equal(again.metric, circuit.metric)
+    assert again.site_changes is not None
+    assert circuit.site_changes is not None
+    assert all(torch.equal(again.site_changes[site], change) for site, change in circuit.site_changes.items())
+    with pytest.raises(ConfigError, match="find it anew"):
+        again.run([0])
+    about = tmp_path / "circuit/circuit.json"
+    words = about.read_text()
+    for damaged, said in (
+        (words.replace('"integrated"', '"gradient"'), "changes of sites"),
+        (words.replace(f'"{SECOND}",', ""), "are not of each site"),
+        (words.replace('"format": 1', '"format": 2'), "of format 2"),
+        (words.replace('"n_nodes"', '"nodes"'), "n_nodes"),
+        (words[:-20], "cannot be"),
+    ):
+        assert damaged != words
+        about.write_text(damaged)
+        with pytest.raises(ms.MonosemError, match=said):
+            FeatureCircuit.load(tmp_path / "circuit")
+
+
 def test_what_is_printed_names_nodes_edges_and_errors(model: SubjectModel, dictionaries: list[SAE]) -> None:
     circuit = feature_circuit(model, dictionaries, CLEAN, CORRUPT, max_nodes=20, progress=False)
     words = str(circuit)
@@ -419,10 +576,10 @@ def test_what_comes_before_all_sites_is_not_run_again_and_no_bit_changes(
     plain = [circuit.run(range(n)) for n in (0, 3, 40)]
     calls: list[int] = []
     handle = model.module.get_submodule("transformer.h.0.mlp").register_forward_hook(lambda *_: calls.append(1))
-    with circuit.parts.spared():
-        before = len(calls)
-        spared = [circuit.run(range(n)) for n in (0, 3, 40)]
-        assert len(calls) == before
+    parts = circuit.parts
+    assert parts is not None
+    spared = parts.runs([(parts.order[:n], False) for n in (0, 3, 40)])
+    assert len(calls) == 2, "once to see what comes before, once to keep what it gives"
     handle.remove()
     assert all(torch.equal(a, b) for a, b in zip(plain, spared, strict=True))
     curve = circuit.faithfulness([3], baselines=[], progress=False)["circuit"]

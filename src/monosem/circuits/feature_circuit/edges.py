@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.circuits.feature_circuit.batches import Batch
 from monosem.circuits.feature_circuit.nodes import Numbering, SiteEffects
+from monosem.circuits.feature_circuit.parts import Parts
 from monosem.interventions.way import Put, Site, Way
 from monosem.models import EditContext
 from monosem.work import doing
@@ -89,40 +92,42 @@ class Targets:
         return self.features[self.numbers == number].sum() + self.errors[:, self.of_errors == number].sum()
 
 
-def edges_of(
-    way: Way,
-    others: Sequence[Site],
-    numberings: Sequence[Numbering],
-    gradients: Sequence[Tensor],
-    nodes: Sequence[tuple[int, int]],
-) -> list[Edge]:
+def edges_of(parts: Parts, nodes: Sequence[tuple[int, int]]) -> list[Edge]:
     """All edges between nodes, each (site, number), and from them to the number itself; largest first.
 
     A target's own effect on the number, to first order, times what the source moves in it. With all nodes of all sites
     given, the edges out of a node add up to its effect.
     """
-    cut = Cut(way)
     at = {node: i for i, node in enumerate(nodes)}
-    n_contexts = len(cut.number)
-    found: list[Edge] = []
+    sums: dict[tuple[int, int], float] = {}
+    with doing("edges", len(nodes) * len(parts.slices), unit="nodes") as work:
+        for batch in parts.batches():
+            for source, target, effect in _of_batch(batch, parts.numberings, at, work):
+                sums[source, target] = sums.get((source, target), 0.0) + effect
+    found = [Edge(*ends, total / len(parts.value)) for ends, total in sums.items() if total]
+    return sorted(found, key=lambda edge: -abs(edge.effect))
 
-    def add(number: Tensor, until: int, target: int) -> None:
+
+def _of_batch(
+    batch: Batch, numberings: Sequence[Numbering], at: dict[tuple[int, int], int], work: Any
+) -> Iterator[tuple[int, int, float]]:
+    """Sources, targets, and effects summed over some prompts."""
+    cut = Cut(batch.way)
+
+    def into(number: Tensor, until: int, target: int) -> Iterator[tuple[int, int, float]]:
         for index, gradient in enumerate(cut.gradients(number, until)):
             if gradient is None:
                 continue
-            effects = SiteEffects.of(way.sites[index], others[index], gradient, numberings[index])
-            sums = (effects.values.sum(0) / n_contexts).tolist()
-            for node, effect in zip(effects.numbers.tolist(), sums, strict=True):
-                if effect and (index, node) in at:
-                    found.append(Edge(at[index, node], target, effect))
+            effects = SiteEffects.of(batch.way.sites[index], batch.others[index], gradient, numberings[index])
+            for node, effect in zip(effects.numbers.tolist(), effects.sums.tolist(), strict=True):
+                if (index, node) in at:
+                    yield at[index, node], target, effect
 
-    add(cut.number.sum(), len(way.sites), OUTPUT)
-    with doing("edges", len(nodes), unit="nodes") as work:
-        for index in range(len(way.sites)):
-            own = [node for node in nodes if node[0] == index]
-            if own and index:
-                targets = Targets(cut, index, numberings[index], gradients[index])
-                for node in own:
-                    add(targets.of(node[1]), index, at[node])
-            work.advance(len(own))
-    return sorted(found, key=lambda edge: -abs(edge.effect))
+    yield from into(cut.number.sum(), len(batch.way.sites), OUTPUT)
+    for index in range(len(batch.way.sites)):
+        own = [node for node in at if node[0] == index]
+        if own and index:
+            targets = Targets(cut, index, numberings[index], batch.gradients[index])
+            for node in own:
+                yield from into(targets.of(node[1]), index, at[node])
+        work.advance(len(own))

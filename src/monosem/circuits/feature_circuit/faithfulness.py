@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.circuits.feature_circuit.edge_runs import Link
 from monosem.circuits.feature_circuit.edges import OUTPUT, Edge
 from monosem.circuits.feature_circuit.parts import Parts
 from monosem.circuits.sites import neurons_like
@@ -24,6 +25,7 @@ Baseline = Literal["neurons", "random dictionary", "random nodes", "edges", "ran
 BASELINES: tuple[Baseline, ...] = ("neurons", "random dictionary", "random nodes", "edges", "random edges")
 Errors = Literal["nodes", "kept", "removed"]
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+Item = TypeVar("Item")
 DRAWS = 3
 """Random circuits of each size, over which the mean is taken."""
 
@@ -122,9 +124,6 @@ def faithfulness(
     return Faithfulness(curves, errors)
 
 
-Nodes = list[tuple[int, int]]
-
-
 class _Runs:
     """Runs of a model with parts of circuits."""
 
@@ -136,57 +135,68 @@ class _Runs:
         errors: Errors,
         generator: np.random.Generator,
     ) -> None:
-        self.parts, self.edges = parts, edges
-        self.sizes, self.errors, self.generator = sizes, errors, generator
+        self.parts, self.sizes, self.errors, self.generator = parts, sizes, errors, generator
+        ends = [
+            (parts.order[edge.source], None if edge.target == OUTPUT else parts.order[edge.target]) for edge in edges
+        ]
+        self.links: list[Link] = [
+            (source, target)
+            for source, target in ends
+            if errors == "nodes" or not any(parts.is_error(end) for end in (source, target) if end is not None)
+        ]
 
     def curve(self, name: str) -> Curve:
         """That of the circuit, or of a baseline."""
         parts = self.parts
         if name in ("edges", "random edges"):
-            edges = list(range(len(self.edges)))
-            orders = [edges] if name == "edges" else self._shuffled(edges)
-            return self._measured(name, parts, orders, self._touched)
+            return self._of_edges(name)
         if name == "neurons":
-            parts = parts.again(neurons_like(parts.asked.model, parts.way.sites))
+            parts = parts.again(neurons_like(parts.asked.model, parts.first().way.sites))
         if name == "random dictionary":
             parts = parts.again(_random(parts))
-        nodes = [node for node in parts.order if self.errors == "nodes" or not _is_error(parts, node)]
-        return self._measured(name, parts, self._shuffled(nodes) if name == "random nodes" else [nodes], list)
+        nodes = [node for node in parts.order if self.errors == "nodes" or not parts.is_error(node)]
+        circuits, sizes = self._circuits(nodes, name == "random nodes")
+        always, never = self._errors(parts)
+        runs = [(one + always, False) for of in circuits for one in of]
+        runs += [(one + never, True) for of in circuits for one in of]
+        values = parts.runs([*runs, (always, False)])
+        return self._curve(name, sizes, sizes, values, parts)
 
-    def _measured(
-        self, name: str, parts: Parts, orders: Sequence[list[Any]], nodes_of: Callable[[list[Any]], Nodes]
-    ) -> Curve:
-        """Of the first of each order; of several orders the mean."""
-        every_error = [node for node in parts.order if _is_error(parts, node)] if self.errors != "nodes" else []
-        always, never = (every_error if self.errors == which else [] for which in ("kept", "removed"))
-        sizes = sorted({min(size, len(orders[0])) for size in self.sizes})
-        circuits = [[nodes_of(order[:size]) for order in orders] for size in sizes]
-        with parts.spared():
-            kept = [torch.stack([parts.run(one + always) for one in of]).mean(0) for of in circuits]
-            left = [torch.stack([parts.run(one + never, but=True) for one in of]).mean(0) for of in circuits]
-            empty = parts.run(always)
-        nodes = [sum(map(len, of)) / len(of) for of in circuits]
-        return Curve(name, sizes, nodes, torch.stack(kept), torch.stack(left), parts.value, empty)
+    def _of_edges(self, name: str) -> Curve:
+        """Each node reads from its own edges alone."""
+        circuits, sizes = self._circuits(self.links, name == "random edges")
+        always, never = self._errors(self.parts)
+        runs = [(one, False, always) for of in circuits for one in of]
+        runs += [(one, True, never) for of in circuits for one in of]
+        values = self.parts.edge_runs([*runs, ([], False, always)])
+        touched = [float(np.mean([len(_ends(one)) for one in of])) for of in circuits]
+        return self._curve(name, sizes, touched, values, self.parts)
 
-    def _touched(self, edges: list[int]) -> Nodes:
-        """The nodes at both ends."""
-        chosen = [self.edges[i] for i in edges]
-        ends = {end for edge in chosen for end in (edge.source, edge.target) if end != OUTPUT}
-        nodes = [self.parts.order[end] for end in sorted(ends)]
-        return [node for node in nodes if self.errors == "nodes" or not _is_error(self.parts, node)]
+    def _curve(self, name: str, sizes: list[int], nodes: Sequence[float], values: Tensor, parts: Parts) -> Curve:
+        """From values of all runs: circuits alone, without them, and nothing; of several draws the mean."""
+        of_sizes = values[:-1].unflatten(0, (2, len(sizes), -1)).mean(2)
+        return Curve(name, sizes, list(map(float, nodes)), of_sizes[0], of_sizes[1], parts.value, values[-1])
 
-    def _shuffled(self, items: list[Any]) -> list[list[Any]]:
-        return [[items[i] for i in self.generator.permutation(len(items))] for _ in range(DRAWS)]
+    def _circuits(self, items: Sequence[Item], drawn: bool) -> tuple[list[list[list[Item]]], list[int]]:
+        """Of each size the first, or as many at random several times; and the sizes."""
+        orders = [[items[i] for i in self.generator.permutation(len(items))] for _ in range(DRAWS)]
+        sizes = sorted({min(size, len(items)) for size in self.sizes})
+        return [[list(order[:size]) for order in (orders if drawn else [items])] for size in sizes], sizes
+
+    def _errors(self, parts: Parts) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Nodes that are always in, and never."""
+        every = [node for node in parts.order if parts.is_error(node)] if self.errors != "nodes" else []
+        return every if self.errors == "kept" else [], every if self.errors == "removed" else []
 
 
-def _is_error(parts: Parts, node: tuple[int, int]) -> bool:
-    return int(parts.numberings[node[0]].back(torch.tensor([node[1]]))[1]) < 0
+def _ends(links: Sequence[Link]) -> set[tuple[int, int]]:
+    return {end for link in links for end in link if end is not None}
 
 
 def _random(parts: Parts) -> list[SAE]:
     """Dictionaries that never learned, of the same kinds and sizes at the same places."""
     found: list[SAE] = []
-    for site in parts.way.sites:
+    for site in parts.first().way.sites:
         assert site.x is not None
         fresh = random_sae(site.sae, site.rows, None if site.sae.autoencodes else site.x[site.kept])
         fresh.metadata = site.sae.metadata.model_copy(

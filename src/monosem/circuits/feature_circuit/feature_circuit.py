@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.circuits.feature_circuit.batches import Asked, Method, Told
 from monosem.circuits.feature_circuit.edges import OUTPUT, Edge, edges_of
 from monosem.circuits.feature_circuit.faithfulness import BASELINES, SIZES, Baseline, Errors, Faithfulness, faithfulness
 from monosem.circuits.feature_circuit.nodes import Node
-from monosem.circuits.feature_circuit.parts import Ablation, Asked, Method, Parts
+from monosem.circuits.feature_circuit.parts import Parts
+from monosem.circuits.feature_circuit.saved import read_circuit, write_circuit
+from monosem.circuits.feature_circuit.states import Ablation
 from monosem.circuits.sites import Dictionaries
 from monosem.errors import ConfigError
-from monosem.interventions.number import Of, number_of
+from monosem.interventions.number import Of
 from monosem.models import SubjectModel
 from monosem.work import as_job
 
@@ -40,7 +44,13 @@ class FeatureCircuit:
     """The sum of the effects of all nodes of each site."""
     site_changes: dict[str, Float[Tensor, " contexts"]] | None
     """What goes of the number when that site alone goes to its other state, where that was asked for: "integrated"."""
-    parts: Parts = field(repr=False)
+    error_share: float
+    """The share of errors in the sum of all nodes' effects without sign; NaN where there are no effects."""
+    model: str
+    fingerprint: str
+    """Of the model, as `model.fingerprint()` has it."""
+    parts: Parts | None = field(default=None, repr=False)
+    """The way to run the model again, while it is there: for `run` and `faithfulness`."""
 
     @property
     def incompleteness(self) -> dict[str, Float[Tensor, " contexts"]]:
@@ -58,17 +68,6 @@ class FeatureCircuit:
         """Of the nodes, how many are errors."""
         return sum(node.is_error for node in self.nodes)
 
-    @property
-    def error_share(self) -> float:
-        """The share of errors in the sum of all nodes' effects without sign."""
-        every = [each.values.mean(0).abs() for each in self.parts.effects]
-        errors = [
-            value[numbering.back(each.numbers)[1] < 0].sum()
-            for value, each, numbering in zip(every, self.parts.effects, self.parts.numberings, strict=True)
-        ]
-        total = sum(float(value.sum()) for value in every)
-        return sum(map(float, errors)) / total if total else float("nan")
-
     @torch.no_grad()
     def run(self, nodes: Sequence[int] | Sequence[tuple[int, int]], but: bool = False) -> Float[Tensor, " contexts"]:
         """The number with these nodes alone as they are, all others in their other state; with `but`, the reverse.
@@ -76,8 +75,17 @@ class FeatureCircuit:
         Args:
             nodes: places in `nodes`, or (site, number) of any nodes.
             but: these are in their other state, and all others as they are.
+
+        Raises:
+            ConfigError: the circuit was read from a file.
         """
-        return self.parts.run([self.parts.order[n] if isinstance(n, int) else n for n in nodes], but)
+        parts = self._live()
+        return parts.run([parts.order[n] if isinstance(n, int) else n for n in nodes], but)
+
+    def _live(self) -> Parts:
+        if self.parts is None:
+            raise ConfigError("this circuit was read from a file and has no model to run: find it anew")
+        return self.parts
 
     @as_job
     def faithfulness(
@@ -96,8 +104,9 @@ class FeatureCircuit:
 
         Nodes that are in are computed anew from what stands before them; all others are put in their other state.
         Baselines, all of equal sizes: the model's own neurons at the same places and a dictionary that never learned,
-        each with effects of its own; nodes at random; nodes that the largest edges touch, and that as many edges at
-        random touch (a mean of 3 draws).
+        each with effects of its own; nodes at random (a mean of 3 draws). Edges, beside as many at random: each node
+        is computed from the sources that have an edge to it and from nothing else, so that every set of sources costs a
+        forward pass; without them, each from all but these.
 
         Args:
             sizes: numbers of nodes, or of edges; those above what there is are cut to it.
@@ -107,9 +116,27 @@ class FeatureCircuit:
             progress: show where it is.
 
         Raises:
-            ConfigError: there are no sizes, or a baseline is not known.
+            ConfigError: there are no sizes, a baseline is not known, or the circuit was read from a file.
         """
-        return faithfulness(self.parts, self.edges, sizes, baselines, errors, seed)
+        return faithfulness(self._live(), self.edges, sizes, baselines, errors, seed)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write circuit.json and circuit.safetensors into a folder.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        write_circuit(self, Path(folder))
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FeatureCircuit:
+        """Read what `save` has written; it is checked, and nothing in it is run. What runs the model is not in it.
+
+        Raises:
+            FileError: files are missing, damaged, or do not belong together.
+        """
+        return cls(**read_circuit(Path(folder)))
 
     def __str__(self) -> str:
         lines = [
@@ -130,7 +157,7 @@ def feature_circuit(
     dictionaries: Dictionaries,
     clean: Any,
     corrupt: Any = None,
-    metric: Of = "loss",
+    metric: Of | Told = "loss",
     *,
     method: Method = "gradient",
     steps: int = 16,
@@ -139,6 +166,7 @@ def feature_circuit(
     by_position: bool = False,
     max_nodes: int = 100,
     edges: bool = True,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> FeatureCircuit:
     """Which features at several places make a number, by how much, and which of them make each other.
@@ -164,7 +192,7 @@ def feature_circuit(
     Args:
         model: the model.
         dictionaries: SAEs and transcoders, one a place; by the hook point that they read, if they do not know it.
-        clean: what the model reads: texts, token ids, a mapping. All of it is read at once.
+        clean: what the model reads: texts, token ids, a mapping.
         corrupt: as many prompts of the same lengths, token by token beside the clean ones.
         metric: "loss", a token, two of them, `(hook, direction)` or a function, as `of` of `ms.attribute`.
         method: "gradient", or "integrated".
@@ -174,6 +202,8 @@ def feature_circuit(
         by_position: a node for each token's position, in place of one for all.
         max_nodes: how many nodes are listed, and have edges between them.
         edges: find the edges: a backward pass for every node listed.
+        batch_size: prompts that are read at once; as many as have 4,096 tokens, if not given. A function that is not
+            told which prompts it sees reads all at once: let it take a second argument, a slice of the prompts.
         progress: show where it is.
 
     Raises:
@@ -185,17 +215,26 @@ def feature_circuit(
         raise ConfigError(f'method is "gradient" or "integrated" of 1 step or more, got {method!r} of {steps}')
     if ablate not in ("mean", "zero") or max_nodes < 1:
         raise ConfigError(f'ablate is "mean" or "zero", max_nodes at least 1, got {ablate!r}, {max_nodes}')
-    number = number_of(model, metric, position)
-    asked = Asked(model, _read(model, clean), _read(model, corrupt), number, method, steps, ablate, by_position)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is 1 or more, got {batch_size}")
+    read = _read(model, clean), _read(model, corrupt)
+    asked = Asked(model, *read, metric, position, method, steps, ablate, by_position, batch_size)
     parts = Parts(asked, dictionaries)
-    sites, listed = parts.way.sites, parts.order[:max_nodes]
-    found = edges_of(parts.way, parts.others, parts.numberings, parts.gradients, listed) if edges else []
-    changes = None
-    if method == "integrated":
-        changes = {site.write: parts.value - parts.alone(site).value(0.0) for site in sites}
-    totals = {site.write: each.values.sum(1) for site, each in zip(sites, parts.effects, strict=True)}
-    nodes = [parts.node(*each) for each in listed]
-    return FeatureCircuit(nodes, found, parts.value, parts.run([]), len(parts.order), method, totals, changes, parts)
+    listed = parts.order[:max_nodes]
+    return FeatureCircuit(
+        nodes=[parts.node(*each) for each in listed],
+        edges=edges_of(parts, listed) if edges else [],
+        metric=parts.value,
+        without=parts.run([]),
+        n_nodes=len(parts.order),
+        method=method,
+        site_totals=dict(zip(parts.hooks, (each.totals for each in parts.effects), strict=True)),
+        site_changes=None if parts.changes is None else dict(zip(parts.hooks, parts.changes, strict=True)),
+        error_share=parts.error_share,
+        model=model.name,
+        fingerprint=model.fingerprint(),
+        parts=parts,
+    )
 
 
 def _read(model: SubjectModel, inputs: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.circuits.feature_circuit.states import summed
 from monosem.codes import SparseCodes
 from monosem.interventions.way import Put, Site
 from monosem.models import EditContext
@@ -67,10 +68,13 @@ class Numbering:
 
 @dataclass
 class SiteEffects:
-    """How much of the number of each context every node of a site carries."""
+    """How much of the number every node of a site carries."""
 
     numbers: Int[Tensor, " nodes"]
-    values: Float[Tensor, "contexts nodes"]
+    sums: Float[Tensor, " nodes"]
+    """Over contexts."""
+    totals: Float[Tensor, " contexts"]
+    """Over nodes."""
 
     @staticmethod
     def of(site: Site, other: Site, gradient: Float[Tensor, "contexts pos d"], numbering: Numbering) -> SiteEffects:
@@ -88,10 +92,13 @@ class SiteEffects:
         latents = torch.full_like(position, numbering.n_latents)
         parts.append((numbering.of(position, latents), context, error[context, position]))
         numbers, contexts, values = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        unique, inverse = numbers.unique(return_inverse=True)
-        found = torch.zeros(n_contexts, len(unique), dtype=gradient.dtype, device=gradient.device)
-        found.index_put_((contexts, inverse), values, accumulate=True)
-        return SiteEffects(unique, found)
+        totals = torch.zeros(n_contexts, dtype=gradient.dtype, device=gradient.device)
+        return SiteEffects(*summed(numbers, values), totals.index_add_(0, contexts, values))
+
+    def plus(self, other: SiteEffects) -> SiteEffects:
+        """Of both, contexts one after another."""
+        numbers, sums = summed(torch.cat([self.numbers, other.numbers]), torch.cat([self.sums, other.sums]))
+        return SiteEffects(numbers, sums, torch.cat([self.totals, other.totals]))
 
 
 class Mask:
@@ -109,7 +116,7 @@ class Mask:
         self.error_in: Bool[Tensor, " pos"] = self.chosen[errors]
         self._rows: Tensor | None = None
         gone = ~self.chosen[numbering.of_entries(other, other.entries)]
-        self.comes = other.written(_some(other.entries, gone), other.rows)
+        self.comes = other.written(some(other.entries, gone), other.rows)
 
     def functions(self) -> list[tuple[str, Put]]:
         """What stands at its hook points, in the forward pass."""
@@ -130,19 +137,20 @@ class Mask:
         gone = ~self.chosen[self.numbering.of_entries(self.site, entries)]
         new = x
         if bool(gone.any()) or bool((self.comes != 0).any()):
-            new = x - self.site.written(_some(entries, gone), self._rows) + self.comes
+            new = x - self.site.written(some(entries, gone), self._rows) + self.comes
         if not bool(self.error_in.all()):
             rest = x - self.site.written(entries, self._rows)
             new = torch.where(self.error_in[:, None], new, new - rest + self.other.rest)
         return new
 
 
-def _some(codes: SparseCodes, kept: Bool[Tensor, " entries"]) -> SparseCodes:
+def some(codes: SparseCodes, kept: Bool[Tensor, " entries"]) -> SparseCodes:
+    """Some entries of codes."""
     return codes._keep(kept, codes.indices, codes.n_latents)
 
 
 def order_of(sites: Sequence[SiteEffects]) -> list[tuple[int, int]]:
     """(site, column) of all nodes, largest mean effect first, whatever its sign; ties in order."""
-    means = torch.cat([each.values.mean(0).abs() for each in sites])
+    sizes = torch.cat([each.sums.abs() for each in sites])
     places = [(site, column) for site, each in enumerate(sites) for column in range(len(each.numbers))]
-    return [places[i] for i in torch.argsort(means, descending=True, stable=True).tolist()]
+    return [places[i] for i in torch.argsort(sizes, descending=True, stable=True).tolist()]
