@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Suite(StrEnum):
+    core = "core"
+    full = "full"
 
 
 def evaluate(
@@ -13,19 +19,23 @@ def evaluate(
     images: Annotated[str | None, typer.Option(help="Held-out images: a folder, an IDX or .npz file.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read.")] = None,
     loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
+    suite: Annotated[Suite | None, typer.Option(help="core: what one pass says; full: all that is known.")] = None,
+    last_words: Annotated[str | None, typer.Option(help="A file of passages whose last word is to be guessed.")] = None,
     model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
     """Measure a trained SAE on held-out text, beside its controls; rewrites evaluation.json, features/ and figures/.
 
-    Of a run of several dictionaries, all of them: rewrites results.json and results.svg too.
+    Of a run of several dictionaries, all of them: rewrites results.json and results.svg too. Killed, the same command
+    goes on where it was.
     """
     from monosem.cli.console import console
     from monosem.runs import open_run, run_evaluation, run_evaluations
 
     opened = open_run(run, model, hook)
-    given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens}
+    given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens, "last_words": last_words}
     changes = {name: value for name, value in given.items() if value is not None}
+    changes |= {} if suite is None else {"suite": suite.value}
     config = opened.config.evaluation.model_copy(update=changes)
     measure = run_evaluations if opened.config.several else run_evaluation
     console().print(measure(opened, config=config).table())

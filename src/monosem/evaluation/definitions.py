@@ -135,6 +135,17 @@ BEHAVIOUR = {
     "kl_over_random_cosine": Definition(
         "KL over that at the same angle", "KL at y / KL of a random error, same angle", "", "down", "Gurnee, 2024"
     ),
+    "kl_beyond": Definition(
+        "KL past the training's context", "KL at positions that no context of the training had", "nats", "down"
+    ),
+    "kl_beyond_over_within": Definition("  over KL within it", "KL at those positions / KL at all others", "", "down"),
+    "last_word": Definition(
+        "last word guessed",
+        "share of passages all tokens of whose last word are the likeliest ones, y in place of x",
+        "share",
+        "up",
+        "Paperno et al., The LAMBADA dataset, 2016",
+    ),
     "accuracy": Definition("accuracy", "share of right answers, y in place of x", "share", "up"),
     "agreement": Definition("same answer as clean", "share of answers that are those of the model", "share", "up"),
 }

@@ -17,7 +17,6 @@ from monosem.evaluation.predictions import Predictions
 from monosem.intervals import DocumentSums, Interval, Metric
 from monosem.interventions import Replace
 from monosem.models import ModelSet, Replay, SubjectModel
-from monosem.ranks import Group
 
 EVALUATING, LOSSES = "evaluating", "measuring losses"  # stages of the work
 LOSS_POSITIONS = 4_096
@@ -113,10 +112,6 @@ class DownstreamLoss(ABC):
             self.sums.add(name, documents, found.loss[name])
             self.sums.add(f"kl {name}", documents, found.kl[name])
             self.sums.add(f"right {name}", documents, found.right[name])
-
-    def add_up(self, every: Group) -> None:
-        """Take in what other processes have, of which each takes in all."""
-        self.sums.add_up(every)
 
     def clean(self) -> Interval:
         return self.sums.interval(_mean_of("clean"))

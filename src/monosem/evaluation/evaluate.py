@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +12,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import ActivationSource
+from monosem.activations import ActivationSource, models_of
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
 from monosem.evaluation.controls import PCA, fit_controls
 from monosem.evaluation.downstream import LOSSES
+from monosem.evaluation.going_on import Keeper
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Dictionary, Metric, Seen
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
-from monosem.evaluation.suites import Suite, Survey, metrics_of, of_dictionary, of_everything
+from monosem.evaluation.suites import extras_of, metrics_of, of_dictionary
+from monosem.evaluation.survey import Suite, Survey
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
 from monosem.sae import SAE
+from monosem.sae.identity import dictionary_hash
 from monosem.work import as_job, doing, each, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
@@ -53,6 +58,9 @@ def evaluate(
     loss_tokens: int = 65_536,
     controls: bool = True,
     observers: Sequence[Observer] = (),
+    last_words: str | Path | None = None,
+    keep: str | Path | None = None,
+    minutes: float = 2.0,
     progress: bool = True,
 ) -> EvaluationReport:
     """Measure SAEs on text or images that they were not trained on, beside their controls.
@@ -86,6 +94,10 @@ def evaluate(
         loss_tokens: tokens for the losses; 0 leaves them out.
         controls: measure them too.
         observers: called with the codes of the first SAE of every batch, so that one pass serves all.
+        last_words: a file of passages whose last word is to be guessed (LAMBADA), one a line, or with a key "text".
+        keep: a file in which the state is kept every few `minutes`; the same call goes on from it, with any number of
+            processes, to the same numbers. It goes when all is done.
+        minutes: between saves.
         progress: show where it is.
 
     Raises:
@@ -119,23 +131,30 @@ def evaluate(
         sources = reading.first.predicted
         losses = Losses(sources, list(columns), reading.contexts, reading.known, min(loss_tokens, tokens))
         reading.losses = losses
-    survey = Survey(saes, columns, reading, x, wanted, losses)
+    survey = Survey(saes, columns, reading, x, wanted, losses, last_words, tokens=tokens, loss_tokens=loss_tokens)
     metrics = metrics_of(survey, suite)
+    keeper = None
+    if keep is not None and isinstance(reading, ModelReading):
+        about = {**facts, "tokens": tokens, "loss_tokens": loss_tokens, "suite": suite, "columns": list(columns)}
+        about["dictionaries"] = [dictionary_hash(one) for one in saes.values()]
+        about["model"] = [one.fingerprint() for one in models_of(reading.model)]
+        keeper = Keeper(keep, about, metrics, observers, everyone(), minutes)
     losing = stage(LOSSES, min(loss_tokens, tokens) if losses else 0, unit="tokens")
-    for seen in reading.seen(columns):
-        _tell(observers, seen, next(iter(saes)))
-        if losses and seen.start < losses.last:
-            with losing:
-                before = losses.n_predictions
-                losses.add(seen)
-                losing.advance(everyone().size * (losses.n_predictions - before))
-        for metric in metrics:
-            if metric is not losses:
+    with keeper.request if keeper else nullcontext():
+        for seen in reading.seen(columns, keeper):
+            _tell(observers, seen, next(iter(saes)))
+            if losses and seen.start < losses.last:
+                with losing:
+                    losing.advance(everyone().size * sum(map(len, seen.predictions().values())) / len(losses.losses))
+            for metric in metrics:
                 metric.add(seen)
     losing.close()
     for metric in metrics:
         metric.add_up(everyone())
-    return _report(survey, metrics, facts, suite)
+    report = _report(survey, metrics, facts, suite)
+    if keeper:
+        keeper.forget()
+    return report
 
 
 def named(sae: SAE | Mapping[str, SAE] | Sequence[SAE]) -> dict[str, SAE]:
@@ -195,6 +214,8 @@ def _tell(observers: Sequence[Observer], seen: Seen, first: str) -> None:
     assert seen.batch is not None
     assert seen.kept is not None
     for observer in observers:
+        if seen.start < getattr(observer, "next_context", 0):
+            continue
         at = getattr(observer, "at", None)
         if at is not None:
             at(seen.start)
@@ -209,9 +230,18 @@ def _report(
         columns[name] = {key: value for metric in metrics for key, value in metric.result(name).items()}
     for name, sae in survey.saes.items():
         columns[name] |= of_dictionary(sae, suite)
-    for name, found in of_everything(survey, suite).items():
-        if name in columns:
-            columns[name] |= found
+    tables = {
+        name: {key: table for metric in metrics for key, table in metric.tables(name).items()}
+        for name in survey.columns
+    }
+    notes = {key: note for metric in metrics for key, note in metric.notes().items()}
+    for extra in extras_of(survey, suite):
+        notes |= extra.notes
+        facts |= extra.facts
+        for name, found in extra.columns.items():
+            columns.setdefault(name, {}).update(found)
+        for name, found in extra.tables.items():
+            tables.setdefault(name, {}).update(found)
     pca = survey.columns.get("PCA")
     if isinstance(pca, PCA):
         columns["PCA"]["l0"] = Interval(pca.k)
@@ -225,9 +255,6 @@ def _report(
         facts,
         {name: main.firing_rates(name) for name in survey.saes},
         {name: main.l0_counts(name) for name in survey.saes},
-        notes={key: note for metric in metrics for key, note in metric.notes().items()},
-        tables={
-            name: {key: table for metric in metrics for key, table in metric.tables(name).items()}
-            for name in survey.columns
-        },
+        notes=notes,
+        tables=tables,
     )

@@ -19,7 +19,6 @@ from monosem.evaluation.predictions import Predictions
 from monosem.evaluation.sources import SourceLosses
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
-from monosem.ranks import Group
 from monosem.sae.metadata import SAEMetadata
 
 Edit = Callable[[Float[Tensor, "rows d"], Float[Tensor, "rows d"], Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
@@ -148,10 +147,6 @@ class Losses(Metric):
         assert isinstance(other, Losses)
         for source, loss in self.losses.items():
             loss.sums.merge(other.losses[source].sums)
-
-    def add_up(self, every: Group) -> None:
-        for loss in self.losses.values():
-            loss.add_up(every)
 
     def state(self) -> dict[str, np.ndarray]:
         return {f"{source}\n{key}": v for source, loss in self.losses.items() for key, v in loss.sums.arrays.items()}

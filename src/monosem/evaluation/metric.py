@@ -164,15 +164,8 @@ class Metric(ABC):
 
     def add_up(self, every: Group) -> None:
         """Take in what other processes have, of which each takes in all."""
-        if every.size == 1:
-            return
-        self.sums.add_up(every)
-        said = every.words({key: [str(v.dtype), list(v.shape)] for key, v in self.counts.items()})
-        for key, kind in sorted({key: one[key][0] for one in said for key in one}.items()):
-            shapes = [one[key][1] for one in said if key in one]
-            whole = np.zeros([max(sizes) for sizes in zip(*shapes, strict=True)], kind)
-            own = self.counts.get(key)
-            self.counts[key] = every.sum_(torch.from_numpy(whole if own is None else _added(own, whole))).numpy()
+        if every.size > 1:
+            self.load_state(added_up(self.state(), every))
 
     def state(self) -> dict[str, np.ndarray]:
         """All that it knows, to go on from."""
@@ -185,6 +178,21 @@ class Metric(ABC):
         for key, values in state.items():
             kind, _, name = key.partition(" ")
             (self.sums.arrays if kind == "sums" else self.counts)[name] = values.copy()
+
+
+def added_up(state: Mapping[str, np.ndarray], every: Group) -> dict[str, np.ndarray]:
+    """The sums of all processes, each array filled up with zeros to the longest."""
+    if every.size == 1:
+        return dict(state)
+    said = every.words({key: [str(values.dtype), list(values.shape)] for key, values in state.items()})
+    found: dict[str, np.ndarray] = {}
+    for key, kind in sorted({key: one[key][0] for one in said for key in one}.items()):
+        shapes = [one[key][1] for one in said if key in one]
+        whole = np.zeros([max(sizes) for sizes in zip(*shapes, strict=True)], kind)
+        if key in state:
+            whole[tuple(slice(n) for n in state[key].shape)] = state[key]
+        found[key] = every.sum_(torch.from_numpy(whole)).numpy()
+    return found
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:

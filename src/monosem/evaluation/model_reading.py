@@ -13,6 +13,7 @@ from monosem.activations import Found, Piece, Reading, Wanted, join, reopened, r
 from monosem.activations import Mapping as Places
 from monosem.errors import DataError, MismatchError
 from monosem.evaluation.downstream import EVALUATING, loss_contexts
+from monosem.evaluation.going_on import Keeper
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Seen
 from monosem.models import ModelSet, SubjectModel
@@ -37,9 +38,10 @@ class ModelReading:
         model: SubjectModel | ModelSet,
         hook: str | Sequence[str] | None,
         tokens: int,
+        rules: Mapping[str, Any] | None = None,
         **data: Any,
     ) -> None:
-        """Open the data, the `text`, or `images` and `labels`, of `reopened`.
+        """Open the data, the `text`, or `images` and `labels`, of `reopened`; `rules` stand in place of the SAE's own.
 
         Raises:
             MismatchError: a dictionary does not fit the model, or not beside the first.
@@ -51,7 +53,8 @@ class ModelReading:
         self._require_one_place()
         for one in self.places.values():
             join(one.sae, model, one.hooks if len(one.hooks) > 1 else one.hooks[0])
-        self.known = shared_rules([sae.metadata for sae in saes.values()])
+        self.known = shared_rules([sae.metadata for sae in saes.values()]).model_copy(update=dict(rules or {}))
+        self.asked = data
         self.contexts, self.data = reopened(self.known, model, self.first.hooks[0], **data)
         self.things = "tokens" if data.get("images") is None else "patches"
         rows_a_context(self.contexts, self.known)
@@ -79,10 +82,19 @@ class ModelReading:
             where += f" -> {' + '.join(self.first.targets)}"
         return {"model": self.model.name, "hook": where, "data": self.data, "things": self.things}
 
-    def _reading(self, rows: int) -> Reading:
+    def _reading(self, rows: int, place: tuple[int, int] = (0, 0)) -> Reading:
         alone = self.first.alone
         at_once = None if alone else loss_contexts(self.model, self.contexts.context_length)
-        return Reading(self.model, self.contexts, [Wanted(self.known, self.first.places)], rows, at_once=at_once)
+        start, counted = place
+        return Reading(
+            self.model,
+            self.contexts,
+            [Wanted(self.known, self.first.places)],
+            rows,
+            at_once=at_once,
+            start=start,
+            counted=(counted, start),
+        )
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor]:
         """What is read and what is predicted, flat, of the first rows."""
@@ -105,16 +117,18 @@ class ModelReading:
             )
         return x.to(torch.float32), target.flatten(1).to(torch.float32)
 
-    def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
-        """All that is read, or this process's part of it, as a stage of the work."""
-        reading = self._reading(self.tokens)
-        with doing(EVALUATING, self.tokens, unit="tokens") as work:
-            before = 0
+    def seen(self, columns: Mapping[str, Column], keeper: Keeper | None = None) -> Iterator[Seen]:
+        """All that is read, or this process's part of it, as a stage of the work; from where it was kept."""
+        place = keeper.go_on() if keeper else (0, 0)
+        reading, before = self._reading(self.tokens, place), place[1]
+        with doing(EVALUATING, self.tokens, done=before, unit="tokens") as work:
             for piece in reading.rounds():
                 if piece is not None:
                     yield self._of(piece, columns)
                 work.advance(reading.rows - before)
                 before = reading.rows
+                if keeper:
+                    keeper.round_is_over(reading.start, reading.rows)
 
     def token_counts(self) -> np.ndarray:
         """How often each token stands in the beginning of the data."""

@@ -161,8 +161,19 @@ class EvaluationReport:
                 lines.append(f"Accuracy without the SAE: {self.facts['accuracy_clean']:.1%}.")
         elif "predictions" in self.facts:
             lines.append(f"Losses on {self.facts['predictions']:,} predictions: {self.facts['loss']}.")
+        if "last_words" in self.facts:
+            guessed = f"{self.facts['last_word_clean']:.1%} guessed by the model itself"
+            lines.append(f"Last words of {self.facts['last_words']:,} passages: {guessed}.")
+        if "longer_context" in self.facts:
+            trained, longer = self.facts["trained_context"], self.facts["longer_context"]
+            lines.append(f"Trained on contexts of {trained:,} tokens; past them, on contexts of {longer:,}.")
+        if "untrained_tokens" in self.facts:
+            tokens = f"{self.facts['untrained_tokens']:,} tokens"
+            lines.append(f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}.")
         if "sources" in self.facts:
             lines.append(f"They are means over {self.facts['sources']} sources, replaced one at a time.")
+        if all(i.low is None for i in self.metrics.values()):
+            lines.append("No intervals: all of it is one document. Give text of several.")
         alive = self.firing_rates[self.firing_rates > 0]
         if len(alive):
             lines.append(f"Median firing rate of the {len(alive):,} latents alive: {np.median(alive):.3%}.")
@@ -237,3 +248,8 @@ def _span(interval: Interval | None) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return ""
     return f"{_number(interval.low)} - {_number(interval.high)}"
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON schema of what `save` writes."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_Saved.model_json_schema()}

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
-
-from jaxtyping import Float
-from torch import Tensor
+from collections.abc import Callable, Iterator
 
 from monosem.evaluation.curves import ByFrequency, ByPosition
 from monosem.evaluation.dark_matter import WIDEST, DarkMatter
 from monosem.evaluation.epsilon import OtherErrors
 from monosem.evaluation.l0 import L0
 from monosem.evaluation.language import LanguageLoss
+from monosem.evaluation.last_word import last_words
 from monosem.evaluation.latents import Latents
-from monosem.evaluation.losses import Losses
-from monosem.evaluation.metric import Column, Metric
+from monosem.evaluation.longer import beyond_training
+from monosem.evaluation.metric import Metric
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
-from monosem.evaluation.vectors import VectorReading
+from monosem.evaluation.survey import Extra, Suite, Survey
+from monosem.evaluation.untrained import untrained
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAE
-
-Suite = Literal["core", "full"]
-
-
-@dataclass
-class Survey:
-    """What is evaluated, on what."""
-
-    saes: Mapping[str, SAE]
-    columns: Mapping[str, Column]
-    """The SAEs and the controls, by name."""
-    reading: ModelReading | VectorReading
-    inputs: Float[Tensor, "rows ..."]
-    """A sample of what is read."""
-    sample: Float[Tensor, "rows d"]
-    """What is to be predicted of it."""
-    losses: Losses | None
-    """None where no losses are wanted."""
 
 
 def _reconstruction(survey: Survey) -> Metric:
@@ -67,33 +46,25 @@ def _losses(survey: Survey) -> Metric | None:
     return survey.losses or None
 
 
-def _one_place(survey: Survey) -> tuple[Losses, ModelReading] | None:
-    """Where the model is one, with one prediction a position, and one source is replaced."""
-    losses, reading = survey.losses, survey.reading
-    fits = losses and losses.single and isinstance(reading, ModelReading) and isinstance(reading.model, SubjectModel)
-    return (losses, reading) if losses and fits and isinstance(reading, ModelReading) else None
-
-
 def _other_errors(survey: Survey) -> Metric | None:
-    place = _one_place(survey)
+    place = survey.one_place()
     if place is None:
         return None
-    losses, reading = place
-    tokenizer = reading.model.tokenizer if reading.things == "tokens" else None
+    tokenizer = place.model.tokenizer if place.reading.things == "tokens" else None
     word = None if tokenizer is None else lambda token: str(tokenizer.decode([token]))
-    return OtherErrors(losses, list(survey.saes), word)
+    return OtherErrors(place.losses, list(survey.saes), word)
 
 
 def _by_position(survey: Survey) -> Metric | None:
-    place = _one_place(survey)
-    return None if place is None else ByPosition(list(survey.columns), place[1].contexts.context_length)
+    place = survey.one_place()
+    return None if place is None else ByPosition(list(survey.columns), place.reading.contexts.context_length)
 
 
 def _by_frequency(survey: Survey) -> Metric | None:
-    place = _one_place(survey)
-    if place is None or not isinstance(next(iter(place[0].losses.values())), LanguageLoss):
+    place = survey.one_place()
+    if place is None or not isinstance(next(iter(place.losses.losses.values())), LanguageLoss):
         return None
-    return ByFrequency(list(survey.columns), place[1].token_counts())
+    return ByFrequency(list(survey.columns), place.reading.token_counts())
 
 
 PASS: dict[Suite, list[Callable[[Survey], Metric | None]]] = {
@@ -107,20 +78,23 @@ OF_DICTIONARY: dict[Suite, list[Callable[[SAE], dict[str, Interval]]]] = {"core"
 """Metrics that need no data: `f(sae)`."""
 
 
-def _usefulness(survey: Survey) -> dict[str, dict[str, Interval]]:
+def _usefulness(survey: Survey) -> Extra | None:
     """Of dictionaries of one hook point of one language model."""
     reading = survey.reading
     if not isinstance(reading, ModelReading) or not isinstance(reading.model, SubjectModel):
-        return {}
+        return None
     if len(reading.first.hooks) > 1 or reading.things != "tokens" or reading.model.tokenizer is None:
-        return {}
+        return None
     from monosem.evaluation.probing.usefulness import usefulness  # scipy's statistics take their time
 
-    return usefulness(survey.saes, reading.model, reading.first.hooks[0])
+    return Extra(usefulness(survey.saes, reading.model, reading.first.hooks[0]))
 
 
-OF_EVERYTHING: list[Callable[[Survey], dict[str, dict[str, Interval]]]] = [_usefulness]
-"""What has calls of its own (probing, ground truth) and joins the full suite: by name of the SAE, then by metric."""
+CALLS: dict[Suite, list[Callable[[Survey], Extra | None]]] = {
+    "core": [last_words],
+    "full": [beyond_training, untrained, _usefulness],
+}
+"""What goes through data of its own (other contexts, other models, probing, ground truth) and joins the report."""
 
 
 def metrics_of(survey: Survey, suite: Suite) -> list[Metric]:
@@ -137,10 +111,9 @@ def of_dictionary(sae: SAE, suite: Suite) -> dict[str, Interval]:
     return found
 
 
-def of_everything(survey: Survey, suite: Suite) -> dict[str, dict[str, Interval]]:
-    """What has calls of its own says, by name of a column; nothing outside the full suite."""
-    found: dict[str, dict[str, Interval]] = {}
-    for measure in OF_EVERYTHING if suite == "full" else []:
-        for name, metrics in measure(survey).items():
-            found.setdefault(name, {}).update(metrics)
-    return found
+def extras_of(survey: Survey, suite: Suite) -> Iterator[Extra]:
+    """What the calls say, one after the other."""
+    for call in CALLS["core"] + (CALLS["full"] if suite == "full" else []):
+        extra = call(survey)
+        if extra is not None:
+            yield extra

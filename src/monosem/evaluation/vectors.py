@@ -12,6 +12,7 @@ from monosem.activations import ActivationSource, Rows, first_rows
 from monosem.activations.vectors import check_finite
 from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.downstream import EVALUATING
+from monosem.evaluation.going_on import Keeper
 from monosem.evaluation.metric import Column, Seen
 from monosem.sae import SAE
 from monosem.work import doing
@@ -74,8 +75,8 @@ class VectorReading:
         x, target = (torch.cat([side[i] for side in found])[:rows] for i in (0, 1))
         return x, target.flatten(1)
 
-    def seen(self, columns: Mapping[str, Column]) -> Iterator[Seen]:
-        """All of them, some at a time."""
+    def seen(self, columns: Mapping[str, Column], keeper: Keeper | None = None) -> Iterator[Seen]:
+        """All of them, some at a time; nothing is kept, for it takes no longer than to read what was."""
         start = 0
         with doing(EVALUATING, self.rows, unit="rows") as stage:
             for parts in self._read():

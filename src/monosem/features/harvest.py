@@ -52,8 +52,31 @@ ROWS = "rows"
 class HarvestObserver:
     """Feeds a harvest from whatever runs an SAE over contexts: an observer for `evaluate`."""
 
-    def __init__(self, harvest: Harvest, sae: SAE) -> None:
-        self.harvest, self.sae = harvest, sae
+    def __init__(self, harvest: Harvest, sae: SAE, begun: Callable[[], Harvest] | None = None) -> None:
+        """Feed `harvest`; `begun` makes an empty one like it, for what is kept of several processes."""
+        self.harvest, self.sae, self.begun = harvest, sae, begun
+
+    @property
+    def next_context(self) -> int:
+        """The contexts before this one have been taken in."""
+        return self.harvest.next_context
+
+    def keep(self, path: Path) -> None:
+        """Write all that has been taken in, by all processes; it is with the first then."""
+        every = everyone()
+        if merge_at_first(self.harvest, every):
+            self.harvest.save(path)
+        elif self.begun is not None:
+            self.harvest = self.begun()
+
+    def go_on(self, path: Path) -> None:
+        """Go on from what `keep` has written: the first process has it, the others begin anew.
+
+        Raises:
+            FileError: it is of another harvest.
+        """
+        if everyone().first:
+            self.harvest = _going_on(self.harvest, path)
 
     def at(self, context: int) -> None:
         """The contexts from this one on come next."""

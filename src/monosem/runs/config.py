@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -136,7 +136,11 @@ class EvaluationConfig(BaseModel):
     loss_tokens: int = Field(default=65_536, ge=0)
     """Tokens for the losses of the model."""
     controls: bool = True
-    """Measure PCA and an untrained SAE beside it."""
+    """Measure the mean, PCA, raw neurons and a random SAE beside it."""
+    suite: Literal["core", "full"] = "core"
+    """"core": what one pass of the model says; "full": all that is known of a dictionary."""
+    last_words: str | None = None
+    """A file of passages whose last word is to be guessed."""
 
 
 class RunConfig(BaseModel):

@@ -45,6 +45,8 @@ from monosem.training import train_together
 from monosem.work import as_job, doing, job
 
 HELD_OUT = "bundled:held_out"
+KEPT = "evaluation.state.safetensors"
+"""What an evaluation that was stopped goes on from."""
 
 Model = SubjectModel | ModelSet
 
@@ -245,9 +247,21 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
         if described.images is not None:  # opened once, for the evaluation and the store
             data["images"], _ = reopened(sae.metadata, model, hooks[0], images=_held_out_images(run, config.images))
         images = data.get("images")
-        features = new_harvest(sae, model, hooks, config.images or config.text or HELD_OUT, shown=images)
-        observers = [HarvestObserver(features, sae)]
-        report = evaluate(sae, model, **data, loss_tokens=config.loss_tokens, observers=observers, **counts)
+        shown_text = config.images or config.text or HELD_OUT
+        features = new_harvest(sae, model, hooks, shown_text, shown=images)
+        observers = [HarvestObserver(features, sae, lambda: new_harvest(sae, model, hooks, shown_text, shown=images))]
+        report = evaluate(
+            sae,
+            model,
+            **data,
+            loss_tokens=config.loss_tokens,
+            suite=config.suite,
+            last_words=config.last_words,
+            observers=observers,
+            keep=run.path / KEPT,
+            **counts,
+        )
+        features = observers[0].harvest
         if merge_at_first(features, everyone()):
             with by_itself():
                 store = FeatureStore(write_store(features, run.path / "features", sae, model, images))

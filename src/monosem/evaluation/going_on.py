@@ -1,0 +1,101 @@
+"""What a long evaluation keeps on disk, so that one that was killed goes on where it was, to the same numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from monosem.errors import FileError, Interrupted
+from monosem.evaluation.metric import Metric, added_up
+from monosem.files import as_json, parse_json, reading, write_safetensors
+from monosem.ranks import Group, agreed
+from monosem.work import StopRequest
+
+BEGIN = "delete it to begin again"
+
+
+class Keeper:
+    """Keeps the sums of all metrics, and how far they are, every few minutes, at the end of a round of the reading.
+
+    Of several processes the first writes the sums of all. Observers that have `keep(path)` and `go_on(path)` are kept
+    first, in files beside; one that was saved later than the sums sees again only what it has not seen.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        about: Mapping[str, Any],
+        metrics: Sequence[Metric],
+        observers: Sequence[Any],
+        every: Group,
+        minutes: float,
+    ) -> None:
+        """Begin; `about` says which evaluation this is, in words of JSON."""
+        self.path, self.about, self.metrics, self.every = Path(path), dict(about), metrics, every
+        self.observers = {
+            self.path.with_name(f"{self.path.stem}.{number}.safetensors"): one
+            for number, one in enumerate(observers)
+            if hasattr(one, "keep")
+        }
+        self.minutes, self._saved = minutes, time.monotonic()
+        self.request = StopRequest()
+
+    def go_on(self) -> tuple[int, int]:
+        """The first context that is still to be read, and the rows before it.
+
+        Raises:
+            FileError: what is kept is of another evaluation, or damaged.
+        """
+        place = self._load() if self.every.first and self.path.is_file() else (0, 0)
+        start, rows = self.every.tell(place)
+        if start:
+            for path, observer in self.observers.items():
+                observer.go_on(path)
+        return start, rows
+
+    def _load(self) -> tuple[int, int]:
+        with reading(self.path, BEGIN), safe_open(self.path, "numpy") as file:
+            head = parse_json((file.metadata() or {}).get("evaluation", "{}"), self.path, dict[str, Any], BEGIN)
+            if head.get("about") != self.about:
+                raise FileError(f"{self.path} is of another evaluation: {BEGIN}, or evaluate as before")
+            states: dict[int, dict[str, np.ndarray]] = {}
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                number, _, key = name.partition(" ")
+                states.setdefault(int(number), {})[key] = file.get_tensor(name)
+            for number, state in states.items():
+                self.metrics[number].load_state(state)
+            return int(head["start"]), int(head["rows"])
+
+    def round_is_over(self, start: int, rows: int) -> None:
+        """Save if it is time; all processes are here.
+
+        Raises:
+            Interrupted: the user asked to stop; all is saved.
+        """
+        stopped, due = agreed(self.request.requested, time.monotonic() - self._saved > 60 * self.minutes)
+        if stopped or due:
+            self.save(start, rows)
+        if stopped:
+            raise Interrupted(f"stopped after {rows:,} tokens; the state is kept, and the same command goes on from it")
+
+    def save(self, start: int, rows: int) -> None:
+        """Write everything; each file appears whole or not at all."""
+        for path, observer in self.observers.items():
+            observer.keep(path)
+        states = [added_up(metric.state(), self.every) for metric in self.metrics]
+        if self.every.first:
+            arrays = {f"{number} {key}": values for number, state in enumerate(states) for key, values in state.items()}
+            head = {"about": self.about, "start": start, "rows": rows}
+            write_safetensors(self.path, arrays, {"evaluation": as_json(head)})
+        self._saved = time.monotonic()
+
+    def forget(self) -> None:
+        """All is done."""
+        if self.every.first:
+            for path in (self.path, *self.observers):
+                path.unlink(missing_ok=True)
