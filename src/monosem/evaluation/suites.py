@@ -87,7 +87,8 @@ def _usefulness(survey: Survey) -> Extra | None:
         return None
     from monosem.evaluation.probing.usefulness import usefulness  # scipy's statistics take their time
 
-    return Extra(usefulness(survey.saes, reading.model, reading.first.hooks[0]))
+    found = usefulness(survey.saes, reading.model, reading.first.hooks[0])
+    return Extra({name: metrics for name, metrics in found.items() if name in survey.columns})
 
 
 CALLS: dict[Suite, list[Callable[[Survey], Extra | None]]] = {
