@@ -66,7 +66,9 @@ def make_sparse(sae: Any, x: torch.Tensor, k: int) -> None:
     sae.density.fill_(k / sae.n_latents)
 
 
-def saelens_trainer(d: int, n: int, tokens: int, architecture: str, **settings: Any) -> tuple[Any, Any]:
+def saelens_trainer(
+    d: int, n: int, tokens: int, architecture: str, *, lr: float = 3e-4, batch: int = 4096, **settings: Any
+) -> tuple[Any, Any]:
     """An SAE of SAELens ("TopK", "Standard", ...) and its trainer, at its defaults."""
     import sae_lens
     from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -81,15 +83,15 @@ def saelens_trainer(d: int, n: int, tokens: int, architecture: str, **settings: 
         total_training_samples=tokens,
         device="cpu",
         autocast=False,
-        lr=3e-4,
-        lr_end=3e-5,
+        lr=lr,
+        lr_end=lr / 10,
         lr_scheduler_name="constant",
         lr_warm_up_steps=0,
         adam_beta1=0.9,
         adam_beta2=0.999,
         lr_decay_steps=0,
         n_restart_cycles=1,
-        train_batch_size_samples=4096,
+        train_batch_size_samples=batch,
         dead_feature_window=1000,
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),

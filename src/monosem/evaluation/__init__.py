@@ -5,6 +5,7 @@ from monosem.evaluation.downstream import EVALUATING, LOSSES
 from monosem.evaluation.evaluate import evaluate
 from monosem.evaluation.ground_truth import Recovery, random_recovery, recovery
 from monosem.evaluation.probe_ceiling import ProbeCeiling, probe_ceiling
+from monosem.evaluation.regions import claimed_regions
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
 from monosem.evaluation.truth import TruthScore, random_truth, score_codes, score_truth
@@ -21,6 +22,7 @@ __all__ = [
     "StateScores",
     "TruthScore",
     "board_scores",
+    "claimed_regions",
     "evaluate",
     "floor_scores",
     "probe_ceiling",
