@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
     from monosem.evaluation import board_scores, evaluate, probe_ceiling, random_truth, recovery, score_truth
-    from monosem.evaluation.probing import compare_texts, probe
+    from monosem.evaluation.probing import absorption, compare_texts, probe
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
     from monosem.interop import catalogue, export_sae
@@ -120,6 +120,7 @@ _HOME = {
     "trace": "circuits",
     "check": "activations",
     "store_activations": "activations",
+    "absorption": "evaluation.probing",
     "compare_texts": "evaluation.probing",
     "evaluate": "evaluation",
     "board_scores": "evaluation",
@@ -262,6 +263,7 @@ __all__ = [
     "TrainingConfig",
     "Transcoder",
     "Where",
+    "absorption",
     "activations",
     "attribute",
     "avoid",

@@ -263,6 +263,32 @@ USEFULNESS = {
         "share",
         "down",
     ),
+    "absorption_full": Definition(
+        "full absorption, letters",
+        "share of test words, told rightly by a probe of their first letter, at which all latents of the letter are "
+        "off and another one makes up 0.4 of x along the probe; mean over letters; by ms.absorption",
+        "share",
+        "down",
+        "Chanin et al., A is for Absorption, 2024",
+        differs="SAEBench decides splitting on test words and takes decoder rows to be of length 1; meaningless below "
+        "about a billion parameters, low for random dictionaries, noisier than assumed (Chanin, 2026)",
+    ),
+    "absorption_fraction": Definition(
+        "absorption fraction, letters",
+        "mean share of x along a letter's probe that up to 3 other latents carry; 0 where they carry less than 0.4",
+        "share",
+        "down",
+        "Karvonen et al., SAEBench, 2025",
+        differs="as absorption_full",
+    ),
+    "split_latents": Definition(
+        "latents a letter",
+        "how many latents tell a first letter, another one as long as F1 grows by 0.03; mean over letters",
+        "latents",
+        "none",
+        "Karvonen et al., SAEBench, 2025",
+        differs="as absorption_full",
+    ),
     "alarm_l0": Definition(
         "L0 at mixed words: AUROC",
         "P(mean L0 of a text with its words in random order > that of a text); 0.5: no alarm",

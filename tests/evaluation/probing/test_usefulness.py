@@ -21,9 +21,10 @@ def test_the_full_suite_probes_and_the_core_suite_does_not(tiny: SubjectModel, m
     options: Any = {"text": ["the king of the river " * 12] * 30, "tokens": 900, "loss_tokens": 0, "progress": False}
     core, full = (ms.evaluate(sae, tiny, suite=suite, **options) for suite in ("core", "full"))
     assert set(USEFULNESS) <= set(DEFINITIONS)
-    assert set(USEFULNESS) <= set(full.metrics)
-    assert not set(USEFULNESS) & set(core.metrics)
-    for key in USEFULNESS:
+    keys = {key for key in USEFULNESS if key.startswith(("probe_", "alarm_"))}
+    assert keys <= set(full.metrics)
+    assert not keys & set(core.metrics)
+    for key in keys:
         one = full[key]
         assert one.low is not None
         assert one.low <= one.value <= (one.high or 0)

@@ -52,28 +52,34 @@ class Columns:
         return self.values.tocsc()
 
 
-def chosen(train: Columns, positive: Bool[np.ndarray, " texts"], k: int, how: Choose) -> Int[np.ndarray, " k"]:
+def chosen(
+    train: Columns, positive: Bool[np.ndarray, " texts"], k: int, how: Choose, speaks_for: bool = False
+) -> Int[np.ndarray, " k"]:
     """The k columns that tell the sides apart, the best first; fewer where fewer are not constant.
 
     "greedy": one after the other, that which most reduces the loss of the logistic regression on those before (the
     largest gradient by a standardised column): the first is that of the largest correlation with the label.
     "difference": by the difference of the two sides' means, as Gurnee et al. (2023) and SAEBench choose them.
+
+    With `speaks_for`, only columns of which more speaks for the positive side.
     """
     mean, scale = train.moments
     share = side_weights(positive)
     usable = scale > 1e-7 * np.abs(mean).clip(1e-12)
     if how == "difference":
-        apart = np.abs(train.weighed(np.where(positive, 2 * share, -2 * share)))
-        order = np.argsort(-np.where(usable, apart, -1.0), kind="stable")
+        apart = train.weighed(np.where(positive, 2 * share, -2 * share))
+        apart = apart if speaks_for else np.abs(apart)
+        order = np.argsort(-np.where(usable, apart, -np.inf), kind="stable")
         return order[: min(k, int(usable.sum()))]
     found: list[int] = []
     p = np.full(len(positive), 0.5)
     start = None
     while len(found) < min(k, int(usable.sum())):
         gradient = share * (positive - p)
-        gain = np.abs(train.weighed(gradient) - gradient.sum() * mean)
-        gain = np.where(usable, gain / np.where(usable, scale, 1.0), -1.0)
-        gain[found] = -1.0
+        gain = train.weighed(gradient) - gradient.sum() * mean
+        gain = gain if speaks_for else np.abs(gain)
+        gain = np.where(usable, gain / np.where(usable, scale, 1.0), -np.inf)
+        gain[found] = -np.inf
         found.append(int(gain.argmax()))
         if len(found) < k:
             x = train.read(np.array(found))
