@@ -256,11 +256,28 @@ def test_other_errors_are_as_far_away_and_at_the_same_angle() -> None:
     assert torch.isfinite(same_angle(torch.zeros_like(x), torch.zeros_like(x), noise)).all()
 
 
-def test_with_its_error_put_back_a_dictionary_costs_nothing(tiny: SubjectModel) -> None:
+def test_with_its_error_put_back_a_dictionary_costs_nothing(
+    tiny: SubjectModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = measured(made(tiny, 1), tiny)
     assert report["kl_with_error"].value == pytest.approx(0, abs=1e-6)
+    monkeypatch.setattr("monosem.evaluation.suites.ONE_IN", 1)
+    report = measured(made(tiny, 1), tiny)
     assert report["ce_with_error"].value == pytest.approx(report.facts["ce_clean"], rel=1e-5)
     assert report["kl_over_random"].value == pytest.approx(report["kl"].value / report["kl_random"].value)
+    ratios = report.tables["SAE"]["error_by_position"].columns["KL over a random error's"]
+    assert min(ratios) <= report["kl_over_random"].value <= max(ratios)
+
+
+def test_other_errors_are_measured_in_one_of_three_contexts_at_any_batch_size(
+    tiny: SubjectModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measured(made(tiny, 1), tiny)
+    monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
+    parts = measured(made(tiny, 1), tiny)
+    for key in ("kl_random", "kl_random_cosine", "kl_norm_corrected", "kl_over_random"):
+        assert parts[key].value == pytest.approx(whole[key].value, rel=1e-4)
+        assert "one of 3" in whole.notes[key]
 
 
 def test_curves_add_up_to_their_means(tiny: SubjectModel) -> None:

@@ -19,7 +19,7 @@ FREQUENCIES = (1e-2, 1e-3, 1e-4)
 
 
 class LossCurve(Metric):
-    """Clean loss, loss and KL with each column put in, and the ratio of KLs to random errors, over bins."""
+    """Clean loss, and loss and KL with each column put in, over bins."""
 
     key: str
     title: str
@@ -48,8 +48,6 @@ class LossCurve(Metric):
             for name in self.columns:
                 add(f"loss {name}", found.loss[name])
                 add(f"kl {name}", found.kl[name])
-                if f"{name} random" in found.kl:
-                    add(f"random {name}", found.kl[f"{name} random"])
 
     def result(self, name: str) -> dict[str, Interval]:
         return {}
@@ -65,13 +63,11 @@ class LossCurve(Metric):
             total / n for total, n in zip(columns["clean loss"], columns["predictions"], strict=True)
         ]
         shown = [("loss", f"loss {name}", "predictions"), ("KL", f"kl {name}", "predictions")]
-        if f"random {name}" in self.sums:
-            shown.append(("KL over random", f"kl {name}", f"random {name}"))
         for label, own, base in shown:
             curve = self.sums.curve(lambda s, own=own, base=base: s[own] / s[base])
             for end, values in zip(("", " low", " high"), zip(*curve, strict=True), strict=True):
                 columns[f"{label}{end}"] = [None if v is None or np.isnan(v) else v for v in _of(list(values), met)]
-        units = {key: "nats" for key in columns if key.startswith(("clean loss", "loss", "KL")) and "over" not in key}
+        units = {key: "nats" for key in columns if key.startswith(("clean loss", "loss", "KL"))}
         return {self.key: DataTable(self.title, columns, units)}
 
 

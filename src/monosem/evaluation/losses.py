@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class Losses(Metric):
         contexts: BatchReader,
         known: SAEMetadata,
         tokens: int,
+        edits: Mapping[str, Edit] | None = None,
+        one_in: int = 1,
     ) -> None:
         """Begin.
 
@@ -47,12 +50,18 @@ class Losses(Metric):
             contexts: what is read.
             known: the rules of what is read of them.
             tokens: how many positions to replace, from the first context on; at most one context more.
+            edits: put in what these make of each column's reconstruction too, as "COLUMN EDIT"; where one source alone
+                is predicted.
+            one_in: of so many contexts replace only in the first.
         """
         self._seen: Seen | None = None
-        self._rows, self._noise, self._noisy = torch.zeros(0, dtype=torch.int64), torch.zeros(0), False
+        self._rows, self._noise, self._noisy = torch.zeros(0, dtype=torch.int64), torch.zeros(0), bool(edits)
+        self.one_in = one_in
         self.losses: dict[str, DownstreamLoss] = {}
         for number, (source, (model, hook)) in enumerate(sources.items()):
-            put_in = {"zero": torch.zeros_like, **{name: self._part(name, number, len(sources)) for name in columns}}
+            put_in: dict[str, RowFunction] = {} if edits else {"zero": torch.zeros_like}
+            put_in |= {name: self._part(name, number, len(sources)) for name in columns}
+            put_in |= {f"{name} {key}": self._made(name, e) for key, e in (edits or {}).items() for name in columns}
             loss = downstream_loss(model, hook, put_in, contexts)
             if loss is not None:
                 self.losses[source] = loss
@@ -83,19 +92,14 @@ class Losses(Metric):
 
         return put_in
 
-    def also(self, name: str, column: str, edit: Edit) -> None:
-        """Run the model with something else made of a column's reconstruction too, under a name of its own.
-
-        Where one source alone is predicted.
-        """
-        loss = next(iter(self.losses.values()))
+    def _made(self, name: str, edit: Edit) -> RowFunction:
+        """What an edit makes of the reconstruction of the contexts at hand."""
 
         def put_in(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
             assert self._seen is not None
-            return edit(x, self._seen.reconstruction(column)[self._rows].to(x), self._noise[self._rows].to(x))
+            return edit(x, self._seen.reconstruction(name)[self._rows].to(x), self._noise[self._rows].to(x))
 
-        loss.replacements = {**loss.replacements, name: put_in}
-        self._noisy = True
+        return put_in
 
     def _draw(self, seen: Seen, kept: Bool[Tensor, "contexts pos"]) -> Float[Tensor, "rows d"]:
         """Random numbers that depend on the context alone."""
@@ -116,6 +120,10 @@ class Losses(Metric):
         numbers[kept] = torch.arange(int(kept.sum()))
         self._seen, found = seen, dict[str, list[Predictions]]()
         self._noise = self._draw(seen, kept) if self._noisy else self._noise
+        if self.one_in > 1:
+            batch, kept, numbers = (
+                _some(one, -seen.start % self.one_in, self.one_in) for one in (batch, kept, numbers)
+            )
         for order, part in _parts(batch, next(iter(self.losses.values())).model):
             own = kept[order, : part.tokens.shape[1]]
             self._rows = numbers[order, : part.tokens.shape[1]][own]
@@ -155,6 +163,11 @@ class Losses(Metric):
         for key, values in state.items():
             source, _, name = key.partition("\n")
             self.losses[source].sums.arrays[name] = values.copy()
+
+
+def _some(contexts: Any, first: int, step: int) -> Any:
+    """Every so many-th of some contexts."""
+    return contexts[first::step]
 
 
 def _parts(batch: Batch, model: SubjectModel) -> Iterator[tuple[Int[Tensor, " contexts"], Batch]]:

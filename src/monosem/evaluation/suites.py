@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 from monosem.evaluation.curves import ByFrequency, ByPosition
 from monosem.evaluation.dark_matter import WIDEST, DarkMatter
-from monosem.evaluation.epsilon import OtherErrors
+from monosem.evaluation.epsilon import EDITS, ONE_IN, OtherErrors
 from monosem.evaluation.l0 import L0
 from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.last_word import last_words
 from monosem.evaluation.latents import Latents
 from monosem.evaluation.longer import beyond_training
+from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Metric
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
@@ -52,7 +53,10 @@ def _other_errors(survey: Survey) -> Metric | None:
         return None
     tokenizer = place.model.tokenizer if place.reading.things == "tokens" else None
     word = None if tokenizer is None else lambda token: str(tokenizer.decode([token]))
-    return OtherErrors(place.losses, list(survey.saes), word)
+    reading, saes = place.reading, list(survey.saes)
+    tokens = min(survey.loss_tokens, survey.tokens)
+    others = Losses(reading.first.predicted, saes, reading.contexts, reading.known, tokens, EDITS, ONE_IN)
+    return OtherErrors(others, saes, reading.contexts.context_length, word)
 
 
 def _by_position(survey: Survey) -> Metric | None:
