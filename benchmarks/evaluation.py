@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py [--tokens 200000] [--loss-tokens 50000]
 
-Each evaluation is a process of its own, so that its peak memory is its own. Processor seconds stand beside seconds: they
+Each evaluation is a process of its own, so that its peak memory is its own. Processor seconds stand beside: they
 say the same on a machine that others use too.
 """
 
