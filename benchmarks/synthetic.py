@@ -146,6 +146,10 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     console, bench = Console(width=150), ms.SynthSAEBench("small")
     target = bench.probabilities[:LATENTS].sum().item()
+    bench.sample(1024)
+    start = time.perf_counter()
+    bench.sample(100_000)
+    console.print(f"rows drawn a second: {100_000 / (time.perf_counter() - start):,.0f}", highlight=False)
     wanted, ending = set(options.only or {*OURS, *THEIRS}), f"{options.samples}_{options.seed}"
     sides: Sides = {"monosem": {}, "SAELens": {}}
     for architecture in (name for name in OURS if name in wanted):
