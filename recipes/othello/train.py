@@ -24,13 +24,51 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from monosem.synthetic.othello import END, LONGEST, N_TOKENS, NAMES, OthelloGames, othello_games
+from monosem.synthetic.othello import END, LONGEST, N_TOKENS, NAMES, SQUARES, OthelloGames, othello_games
 
 POSITIONS = 36  # tokens a game in training: 99.5 % of games are not longer
 BATCH = 128  # games a step
 WIDTH, LAYERS = 128, 5  # a million weights
 HELD_OUT_GAMES = 2048  # for the figures at the end
 TRAINING, HELD_OUT = 0, 1  # first number of the seeds of games
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# A model of Othello on 6 x 6 squares
+
+A small GPT-2 that has seen the moves of random games and nothing else; the board it had to find by itself. It is a
+subject to study, in which what there is to know is known. It does not play well: it says what is legal.
+
+| | |
+|---|---|
+| architecture | GPT-2: {layers} layers, width {width}, 4 heads, ReLU, {longest} positions, tied embeddings |
+| parameters | {parameters:,}, stored in float16, read back as float32 |
+| tokens | {tokens}: 36 squares, row by row from a1 to f6; `pass`; `end`, before a game and after it |
+| games seen | {games:,}, each once, moves drawn evenly from the legal ones |
+| training | Muon and AdamW, {batch} games a step, {steps:,} steps, {minutes:.0f} minutes on a busy CPU core |
+| learned | at each position the even distribution over all legal moves, not the one move that was drawn |
+| licence | Apache-2.0 |
+
+On {held_out_games:,} games never trained on, at all positions at which something follows:
+
+| | |
+|---|---|
+| legal moves: the likeliest next token is legal, where there is a move to make | {legal_moves:.2%} |
+| the same at all positions, those where a pass or the end follows too | {legal_share:.2%} |
+| legal mass: probability of all legal tokens together | {legal_mass:.2%} |
+| all legal: each legal token is likelier than each that is not | {all_legal:.2%} |
+| divergence (KL) from the even distribution over legal tokens | {divergence:.4f} nats |
+
+    import monosem as ms
+    model, games = ms.load_model("othello"), ms.othello_games(100)
+
+Contexts begin with `end` (id 37). Made by `recipes/othello/train.py`.
+"""
 
 
 def build_model() -> GPT2LMHeadModel:
@@ -90,7 +128,8 @@ def loss_of(model: GPT2LMHeadModel, games: OthelloGames) -> Tensor:
 def measured(model: GPT2LMHeadModel, n_games: int, positions: int = POSITIONS) -> dict[str, float]:
     """Figures on games never trained on.
 
-    legal_share: of the positions, those whose likeliest next token is legal; legal_mass: probability of all legal ones
+    legal_share: of the positions, those whose likeliest next token is legal; legal_moves: the same of those at which
+    there is a move, so without those where a pass or the end follows; legal_mass: probability of all legal tokens
     together; all_legal: share of positions at which each legal one is likelier than each that is not.
     """
     model.eval()
@@ -102,8 +141,10 @@ def measured(model: GPT2LMHeadModel, n_games: int, positions: int = POSITIONS) -
     model.train()
     least, most = (odds.masked_fill(~legal, torch.inf).amin(-1), odds.masked_fill(legal, -torch.inf).amax(-1))
     wanted = legal.float() / legal.sum(-1, keepdim=True)
+    right = legal.gather(1, odds.argmax(-1, keepdim=True))[:, 0].float()
     figures = {
-        "legal_share": legal.gather(1, odds.argmax(-1, keepdim=True)).float().mean(),
+        "legal_share": right.mean(),
+        "legal_moves": right[legal[:, :SQUARES].any(-1)].mean(),
         "legal_mass": (odds.exp() * legal).sum(-1).mean(),
         "all_legal": (least > most).float().mean(),
         "divergence": F.kl_div(odds, wanted, reduction="batchmean"),
@@ -122,6 +163,7 @@ def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float) -> N
     half = build_model().half()
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     build_tokenizer().save_pretrained(folder)
     written = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
     figures = {
@@ -132,14 +174,17 @@ def export(model: GPT2LMHeadModel, folder: Path, step: int, seconds: float) -> N
         **measured(written, HELD_OUT_GAMES, LONGEST),
     }
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    sizes = {"layers": LAYERS, "width": WIDTH, "longest": LONGEST, "tokens": N_TOKENS, "batch": BATCH}
+    sizes |= {"parameters": written.num_parameters(), "minutes": seconds / 60}
+    (folder / "README.md").write_text(CARD.format(**sizes, **figures))
     print(json.dumps(figures), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
-    parser.add_argument("--steps", type=int, default=5400, help=f"of {BATCH} games, in the whole run")
-    parser.add_argument("--cooldown", type=float, default=0.65, help="share of the run in which the rate falls to zero")
+    parser.add_argument("--steps", type=int, default=5620, help=f"of {BATCH} games, in the whole run")
+    parser.add_argument("--cooldown", type=float, default=0.66, help="share of the run in which the rate falls to zero")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, with a checkpoint, after this long")
     parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
     options = parser.parse_args()

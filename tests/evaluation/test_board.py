@@ -13,6 +13,7 @@ import monosem as ms
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.board import KINDS, NOTHING, PROBES, BoardReport, board_rows, board_scores
 from monosem.evaluation.definitions import DEFINITIONS
+from monosem.evaluation.states import floor_scores, probe_states, told_scores
 from monosem.models import SubjectModel
 from monosem.synthetic.othello import LONGEST, N_TOKENS, SQUARES, othello_games
 
@@ -23,6 +24,11 @@ def player() -> SubjectModel:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": LONGEST, "vocab_size": N_TOKENS}
     return ms.load_model(GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)).eval())
+
+
+@pytest.fixture(scope="module")
+def othello() -> SubjectModel:
+    return ms.load_model("othello")
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +98,28 @@ def test_what_is_no_model_of_othello_is_refused(tiny: SubjectModel, player: Subj
         board_scores(sae, player)
     with pytest.raises(MismatchError):
         board_scores(ms.TopKSAE(16, 64, k=4), player, "resid_post.0", games=8)
+
+
+def test_the_shipped_model_plays_legal_moves_and_a_board_can_be_read_in_it(othello: SubjectModel) -> None:
+    games = othello_games(120, (7, 7))
+    likeliest = othello.module(torch.from_numpy(games.tokens)).logits.argmax(-1).numpy()
+    right = np.take_along_axis(games.legal, likeliest[..., None], -1)[..., 0]
+    moves = games.playing & games.legal[..., :SQUARES].any(-1)
+    assert right[moves].mean() > 0.985
+    rows = [board_rows(othello, "resid_post.2", othello_games(60, (8, part)), first=60 * part) for part in (0, 1)]
+    told = probe_states((rows[0].x, rows[0].truth), rows[1].x, len(KINDS))
+    known, asked = ((part.truth, part.games) for part in rows)
+    assert told_scores(told, known, asked).reconstruction.value > 0.8
+    assert floor_scores(known, asked).reconstruction.value < 0.5
+
+
+def test_its_games_are_text_to_train_on_and_to_evaluate_with(othello: SubjectModel) -> None:
+    source = ms.activations(othello, "resid_post.2", text=ms.othello_games(200).text, packing=False, buffer_tokens=4096)
+    sae = ms.TopKSAE(othello.d_model, 64, k=8)
+    ms.train(sae, source, tokens=8192, config=ms.TrainingConfig(batch_size=256), progress=False)
+    assert sae.metadata.model == "othello"
+    text = ms.othello_games(20, 1).text
+    report = ms.evaluate(sae, text=text, tokens=400, loss_tokens=400, controls=False, progress=False)
+    assert report["fvu"].value < 0.9
+    assert report["ce"].value > float(report.facts["ce_clean"]) > 0
+    assert board_scores(sae, games=20, controls=False, progress=False).facts["hook"] == "resid_post.2"
