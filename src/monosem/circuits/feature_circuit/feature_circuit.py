@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.circuits.feature_circuit.batches import Asked, Method, Told
-from monosem.circuits.feature_circuit.edges import OUTPUT, Edge, edges_of
+from monosem.circuits.feature_circuit.edges import OUTPUT, edges_of
 from monosem.circuits.feature_circuit.faithfulness import BASELINES, SIZES, Baseline, Errors, Faithfulness, faithfulness
-from monosem.circuits.feature_circuit.nodes import Node
 from monosem.circuits.feature_circuit.parts import Parts
-from monosem.circuits.feature_circuit.saved import read_circuit, write_circuit
+from monosem.circuits.feature_circuit.saved import CircuitData, read_circuit, write_circuit
 from monosem.circuits.feature_circuit.states import Ablation
 from monosem.circuits.sites import Dictionaries
 from monosem.errors import ConfigError
@@ -26,29 +25,9 @@ from monosem.work import as_job
 
 
 @dataclass(frozen=True)
-class FeatureCircuit:
+class FeatureCircuit(CircuitData):
     """Nodes by their effects on a number, and the edges between the first of them."""
 
-    nodes: list[Node]
-    """The largest effects first, whatever their sign."""
-    edges: list[Edge]
-    """Between these nodes, and from them to the number; the largest first."""
-    metric: Float[Tensor, " contexts"]
-    """The number of each context, as the model is."""
-    without: Float[Tensor, " contexts"]
-    """The number with every node in its other state."""
-    n_nodes: int
-    """How many nodes have an effect at all."""
-    method: Method
-    site_totals: dict[str, Float[Tensor, " contexts"]]
-    """The sum of the effects of all nodes of each site."""
-    site_changes: dict[str, Float[Tensor, " contexts"]] | None
-    """What goes of the number when that site alone goes to its other state, where that was asked for: "integrated"."""
-    error_share: float
-    """The share of errors in the sum of all nodes' effects without sign; NaN where there are no effects."""
-    model: str
-    fingerprint: str
-    """Of the model, as `model.fingerprint()` has it."""
     parts: Parts | None = field(default=None, repr=False)
     """The way to run the model again, while it is there: for `run` and `faithfulness`."""
 

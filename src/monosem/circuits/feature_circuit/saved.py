@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from typing_extensions import TypedDict
 
 from monosem.circuits.feature_circuit.batches import Method
@@ -15,9 +18,6 @@ from monosem.circuits.feature_circuit.edges import OUTPUT, Edge
 from monosem.circuits.feature_circuit.nodes import Node
 from monosem.errors import FileError
 from monosem.files import fits, read_json, read_safetensors, write_json, write_safetensors
-
-if TYPE_CHECKING:
-    from monosem.circuits.feature_circuit.feature_circuit import FeatureCircuit
 
 FORMAT = 1
 BROKEN = "save the circuit again"
@@ -34,7 +34,33 @@ class _File(TypedDict):
     error_share: float | None
 
 
-def write_circuit(circuit: FeatureCircuit, folder: Path) -> None:
+@dataclass(frozen=True)
+class CircuitData:
+    """A circuit as data; `FeatureCircuit` is one that may be run."""
+
+    nodes: list[Node]
+    """The largest effects first, whatever their sign."""
+    edges: list[Edge]
+    """Between these nodes, and from them to the number; the largest first."""
+    metric: Float[Tensor, " contexts"]
+    """The number of each context, as the model is."""
+    without: Float[Tensor, " contexts"]
+    """The number with every node in its other state."""
+    n_nodes: int
+    """How many nodes have an effect at all."""
+    method: Method
+    site_totals: dict[str, Float[Tensor, " contexts"]]
+    """The sum of the effects of all nodes of each site."""
+    site_changes: dict[str, Float[Tensor, " contexts"]] | None
+    """What goes of the number when that site alone goes to its other state, where that was asked for: "integrated"."""
+    error_share: float
+    """The share of errors in the sum of all nodes' effects without sign; NaN where there are no effects."""
+    model: str
+    fingerprint: str
+    """Of the model, as `model.fingerprint()` has it."""
+
+
+def write_circuit(circuit: CircuitData, folder: Path) -> None:
     """Write circuit.json and circuit.safetensors."""
     sites = list(circuit.site_totals)
     arrays: dict[str, Any] = {
