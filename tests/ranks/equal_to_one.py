@@ -71,8 +71,10 @@ def trained(case: tuple[type[SAE], Any, Any], dtype: torch.dtype, steps: int, di
     assert running.last is not None
     metrics = running.last.metrics
     held = sum(t.numel() for t in sae.parameters()) + sum(t.numel() for t in running.optimizer.state().values())
+    alike = all(bool((one == p).all()) for p in sae.parameters() for one in division.rows.gather(p.data))
     restore(sae, division)
-    return {"state": sae.state_dict(), "metrics": metrics, "held": held, "widths": getattr(sae, "widths", None)}
+    widths = getattr(sae, "widths", None)
+    return {"state": sae.state_dict(), "metrics": metrics, "held": held, "widths": widths, "alike": alike}
 
 
 def farthest(found: dict[str, Any], expected: dict[str, Any]) -> float:
@@ -92,6 +94,7 @@ def compare(name: str, case: Any, grid: str, division: Division, found: dict[str
             ALONE[name, dtype] = trained(case, dtype, steps, Division())
         alone = ALONE[name, dtype]
         found["differences"].append([name, grid, str(dtype), farthest(several, alone)])
+        found["alike"].append([name, grid, several["alike"]])
         if dtype == torch.float64:
             found["held"].append([name, grid, several["held"], alone["held"]])
             found["dead"].append([name, alone["metrics"]["dead"]])
@@ -120,7 +123,7 @@ def said(call: Any) -> str:
 
 def main(folder: Path) -> None:
     with working_together() as every:
-        found: dict[str, Any] = {"differences": [], "held": [], "dead": []}
+        found: dict[str, Any] = {"differences": [], "held": [], "dead": [], "alike": []}
         pair = every.subgroup([[0, 1], [2, 3]])
         of_two = "two, by rows" if every.rank < 2 else "two, by latents"
         two, four = Division.of(pair, 1 if every.rank < 2 else 2), Division.of(every, 2)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-import yaml
 
-from monosem.runs import RunConfig, run_training
-from monosem.sae import load_sae
-from monosem.training import checkpoints
 from monosem.work import alone_in
 
 WORKER = Path(__file__).with_name("equal_to_one.py")
@@ -49,6 +41,13 @@ def test_two_and_four_processes_end_where_one_does(found: list[dict[str, Any]]) 
         for case, grid, dtype, difference in each["differences"]:
             assert difference < (1e-9 if dtype == "torch.float64" else 1e-5), (case, grid, dtype)
         assert dict(each["dead"])["topk"] > 0.1, "and dead latents were revived on the way"
+
+
+def test_those_that_hold_the_same_latents_have_the_same_bits(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        assert len(each["alike"]) > 20
+        for case, grid, alike in each["alike"]:
+            assert alike, (case, grid)
 
 
 def test_latents_their_gradients_and_moments_live_on_one_rank_each(found: list[dict[str, Any]]) -> None:
@@ -100,57 +99,6 @@ def test_of_a_folder_in_use_the_first_process_says_so(found: list[dict[str, Any]
 
 
 # The command line ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def described(tmp_path: Path) -> RunConfig:
-    """A run on vectors."""
-    rows = np.random.default_rng(0).normal(1, 3, (400, 8)).astype(np.float32)
-    np.save(tmp_path / "rows.npy", rows)
-    description: dict[str, Any] = {
-        "output": str(tmp_path / "run"),
-        "vectors": str(tmp_path / "rows.npy"),
-        "tokens": 64_000,
-        "sae": {"architecture": "batchtopk", "n_latents": 48, "k": 3},
-        "training": {"batch_size": 32, "checkpoint_minutes": 0.002, "log_every": 100},
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(description))
-    return RunConfig.model_validate(description)
-
-
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in listed.stdout.split()]
-
-
-def test_a_killed_process_ends_the_job_with_one_line_and_another_number_goes_on(
-    described: RunConfig, tmp_path: Path
-) -> None:
-    run, yaml_file = tmp_path / "run", str(tmp_path / "run.yaml")
-    command = ["-m", "monosem", "train", yaml_file, "--no-evaluation", "--set", "training.latent_ranks=2"]
-    job = started(2, *command)
-    deadline = time.monotonic() + 120
-    while not checkpoints.checkpoints_of(run) and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.05)
-    assert job.poll() is None, job.communicate()[0]
-    os.kill(max(children(job.pid)), signal.SIGKILL)
-    killed = time.monotonic()
-    output, _ = job.communicate(timeout=60)
-    assert job.returncode
-    assert time.monotonic() - killed < 60
-    lines = [line for line in output.splitlines() if "another" in line and "process" in line]
-    assert len(lines) == 1, output
-    assert "goes on from what is saved" in lines[0]
-    assert not (run / "sae").exists()
-    reached = checkpoints.step_of(checkpoints.checkpoints_of(run)[0])
-    assert 0 < reached < 2000
-    described.training = described.training.model_copy(update={"checkpoint_minutes": 5})
-    run_training(described, progress=False)
-    alone = described.model_copy(update={"output": str(tmp_path / "alone")})
-    run_training(alone, progress=False)
-    several, one = (load_sae(folder).state_dict() for folder in (run, tmp_path / "alone"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(several[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_a_command_of_one_process_says_so(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def check_finite(rows: Tensor, numbers: Tensor | None = None) -> Tensor:
     Raises:
         DataError: naming the first bad row.
     """
-    if not torch.isfinite(rows).all():
+    if not torch.isfinite(rows.sum()) and not torch.isfinite(rows).all():  # a sum is fast, and keeps what is not finite
         bad = (~torch.isfinite(rows).all(-1)).nonzero()[:, 0].cpu()
         first = (bad if numbers is None else numbers[bad]).min().item()
         raise DataError(f"{len(bad)} of {len(rows)} rows are not finite (the first: row {first}): drop or mend them")

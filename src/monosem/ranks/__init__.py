@@ -1,7 +1,9 @@
 """Several processes that work as one, started by `torchrun`: who they are, what they say to each other, what is whose.
 
     group.py      a group of processes, and what they do together; a group of one does nothing
+    memory.py     memory that the processes of one machine have in common
     division.py   how a batch's rows and a dictionary's latents are divided, and sums over what others hold
+    alive.py      which process has stopped
     job.py        beginning and ending: one line where one of them fails
 
 Whoever computes a mean over rows or a sum over latents asks here for the part that others have. With one process it is
@@ -23,6 +25,7 @@ from monosem.ranks.division import (
 )
 from monosem.ranks.group import ALONE, Group
 from monosem.ranks.job import agreed, any_of_all, by_itself, everyone, first_alone_in, first_to_fail, working_together
+from monosem.ranks.memory import common_memory
 
 __all__ = [
     "ALONE",
@@ -32,6 +35,7 @@ __all__ = [
     "agreed",
     "any_of_all",
     "by_itself",
+    "common_memory",
     "divided",
     "division",
     "everyone",

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from monosem.errors import RankError
+from monosem.ranks.alive import waiting
+from monosem.ranks.memory import WORTH, Adder
 
 
 @contextmanager
@@ -22,7 +24,8 @@ def _together(what: str) -> Iterator[None]:
         RankError: in its place.
     """
     try:
-        yield
+        with waiting(what):
+            yield
     except RuntimeError as error:
         raise RankError(
             f"another process of the job has ended, or cannot be reached ({what}): what it said stands above, if it "
@@ -42,6 +45,8 @@ class Group:
         self.rank = 0 if members is None else dist.get_rank(members)
         self.sent = 0
         """Bytes that this process has handed over so far."""
+        self._adder: Adder | None = None
+        self._here = torch.zeros(1)
 
     @property
     def first(self) -> bool:
@@ -54,15 +59,25 @@ class Group:
 
     def _reduce(self, tensor: Tensor, how: Any, what: str) -> Tensor:
         if self.size > 1 and tensor.numel():
-            whole = tensor if tensor.is_contiguous() else tensor.contiguous()
-            with _together(what):
-                dist.all_reduce(self._send(whole), how, group=self._members)
-            if whole is not tensor:
+            whole = self._send(tensor.detach().contiguous())
+            if how != dist.ReduceOp.SUM or not self._through_memory(whole):
+                with _together(what):
+                    dist.all_reduce(whole, how, group=self._members)
+            if whole.data_ptr() != tensor.data_ptr():
                 tensor.copy_(whole)
         return tensor
 
+    def _through_memory(self, tensor: Tensor) -> bool:
+        """Add up a large tensor, if the members have memory in common."""
+        if not tensor.is_cpu or tensor.nbytes < WORTH:
+            return False
+        self._adder = self._adder or Adder(self)
+        if self._adder.possible:
+            self._adder.add_up(tensor.view(-1))
+        return self._adder.possible
+
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place."""
+        """The sum over all members, in place; the same bits in all."""
         return self._reduce(tensor, dist.ReduceOp.SUM, "adding up")
 
     def least_(self, tensor: Tensor) -> Tensor:
@@ -139,6 +154,12 @@ class Group:
     def wait(self) -> None:
         """Until all are here."""
         self.words(None)
+
+    def meet(self) -> None:
+        """As `wait`, as fast as can be: what each has written into memory that they have in common, all see."""
+        if self.size > 1:
+            with _together("meeting"):
+                dist.all_reduce(self._here, dist.ReduceOp.MAX, group=self._members)
 
     def subgroup(self, ranks: Sequence[Sequence[int]]) -> Group:
         """Of disjoint lists of members, the group of the one that this process is in; all must call it."""

@@ -17,11 +17,13 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from monosem.errors import ConfigError, RankError
+from monosem.ranks.alive import Watch
 from monosem.ranks.group import ALONE, Group
 from monosem.work import alone_in
 
 PATIENCE = timedelta(minutes=60)
-"""How long the others wait for one: the first evaluates, or fetches a model. One that ends is noticed at once."""
+"""How long the others wait for one: the first evaluates, or fetches a model. One that ends is noticed at once, one that
+is stopped by alive.py."""
 
 _store: Any = None
 _everyone: Group | None = None
@@ -84,11 +86,29 @@ def working_together() -> Iterator[Group]:
             f"the processes that torchrun started do not find each other ({error}): see that all machines reach "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         ) from error
-    before = signal.signal(signal.SIGTERM, _told_to_end)
-    yield everyone()
-    signal.signal(signal.SIGTERM, before)
+    watch = Watch(_store, rank, size, first_to_fail)
+    try:
+        with told_once():
+            yield everyone()
+    finally:
+        watch.end()
     _everyone = None
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Within this block SIGTERM ends the process, wherever it is; after an error it does not: that is told in peace.
+
+    torchrun sends the signal to all once one has failed, and so to those that are saying that one has.
+    """
+    before = signal.signal(signal.SIGTERM, _told_to_end)
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from monosem import kernels
 EPS = 1e-8
 MOMENTS = ("mean", "square")
 """As `state` calls them."""
+
+
+def _all(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Adam:
@@ -29,15 +33,15 @@ class Adam:
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Use up the gradients."""
+    def step(self, lr: float, own: Callable[[Tensor], Tensor] = _all) -> None:
+        """Use up the gradients. `own` takes of a parameter, and of what belongs to it, the rows that are to change."""
         self.steps += 1
         corrections = (1 - self.beta1**self.steps, 1 - self.beta2**self.steps)
         settings = (lr, self.beta1, self.beta2, EPS, *corrections)
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
                 tensors = (parameter, parameter.grad, self.mean[name], self.square[name])
-                value, grad, mean, square = (t.flatten(1) if t.ndim > 2 else t for t in tensors)
+                value, grad, mean, square = (own(t.flatten(1) if t.ndim > 2 else t) for t in tensors)
                 kernels.adam_(value, grad, mean, square, settings, unit_rows=name in self.unit_rows)
                 grad, parameter.grad = parameter.grad, None
                 kernels.done_with(grad)

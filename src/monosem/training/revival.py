@@ -123,12 +123,13 @@ def raise_silent(
         W_enc, b_enc, _ = sae.part(latents)
         pre = centred @ W_enc.T + b_enc
         some = 1 + kernels.rows_in_all(len(pre)) // 100
-        highest = (
-            torch.cat(division().rows.gather(pre.topk(min(some, len(pre)), dim=0).values)).topk(some, dim=0).values
-        )
+        own = torch.cat([pre.abs().amax(0, keepdim=True), pre.topk(min(some, len(pre)), dim=0).values])
+        every = division().rows.gather(own)
+        largest = torch.stack([part[0] for part in every]).amax(0)
+        highest = torch.cat([part[1:] for part in every]).topk(some, dim=0).values
         silent = highest[0] <= 0
-        small = torch.finfo(pre.dtype).eps * pre.abs().amax()
-        sae.b_enc[latents[silent]] += small - highest[-1, silent]
+        margin = torch.finfo(pre.dtype).eps ** 0.5 * largest[silent]  # above zero however the sums are rounded
+        sae.b_enc[latents[silent]] += margin - highest[-1, silent]
         raised.append(latents[silent])
     return torch.cat(raised)
 

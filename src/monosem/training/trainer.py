@@ -18,6 +18,7 @@ from monosem.sae.transcoder import SkipPath
 from monosem.training.config import TrainingConfig
 from monosem.training.divided import by_latent, collected, require_divisible, take_own
 from monosem.training.optimizer import MOMENTS, Adam
+from monosem.training.parts import Parts
 from monosem.training.resample import due, resample
 from monosem.training.revival import add_revival, raise_silent
 from monosem.training.schedules import lr_factor
@@ -69,6 +70,8 @@ class Trainer:
 
     division = Division()
     """Which rows of a batch and which latents are here, of several processes; of one, all."""
+    parts: Parts | None = None
+    """Which rows of the parameters Adam changes here, where other ranks of this machine change the others."""
 
     def __init__(self, sae: SAE, config: TrainingConfig | None = None, total_tokens: int | None = None) -> None:
         """Prepare to train.
@@ -120,7 +123,7 @@ class Trainer:
         require_divisible(self.sae, self.config, division)
         take_own(self.sae, self.optimizer, division)
         self.tokens_since_fired = division.own(self.tokens_since_fired).clone()
-        self.division = division
+        self.division, self.parts = division, Parts.of(division.rows, self.optimizer)
         self.screen = bool(division.every.least_(torch.tensor(int(self.screen))))
 
     @property
@@ -172,7 +175,11 @@ class Trainer:
                 revival = add_revival(sae, self.config.revival, dead, centred, output.residual)
             self._add_up_gradients()
             lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
-            self.optimizer.step(lr)
+            if self.parts is None:
+                self.optimizer.step(lr)
+            else:
+                self.optimizer.step(lr, self.parts.own)
+                self.parts.share()
         self.tokens += rows
         self.steps += 1
         sae.metadata.tokens_trained += rows
@@ -185,8 +192,11 @@ class Trainer:
     def _add_up_gradients(self) -> None:
         """Over the ranks that have other rows; and keep them below the limit, if there is one."""
         gradients = {name: p.grad for name, p in self.sae.named_parameters() if p.grad is not None}
-        for gradient in gradients.values():
-            self.division.rows.sum_(gradient)
+        if self.parts is not None:
+            gradients = self.parts.add_up(gradients)
+        else:
+            for gradient in gradients.values():
+                self.division.rows.sum_(gradient)
         limit = self.config.clip_gradient
         if limit is not None:
             squares = {name: gradient.pow(2).sum() for name, gradient in gradients.items()}
@@ -194,6 +204,8 @@ class Trainer:
             own, others = zero, zero
             for name, square in squares.items():
                 own, others = (own + square, others) if by_latent(self.sae, name) else (own, others + square)
+            if self.parts is not None:
+                own, others = over_rows(torch.stack([own, others])).unbind()
             norm = (over_latents(own) + others).sqrt()
             for gradient in gradients.values():
                 gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))

@@ -1,0 +1,77 @@
+"""One of two processes is killed at a certain call, and the other says so. Started by test_killed.py.
+
+killed.py MODULE.NAME CALL store | harvest | evaluate FOLDER
+killed.py MODULE.NAME CALL train ...        as the command line
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem.activations import store_activations
+from monosem.cli.main import run
+from monosem.errors import MonosemError
+from monosem.evaluation import evaluate
+from monosem.features import harvest
+from monosem.models import load_model
+from monosem.ranks import first_to_fail, working_together
+from monosem.sae import TopKSAE
+
+HOOK = "resid_post.0"
+
+
+def work(task: str, folder: Path) -> Any:
+    """What one process does, or several."""
+    model = load_model("bundled")
+    if task == "store":
+        options: dict[str, Any] = {"tokens": 5000, "shard_rows": 512, "window_shards": 2}
+        return store_activations(model, HOOK, path=folder, progress=False, **options)
+    sae = TopKSAE(model.d_model, 64, k=4)
+    sae.initialise(torch.randn(256, model.d_model, generator=torch.Generator().manual_seed(0)))
+    if task == "harvest":
+        return harvest(sae, folder, model, HOOK, tokens=12_000, minutes=0, progress=False)
+    return evaluate(sae, model, HOOK, tokens=8000, loss_tokens=2000, progress=False)
+
+
+def kill_at(name: str, call: int) -> None:
+    """The second process ends without a word when it calls this function for so many times."""
+    path, _, attribute = name.rpartition(".")
+    owner: Any = importlib.import_module(path.partition(":")[0])
+    for part in path.split(":")[1:]:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, attribute), [0]
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **options)
+
+    setattr(owner, attribute, counted)
+
+
+def main(name: str, call: str, task: str, *words: str) -> None:
+    kill_at(name, int(call))
+    if task == "train":
+        sys.argv = ["monosem", task, *words]
+        run()
+        return
+    try:
+        with working_together():
+            work(task, Path(words[0]))
+    except MonosemError as error:
+        if first_to_fail():
+            print(error)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])
