@@ -18,6 +18,7 @@ from monosem.files.arrays import (
 )
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
+from monosem.files.sharded import file_with, sharded_tensors, write_sharded
 from monosem.files.tables import open_parquet
 from monosem.files.tensors import Stacked, Stored, plain_values, stored_tensors
 from monosem.files.written import (
@@ -40,6 +41,7 @@ __all__ = [
     "append_json_line",
     "as_json",
     "decompressed",
+    "file_with",
     "fits",
     "from_bfloat16",
     "json_value",
@@ -66,10 +68,12 @@ __all__ = [
     "require_room",
     "require_whole",
     "safetensors_shapes",
+    "sharded_tensors",
     "stored_tensors",
     "write_bytes",
     "write_json",
     "write_safetensors",
+    "write_sharded",
     "write_text",
     "writing",
 ]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from monosem import kernels
 from monosem.errors import ConfigError
-from monosem.files import reading, regular_file
+from monosem.files import file_with, reading, regular_file
 from monosem.kernels import Selection
 from monosem.sae.base import TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
@@ -290,8 +290,8 @@ def read_decoder_rows(path: str | Path, layer: int, numbers: Sequence[int]) -> F
         FileError: the file is missing, damaged, or of another kind.
         ConfigError: it has no such layer or latent.
     """
-    file = regular_file(find_sae(path) / "sae.safetensors")
     name = f"W_dec_{layer}"
+    file = regular_file(file_with(find_sae(path) / "sae.safetensors", name))
     with reading(file), safe_open(file, framework="pt") as tensors:
         if name not in tensors.keys():  # noqa: SIM118
             raise ConfigError(f"{file} has no {name}: it is of no cross-layer transcoder with a layer {layer}")

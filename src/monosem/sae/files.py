@@ -1,4 +1,7 @@
-"""The native format: a folder with `cfg.json` and `sae.safetensors`. Nothing in it is ever executed."""
+"""The native format: a folder with `cfg.json` and `sae.safetensors`. Nothing in it is ever executed.
+
+Above 16 GiB there are several files of tensors, and `sae.safetensors.index.json` says which has what.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import fits, read_json, safetensors_shapes, stored_tensors, write_json, write_safetensors
+from monosem.files import fits, read_json, sharded_tensors, write_json, write_sharded
 from monosem.sae.base import SAE
 from monosem.sae.blank import blank, fill
 from monosem.sae.metadata import SAEMetadata
@@ -70,7 +73,7 @@ def save_sae(sae: SAE, path: str | Path) -> None:
     if sae.one_matrix:
         tensors["W_enc"] = tensors["W_dec"].clone()  # the file format has no tensors that share memory
     tensors |= {PROBE + name: tensor for name, tensor in sae.probe.items()}
-    write_safetensors(folder / "sae.safetensors", tensors)
+    write_sharded(folder / "sae.safetensors", tensors)
     write_json(folder / "cfg.json", config, indent=2)
 
 
@@ -82,7 +85,8 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     """
     folder = find_sae(path)
     config = _read_config(folder / "cfg.json")
-    shapes = safetensors_shapes(folder / "sae.safetensors")
+    tensors = sharded_tensors(folder / "sae.safetensors")
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     rows, width = [*shapes.get("W_enc", ()), 0, 0][:2]
     if rows != config.n_latents or not width or width % config.d_in:  # sources stand side by side
         raise _misfit(folder, "W_enc", (config.n_latents, config.d_in), shapes)
@@ -92,7 +96,6 @@ def load_sae(path: str | Path, device: torch.device | str | None = None) -> SAE:
     for name in sorted(expected.keys() | parameters.keys()):
         if expected.get(name) != parameters.get(name):
             raise _misfit(folder, name, expected.get(name), shapes)
-    tensors = stored_tensors(folder / "sae.safetensors")
     sae.probe = {name.removeprefix(PROBE): t.read(device=device) for name, t in tensors.items() if PROBE in name}
     fill(sae, {name: tensors[name] for name in parameters})
     bad = sae.not_finite()
