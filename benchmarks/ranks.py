@@ -3,9 +3,9 @@
     python benchmarks/ranks.py [--cores 2] [--steps 40]
 
 Rows are drawn at random and stand in memory, so that training alone is timed. Each way is begun three times, in turn,
-and the median counts. The bar: by rows or by latents, whichever is faster, at least 0.9 times one process. Processor time
-is that of all processes and threads together, a step, of one process with one thread too: it says what work is added,
-and changes less where other work goes on (several threads that wait for each other use it up, then).
+and the median counts. The bar: by rows or by latents, whichever is faster, at least 0.9 times one process. Processor
+time is that of all processes and threads together, a step, of one process with one thread too: it says what work is
+added, and changes less where other work goes on (several threads that wait for each other use it up, then).
 """
 
 import argparse

@@ -66,7 +66,7 @@ def main(name: str, call: str, task: str, *words: str) -> None:
     try:
         with working_together():
             work(task, Path(words[0]))
-    except MonosemError as error:
+    except (MonosemError, KeyboardInterrupt) as error:  # torchrun may tell it first
         if first_to_fail():
             print(error)
         sys.exit(2)

@@ -28,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes has found."""
     folder = tmp_path_factory.mktemp("four")
     with alone_in(folder / "used"):
-        output, _ = started(4, str(WORKER), str(folder)).communicate(timeout=240)
+        output, _ = started(4, str(WORKER), str(folder)).communicate(timeout=480)
     files = [folder / f"{rank}.json" for rank in range(4)]
     assert all(file.is_file() for file in files), output
     return [json.loads(file.read_text()) for file in files]
