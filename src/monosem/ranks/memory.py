@@ -5,13 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from monosem.ranks.group import Group
 
 TOKEN = 32
 """Bytes by which the others know that they have found the same memory."""
@@ -21,19 +18,29 @@ WORTH = 2**18
 """Bytes from which on memory is faster than sockets, each of which waits as often."""
 
 
-def common_memory(group: Group, size: int) -> Tensor | None:
+class Members(Protocol):
+    """What a `Group` does without memory in common."""
+
+    rank: int
+    size: int
+
+    def words(self, own: Any) -> list[Any]: ...
+    def meet(self) -> None: ...
+
+
+def common_memory(group: Members, size: int) -> Tensor | None:
     """So many bytes, zero at first, that all members see; none has a name, and they end with the processes.
 
     None where the members are on several machines, or the system has no memory without a name (as Linux has).
     """
     own = -1
-    if group.first and hasattr(os, "memfd_create"):
+    if group.rank == 0 and hasattr(os, "memfd_create"):
         own = os.memfd_create("monosem")
         os.ftruncate(own, size + TOKEN)
     token = secrets.token_bytes(TOKEN)
     if own >= 0:
         os.pwrite(own, token, size)
-    pid, descriptor, said = group.tell([os.getpid(), own, token.hex()])
+    pid, descriptor, said = group.words([os.getpid(), own, token.hex()])[0]
     found = None if descriptor < 0 else _mapped(f"/proc/{pid}/fd/{descriptor}", size, bytes.fromhex(said))
     alike = all(group.words(found is not None))
     if own >= 0:
@@ -62,7 +69,7 @@ class Adder:
     Two places a member are used in turn: who writes into one has waited since for all who have read it.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Members) -> None:
         self._group = group
         self._memory = common_memory(group, 2 * group.size * PIECE)
         self._turn = 0
