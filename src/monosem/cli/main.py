@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from monosem.cli.compare import compare
 from monosem.cli.compare_texts import compare_texts
 from monosem.cli.demo import demo
 from monosem.cli.embed import embed
@@ -73,6 +74,7 @@ app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate)
 app.command()(probe)
 app.command(name="compare-texts")(compare_texts)
+app.command()(compare)
 app.command()(harvest)
 app.command()(explain)
 app.command()(embed)

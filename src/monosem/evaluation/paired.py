@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from monosem.evaluation.report import EvaluationReport
+from monosem.files import read_safetensors, write_safetensors
 from monosem.intervals import Drawn, Interval
+
+DRAWS = "evaluation_draws.safetensors"
+"""Beside evaluation.json: what paired comparisons need of it."""
 
 POWER = 0.8
 SHOWN = 1.959964 + 0.841621
@@ -45,6 +52,48 @@ def paired_difference(a: Interval, b: Interval) -> Difference | None:
         return None
     low, high = np.quantile(draws, [0.025, 0.975])
     return Difference(b.value - a.value, float(low), float(high), SHOWN * float(draws.std()))
+
+
+def save_draws(report: EvaluationReport, folder: Path) -> None:
+    """Write the draws of the SAEs' intervals: tensors (draws,) called DOCUMENTS/METRIC/COLUMN."""
+    write_safetensors(
+        folder / DRAWS,
+        {
+            f"{interval.documents}/{metric}/{name}": interval.draws.astype(np.float32)
+            for name in report.saes
+            for metric, interval in report.columns[name].items()
+            if isinstance(interval, Drawn)
+        },
+    )
+
+
+def with_draws(report: EvaluationReport, folder: Path) -> EvaluationReport:
+    """A report that was read, its intervals with their draws, where `save_draws` has written those of this report.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    if not (folder / DRAWS).is_file():
+        return report
+    columns = {name: dict(own) for name, own in report.columns.items()}
+    for key, tensor in read_safetensors(folder / DRAWS, remedy="evaluate the run again").items():
+        documents, _, rest = key.partition("/")
+        metric, _, name = rest.partition("/")
+        interval, draws = columns.get(name, {}).get(metric), tensor.numpy().astype(np.float64)
+        if interval is not None and interval.low is not None and _is_of(draws, interval):
+            found = Drawn(*interval)
+            found.draws, found.documents = draws, documents
+            columns[name][metric] = found
+    return replace(report, columns=columns)
+
+
+def _is_of(draws: np.ndarray, interval: Interval) -> bool:
+    """Whether an interval is that of these draws, and not of an older evaluation."""
+    finite = draws[np.isfinite(draws)]
+    if draws.ndim != 1 or not len(finite):
+        return False
+    given = np.array([interval.low, interval.high], float)
+    return bool(np.allclose(np.quantile(finite, [0.025, 0.975]), given, rtol=1e-4, atol=1e-4 * float(np.ptp(finite))))
 
 
 def why_not_paired(a: Interval, b: Interval) -> str:

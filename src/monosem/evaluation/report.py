@@ -142,8 +142,8 @@ class EvaluationReport:
                 table.add_row(f"[bold]{group}[/bold]")
             for key, label, metric in rows:
                 shown = label if metric == key else f"  {metric.removeprefix(key).strip()}"
-                cells = [_number(c[metric].value) if metric in c else "-" for c in self.columns.values()]
-                spans = [_span(self.metrics.get(metric))] if len(self.saes) == 1 else []
+                cells = [number(c[metric].value) if metric in c else "-" for c in self.columns.values()]
+                spans = [span(self.metrics.get(metric))] if len(self.saes) == 1 else []
                 table.add_row(shown, cells[0], *spans, *cells[1:])
         return table
 
@@ -234,7 +234,7 @@ def _known(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     if math.isnan(value):
         return "undefined"
     if abs(value) < 5e-5:
@@ -244,10 +244,10 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"
 
 
-def _span(interval: Interval | None) -> str:
+def span(interval: Interval | None) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return ""
-    return f"{_number(interval.low)} - {_number(interval.high)}"
+    return f"{number(interval.low)} - {number(interval.high)}"
 
 
 def report_schema() -> dict[str, Any]:

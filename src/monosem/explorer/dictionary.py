@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
-from monosem.evaluation.report import LABELS
+from monosem.evaluation.definitions import GROUPS
 from monosem.explorer.notes import Notes
 from monosem.explorer.origin import Origin, read_origin
 from monosem.explorer.said import said
@@ -160,14 +160,20 @@ class Dictionary:
         metrics = [
             Metric(
                 key=key,
-                label=label,
+                label=one.label.strip(),
+                group=group,
+                formula=one.formula,
+                unit=one.unit,
+                direction=one.direction,
+                note=report.notes.get(key, ""),
                 columns=[
                     MeasuredColumn(name=name, value=column[key].value, low=column[key].low, high=column[key].high)
                     for name, column in report.columns.items()
                     if key in column
                 ],
             )
-            for key, label in LABELS.items()
+            for group, definitions in GROUPS.items()
+            for key, one in definitions.items()
             if key in report.metrics
         ]
         return Evaluation(facts=dict(report.facts), metrics=metrics)

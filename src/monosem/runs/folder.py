@@ -7,6 +7,7 @@ from pathlib import Path
 
 from monosem.errors import ConfigError, FileError
 from monosem.evaluation import EvaluationReport
+from monosem.evaluation.paired import with_draws
 from monosem.features import FeatureStore
 from monosem.runs.config import RunConfig
 from monosem.sae import SAE, load_sae
@@ -23,6 +24,7 @@ README = """\
 | `sae/` | the trained SAE: `cfg.json`, `sae.safetensors`; in Python `ms.load_sae("{path}")` |
 | `metrics.jsonl` | one line per logged step: tokens, loss, fvu, l0, dead, lr |
 | `evaluation.json` | metrics on held-out text with 95 % intervals, and their controls |
+| `evaluation_draws.safetensors` | what `monosem compare` needs to pair them with those of another run |
 | `features/` | statistics and passages of every latent (Parquet): `monosem top {path} [LATENT ...]` |
 | `features/explanations/` | what they mean, in a line each: `monosem explain {path}` |
 | `figures/` | loss curve, firing rates, L0 |
@@ -122,7 +124,7 @@ class Run:
         self.require_one()
         if not (self.path / "evaluation.json").is_file():
             raise FileError(f"{self.path} has not been evaluated: `monosem eval {self.path}`")
-        return EvaluationReport.load(self.path / "evaluation.json")
+        return with_draws(EvaluationReport.load(self.path / "evaluation.json"), self.path)
 
     def features(self) -> FeatureStore:
         """The feature store of the run.

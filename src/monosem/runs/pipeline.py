@@ -21,6 +21,7 @@ from monosem.data import read_documents
 from monosem.data.image_files import images_of
 from monosem.errors import ConfigError
 from monosem.evaluation import EVALUATING, LOSSES, EvaluationReport, evaluate
+from monosem.evaluation.paired import save_draws
 from monosem.explain import explain, known_latents, require_words
 from monosem.features import (
     Explanations,
@@ -268,6 +269,7 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
                 _explain(store, sae, model, described, progress)
     if everyone().first:
         report.save(run.path / "evaluation.json")
+        save_draws(report, run.path)
         with doing("drawing figures"):
             write_figures(run.path / "figures", run.history(), report)
     everyone().wait()

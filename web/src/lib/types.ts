@@ -62,6 +62,14 @@ export interface Evaluation {
 export interface Metric {
   key: string
   label: string
+  /** Its family: Reconstruction, Behaviour, Dictionary, Usefulness, Ground truth. */
+  group: string
+  formula: string
+  unit: string
+  /** Where better is. */
+  direction: 'up' | 'down' | 'none'
+  /** Why it has no interval, or what else to know of it. */
+  note: string
   columns: Measured[]
 }
 

@@ -81,10 +81,18 @@ class Site(TypedDict):
 
 
 class Metric(TypedDict):
-    """A metric of the SAE and of its controls."""
+    """A metric of the SAE and of its controls, and what it is."""
 
     key: str
     label: str
+    group: str
+    """Its family: Reconstruction, Behaviour, Dictionary, Usefulness, Ground truth."""
+    formula: str
+    unit: str
+    direction: Literal["up", "down", "none"]
+    """Where better is."""
+    note: str
+    """Why it has no interval, or what else to know of it; "" where there is nothing."""
     columns: list[MeasuredColumn]
 
 
