@@ -97,8 +97,17 @@ def seed_stability(
         own = pairs[names[0], names[1]]
         return Stability(_over_latents(own), _over_latents(same[0]), chance, threshold, "latents", pairs)
     means = (np.array([own.mean() for own in values]) for values in (pairs.values(), same))
-    cosine, shared = (jackknife_of_pairs(values, len(names)) for values in means)
+    cosine, shared = (
+        _within(jackknife_of_pairs(values, len(names)), low) for values, low in zip(means, (-1.0, 0.0), strict=True)
+    )
     return Stability(cosine, shared, chance, threshold, "seeds", pairs)
+
+
+def _within(interval: Interval, low: float) -> Interval:
+    """Cut to what a cosine, or a share, can be."""
+    assert interval.low is not None
+    assert interval.high is not None
+    return Interval(interval.value, max(low, interval.low), min(1.0, interval.high))
 
 
 def matched_cosines(a: Tensor, b: Tensor) -> np.ndarray:

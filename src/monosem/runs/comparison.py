@@ -97,7 +97,7 @@ class Comparison:
                 f"* told from 0. Differences to {self.first} are paired by document; 'can show': a true difference of "
                 "that size is told from 0 in 80 % of texts as long as this one."
             )
-        lines += [f"Not paired, {reason}: {', '.join(dict.fromkeys(keys))}." for reason, keys in why.items()]
+        lines += [f"No difference, {reason}: {', '.join(dict.fromkeys(keys))}." for reason, keys in why.items()]
         lines += [
             f"{name}: {report.facts['rows']:,} {report.facts.get('things', 'tokens')} of {report.facts['data']}."
             for name, report in self.reports.items()
@@ -117,10 +117,9 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
         run = Run(path)
         for member, one in run.members.items():
             name = f"{run.path.name}/{member}" if member else run.path.name
-            name = name if name not in runs else str(one.path)
-            if name in runs:
+            if any(one.path.resolve() == other.path.resolve() for other in runs.values()):
                 raise ConfigError(f"{one.path} is named twice: compare other runs")
-            runs[name] = one
+            runs[name if name not in runs else str(one.path)] = one
     return Comparison(runs, {name: run.evaluation() for name, run in runs.items()})
 
 

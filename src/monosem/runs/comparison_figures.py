@@ -107,7 +107,7 @@ def _pareto(figure: Any, comparison: Comparison, _: dict[str, SAE]) -> bool:
 def _firing_rates(figure: Any, comparison: Comparison, _: dict[str, SAE]) -> bool:
     axes = _axes(figure)[0]
     rows = [int(report.facts["rows"]) for report in comparison.reports.values()]
-    bins = np.linspace(np.log10(1 / max(rows)), 0, 61)
+    bins = np.linspace(np.log10(1 / max(rows)), 0, 36)
     for name, report in comparison.reports.items():
         alive = report.firing_rates[report.firing_rates > 0]
         dead = len(report.firing_rates) - len(alive)
@@ -221,7 +221,8 @@ def _stability(figure: Any, comparison: Comparison, saes: dict[str, SAE]) -> boo
     axes.axhline(found.chance, color=GREY, linestyle="--", linewidth=1, label="random directions, mean")
     axes.axhline(SAME, color=GREY, linestyle=":", linewidth=1, label=f"{SAME}: the same feature")
     value, low, high = found.shared
-    span = "" if low is None else f" ({low:.0%} to {high:.0%} over {found.over})"
+    over = "runs" if found.over == "seeds" else found.over
+    span = "" if low is None else f" ({low:.0%} to {high:.0%} over {over})"
     axes.set(
         xlabel="share of the latents alive, best matched first", ylabel="cosine of matched decoder rows", ylim=(0, 1.02)
     )
