@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class World:
 def make_world(seed: int, documents: int) -> World:
     planted = PlantedDictionary(N_FEATURES, D, l0=L0, skew=0.5, noise=0.02, mean_norm=1.0, seed=seed)
     x, codes = planted.sample(VOCABULARY, seed)
-    module = random_gpt2(seed, width=D, layers=2, heads=4, vocabulary=VOCABULARY, positions=LENGTH)
+    module: Any = random_gpt2(seed, width=D, layers=2, heads=4, vocabulary=VOCABULARY, positions=LENGTH)
     module.transformer.wte.weight.copy_(x)
     module.transformer.wpe.weight.zero_()
     generator = torch.Generator().manual_seed(seed)
