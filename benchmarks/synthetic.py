@@ -32,7 +32,7 @@ from rich.table import Table
 
 import monosem as ms
 from monosem.codes import SparseCodes
-from monosem.evaluation import probe_ceiling, random_truth, score_codes
+from monosem.evaluation import Interval, probe_ceiling, random_truth, score_codes
 from monosem.sae import SAE
 from monosem.training import Trainer, TrainingConfig
 
@@ -43,14 +43,19 @@ OURS = ("batchtopk", "gated", "jumprelu", "matching_pursuit", "matryoshka", "pro
 THEIRS = ("topk", "batchtopk", "matryoshka", "relu", "gated", "jumprelu")
 PENALISED = ("relu", "gated", "jumprelu")
 Sides = dict[str, dict[str, dict[str, Any]]]
+COUNTED = ("f1", "matched_cosine")
 SHOWN = ("f1", "matched_cosine", "precision", "recall", "absorption", "uniqueness")
+
+
+def plain(values: dict[str, Interval]) -> dict[str, list[float | None]]:
+    """As strict JSON has them."""
+    return {key: [None if part is None or math.isnan(part) else part for part in one] for key, one in values.items()}
 
 
 def measured(directions: torch.Tensor, codes: SparseCodes, bench: Any, seconds: float) -> dict[str, Any]:
     """The scores of one dictionary, as they are kept."""
     score = score_codes(directions, codes, bench, bench.sample(TEST_ROWS, TEST_SEED).codes)
-    values = {key: list(value) for key, value in score.values.items()}
-    return {**values, "l0": codes.l0().double().mean().item(), "seconds": seconds}
+    return {**plain(score.values), "l0": codes.l0().double().mean().item(), "seconds": seconds}
 
 
 def ours(bench: Any, architecture: str, samples: int, sparsity: float, seed: int) -> dict[str, Any]:
@@ -128,9 +133,11 @@ def kept(name: str, make: Any, console: Console) -> dict[str, Any] | None:
 
 
 def spelled(found: dict[str, Any], key: str) -> str:
-    """A value and its interval."""
+    """A value, and of the two that count its interval."""
     value, low, high = (*found[key], None, None)[:3]
-    return f"{value:.3f}" + ("" if low is None else f" ({low:.3f} - {high:.3f})")
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + ("" if low is None or key not in COUNTED else f" ({low:.3f} - {high:.3f})")
 
 
 def main() -> None:
@@ -189,7 +196,7 @@ def ceiling_of(bench: Any) -> dict[str, Any]:
 
 
 def chance_of(bench: Any) -> dict[str, Any]:
-    return {key: list(value) for key, value in random_truth(LATENTS, bench).values.items()}
+    return plain(random_truth(LATENTS, bench).values)
 
 
 def show(console: Console, sides: Sides, ceiling: Any, chance: Any, target: float, options: Any) -> None:
@@ -208,7 +215,7 @@ def show(console: Console, sides: Sides, ceiling: Any, chance: Any, target: floa
         table.add_row(*row)
     console.print(table)
     lines = []
-    for key in ("f1", "matched_cosine"):
+    for key in COUNTED:
         best = {library: max(of.items(), key=lambda item: item[1][key][0]) for library, of in sides.items() if of}
         said = [f"{library}'s best {name} {spelled(one, key)}" for library, (name, one) in best.items()]
         verdict = ""
