@@ -139,7 +139,7 @@ def evaluation(subject: Subject, to_hook: Sequence[Rehearsal], whole: Sequence[R
     """Evaluation, harvest and explanations of all dictionaries, one after the other, on one device."""
     own, work, other = subject.config.evaluation, dict[Kind, float](), 0.0
     hook, output = flops_a_token(to_hook), flops_a_token(whole)
-    replaced = 2 + 1 + (2 if own.controls else 0)
+    replaced = 2 + 1 + (3 if own.controls else 0) + 2  # the last two: random errors, in one context of three
     for one in subject.dictionaries:
         read = own.tokens + min(FIT_ROWS, own.tokens)
         dictionaries = 2 if own.controls else 1
