@@ -105,7 +105,7 @@ def verdict(found: list[Curves]) -> str:
     """What the figures say, whichever way they have come out."""
     layers = [layer for layer, curves in enumerate(found) if curves.matters]
     called = (
-        f"A dictionary of contexts of {SHORT} tokens is worse past them at layers {', '.join(map(str, layers))}"
+        f"A dictionary of contexts of {SHORT} tokens is worse past them at layer {' and '.join(map(str, layers))}"
         if layers
         else f"Dictionaries of contexts of {SHORT} tokens are at no layer clearly worse past them than ones of {LONG}"
     )
