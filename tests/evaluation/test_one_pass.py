@@ -362,3 +362,35 @@ def test_intervals_of_ratios_cover_the_truth_about_as_often_as_they_say() -> Non
         assert found.high is not None
         hits += found.low <= 0.2 * math.exp(0.125) <= found.high
     assert 0.88 <= hits / 200 <= 0.985
+
+
+def test_a_harvest_that_listens_is_kept_beside_and_goes_on_with_it(
+    tiny: SubjectModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monosem.features import HarvestObserver, new_harvest
+
+    sae, kept = made(tiny, 1), tmp_path / "state.safetensors"
+    monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
+
+    def observer() -> HarvestObserver:
+        return HarvestObserver(new_harvest(sae, tiny, HOOK, "texts"), sae)
+
+    whole, killed, again = observer(), observer(), observer()
+    measured(sae, tiny, loss_tokens=0, observers=[whole])
+    save, rounds = Keeper.save, list[int]()
+
+    def until_the_third(keeper: Keeper, start: int, rows: int) -> None:
+        save(keeper, start, rows)
+        rounds.append(start)
+        if len(rounds) == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "save", until_the_third)
+        with pytest.raises(Killed):
+            measured(sae, tiny, loss_tokens=0, observers=[killed], keep=kept, minutes=0)
+    measured(sae, tiny, loss_tokens=0, observers=[again], keep=kept)
+    assert again.harvest.n_tokens == whole.harvest.n_tokens
+    for name, values_ in whole.harvest.totals._asdict().items():
+        np.testing.assert_array_equal(getattr(again.harvest.totals, name), values_)
+    assert not list(tmp_path.iterdir())
