@@ -73,21 +73,24 @@ class Absorption:
         for one in self.letters:
             shares = [f"{values.mean():.2f}" for values in (one.full, one.fraction)]
             table.add_row(one.label, str(one.words), f"{one.f1:.2f}", " ".join(map(str, one.split)), *shares)
-        said = ", ".join(
+        return table
+
+    def said(self) -> list[str]:
+        """The metrics in words, and what is known of their reliability."""
+        f = self.facts
+        found = ", ".join(
             f"{name} {one.value:.3f}" + ("" if one.low is None else f" ({one.low:.3f} to {one.high:.3f})")
             for name, one in self.metrics.items()
         )
-        f = self.facts
-        table.caption = (
-            f"{f['hook']} of {f['model']}, {f['train']:,} words to learn from, {f['test']:,} to be tried on.\n"
-            f"{said}.\n{RELIABILITY}"
-        )
-        return table
+        where = f"{f['hook']} of {f['model']}, {f['train']:,} words to learn from, {f['test']:,} to be tried on."
+        return [where, f"{found}.", RELIABILITY]
 
     def __str__(self) -> str:
         console = Console(width=100)
         with console.capture() as captured:
             console.print(self.table())
+            for line in self.said():
+                console.print(line)
         return captured.get()
 
     def save(self, path: str | Path) -> None:

@@ -113,7 +113,8 @@ class ProbeReport:
                 table.add_row(name, said(found["all"]), *[""] * (len(ks) - 1))
             else:
                 table.add_row(name, *(said(found[k]) if k in found else "" for k in ks))
-        table.caption = self._caption()
+        if metric == "auroc":
+            table.caption = self._caption()
         return table
 
     def sources_table(self) -> Table | None:
