@@ -3,9 +3,9 @@
     python benchmarks/probing.py [--texts 10000] [--latents 4096]
 
 Pooled codes of texts as a TopK dictionary of 24 latents a token gives them on passages of 50 tokens, made at random,
-with four labels that a few latents each give away; probes of 1, 2, 5, 10 and 20 latents of the SAE, of three random ones, of
-256 channels and their principal components, with shuffled labels and of all channels, each with its intervals: all that
-`ms.probe` does when it has read the texts.
+with four labels that a few latents each give away; probes of 1, 2, 5, 10 and 20 latents of the SAE, of three random
+ones, of 256 channels and their principal components, with shuffled labels and of all channels, each with its intervals:
+all that `ms.probe` does when it has read the texts.
 """
 
 import argparse
@@ -61,9 +61,8 @@ def main() -> None:
     met = "met" if seconds <= BAR else "not met"
     print(f"probing {given.latents:,} latents on {given.texts:,} texts, {LABELS} labels, with all controls")
     print(f"{seconds:.1f} s beyond forward and encoding; bar {BAR:.0f} s: {met}")
-    print(
-        f"AUROC with k=5: {report['SAE', 5].auroc.value:.3f}, shuffled labels {report['shuffled labels', 5].auroc.value:.3f}"
-    )
+    told, shuffled = (report[name, 5].auroc.value for name in ("SAE", "shuffled labels"))
+    print(f"AUROC with k=5: {told:.3f}, shuffled labels {shuffled:.3f}")
 
 
 if __name__ == "__main__":
