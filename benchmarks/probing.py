@@ -27,10 +27,10 @@ TOKENS, L0, WIDTH, LABELS = 50, 24, 256, 4
 
 
 def codes(n_texts: int, n_latents: int, labels: np.ndarray, rng: np.random.Generator) -> Columns:
-    """Means over tokens of Zipf-distributed latents; latent 10 + label is on in most texts of its label."""
+    """Means over tokens of Zipf-distributed latents; a rare latent is on in most texts of each label."""
     rates = 1 / np.arange(1, n_latents + 1) ** 0.7
     drawn = rng.choice(n_latents, (n_texts, TOKENS * L0), p=rates / rates.sum())
-    drawn[:, 0] = np.where(rng.random(n_texts) < 0.7, 10 + labels, drawn[:, 0])
+    drawn[:, 0] = np.where(rng.random(n_texts) < 0.7, n_latents - 1 - labels, drawn[:, 0])
     rows = np.repeat(np.arange(n_texts), TOKENS * L0)
     values = rng.random(n_texts * TOKENS * L0) / TOKENS
     return Columns(sparse.csr_array((values, (rows, drawn.ravel())), shape=(n_texts, n_latents)))
