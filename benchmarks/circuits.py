@@ -2,6 +2,7 @@
 
     python benchmarks/circuits.py                       # the bundled model, 250 tokens, 5,000 features
     python benchmarks/circuits.py --model MODEL --coders RUN... --tokens 60
+    python benchmarks/circuits.py --layers 26 --tokens 2300 --features 2000   # a narrow model of so many layers
     python benchmarks/circuits.py --peer PYTHON         # beside circuit-tracer, in one call
 
 Without `--coders` a transcoder of 4,096 latents (24 on) stands for each MLP, of random directions: time and memory do
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+import transformers
 
 import monosem as ms
 from monosem.circuits import plan_trace
@@ -38,24 +40,28 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=5_000)
     parser.add_argument("--edges", type=float, default=1.0)
     parser.add_argument("--verify", type=int, default=0)
+    parser.add_argument("--layers", type=int, help="a narrow model of random weights with so many layers")
     parser.add_argument("--peer", type=Path, help="an interpreter that has circuit-tracer")
     options = parser.parse_args()
     if options.peer is not None:
         beside_peer(options.peer)
         return
-    model = ms.load_model(options.model)
+    model = ms.load_model(options.model) if options.layers is None else narrow(options.layers, options.tokens)
     coders = [ms.load_sae(path) for path in options.coders] or random_coders(model)
     size = model.module.get_input_embeddings().weight.shape[0]
     tokens = torch.randint(3, size, (1, options.tokens), generator=torch.Generator().manual_seed(0))
     limits = {"max_features": options.features, "edges": options.edges}
+    before = resident()
     print(f"{model}\nexpected: {plan_trace(model, coders, options.tokens, **limits)}")
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     graph = ms.trace(model, coders, tokens, **limits)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\n{graph.n_features:,} features, {graph.n_sources:,} sources, {len(graph.values):,} edges")
-    print(f"time                {seconds:9.1f} s      bars: 20 s (bundled, 250 tokens), 60 s (SmolLM2, 60 tokens)")
-    print(f"memory              {held:9.2f} GiB    bars: 2 GiB (bundled), 4 GiB (SmolLM2, 400 tokens)")
+    print(f"time                {seconds:9.1f} s      ({worked:.1f} s of processors)")
+    print(f"                                 bars: 20 s (bundled, 250 tokens), 60 s (SmolLM2, 60 tokens)")
+    print(f"memory              {held:9.2f} GiB    ({held - before:.2f} beside model, dictionaries and libraries)")
+    print("                                 bars: 2 GiB (bundled), 4 GiB (SmolLM2, 400 tokens), 3 GiB (26 x 2,300)")
     print(f"conservation error  {graph.audit().largest_error:9.1e}        bar: 1e-04 of a row's absolute sum")
     if options.verify:
         print(graph.verify(options.verify))
@@ -87,6 +93,27 @@ def beside_peer(python: Path, length: int = 64, features: int = 2_000, batch: in
     print(f"monosem             {ours:9.2f} s     ({worked:.2f} s of processors)")
     print(f"circuit-tracer      {theirs['seconds']:9.2f} s     ({theirs['worked']:.2f} s, {batch} rows at a time)")
     print(f"share               {shares[0]:9.2f}       ({shares[1]:.2f} of processors)   bar: at most 0.20")
+
+
+def resident() -> float:
+    """GiB that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
+
+
+def narrow(layers: int, length: int) -> SubjectModel:
+    """A Llama of two heads of 32 with random weights: as deep and with as long a context as asked for."""
+    config = transformers.LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=length,
+    )
+    torch.manual_seed(0)
+    return SubjectModel(transformers.LlamaForCausalLM(config).eval(), None, f"{layers} layers")
 
 
 def jumping_coders(model: SubjectModel, tokens: list[int], n_latents: int = 4_096, on: int = 24) -> list[SAE]:

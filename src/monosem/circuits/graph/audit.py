@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monosem.circuits.graph.core import GraphCore
+from monosem.circuits.graph.influence import sums
 
 PARTS = ("feature", "error", "token", "position", "bias", "beginning", "remainder")
 
@@ -51,16 +52,15 @@ class Audit:
 
 def audit(graph: GraphCore) -> Audit:
     """Add every row up."""
-    matrix = graph.matrix().astype(np.float64)
-    kinds = graph.nodes.kind[: graph.n_sources]
-    sizes = np.asarray(abs(matrix).sum(1)).ravel()
+    matrix, kinds = graph.matrix(), graph.nodes.kind[: graph.n_sources]
+    chosen = [kinds == part for part in PARTS]
+    sizes, *of_kind = sums(matrix, np.ones(len(kinds)), *chosen)
+    whole, *signed = sums(matrix, np.ones(len(kinds)), *chosen, absolute=False)
     safe = np.maximum(sizes, 1e-30)
-    errors = np.abs(np.asarray(matrix.sum(1)).ravel() - graph.row_total) / safe
-    of_kind = {part: (kinds == part).astype(np.float64) for part in PARTS}
     return Audit(
-        errors,
-        {part: np.asarray(abs(matrix) @ chosen).ravel() / safe for part, chosen in of_kind.items()},
-        {part: np.asarray(matrix @ chosen).ravel() for part, chosen in of_kind.items()},
+        np.abs(whole - graph.row_total) / safe,
+        {part: found / safe for part, found in zip(PARTS, of_kind, strict=True)},
+        dict(zip(PARTS, signed, strict=True)),
         [target["label"] for target in graph.targets],
         np.array([target["value"] for target in graph.targets]),
         graph.replacement_score,

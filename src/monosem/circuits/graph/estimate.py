@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from monosem.circuits.frozen.pattern import BLOCK_NUMBERS, HELD_BYTES
 from monosem.circuits.frozen.units import Dictionaries, DictionaryUnit, Unit, units_of
+from monosem.circuits.graph.rows import edges_a_row
 from monosem.errors import DataError
 from monosem.models import SubjectModel
 from monosem.models.families import main_config
@@ -20,6 +22,8 @@ EDGE = 8
 """Bytes of an edge: its value and its column."""
 LAID_OUT = 2**28
 """Bytes of decoder rows that are kept laid out by position."""
+WORKED_ON = 4
+"""Copies of a part of a pattern while it is made."""
 FULL = 0.5
 """Share of the edges between earlier and later places that are there: what is later makes nothing."""
 
@@ -116,13 +120,15 @@ def estimate(
     total = sum(active)
     features = min(max_features, total)
     sources = features + length * (layers + len(units) + 2)
-    passed = size * (layers * heads * length * length + 10 * layers * length * d)
+    patterns = min(size * layers * heads * length * length, HELD_BYTES)
+    passed = patterns + size * (2 * WORKED_ON * BLOCK_NUMBERS + 12 * layers * length * d)
     rows = 0
     for unit, n in zip(units, active, strict=True):
         latents = min(n, unit.sae.n_latents if isinstance(unit, DictionaryUnit) else n)
         rows += size * latents * d * (1 + len(unit.writes))
     rows += min(LAID_OUT, size * total * d)
-    stored = features * (total + length * (layers + len(units))) * FULL * EDGE * (1 if edges == 1 else 0.35)
+    of_features = min(FULL * total * (1 if edges == 1 else 0.35), edges_a_row(features))
+    stored = features * (of_features + FULL * length * (layers + len(units))) * EDGE
     width = getattr(config, "head_dim", None) or d // heads
     a_layer = 4 * length * d * heads * width + 2 * length * length * heads * width
     a_target = 0.5 * 0.5 * layers * a_layer + 2 * total * d * 0.25
@@ -134,7 +140,7 @@ def estimate(
         sources,
         int(passed),
         int(rows),
-        int(2 * stored),
+        int(stored),
         float(flops),
         float(flops / speed() + features * 5e-4),
     )

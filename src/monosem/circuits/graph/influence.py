@@ -9,6 +9,8 @@ Source: Ameisen et al., Circuit Tracing, 2025 (there a power series of the squar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.sparse import csr_matrix, diags, eye
 from scipy.sparse.linalg import spsolve_triangular
@@ -16,13 +18,35 @@ from scipy.sparse.linalg import spsolve_triangular
 VARIES = ("feature", "error", "token", "position")
 """Kinds of nodes whose values another prompt would change; the rest are constants."""
 SAFE = 1e-30
+BLOCK = 2**22
+"""Edges that are worked on at a time."""
+
+
+def blocks(matrix: csr_matrix) -> Iterator[tuple[slice, csr_matrix]]:
+    """Some rows at a time, in float64: the whole may be large."""
+    n, first = len(matrix.indptr) - 1, 0
+    while first < n:
+        enough = int(np.searchsorted(matrix.indptr, matrix.indptr[first] + BLOCK, side="right")) - 1
+        rows = slice(first, min(n, max(first + 1, enough)))
+        yield rows, csr_matrix(matrix[rows], dtype=np.float64)
+        first = rows.stop
+
+
+def sums(matrix: csr_matrix, *columns: np.ndarray, absolute: bool = True) -> np.ndarray:
+    """Of every row its sum over each choice of columns, (choices, rows); of absolute values, or of values."""
+    chosen = np.stack(columns, 1).astype(np.float64)
+    parts = [(abs(part) if absolute else part) @ chosen for _, part in blocks(matrix)]
+    return np.concatenate([np.zeros((0, len(columns))), *parts]).T
 
 
 def shares(matrix: csr_matrix, kinds: np.ndarray) -> csr_matrix:
     """Absolute values of rows, divided by their sums over what can vary."""
     sizes = abs(matrix).astype(np.float64)
-    sums = np.asarray(sizes @ np.isin(kinds, VARIES).astype(np.float64)).ravel()
-    return csr_matrix(diags(1 / np.maximum(sums, SAFE)) @ sizes)
+    return csr_matrix(diags(1 / _safe(matrix, kinds)) @ sizes)
+
+
+def _safe(matrix: csr_matrix, kinds: np.ndarray) -> np.ndarray:
+    return np.maximum(sums(matrix, np.isin(kinds, VARIES))[0], SAFE)
 
 
 def influence_of(matrix: csr_matrix, kinds: np.ndarray, n_features: int, weights: np.ndarray) -> np.ndarray:
@@ -34,16 +58,18 @@ def influence_of(matrix: csr_matrix, kinds: np.ndarray, n_features: int, weights
         n_features: F.
         weights: (K,) of targets.
     """
-    normalised = shares(matrix, kinds)
-    among, goals = normalised[:n_features, :n_features], normalised[n_features:]
-    passing = np.asarray(goals.T @ weights).ravel()
+    by = 1 / _safe(matrix, kinds)
+    passing = np.asarray(abs(matrix[n_features:]).T @ (weights * by[n_features:])).ravel()
     if n_features:
+        among = csr_matrix(diags(by[:n_features]) @ abs(matrix[:n_features, :n_features]).astype(np.float64))
         if _is_lower(among):
             system = csr_matrix(eye(n_features) - among.T)
             through = spsolve_triangular(system, passing[:n_features], lower=False, unit_diagonal=True)
         else:  # nodes of a graph from elsewhere may stand in any order
             through = _series(among, passing[:n_features])
-        passing = passing + np.asarray(normalised[:n_features].T @ through).ravel()
+        through = np.concatenate([through * by[:n_features], np.zeros(len(by) - n_features)])
+        for rows, part in blocks(matrix):
+            passing = passing + np.asarray(abs(part).T @ through[rows]).ravel()
     return passing
 
 
@@ -74,7 +100,8 @@ def scores_of(
     errors = kinds == "error"
     tokens = np.isin(kinds, ("token", "position"))
     ends = influence[tokens].sum() + influence[errors].sum()
-    from_errors = np.asarray(shares(matrix, kinds) @ errors.astype(np.float64)).ravel()
+    by_errors, varying = sums(matrix, errors, np.isin(kinds, VARIES))
+    from_errors = by_errors / np.maximum(varying, SAFE)
     weight = np.concatenate([influence[:n_features], weights])
     replacement = float(influence[tokens].sum() / ends) if ends > 0 else 1.0
     completeness = float((weight * (1 - from_errors)).sum() / weight.sum()) if weight.sum() > 0 else 1.0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from monosem.circuits.frozen.frozen import Frozen
@@ -19,6 +17,7 @@ from monosem.circuits.graph.core import OWN, Nodes, TargetInfo
 from monosem.circuits.graph.estimate import estimate
 from monosem.circuits.graph.graph import Graph
 from monosem.circuits.graph.influence import VARIES
+from monosem.circuits.graph.rows import ROOM, Rows, edges_a_row, kept_rows, put_together
 from monosem.circuits.graph.sources import Sources
 from monosem.circuits.graph.targets import Goal, Target, goals_of, said_token
 from monosem.circuits.graph.traced import Traced
@@ -29,22 +28,9 @@ from monosem.work.progress import as_job, doing
 ROUNDS = 16
 """In so many rounds the most influential features are chosen; after each, influence is counted anew."""
 BATCH_NUMBERS = 2**20
-"""Numbers of the stream (targets x positions x width) that go through the pass at a time."""
-
-
-@dataclass
-class _Rows:
-    """Some rows: of features that read one site, or of targets."""
-
-    site: int
-    features: Int[np.ndarray, " n"]
-    """Their columns; -1 of targets."""
-    edges: csr_matrix
-    dropped: np.ndarray
-    """What was too small to be kept, summed, of each row."""
-    sizes: np.ndarray
-    """Absolute sums of each row over what can vary."""
-    totals: np.ndarray
+"""Numbers of the stream (targets x positions x width) that go through the pass at a time, ..."""
+AT_LEAST = 8
+"""... but of targets no fewer than these: a pattern is read, or made again, for all of them at once."""
 
 
 @as_job
@@ -141,11 +127,14 @@ class _Tracing:
             if group.kind not in VARIES:
                 self.varies[group.start : group.start + group.size] = 0
         self.own = next(group.start for group in sources.groups if group.hook == OWN)
-        self.done: list[_Rows] = []
+        self.others, self.to = self._other_nodes()
+        self.done: list[Rows] = []
         self.visited = np.zeros(sources.n_features, dtype=bool)
+        self.most = ROOM
 
     def run(self, most: int) -> None:
         """Targets, then features by influence."""
+        self.most = edges_a_row(most + len(self.goals))
         for goal in self.goals:
             rows = self.sources.rows_of(goal.site, goal.cotangent(self.frozen))
             self._keep(goal.site, np.array([-1]), rows, np.array([goal.value(self.frozen)]), np.array([goal.constant]))
@@ -164,13 +153,11 @@ class _Tracing:
     def influence(self) -> Float[np.ndarray, " features"]:
         """Of every feature, through the rows that there are: each edge is touched once, the latest readers first."""
         found = np.zeros(self.sources.n_features)
-        n = self.sources.n_features
         goals = [rows for rows in self.done if rows.features[0] < 0]
         for rows, goal in zip(goals, self.goals, strict=True):
-            found += np.asarray(abs(rows.edges[:, :n]).T @ (goal.weight / rows.sizes)).ravel()
+            rows.pass_on(found, np.array([goal.weight]))
         for rows in sorted(self.done[len(goals) :], key=lambda rows: -rows.site):
-            passing = found[rows.features] / rows.sizes
-            found += np.asarray(abs(rows.edges[:, :n]).T @ passing).ravel()
+            rows.pass_on(found, found[rows.features])
         return found
 
     def _features(self, chosen: Int[np.ndarray, " n"], work: Any) -> None:
@@ -184,7 +171,7 @@ class _Tracing:
             start = 0
             while start < len(entries):
                 length = int(unit.positions[entries[start]]) + 1
-                part = entries[start : start + max(1, BATCH_NUMBERS // (length * width))]
+                part = entries[start : start + max(AT_LEAST, BATCH_NUMBERS // (length * width))]
                 self._batch(number, unit, site, part)
                 start += len(part)
                 work.advance(len(part))
@@ -203,14 +190,11 @@ class _Tracing:
         self, site: int, columns: np.ndarray, rows: Float[Tensor, "n columns"], totals: np.ndarray, own: np.ndarray
     ) -> None:
         """Keep rows: all that is not a feature's, of features the largest edges."""
-        dense = rows.cpu().numpy()  # a view whose rows are not contiguous, as it was filled
+        dense = rows.contiguous().cpu().numpy()
         dense[:, self.own] += own
-        sizes = np.abs(dense) @ self.varies.astype(dense.dtype)
-        dropped = np.zeros(len(dense))
-        if self.share < 1:
-            dropped = _drop_small(dense[:, : self.sources.n_features], sizes, self.share)
-        edges = csr_matrix(dense)
-        self.done.append(_Rows(site, columns, edges, dropped, np.maximum(sizes.astype(np.float64), 1e-30), totals))
+        n_features, n_others = self.sources.n_features, len(self.others["kind"])
+        *kept, sizes = kept_rows(dense, n_features, self.varies, self.to, n_others, self.share, self.most)
+        self.done.append(Rows(site, columns, *kept, sizes, totals))
 
     # As a graph -------------------------------------------------------------------------------------------------------
 
@@ -219,23 +203,15 @@ class _Tracing:
         frozen, table = self.frozen, self.table
         kept = np.flatnonzero(self.visited)
         kept = kept[np.lexsort((table["latent"][kept], table["position"][kept], self._order(kept)))]
-        nodes, to = self._nodes(kept)
-        n = len(nodes)
-        gather = csr_matrix((np.ones(len(to)), (np.arange(len(to)), to)), shape=(len(to), n))
-        n_goals = len(self.goals)
-        parts = [csr_matrix(rows.edges @ gather.astype(rows.edges.dtype)) for rows in self.done]
-        matrix = csr_matrix(vstack(parts))
-        dropped = np.concatenate([rows.dropped for rows in self.done])
-        matrix = _with_remainder(matrix, n - 1, dropped)
+        nodes = self._nodes(kept)
+        n, n_goals = len(nodes), len(self.goals)
         columns = np.concatenate([rows.features for rows in self.done])
         totals = np.concatenate([rows.totals for rows in self.done])
-        row_of = np.full(self.sources.n_features, -1)
+        row_of, number = (np.full(self.sources.n_features, -1) for _ in range(2))
         row_of[columns[n_goals:]] = np.arange(n_goals, len(columns))
+        number[kept] = np.arange(len(kept))
         order = np.concatenate([row_of[kept], np.arange(n_goals)])
-        matrix = csr_matrix(matrix[order])
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
-        matrix.sort_indices()
+        values, edge_columns, offsets = put_together(self.done, order, number, len(kept), n - len(kept))
         targets = [
             TargetInfo(
                 label=goal.label,
@@ -256,12 +232,13 @@ class _Tracing:
             dictionaries={unit.name: unit.identity() for unit in frozen.units},
             nodes=self._with_targets(nodes),
             targets=targets,
-            values=matrix.data,
-            columns=matrix.indices.astype(np.int32),
-            offsets=matrix.indptr.astype(np.int64),
+            values=values,
+            columns=edge_columns,
+            offsets=offsets,
             row_total=totals[order],
             settings={"edges": self.share, "active_features": self.sources.n_features},
         )
+        to = np.concatenate([np.where(number < 0, n - 1, number), len(kept) + self.to])
         by_node = np.argsort(to, kind="stable")
         bounds = np.searchsorted(to[by_node], np.arange(n + 1))
         columns_of = [by_node[a:b] for a, b in pairwise(bounds)]
@@ -272,13 +249,9 @@ class _Tracing:
         """The site at which each feature is read."""
         return np.array(self.frozen.read_at or [0])[self.table["unit"][columns]]
 
-    def _nodes(self, kept: np.ndarray) -> tuple[Nodes, np.ndarray]:
-        """Source nodes, and to which of them each column goes."""
-        frozen, table, sources = self.frozen, self.table, self.sources
-        units = frozen.units
-        to = np.zeros(sources.n_columns, dtype=np.int64)
-        to[: sources.n_features] = -1
-        to[kept] = np.arange(len(kept))
+    def _nodes(self, kept: np.ndarray) -> Nodes:
+        """Source nodes: features, then the others."""
+        table, units = self.table, self.frozen.units
         names = np.array([unit.name for unit in units] or [""], dtype=object)
         layers = np.array([unit.layer for unit in units] or [-1])
         which = table["unit"][kept]
@@ -290,33 +263,38 @@ class _Tracing:
             "latent": table["latent"][kept].tolist(),
             "activation": table["activation"][kept].tolist(),
         }
+        return _table({name: column + self.others[name] for name, column in rows.items()})
+
+    def _other_nodes(self) -> tuple[dict[str, list[Any]], Int[np.ndarray, " others"]]:
+        """Source nodes that are no features, the remainder last; and to which of them each other column goes."""
+        frozen, sources = self.frozen, self.sources
+        rows: dict[str, list[Any]] = {
+            name: [] for name in ("kind", "hook", "layer", "position", "latent", "activation")
+        }
+        to = np.zeros(sources.n_columns - sources.n_features, dtype=np.int64)
         begins = frozen.model._context((frozen.tokens,), {}).special
         first = 1 if begins is not None and bool(begins[0, 0]) and frozen.length > 1 else 0
         ids = frozen.tokens[0].tolist()
         at_beginning: list[int] = []
         for group in sources.groups:
+            start = group.start - sources.n_features
             places = range(group.size) if group.by_position else [-1]
             for offset, place in enumerate(places):
                 if 0 <= place < first:
-                    at_beginning.append(group.start + offset)
+                    at_beginning.append(start + offset)
                     continue
-                to[group.start + offset] = len(rows["kind"])
+                to[start + offset] = len(rows["kind"])
                 rows["kind"].append(group.kind)
                 rows["hook"].append("embed" if group.kind in ("token", "position") else group.hook)
                 rows["layer"].append(-1 if group.kind in ("token", "position") else group.layer)
                 rows["position"].append(place)
                 rows["latent"].append(ids[place] if group.kind == "token" else -1)
                 rows["activation"].append(0.0)
-        for kind in ("beginning", "remainder"):
-            number = len(rows["kind"])
-            if kind == "beginning":
-                to[at_beginning] = number
-            else:
-                to[: sources.n_features][to[: sources.n_features] < 0] = number
-            for name, value in (("kind", kind), ("hook", ""), ("layer", -1), ("latent", -1), ("activation", 0.0)):
+        to[at_beginning] = len(rows["kind"])
+        for kind, place in (("beginning", 0), ("remainder", -1)):
+            for name, value in zip(rows, (kind, "", -1, place, -1, 0.0), strict=True):
                 rows[name].append(value)
-            rows["position"].append(0 if kind == "beginning" else -1)
-        return _table(rows), to
+        return rows, to
 
     def _with_targets(self, nodes: Nodes) -> Nodes:
         last = max((layer for layer in range(self.frozen.model.n_layers)), default=0) + 1
@@ -341,23 +319,3 @@ def _table(rows: dict[str, list[Any]]) -> Nodes:
         np.array(rows["latent"], dtype=np.int64),
         np.array(rows["activation"], dtype=np.float64),
     )
-
-
-def _drop_small(features: np.ndarray, sizes: np.ndarray, share: float) -> np.ndarray:
-    """Set the smallest edges of each row to 0 that make up no more than the rest of its sum; returns their sums."""
-    size = np.abs(features)
-    order = np.argsort(size, axis=1)
-    cumulative = np.cumsum(np.take_along_axis(size, order, 1), axis=1)
-    small = cumulative <= (1 - share) * sizes[:, None]
-    mask = np.zeros_like(small)
-    np.put_along_axis(mask, order, small, 1)
-    dropped = np.where(mask, features, 0).sum(1, dtype=np.float64)
-    features[mask] = 0
-    return dropped
-
-
-def _with_remainder(matrix: csr_matrix, column: int, more: np.ndarray) -> csr_matrix:
-    if not more.any():
-        return matrix
-    extra = csr_matrix((more, (np.arange(len(more)), np.full(len(more), column))), shape=matrix.shape)
-    return csr_matrix(matrix + extra.astype(matrix.dtype))
