@@ -59,7 +59,7 @@ def main() -> None:
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\n{graph.n_features:,} features, {graph.n_sources:,} sources, {len(graph.values):,} edges")
     print(f"time                {seconds:9.1f} s      ({worked:.1f} s of processors)")
-    print(f"                                 bars: 20 s (bundled, 250 tokens), 60 s (SmolLM2, 60 tokens)")
+    print("                                 bars: 20 s (bundled, 250 tokens), 60 s (SmolLM2, 60 tokens)")
     print(f"memory              {held:9.2f} GiB    ({held - before:.2f} beside model, dictionaries and libraries)")
     print("                                 bars: 2 GiB (bundled), 4 GiB (SmolLM2, 400 tokens), 3 GiB (26 x 2,300)")
     print(f"conservation error  {graph.audit().largest_error:9.1e}        bar: 1e-04 of a row's absolute sum")

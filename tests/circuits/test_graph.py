@@ -13,6 +13,7 @@ from family_models import FAMILY_MODELS, VOCABULARY, D, family_module
 from safetensors.torch import load_file, save_file
 
 import monosem as ms
+from monosem.circuits.graph import influence, rows
 from monosem.circuits.graph.influence import VARIES, influence_of
 from monosem.circuits.graph.prune import threshold
 from monosem.circuits.graph.verify import verify
@@ -207,6 +208,36 @@ def test_fewer_features_leave_a_remainder_and_rows_still_add_up(make_dictionary:
     sparse = ms.trace(subject(), mixed(make_dictionary), TOKENS, [7, (3, 5)], edges=0.7, progress=False)
     assert sparse.audit().largest_error <= 1e-12
     assert len(sparse.values) < 0.8 * len(graph.values)
+
+
+def test_of_many_edges_the_largest_of_each_row_are_kept(
+    make_dictionary: Make, graph: ms.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the others are in the remainder, as if all had been worked on at once."""
+    monkeypatch.setattr(rows, "ROOM", 0)
+    monkeypatch.setattr(rows, "LEAST", 6)
+    monkeypatch.setattr(influence, "BLOCK", 40)
+    few = ms.trace(subject(), mixed(make_dictionary), TOKENS, [7, (3, 5)], progress=False)
+    assert few.audit().largest_error <= 1e-12
+    whole, at = graph.matrix().toarray(), {name: number for number, name in enumerate(graph.nodes.ids())}
+    cut = few.matrix().toarray()
+    columns = [at[name] for name in few.nodes.ids()[: few.n_sources]]
+    remainder = few.nodes.kind[: few.n_sources] == "remainder"
+    full = 0
+    for row, number in enumerate(few.rows):
+        expected = whole[int(np.flatnonzero(graph.rows == at[few.nodes.id(int(number))])[0])]
+        of_features = np.sort(np.abs(expected[: graph.n_features]))[::-1]
+        kept = np.flatnonzero(cut[row, : few.n_features])
+        assert len(kept) <= 6
+        full += len(kept) == 6
+        np.testing.assert_allclose(cut[row, kept], expected[columns][kept], rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(np.sort(np.abs(cut[row, kept]))[::-1], of_features[: len(kept)], rtol=1e-10)
+        rest = ~remainder & (np.arange(few.n_sources) >= few.n_features)
+        np.testing.assert_allclose(cut[row, rest], expected[columns][rest], rtol=1e-10, atol=1e-13)
+    assert full > 10
+    monkeypatch.undo()
+    again = influence.influence_of(few.matrix(), few.nodes.kind[: few.n_sources], few.n_features, few.weights)
+    np.testing.assert_allclose(few.influence, again, rtol=1e-12)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -146,14 +146,15 @@ class Mix(Step):
         return mixed.transpose(1, 2).flatten(2)
 
     def transpose(self, g: Tensor) -> Tensor:
-        n = g.shape[1]
-        heads = g.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, n = g.shape[:2]
+        heads = g.unflatten(2, (self.heads, -1)).permute(2, 1, 0, 3).flatten(2)  # one product for all of the batch
         values = torch.zeros(heads.shape, dtype=g.dtype, device=g.device)
         for queries, part in self.pattern.blocks(n):
-            values[:, :, : part.shape[2]] += torch.matmul(part.mT, heads[:, :, queries])
+            values[:, : part.shape[2]].baddbmm_(part.mT, heads[:, queries])
         if self.group > 1:
-            values = values.unflatten(1, (self.kv_heads, self.group)).sum(2)
-        return (values.transpose(1, 2).flatten(2) / self.scale[:n]) @ self.weight
+            values = values.unflatten(0, (self.kv_heads, self.group)).sum(1)
+        by_row = values.unflatten(2, (batch, -1)).permute(2, 1, 0, 3).flatten(2)
+        return (by_row / self.scale[:n]) @ self.weight
 
     def transpose_one(self, g: Tensor, positions: Tensor) -> Float[Tensor, "batch pos d_in"]:
         """Of one position each to all positions up to it: an outer product for each head."""

@@ -193,8 +193,8 @@ class _Tracing:
         dense = rows.contiguous().cpu().numpy()
         dense[:, self.own] += own
         n_features, n_others = self.sources.n_features, len(self.others["kind"])
-        *kept, sizes = kept_rows(dense, n_features, self.varies, self.to, n_others, self.share, self.most)
-        self.done.append(Rows(site, columns, *kept, sizes, totals))
+        kept = kept_rows(dense, n_features, self.varies, self.to, n_others, self.share, self.most)
+        self.done.append(Rows(site, columns, *kept, totals))
 
     # As a graph -------------------------------------------------------------------------------------------------------
 
