@@ -41,7 +41,8 @@ export interface Summary {
 /** A figure with its 95 % interval. */
 export interface Measured {
   name: string
-  value: number
+  /** Null where it is not defined. */
+  value: number | null
   low: number | null
   high: number | null
 }

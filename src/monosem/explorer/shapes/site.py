@@ -46,7 +46,8 @@ class MeasuredColumn(TypedDict):
     """A metric of the SAE or of a control, with its 95 % interval."""
 
     name: str
-    value: float
+    value: float | None
+    """None where it is not defined."""
     low: float | None
     high: float | None
 
