@@ -54,6 +54,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(small_run: Path) -> None:
         "checkpoints",
         "identity.json",
         "evaluation.json",
+        "evaluation_draws.safetensors",
         "features",
         "figures",
     }
