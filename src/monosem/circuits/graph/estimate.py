@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from monosem.circuits.frozen.pattern import BLOCK_NUMBERS, HELD_BYTES
+from monosem.circuits.frozen.pattern import BLOCK, BLOCK_NUMBERS, HELD_BYTES
 from monosem.circuits.frozen.units import Dictionaries, DictionaryUnit, Unit, units_of
 from monosem.circuits.graph.rows import edges_a_row
 from monosem.errors import DataError
@@ -121,7 +121,8 @@ def estimate(
     features = min(max_features, total)
     sources = features + length * (layers + len(units) + 2)
     patterns = min(size * layers * heads * length * length, HELD_BYTES)
-    passed = patterns + size * (2 * WORKED_ON * BLOCK_NUMBERS + 12 * layers * length * d)
+    part = min(BLOCK_NUMBERS, heads * length * min(BLOCK, length))
+    passed = patterns + size * (2 * WORKED_ON * part + 12 * layers * length * d)
     rows = 0
     for unit, n in zip(units, active, strict=True):
         latents = min(n, unit.sae.n_latents if isinstance(unit, DictionaryUnit) else n)
