@@ -236,7 +236,9 @@ class ProbeReport:
             axes.axhline(0.5, color="#bbbbbb", linewidth=1)
             axes.set_xticks(range(len(ks)), [f"k={k}" for k in ks])
             axes.set(ylim=(0.4, 1.0), ylabel="AUROC on test texts")
-            axes.set_title(f"{self.facts['data']}, {self.facts['hook']}", fontsize=9, loc="left")
+            axes.set_title(
+                f"{str(self.facts['data']).rpartition('/')[2]}, {self.facts['hook']}", fontsize=9, loc="left"
+            )
             axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
             with replacing(path) as new:
                 kind = Path(path).suffix.removeprefix(".") or "svg"
