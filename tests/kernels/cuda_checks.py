@@ -144,7 +144,7 @@ def test_top_k_equals_dense_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch, 
 def test_screened_values_are_exact() -> None:
     x, W = random(6, 40, dtype=SINGLE), normalize(random(500, 40, seed=1, dtype=SINGLE), dim=1)
     bias = 0.1 * random(500, seed=2, dtype=SINGLE)
-    values, selection = kernels.top_k(x, W, bias, 16, screen=True)
+    values, selection = kernels.top_k(x, W, bias, 16, screen="bfloat16")
     pre = x @ W.T + bias
     values, chosen = values.reshape(6, 16), selection.indices.reshape(6, 16).long()
     check_near(values, pre.gather(1, chosen))
@@ -174,7 +174,7 @@ def test_above_equals_plain_in_every_bit(
 def test_a_screened_batch_selection_misses_nothing(guess: float) -> None:
     x, W = random(9, 24, dtype=SINGLE), normalize(random(70, 24, seed=1, dtype=SINGLE), dim=1)
     bias = 0.3 * random(70, seed=2, dtype=SINGLE)
-    values, selection, cut = kernels.batch_top_k(x, W, bias, 60, guess, screen=True)
+    values, selection, cut = kernels.batch_top_k(x, W, bias, 60, guess, screen="bfloat16")
     pre = x @ W.T + bias
     check_near(values.sort(descending=True).values, pre.flatten().topk(60).values)
     check_near(values, pre[rows_of(selection.offsets), selection.indices.long()])
@@ -346,7 +346,7 @@ def test_with_a_fixed_k_nothing_asks_for_a_number_on_the_device(monkeypatch: pyt
     """On the meta device there are no numbers: to ask for one is an error."""
     monkeypatch.setattr(cuda, "_run", lambda *_, **__: None)
     x, W, bias = (torch.empty(shape, device="meta") for shape in ((8, 40), (500, 40), (500,)))
-    for screen in (False, True):
+    for screen in ("float32", "bfloat16"):
         values, selection = kernels.top_k(x, W, bias, 5, screen=screen)
         values = values.requires_grad_()
         pre = kernels.encode(x, W.requires_grad_(), bias.requires_grad_(), None, selection, values)
@@ -371,7 +371,7 @@ def test_with_a_fixed_k_nothing_waits_for_the_device() -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        values, selection = kernels.top_k(x, W.requires_grad_(), bias, 5, screen=True)
+        values, selection = kernels.top_k(x, W.requires_grad_(), bias, 5, screen="bfloat16")
         pre = kernels.encode(x, W, bias, None, selection, values)
         kernels.decode(pre, W, selection).sum().backward()
         kernels.adam_(W.detach(), W.grad, W.grad, W.grad, (1.0,) * 6, unit_rows=True)  # pyright: ignore
@@ -406,7 +406,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
     x, W, bias = (random(*s, seed=i, dtype=SINGLE) for i, s in enumerate(((500, 300), (3000, 300), (3000,))))
 
     def outcome() -> list[Tensor]:
-        values, selection = kernels.top_k(x, W, bias, 20, screen=True)
+        values, selection = kernels.top_k(x, W, bias, 20, screen="bfloat16")
         outer = cuda.scatter_outer(values, *selection.by_latent, x)
         return [values, selection.indices, outer, cuda.weighted_sum(values, selection.indices, selection.offsets, W)]
 

@@ -1,4 +1,4 @@
-"""Screening in bfloat16, and Adam in one pass."""
+"""Screens of few bits, and Adam in one pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import normalize
 
 from monosem import kernels
-from monosem.kernels import reference
+from monosem.kernels import cpu, matmul, reference, screening
+from monosem.kernels.rounding import Precision
 
 
 @pytest.mark.parametrize("backend", ["cpu", "plain"])
@@ -17,7 +18,7 @@ def test_screened_values_are_exact_and_almost_every_row_is_the_float32_selection
     W = normalize(torch.randn(3000, 64, generator=generator), dim=1)
     b = 0.1 * torch.randn(3000, generator=generator)
     with kernels.use_backend(backend):
-        values, selection = kernels.top_k(x, W, b, 32, screen=True)
+        values, selection = kernels.top_k(x, W, b, 32, screen="bfloat16")
     pre = x @ W.T + b
     chosen = selection.indices.reshape(600, 32).long()
     torch.testing.assert_close(values.reshape(600, 32), pre.gather(1, chosen), rtol=1e-5, atol=1e-5)
@@ -27,20 +28,91 @@ def test_screened_values_are_exact_and_almost_every_row_is_the_float32_selection
     assert all(len(set(row)) == 32 for row in chosen.tolist())
 
 
-def test_screening_keeps_the_order_of_all_bfloat16_numbers() -> None:
-    from monosem.kernels import cpu
+def hard_rows(kind: str, n: int, d: int, generator: torch.Generator) -> torch.Tensor:
+    x = torch.randn(n, d, generator=generator)
+    if kind == "heavy":
+        x = x / torch.rand(n, d, generator=generator).clamp_min(1e-3)
+    if kind == "constant":
+        x = x[:, :1].expand(n, d).contiguous()
+    if kind == "one hot":
+        x = torch.eye(d).repeat(-(-n // d), 1)[:n] * 3
+    if kind == "sizes":
+        x = x * 10.0 ** torch.randint(-4, 5, (n, 1), generator=generator)
+    if kind == "zeros":
+        x[::3] = 0
+    if kind == "outlier":
+        x[:, 3] = 500
+    return x
 
-    numbers = torch.randn(4, 1000).bfloat16()
-    numbers[0, :4] = torch.tensor([0.0, float("-inf"), float("inf"), -1e-30]).bfloat16()
-    ordered = numbers.clone().view(torch.int16)
-    cpu._order_as_integers(ordered.numpy())
-    for row, integers in zip(numbers, ordered, strict=True):
-        assert torch.equal(row[integers.long().argsort()], row.sort().values)
+
+KINDS = ["plain", "heavy", "constant", "one hot", "sizes", "zeros", "outlier"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_hold_and_what_is_found_is_that_of_float64(kind: str, precision: Precision) -> None:
+    """|x . w + b - s| <= e for every entry, in float64; and with it, the k largest are the k largest."""
+    if precision == "int8" and not matmul.integer_levels():
+        pytest.skip("this processor's int8 products are not to be had")
+    generator = torch.Generator().manual_seed(3)
+    x, W = hard_rows(kind, 70, 96, generator), hard_rows("sizes" if kind == "sizes" else "plain", 2100, 96, generator)
+    W[7], W[11] = 0, W[10]
+    b = torch.randn(2100, generator=generator) * (100 if kind in ("zeros", "sizes") else 0.1)
+    screen = screening.Screen.of(W, b, precision)
+    rounded = screen.rounded(x)
+    product = screen.product(rounded)
+    scale, of_norm, of_error = (torch.from_numpy(a).double() for a in screen.rows(rounded, True, 96))
+    s = product.double() * scale[:, None] * screen.weight.scale.double()
+    own = screening.OUTPUT if product.dtype == torch.bfloat16 else 0
+    e = of_norm[:, None] * screen.weight.norm + of_error[:, None] * screen.weight.error + own * s.abs()
+    exact = x.double() @ W.double().T
+    assert ((exact - s).abs() <= e + 2.4e-7 * b.abs().double()).all()
+    values, selection = kernels.top_k(x, W, b, 8)
+    named = cpu.top_k_screened(x, W, b, 8, precision, True)
+    assert torch.equal(values, named[0].reshape(-1))
+    assert torch.equal(selection.indices, named[1].reshape(-1))
+    best = (exact + b.double()).topk(8).values
+    size = x.norm(dim=1).double()[:, None] * W.norm(dim=1).max() + b.abs().max()
+    assert ((values.reshape(70, 8).double() - best).abs() <= 1e-5 * size).all()
+    limits = torch.linspace(0, float(best.median()), 2100)
+    above, held = kernels.above(x, W, b, limits), cpu.above_screened(x, W, b, limits, precision)
+    assert torch.equal(above[0], held[0])
+    assert torch.equal(above[1].indices, held[1])
+
+
+def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
+    W = torch.ones(4096, 64) + 1e-5 * torch.randn(4096, 64)
+    x = torch.randn(100, 64)
+    for precision in ("bfloat16", "int8") if matmul.integer_levels() else ("bfloat16",):
+        unsure = screening.largest(x, screening.Screen.of(W, torch.zeros(4096), precision), 16, exact=True)[2]
+        assert unsure.any()
+        found = cpu.top_k_screened(x, W, torch.zeros(4096), 16, precision, True)[0]
+        expected = (x.double() @ W.double().T).topk(16).values
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_values_have_the_same_bits_in_any_company() -> None:
+    """However many rows come together, and whatever else is a candidate."""
+    x, W, b = torch.randn(130, 100), torch.randn(2500, 100), torch.randn(2500)
+    together = kernels.top_k(x, W, b, 20)[0].reshape(130, 20)
+    assert torch.equal(together, torch.cat([kernels.top_k(row, W, b, 20)[0][None] for row in x.split(1)]))
+
+
+def test_products_of_integers_do_not_overflow() -> None:
+    """With the levels that this processor is trusted with, products as large as there are come out right."""
+    levels = matmul.integer_levels()
+    if not levels:
+        pytest.skip("this processor's int8 products are not to be had")
+    x = torch.tensor([0, 2 * levels + 1], dtype=torch.uint8)[torch.randint(0, 2, (64, 768))]
+    weight = torch.tensor([-127, 127], dtype=torch.int8)[torch.randint(0, 2, (512, 768))]
+    found = matmul.integer_product(x, levels + 1, matmul.packed(weight), 512).double()
+    expected = (x.double() - levels - 1) @ weight.double().T
+    assert ((found - expected).abs() <= 2**-8 * expected.abs()).all()
 
 
 def test_screening_is_left_out_where_all_latents_would_be_candidates() -> None:
     x, W = torch.randn(5, 8), torch.randn(12, 8)
-    values, _ = kernels.top_k(x, W, torch.zeros(12), 8, screen=True)
+    values, _ = kernels.top_k(x, W, torch.zeros(12), 8, screen="bfloat16")
     assert torch.equal(
         values.reshape(5, 8).sort().values, kernels.top_k(x, W, torch.zeros(12), 8)[0].reshape(5, 8).sort().values
     )
@@ -86,7 +158,7 @@ def test_a_screened_batch_selection_misses_nothing(backend: str, guess: float) -
     W = normalize(torch.randn(900, 48, generator=generator), dim=1)
     b = 0.3 * torch.randn(900, generator=generator)
     with kernels.use_backend(backend):
-        values, selection, cut = kernels.batch_top_k(x, W, b, 7000, guess, screen=True)
+        values, selection, cut = kernels.batch_top_k(x, W, b, 7000, guess, screen="bfloat16")
     expected = (x @ W.T + b).flatten().topk(7000).values
     torch.testing.assert_close(values.sort(descending=True).values, expected, rtol=1e-5, atol=1e-5)
     assert cut == values.min()

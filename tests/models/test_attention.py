@@ -67,8 +67,10 @@ def pattern_by_hand(model: SubjectModel, spec: FamilyModel, found: dict[str, Ten
     return scores.softmax(-1, dtype=torch.float32 if eager else None).to(scores.dtype)
 
 
-def same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+def same(found: Tensor, expected: Tensor, model: SubjectModel | None = None) -> None:
+    """In float64; of a model whose attention takes its softmax in float32, to that precision."""
+    eager = model is not None and model.module.config._attn_implementation == "eager"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if eager else 1e-12)
 
 
 def test_heads_lie_side_by_side_and_shared_ones_once(model: SubjectModel, spec: FamilyModel) -> None:
@@ -100,7 +102,7 @@ def test_the_pattern_is_the_one_that_transformers_reports(spec: FamilyModel, nam
     ours = [SubjectModel(family_module(name)), eager]
     for model in ours:
         found = model.capture(spec.inputs(), [f"attn_pattern.{LAYER}"])[f"attn_pattern.{LAYER}"]
-        torch.testing.assert_close(found, reported, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, reported, rtol=0, atol=4e-6)
 
 
 def test_looking_changes_no_bit_and_leaves_nothing_behind(model: SubjectModel, spec: FamilyModel) -> None:
@@ -154,7 +156,7 @@ def test_padding_is_seen_by_no_token(model: SubjectModel, spec: FamilyModel) -> 
     mask[1, 6:] = 0
     found = model.capture({"input_ids": tokens, "attention_mask": mask}, ["attn_pattern.1", "attn_v.1", "attn_z.1"])
     alone = model.capture(tokens[1:, :6], ["attn_pattern.1"])["attn_pattern.1"]
-    same(found["attn_pattern.1"][1:, :, :6, :6], alone)
+    same(found["attn_pattern.1"][1:, :, :6, :6], alone, model)
     assert not found["attn_pattern.1"][1, :, :6, 6:].any()
     values = by_head(found["attn_v.1"], spec.head_width, spec.n_heads)
     z = (found["attn_pattern.1"] @ values).transpose(1, 2).flatten(2)
@@ -185,10 +187,10 @@ def test_what_is_edited_in_the_prompt_holds_while_text_is_written(model: Subject
         for i in range(5, tokens.shape[1]):
             out = model.module(tokens[:, i : i + 1], past_key_values=out.past_key_values, use_cache=True)
             steps.append(out.logits)
-    same(torch.cat(steps, dim=1), at_once)
+    same(torch.cat(steps, dim=1), at_once, model)
     assert not torch.allclose(at_once, model(tokens))
     last = patterns[-1]  # a window's keys may have been dropped
-    same(last, patterns[0][:, :, -1:, -last.shape[-1] :])
+    same(last, patterns[0][:, :, -1:, -last.shape[-1] :], model)
 
 
 def test_gradients_flow_through_what_is_watched(model: SubjectModel, spec: FamilyModel) -> None:

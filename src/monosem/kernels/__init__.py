@@ -5,6 +5,8 @@
     cuda.py        Triton
     plain.py       plain torch: any device, no compiler
     matmul.py      the matmul of selections, and which precisions are fast: asked by trying
+    rounding.py    rows in few bits, with the true norms of what rounding took away
+    screening.py   which entries can be among the wanted, found in few bits: on CPU
     buffers.py     memory that is used again
     sparse.py      the two differentiable operations that architectures are made of, on any of the above
 
@@ -13,7 +15,8 @@ forward and backward, at O(rows x active) instead of O(rows x n_latents).
 """
 
 from monosem.kernels.buffers import Buffers, done_with
-from monosem.kernels.matmul import SLOW, fast_bfloat16, speed
+from monosem.kernels.matmul import SLOW, fast_bfloat16, fastest, knows, speed
+from monosem.kernels.rounding import Precision
 from monosem.kernels.sparse import (
     Selection,
     above,
@@ -42,6 +45,7 @@ from monosem.ranks import (
 __all__ = [
     "SLOW",
     "Buffers",
+    "Precision",
     "Selection",
     "a_row",
     "above",
@@ -53,6 +57,8 @@ __all__ = [
     "done_with",
     "encode",
     "fast_bfloat16",
+    "fastest",
+    "knows",
     "largest",
     "latents_in_all",
     "mean_over_rows",

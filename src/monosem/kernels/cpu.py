@@ -11,15 +11,18 @@ import torch
 from numba import njit, prange
 from numba.core import config
 from torch import Tensor
+from torch.nn import functional as F
 
-from monosem.kernels.buffers import done_with, empty
+from monosem.kernels import screening
+from monosem.kernels.buffers import empty
 from monosem.kernels.matmul import linear
 from monosem.kernels.plain import only_above
+from monosem.kernels.rounding import Precision
+from monosem.kernels.screening import Screen
 
 config.THREADING_LAYER = "omp"
 
 TILE_ROWS = 256
-TILE_ROWS_16 = 512
 BLOCK_ROWS = 256  # so many rows of activations stay in a core's own cache
 ENTRIES_PER_BLOCK = 8  # a latent's mean entries in a block that make a pass over all latents worth while
 FAST = {"reassoc", "contract", "nsz"}
@@ -47,64 +50,59 @@ def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
         _top_k_rows(pre.numpy(), values.numpy(), indices.numpy())
 
 
-def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates: int) -> tuple[Tensor, Tensor]:
-    rows = x.shape[0]
-    tile_rows = min(rows, TILE_ROWS_16)
-    candidates = torch.empty(rows, n_candidates, dtype=torch.int32)
-    keys = torch.empty(tile_rows, n_candidates, dtype=torch.int16)
-    weight16 = empty(*weight.shape, dtype=torch.bfloat16).copy_(weight)
-    x16, bias16 = x.bfloat16(), bias.bfloat16()
+def top_k_screened(
+    x: Tensor, weight: Tensor, bias: Tensor, k: int, precision: Precision, exact: bool
+) -> tuple[Tensor, Tensor]:
     _match_threads()
-    for start in range(0, rows, tile_rows):
-        stop = min(start + tile_rows, rows)
-        pre = linear(x16[start:stop], weight16, bias16)
-        ordered = pre.view(torch.int16).numpy()
-        _order_as_integers(ordered)
-        _top_k_rows(ordered, keys[: stop - start].numpy(), candidates[start:stop].numpy())
-    done_with(weight16)
-    offsets = torch.arange(rows + 1) * n_candidates
-    exact = gather_dot(x, weight, candidates.reshape(-1), offsets).add_(bias[candidates.reshape(-1)])
-    values = torch.empty(rows, k, dtype=x.dtype)
-    indices = torch.empty(rows, k, dtype=torch.int32)
-    _select(exact.reshape(rows, n_candidates), values, indices)
-    return values, candidates.gather(1, indices.long())
+    screen = Screen.of(weight, bias, precision)
+    indices, offsets, unsure = screening.largest(x, screen, k, exact=exact)
+    screen.done()
+    values = gather_dot(x, weight, indices, offsets).add_(bias[indices])
+    if not unsure.any():
+        return screening.best(values, indices, offsets, k)
+    best, places = torch.empty(len(x), k, dtype=x.dtype), torch.empty(len(x), k, dtype=torch.int32)
+    _, whole = top_k(x[unsure], weight, bias, k)
+    among = torch.arange(len(whole) + 1) * k
+    found = gather_dot(x[unsure], weight, whole.reshape(-1), among).add_(bias[whole.reshape(-1)])
+    best[unsure], places[unsure] = screening.best(found, whole.reshape(-1), among, k)
+    kept = F.pad(offsets.diff()[~unsure].cumsum(0), (1, 0))
+    best[~unsure], places[~unsure] = screening.best(values, indices, kept, k)
+    return best, places
 
 
 def above_screened(
-    x: Tensor, weight: Tensor, bias: Tensor, threshold: float, limits: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x16, weight16, bias16 = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
-    _, indices, offsets = above(x16, weight16, bias16, torch.zeros(()), limits)
+    _match_threads()
+    limits = threshold.detach().expand(len(weight)).contiguous()
+    screen = Screen.of(weight, bias, precision)
+    indices, offsets = screening.above(x, screen, limits)
+    screen.done()
     values = gather_dot(x, weight, indices, offsets).add_(bias[indices])
-    return only_above(values, indices, offsets, threshold)
+    return only_above(values, indices, offsets, limits[indices])
 
 
-def above(
-    x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, row_limits: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As in plain.py; `row_limits` are added to the thresholds."""
+def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, n = x.shape[0], weight.shape[0]
-    exact = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-    limits = threshold.to(exact).expand(n).contiguous().numpy()
-    extra = _array(torch.zeros(rows, dtype=exact) if row_limits is None else row_limits)
+    limits = threshold.to(x.dtype).expand(n).contiguous().numpy()
     counts = torch.zeros(rows + 1, dtype=torch.int64)
     values: list[Tensor] = []
     indices: list[Tensor] = []
     _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        pre = linear(x[start:stop], weight, bias).to(exact)
+        pre = linear(x[start:stop], weight, bias)
         tile_counts = counts[start + 1 : stop + 1].numpy()
-        _count_above(pre.numpy(), limits, extra[start:stop], tile_counts)
+        _count_above(pre.numpy(), limits, tile_counts)
         ends = np.cumsum(tile_counts)
-        tile_values = torch.empty(int(ends[-1]), dtype=exact)
+        tile_values = torch.empty(int(ends[-1]), dtype=x.dtype)
         tile_indices = torch.empty(int(ends[-1]), dtype=torch.int32)
         starts = ends - tile_counts
-        _write_above(pre.numpy(), limits, extra[start:stop], starts, tile_values.numpy(), tile_indices.numpy())
+        _write_above(pre.numpy(), limits, starts, tile_values.numpy(), tile_indices.numpy())
         values.append(tile_values)
         indices.append(tile_indices)
     if not values:
-        return torch.zeros(0, dtype=exact), torch.zeros(0, dtype=torch.int32), counts
+        return torch.zeros(0, dtype=x.dtype), torch.zeros(0, dtype=torch.int32), counts
     return torch.cat(values), torch.cat(indices), counts.cumsum(0)
 
 
@@ -297,29 +295,20 @@ def _top_k_rows_by_bits(pre, bits, values, indices):
 
 
 @njit(cache=True, parallel=True)
-def _order_as_integers(bits):
-    """Turn the bits of bfloat16 numbers into integers of the same order."""
-    for r in prange(bits.shape[0]):
-        row = bits[r]
-        for i in range(row.shape[0]):
-            row[i] = row[i] ^ ((row[i] >> 15) & 0x7FFF)
-
-
-@njit(cache=True, parallel=True)
-def _count_above(pre, limits, extra, counts):
+def _count_above(pre, limits, counts):
     for r in prange(pre.shape[0]):
         count = 0
         for i in range(pre.shape[1]):
-            count += pre[r, i] > limits[i] + extra[r]
+            count += pre[r, i] > limits[i]
         counts[r] = count
 
 
 @njit(cache=True, parallel=True)
-def _write_above(pre, limits, extra, starts, values, indices):
+def _write_above(pre, limits, starts, values, indices):
     for r in prange(pre.shape[0]):
         at = starts[r]
         for i in range(pre.shape[1]):
-            if pre[r, i] > limits[i] + extra[r]:
+            if pre[r, i] > limits[i]:
                 values[at] = pre[r, i]
                 indices[at] = i
                 at += 1
@@ -342,23 +331,17 @@ def _add_rows(total, values, which, source, first, last):
 
 @njit(cache=True, fastmath=FAST)
 def _dot_rows(vector, which, source, first, last, out):
-    """The products of `vector` with the rows of source that entries first to last name."""
-    fours = first + (last - first) // 4 * 4
-    for e in range(first, fours, 4):
-        s0, s1, s2, s3 = source[which[e]], source[which[e + 1]], source[which[e + 2]], source[which[e + 3]]
+    """The products of `vector` with the rows of source that entries name: the same bits in any company."""
+    for e in range(first, last, 4):
+        e1, e2, e3 = min(e + 1, last - 1), min(e + 2, last - 1), min(e + 3, last - 1)
+        s0, s1, s2, s3 = source[which[e]], source[which[e1]], source[which[e2]], source[which[e3]]
         t0 = t1 = t2 = t3 = vector[0] * 0
         for c in range(vector.shape[0]):
             t0 += s0[c] * vector[c]
             t1 += s1[c] * vector[c]
             t2 += s2[c] * vector[c]
             t3 += s3[c] * vector[c]
-        out[e], out[e + 1], out[e + 2], out[e + 3] = t0, t1, t2, t3
-    for e in range(fours, last):
-        s0 = source[which[e]]
-        t0 = vector[0] * 0
-        for c in range(vector.shape[0]):
-            t0 += s0[c] * vector[c]
-        out[e] = t0
+        out[e], out[e1], out[e2], out[e3] = t0, t1, t2, t3
 
 
 @njit(cache=True, parallel=True)

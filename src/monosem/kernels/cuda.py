@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem.kernels import plain
-from monosem.kernels.plain import from_dense, only_above, to_dense
+from monosem.kernels.plain import from_dense, only_above, row_limits, to_dense
+from monosem.kernels.rounding import Precision
+from monosem.kernels.screening import n_rough
 
 __all__ = [
     "above",
@@ -51,11 +53,14 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tens
     return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
 
 
-def top_k_screened(x: Tensor, weight: Tensor, bias: Tensor, k: int, n_candidates: int) -> tuple[Tensor, Tensor]:
+def top_k_screened(
+    x: Tensor, weight: Tensor, bias: Tensor, k: int, precision: Precision, exact: bool
+) -> tuple[Tensor, Tensor]:
+    n_candidates = n_rough(k, precision)
     _, candidates = top_k(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), n_candidates)
     offsets = torch.arange(len(x) + 1, device=x.device) * n_candidates
-    exact = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
-    values, places = _largest(exact, k)
+    found = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
+    values, places = _largest(found, k)
     return values, candidates.gather(1, places.long())
 
 
@@ -64,12 +69,13 @@ def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[T
 
 
 def above_screened(
-    x: Tensor, weight: Tensor, bias: Tensor, threshold: float, limits: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor, Tensor]:
+    limits = row_limits(x, weight, bias, threshold)
     half = (x.bfloat16(), weight.bfloat16(), bias.bfloat16())
     _, indices, offsets = _above(*half, torch.zeros((), device=x.device), limits)
     values = gather_dot(x, weight, indices, offsets) + bias[indices]
-    return only_above(values, indices, offsets, threshold)
+    return only_above(values, indices, offsets, threshold.expand(len(weight))[indices])
 
 
 def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:

@@ -12,16 +12,18 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
+
+from monosem.kernels.rounding import Precision
 
 FAST = 1.2
 """Times the speed of float32 from which a precision is worth the use of it."""
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
 TRIALS = 8
-SMALL = {"cpu": (128, 256, 512), "cuda": (512, 1024, 4096)}
-"""Rows, width and latents of the matmul that is timed: below a millisecond."""
+SMALL = {"cpu": (256, 1024), "cuda": (512, 4096)}
+"""Rows and latents of the matmul that is timed: a few milliseconds."""
 
 
 SUMMED = 2048
@@ -68,25 +70,58 @@ def _onednn_knows(dtype: torch.dtype) -> bool:
         return False
 
 
+def packed(weight: Int8[Tensor, "n d"]) -> Tensor:
+    """Weights as `integer_product` wants them."""
+    return torch.ops.onednn.qlinear_prepack(weight, None)
+
+
+def integer_product(x: UInt8[Tensor, "rows d"], zero: int, weight: Tensor, n: int) -> Float[Tensor, "rows n"]:
+    """`(x - zero) @ weight.T` of packed weights: in bfloat16 where a processor has it, else exact in float32."""
+    ones, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int32)
+    out = torch.bfloat16 if _onednn_knows(torch.bfloat16) else torch.float32
+    return torch.ops.onednn.qlinear_pointwise(x, 1.0, zero, weight, ones, zeros, None, 1.0, 0, out, "none", [], "")
+
+
 @cache
-def speed(dtype: torch.dtype, device: torch.device) -> float:
+def integer_levels() -> int:
+    """Steps each way of zero that activations may have for `integer_product` to be right; 0 where there is none.
+
+    Without instructions for it (VNNI) a processor adds two products in 16 bits, which 127 levels overflow and 63 do
+    not: asked by a product that would.
+    """
+    for levels in (127, 63):
+        x = torch.full((4, 64), 2 * levels + 1, dtype=torch.uint8)
+        weight = torch.full((32, 64), 127, dtype=torch.int8)
+        weight[1::2] = -127
+        try:
+            found = integer_product(x, levels + 1, packed(weight), len(weight)).double()
+        except (RuntimeError, AttributeError, NotImplementedError):
+            return 0
+        expected = (x.double() - levels - 1) @ weight.double().T
+        if bool(((found - expected).abs() <= 2**-8 * expected.abs()).all()):
+            return levels
+    return 0
+
+
+@cache
+def speed(dtype: torch.dtype, device: torch.device, d: int = 256) -> float:
     """How many times as fast as in float32 a matmul is, tried once on a small one; 0 where there is none.
 
-    On one thread, so that what else runs on the machine changes little.
+    On one thread, so that what else runs on the machine changes little. Of int8 it is `integer_product`.
     """
     if device.type not in SMALL:
         return 1.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        halves, singles = _matmul(dtype, device), _matmul(torch.float32, device)
-        times = [(_seconds(singles, device), _seconds(halves, device)) for _ in range(1 + TRIALS)][1:]
+        few, singles = _matmul(dtype, device, d), _matmul(torch.float32, device, d)
+        times = [(_seconds(singles, device), _seconds(few, device)) for _ in range(1 + TRIALS)][1:]
     except RuntimeError:
         return 0.0
     finally:
         torch.set_num_threads(threads)
-    single, half = (min(column) for column in zip(*times, strict=True))
-    return single / half
+    single, less = (min(column) for column in zip(*times, strict=True))
+    return single / less
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -94,8 +129,30 @@ def fast_bfloat16(device: torch.device) -> bool:
     return speed(torch.bfloat16, device) > FAST
 
 
-def _matmul(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
-    rows, d, n = SMALL[device.type]
+def fastest(device: torch.device, d: int = 256) -> Precision:
+    """In which precision to look for the largest products of rows of that width: a screen must be worth its while.
+
+    Eight bits must be well ahead of bfloat16, which shows fewer candidates.
+    """
+    halves = speed(torch.bfloat16, device, d)
+    eights = speed(torch.int8, device, d) if device.type == "cpu" and integer_levels() else 0.0
+    if eights > FAST * max(1.0, halves):
+        return "int8"
+    return "bfloat16" if halves > FAST else "float32"
+
+
+def knows(precision: Precision, device: torch.device) -> bool:
+    """Whether a processor can screen in that precision."""
+    if precision == "int8":
+        return device.type == "cpu" and integer_levels() > 0
+    return precision == "float32" or speed(torch.bfloat16, device) > 0
+
+
+def _matmul(dtype: torch.dtype, device: torch.device, d: int) -> Callable[[], Tensor]:
+    rows, n = SMALL[device.type]
+    if dtype == torch.int8:
+        x, weight = torch.ones(rows, d, dtype=torch.uint8), packed(torch.ones(n, d, dtype=torch.int8))
+        return lambda: integer_product(x, 1, weight, n)
     x, weight = (torch.ones(size, d, dtype=dtype, device=device) for size in (rows, n))
     return lambda: linear(x, weight, weight[:, 0].contiguous())
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem.kernels.matmul import linear
+from monosem.kernels.rounding import Precision
+from monosem.kernels.screening import n_rough
 
 TILE_ROWS = 1024
 TILE_ENTRIES = 16384
@@ -20,15 +22,22 @@ def top_k(
 
 
 def top_k_screened(
-    x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int, n_candidates: int
+    x: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    k: int,
+    precision: Precision,
+    exact: bool,
 ) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
-    """As `top_k`, among the `n_candidates` that are largest when the matmul is done in bfloat16."""
-    half = (weight.bfloat16(), bias.bfloat16())
+    """As `top_k`, among the few that are largest when the matmul is done in few bits: here in bfloat16."""
+    if exact:
+        raise NotImplementedError("only the backend for CPU proves what a screen finds")
+    half, n_candidates = (weight.bfloat16(), bias.bfloat16()), n_rough(k, precision)
     tiles = [torch.topk(linear(t.bfloat16(), *half), n_candidates, sorted=False) for t in _tiles(x, TILE_ROWS)]
     candidates = torch.cat([t.indices for t in tiles]).to(torch.int32)
     offsets = torch.arange(len(x) + 1, device=x.device) * n_candidates
-    exact = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
-    best = torch.topk(exact, k, sorted=False)
+    exact_values = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
+    best = torch.topk(exact_values, k, sorted=False)
     return best.values, candidates.gather(1, best.indices)
 
 
@@ -52,26 +61,37 @@ def above_screened(
     x: Float[Tensor, "rows d"],
     weight: Float[Tensor, "n d"],
     bias: Float[Tensor, " n"],
-    threshold: float,
-    limits: Float[Tensor, " rows"],
+    threshold: Tensor,
+    precision: Precision,
 ) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
-    """As `above`, among the entries that exceed their row's limit when the matmul is done in bfloat16."""
-    half = (weight.bfloat16(), bias.bfloat16())
+    """As `above`, among the entries that can be when the matmul is done in few bits: here in bfloat16."""
+    half, limits = (weight.bfloat16(), bias.bfloat16()), row_limits(x, weight, bias, threshold)
     parts = zip(_tiles(x, TILE_ROWS), _tiles(limits, TILE_ROWS), strict=True)
     on = torch.cat([linear(tile.bfloat16(), *half).float() > limit[:, None] for tile, limit in parts])
     indices = on.nonzero()[:, 1].to(torch.int32)
     offsets = F.pad(on.sum(1).cumsum(0), (1, 0))
     values = gather_dot(x, weight, indices, offsets) + bias[indices]
-    return only_above(values, indices, offsets, threshold)
+    return only_above(values, indices, offsets, threshold.expand(len(weight))[indices])
+
+
+def row_limits(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Float[Tensor, " rows"]:
+    """What a matmul in bfloat16 must exceed in a row for an entry to be above the threshold.
+
+    Rounding x, weight, bias and the sum to 8 bits errs by at most 2^-7 ||x|| ||w|| + 2^-8 (|bias| + |sum|); entries
+    near the threshold have |sum| near it.
+    """
+    norms = x.pow(2).sum(-1).sqrt() * weight.pow(2).sum(-1).max().sqrt()
+    error = 1.02 * (2**-7 * norms + 2**-8 * (2 * bias.abs().max() + threshold.abs().max()))
+    return threshold.min() - error
 
 
 def only_above(
     values: Float[Tensor, " entries"],
     indices: Int32[Tensor, " entries"],
     offsets: Int[Tensor, " rows_plus_1"],
-    threshold: float,
+    threshold: Tensor,
 ) -> tuple[Float[Tensor, " entries"], Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"]]:
-    """The entries above a threshold."""
+    """The entries above their threshold."""
     kept = values > threshold
     return values[kept], indices[kept], F.pad(kept.cumsum(0), (1, 0))[offsets]
 

@@ -24,12 +24,18 @@ from torch.nn import functional as F
 
 from monosem import ranks
 from monosem.errors import DivergenceError
-from monosem.kernels.matmul import product
+from monosem.kernels.matmul import fastest, product
+from monosem.kernels.rounding import Precision
+from monosem.kernels.screening import GROUP, n_rough
 
 DENSE_ABOVE = 0.3
 """Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
 
 SUMMED_ROWS = 256
+SCREENED = 2048
+"""Latents from which screens pay."""
+SCREENED_ROWS = 64
+"""Rows from which rounding the weights pays."""
 
 _forced: str | None = None
 
@@ -85,19 +91,26 @@ class Selection:
 
 
 def top_k(
-    x: Float[Tensor, "rows d"], W: Float[Tensor, "n d"], bias: Float[Tensor, " n"], k: int, *, screen: bool = False
+    x: Float[Tensor, "rows d"],
+    W: Float[Tensor, "n d"],
+    bias: Float[Tensor, " n"],
+    k: int,
+    *,
+    screen: Precision | None = None,
 ) -> tuple[Float[Tensor, " entries"], Selection]:
     """The k largest pre-activations of each row. Not differentiable: pass the values to `encode` for gradients.
 
-    With `screen` the matmul is done in bfloat16 and k + max(8, k / 4) candidates a row are evaluated exactly: values
-    are exact, the choice between latents that are all but equal at the edge may differ. For training steps alone.
+    They are found in few bits where that is faster, and it is proven that none is missed: values and choice are those
+    of float32, to the bit. A step of training names the precision of its `screen`, and is content with the largest of
+    the few candidates that it shows: values are exact, the choice between latents that are all but equal at the edge
+    may differ.
     """
     with torch.no_grad():
-        n_candidates, own = k + max(8, k // 4), min(k, W.shape[0])
+        own = min(k, W.shape[0])
         if not own:  # all that are asked for are elsewhere
             values, indices = x.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.int32, device=x.device)
-        elif screen and n_candidates < W.shape[0] and x.dtype == torch.float32:
-            values, indices = _backend(x).top_k_screened(x, W, bias, own, n_candidates)
+        elif (precision := _screen(x, W, own, screen)) is not None:
+            values, indices = _backend(x).top_k_screened(x, W, bias, own, precision, screen is None)
         else:
             values, indices = _backend(x).top_k(x, W, bias, own)
         offsets = torch.arange(x.shape[0] + 1, device=x.device) * own
@@ -106,6 +119,17 @@ def top_k(
             return values.reshape(-1), selection
         kept = _among_all(values, k).reshape(-1)
         return values.reshape(-1)[kept], selection.keep(kept)
+
+
+def _screen(x: Tensor, W: Tensor, k: int, asked: Precision | None) -> Precision | None:
+    """In which precision candidates are looked for; None where everything is evaluated at once."""
+    if x.dtype != torch.float32 or W.dtype != torch.float32 or asked == "float32":
+        return None
+    if asked is not None:
+        return asked if n_rough(k, asked) < len(W) else None
+    if _backend(x).__name__ != "monosem.kernels.cpu" or len(W) < SCREENED or k * 2 * GROUP > len(W):
+        return None
+    return fastest(x.device, x.shape[1]) if len(x) >= SCREENED_ROWS else "float32"
 
 
 def _among_all(values: Float[Tensor, "rows own"], k: int) -> Bool[Tensor, "rows own"]:
@@ -128,32 +152,23 @@ def above(
     bias: Float[Tensor, " n"],
     threshold: Tensor | float,
     *,
-    screen: bool = False,
+    screen: Precision | None = None,
 ) -> tuple[Float[Tensor, " entries"], Selection]:
     """The pre-activations above a threshold (one number, or one per latent).
 
-    With `screen`, and one number, candidates are found in bfloat16, far enough below the threshold that none can be
-    missed, and evaluated exactly.
+    They are found in few bits where that is faster (or in those of the `screen` that is named), and none is missed.
     """
     with torch.no_grad():
-        if not isinstance(threshold, Tensor):
-            if screen and abs(threshold) < 1e3 and x.dtype == torch.float32:
-                return _above_screened(x, W, bias, threshold)
-            threshold = x.new_tensor(threshold)
-        values, indices, offsets = _backend(x).above(x, W, bias, threshold)
+        limit = threshold if isinstance(threshold, Tensor) else x.new_tensor(threshold)
+        precision = _screen(x, W, 1, screen)
+        if precision is not None and (not isinstance(threshold, Tensor) or limit.device.type == "cpu"):
+            few = abs(threshold) < 1e3 if not isinstance(threshold, Tensor) else bool((limit > -1e3).all())
+            precision = precision if few else None
+        if precision is not None:
+            values, indices, offsets = _backend(x).above_screened(x, W, bias, limit, precision)
+        else:
+            values, indices, offsets = _backend(x).above(x, W, bias, limit)
         return values, Selection(indices, offsets, W.shape[0])
-
-
-def _above_screened(x: Tensor, W: Tensor, bias: Tensor, threshold: float) -> tuple[Tensor, Selection]:
-    """As `above`, with the matmul in bfloat16: no entry is missed, for the candidates reach down by the error bound.
-
-    Rounding x, W, bias and the sum to 8 bits errs by at most 2^-7 ||x|| ||w|| + 2^-8 (|bias| + |sum|); entries near the
-    threshold have |sum| near it.
-    """
-    norms = x.pow(2).sum(-1).sqrt() * W.pow(2).sum(-1).max().sqrt()
-    error = 1.02 * (2**-7 * norms + 2**-8 * (2 * bias.abs().max() + abs(threshold)))
-    values, indices, offsets = _backend(x).above_screened(x, W, bias, threshold, threshold - error)
-    return values, Selection(indices, offsets, W.shape[0])
 
 
 def batch_top_k(
@@ -163,7 +178,7 @@ def batch_top_k(
     total: int,
     guess: float,
     *,
-    screen: bool = False,
+    screen: Precision | None = None,
 ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
     """The `total` largest pre-activations of the whole batch, and the smallest of them. Not differentiable.
 

@@ -37,8 +37,8 @@ class SAEOutput(NamedTuple):
 class TrainingContext:
     """What a loss may know of the run."""
 
-    screen: bool = False
-    """Whether candidates may be found in bfloat16."""
+    screen: kernels.Precision = "float32"
+    """In which precision candidates may be found."""
     progress: float | None = None
     """Share of the run that is done; None where its length is not known."""
 

@@ -44,7 +44,7 @@ class BatchTopKSAE(TopKSAE):
         return kernels.above(x, self.W_enc, self.b_enc, self.threshold.clamp_min(0))
 
     def candidates(
-        self, x: Float[Tensor, "rows d_in"], threshold: float, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], threshold: float, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         """What competes for a place in the batch: pre-activations above a number."""
         return kernels.above(x, self.W_enc, self.b_enc, threshold, screen=screen)
@@ -58,7 +58,7 @@ class BatchTopKSAE(TopKSAE):
         return values, selection
 
     def _largest(
-        self, x: Float[Tensor, "rows d_in"], k: int, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], k: int, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, " entries"], Selection, Float[Tensor, ""]]:
         return kernels.largest(lambda limit: self.candidates(x, limit, screen), k * len(x), self._guess(x, k))
 

@@ -153,7 +153,7 @@ class Crosscoder(BatchTopKSAE):
         return kernels.above(x, self.W_enc, self.b_enc, limit)
 
     def candidates(
-        self, x: Float[Tensor, "rows d_in"], threshold: float, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], threshold: float, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         """Pre-activations times their latents' sizes."""
         sizes = self.sizes().detach()

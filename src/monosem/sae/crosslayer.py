@@ -153,7 +153,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
         return x.unflatten(1, self.in_shape).transpose(0, 1).reshape(-1, self.d_in)
 
     def candidates(
-        self, x: Float[Tensor, "rows layers_d_in"], threshold: Tensor | float, screen: bool = False
+        self, x: Float[Tensor, "rows layers_d_in"], threshold: Tensor | float, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         """Pre-activations above a number, layer after layer."""
 

@@ -174,7 +174,11 @@ def _nothing(x: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
 
 
 def nearest(
-    residual: Float[Tensor, "rows d"], atoms: Float[Tensor, "n d"], nonnegative: bool = True, *, screen: bool = False
+    residual: Float[Tensor, "rows d"],
+    atoms: Float[Tensor, "n d"],
+    nonnegative: bool = True,
+    *,
+    screen: kernels.Precision | None = None,
 ) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"]]:
     """The largest product of each row with an atom, and whose it is; by magnitude, unless nonnegative."""
     no_bias = atoms.new_zeros(len(atoms))
@@ -304,7 +308,7 @@ class MatchingPursuitSAE(SAE):
         return {"k": self.k}
 
     def steps(
-        self, x: Float[Tensor, "rows d_in"], *, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], *, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"], Float[Tensor, "rows d_in"]]:
         """What each step finds, without gradient: its value, its latent, and what is left after the last."""
         with torch.no_grad():
@@ -332,7 +336,7 @@ class MatchingPursuitSAE(SAE):
         return self.merge(values, picks)
 
     def _unrolled(
-        self, x: Float[Tensor, "rows d_in"], *, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], *, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, "rows d_in"], Int[Tensor, "rows k"]]:
         """The values and what is left, with gradients; and the latents."""
         values, picks, residual = self.steps(x, screen=screen)

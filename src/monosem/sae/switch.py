@@ -81,7 +81,7 @@ class SwitchSAE(TopKSAE):
         return torch.softmax(x @ self.W_router.T + self.b_router, dim=-1)
 
     def select(
-        self, x: Float[Tensor, "rows d_in"], k: int | None = None, *, screen: bool = False
+        self, x: Float[Tensor, "rows d_in"], k: int | None = None, *, screen: kernels.Precision | None = None
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         """The k largest pre-activations of each row's expert; without the router's factor."""
         k = min(self.k if k is None else k, self.latents_per_expert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,7 +108,7 @@ class Trainer:
             self.config.beta2,
             unit_rows=sae.unit_rows,
         )
-        self.screen = self.config.matmul == "auto" and kernels.fast_bfloat16(sae.W_enc.device)
+        self.screen: kernels.Precision = self._fastest()
         self.buffers = kernels.Buffers()
         self.steps, self.tokens = 0, 0
         self.last: Step | None = None
@@ -124,7 +125,27 @@ class Trainer:
         take_own(self.sae, self.optimizer, division)
         self.tokens_since_fired = division.own(self.tokens_since_fired).clone()
         self.division, self.parts = division, Parts.of(division.rows, self.optimizer)
-        self.screen = bool(division.every.least_(torch.tensor(int(self.screen))))
+        if len(set(division.every.words(self.screen))) > 1:
+            self.screen = "float32"
+
+    def _fastest(self) -> kernels.Precision:
+        """In which precision candidates are looked for: measured, once."""
+        W = self.sae.W_enc
+        return kernels.fastest(W.device, W.shape[-1]) if self.config.matmul == "auto" else "float32"
+
+    def _same_screen(self, before: kernels.Precision | bool) -> kernels.Precision:
+        """The precision that the run has begun with, if this processor knows it."""
+        if isinstance(before, bool):  # of runs of version 0.1
+            before = "bfloat16" if before else "float32"
+        if self.config.matmul == "float32":
+            return "float32"
+        if kernels.knows(before, self.sae.W_enc.device):
+            return before
+        warnings.warn(
+            f"candidates were looked for in {before}, which this processor has not: the run goes on in float32",
+            stacklevel=2,
+        )
+        return "float32"
 
     @property
     def dead_after(self) -> int:
@@ -303,6 +324,6 @@ class Trainer:
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self.steps, self.tokens = numbers["steps"], numbers["tokens"]
-        self.screen &= numbers.get("screen", True)  # what was close to call is not called again
+        self.screen = self._same_screen(numbers.get("screen", "bfloat16"))
         self.optimizer.load_state(tensors, self.steps)
         self.tokens_since_fired.copy_(tensors["tokens_since_fired"])

@@ -1,0 +1,109 @@
+# pyright: basic, reportAttributeAccessIssue=false
+"""Rows rounded to few bits, with the true norms of what rounding took away: what a screen multiplies and is sure of.
+
+The product of rounded rows differs from that of the true ones by at most
+
+    |x . w - x_q . w_q| = |(x - x_q) . w + x_q . (w - w_q)| <= ||x - x_q|| ||w|| + ||x_q|| ||w - w_q||
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit, prange
+from torch import Tensor
+
+from monosem.kernels.buffers import empty
+
+Precision = Literal["float32", "bfloat16", "int8"]
+"""What a screen multiplies; float32 is no screen."""
+WEIGHT_LEVELS = 127
+FAST = {"reassoc", "contract", "nsz"}
+
+
+@dataclass
+class Rounded:
+    """Rows of a matrix, rounded; a row is `scale x (values - zero)`."""
+
+    values: Tensor
+    """(rows, d) bfloat16, or integers."""
+    scale: Float[Tensor, " rows"]
+    zero: int
+    norm: Float[Tensor, " rows"]
+    """Of the true rows."""
+    rounded_norm: Float[Tensor, " rows"]
+    error: Float[Tensor, " rows"]
+    """The norm of what rounding took away."""
+
+    def __getitem__(self, rows: slice) -> Rounded:
+        parts = (self.norm[rows], self.rounded_norm[rows], self.error[rows])
+        return Rounded(self.values[rows], self.scale[rows], self.zero, *parts)
+
+
+def unrounded(x: Float[Tensor, "rows d"]) -> Rounded:
+    """As it is."""
+    norm = x.detach().norm(dim=1)
+    return Rounded(x.detach(), torch.ones(len(x)), 0, norm, norm, torch.zeros(len(x)))
+
+
+def to_bfloat16(x: Float[Tensor, "rows d"]) -> Rounded:
+    """Rounded to the nearest number of eight bits, whatever its size."""
+    values = empty(*x.shape, dtype=torch.bfloat16)
+    norms = torch.empty(3, len(x))
+    _to_bfloat16(_array(x), values.view(torch.int16).numpy(), norms.numpy())
+    return Rounded(values, torch.ones(len(x)), 0, *norms)
+
+
+def to_integers(x: Float[Tensor, "rows d"], levels: int, *, signed: bool) -> Rounded:
+    """Rounded to `levels` steps each way of a row's largest number; unsigned ones have their zero at levels + 1."""
+    dtype, zero = (torch.int8, 0) if signed else (torch.uint8, levels + 1)
+    values = empty(*x.shape, dtype=dtype)
+    norms, scale = torch.empty(3, len(x)), torch.empty(len(x))
+    _to_integers(_array(x), levels, zero, values.numpy(), scale.numpy(), norms.numpy())
+    return Rounded(values, scale, zero, *norms)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+@njit(cache=True, parallel=True, fastmath=FAST)
+def _to_bfloat16(x, bits, norms):
+    for r in prange(x.shape[0]):
+        row, own = x[r].view(np.uint32), bits[r]
+        norm = rounded_norm = error = np.float32(0)
+        for c in range(row.shape[0]):
+            rounded = np.uint32(row[c] + np.uint32(0x7FFF) + ((row[c] >> np.uint32(16)) & np.uint32(1)))
+            own[c] = np.int16(rounded >> np.uint32(16))
+            value = np.uint32(rounded & np.uint32(0xFFFF0000)).view(np.float32)
+            lost = x[r, c] - value
+            norm += x[r, c] * x[r, c]
+            rounded_norm += value * value
+            error += lost * lost
+        norms[0, r], norms[1, r], norms[2, r] = np.sqrt(norm), np.sqrt(rounded_norm), np.sqrt(error)
+
+
+@njit(cache=True, parallel=True, fastmath=FAST)
+def _to_integers(x, levels, zero, values, scales, norms):
+    for r in prange(x.shape[0]):
+        row, own = x[r], values[r]
+        largest = np.float32(0)
+        for c in range(row.shape[0]):
+            largest = max(largest, abs(row[c]))
+        scale = largest / np.float32(levels) if largest > np.float32(1e-30) else np.float32(1)
+        inverse = np.float32(1) / scale
+        norm = rounded_norm = error = np.float32(0)
+        for c in range(row.shape[0]):
+            step = np.rint(row[c] * inverse)
+            own[c] = np.int32(step) + zero
+            value = step * scale
+            lost = row[c] - value
+            norm += row[c] * row[c]
+            rounded_norm += value * value
+            error += lost * lost
+        scales[r] = scale
+        norms[0, r], norms[1, r], norms[2, r] = np.sqrt(norm), np.sqrt(rounded_norm), np.sqrt(error)
