@@ -49,7 +49,7 @@ class DarkMatter(Metric):
         self.count(key, values.double().cpu().numpy())
 
     def result(self, name: str) -> dict[str, Interval]:
-        if name not in self.saes:
+        if name not in self.saes or not all(np.isfinite(sums).all() for sums in self.counts.values()):
             return {}
         left, whole = np.zeros(2), np.zeros(2)
         for fitted, tested in ((0, 1), (1, 0)):
@@ -72,6 +72,6 @@ class DarkMatter(Metric):
     def notes(self) -> dict[str, str]:
         why = (
             "no interval: fitted on one half of the documents and measured on the other, both ways; left "
-            "out where a half has fewer than two rows a coordinate"
+            "out where a half has fewer than two rows a coordinate, or squares are beyond float32"
         )
         return {"error_linear": why, "error_norm_linear": why}

@@ -22,8 +22,8 @@ FAST = 1.2
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
 TRIALS = 8
-SMALL = {"cpu": (256, 1024), "cuda": (512, 4096)}
-"""Rows and latents of the matmul that is timed: a few milliseconds."""
+SMALL = {"cpu": (128, 512, 512), "cuda": (512, 1024, 4096)}
+"""Rows, width and latents of the matmul that is timed: about a millisecond."""
 
 
 SUMMED = 2048
@@ -104,7 +104,7 @@ def integer_levels() -> int:
 
 
 @cache
-def speed(dtype: torch.dtype, device: torch.device, d: int = 256) -> float:
+def speed(dtype: torch.dtype, device: torch.device) -> float:
     """How many times as fast as in float32 a matmul is, tried once on a small one; 0 where there is none.
 
     On one thread, so that what else runs on the machine changes little. Of int8 it is `integer_product`.
@@ -114,7 +114,7 @@ def speed(dtype: torch.dtype, device: torch.device, d: int = 256) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        few, singles = _matmul(dtype, device, d), _matmul(torch.float32, device, d)
+        few, singles = _matmul(dtype, device), _matmul(torch.float32, device)
         times = [(_seconds(singles, device), _seconds(few, device)) for _ in range(1 + TRIALS)][1:]
     except RuntimeError:
         return 0.0
@@ -129,16 +129,14 @@ def fast_bfloat16(device: torch.device) -> bool:
     return speed(torch.bfloat16, device) > FAST
 
 
-def fastest(device: torch.device, d: int = 256) -> Precision:
-    """In which precision to look for the largest products of rows of that width: a screen must be worth its while.
-
-    Eight bits must be well ahead of bfloat16, which shows fewer candidates.
+def fastest(device: torch.device) -> Precision:
+    """In which precision to look for the largest products: bfloat16 where it is fast, which shows few candidates, else
+    eight bits where they are. Not a close call on any processor: so every run on one of a kind takes the same.
     """
-    halves = speed(torch.bfloat16, device, d)
-    eights = speed(torch.int8, device, d) if device.type == "cpu" and integer_levels() else 0.0
-    if eights > FAST * max(1.0, halves):
-        return "int8"
-    return "bfloat16" if halves > FAST else "float32"
+    if fast_bfloat16(device):
+        return "bfloat16"
+    eights = device.type == "cpu" and integer_levels() and speed(torch.int8, device) > FAST
+    return "int8" if eights else "float32"
 
 
 def knows(precision: Precision, device: torch.device) -> bool:
@@ -148,8 +146,8 @@ def knows(precision: Precision, device: torch.device) -> bool:
     return precision == "float32" or speed(torch.bfloat16, device) > 0
 
 
-def _matmul(dtype: torch.dtype, device: torch.device, d: int) -> Callable[[], Tensor]:
-    rows, n = SMALL[device.type]
+def _matmul(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    rows, d, n = SMALL[device.type]
     if dtype == torch.int8:
         x, weight = torch.ones(rows, d, dtype=torch.uint8), packed(torch.ones(n, d, dtype=torch.int8))
         return lambda: integer_product(x, 1, weight, n)

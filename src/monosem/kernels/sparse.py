@@ -129,7 +129,7 @@ def _screen(x: Tensor, W: Tensor, k: int, asked: Precision | None) -> Precision 
         return asked if n_rough(k, asked) < len(W) else None
     if _backend(x).__name__ != "monosem.kernels.cpu" or len(W) < SCREENED or k * 2 * GROUP > len(W):
         return None
-    return fastest(x.device, x.shape[1]) if len(x) >= SCREENED_ROWS else "float32"
+    return fastest(x.device) if len(x) >= SCREENED_ROWS else "float32"
 
 
 def _among_all(values: Float[Tensor, "rows own"], k: int) -> Bool[Tensor, "rows own"]:
