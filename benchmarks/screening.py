@@ -1,53 +1,145 @@
-"""How often does a selection screened in bfloat16 differ from float32's? On the bundled model's activations.
+"""Screens of few bits beside the float32 encoder: is what they find the same, and how much faster?
 
-    python benchmarks/screening.py [--tokens 300000] [--rows 100000]
+    python benchmarks/screening.py [--tokens 300000] [--rows 100000] [--dictionary RUN --text FILE]
 
-TopK SAEs of two widths, first untrained, then trained; every held-out row is selected both ways. A row differs where
-the sets of latents do; what is missed is the share of such a row's activation that the screened selection lacks. (A
-BatchTopK selection is screened within a bound on bfloat16's error and misses nothing.) Prints JSON, a line each.
+Dictionaries of the bundled model, first untrained, then trained (with `--dictionary` a run's own, on its model and a
+text), on held-out rows. For each precision that the processor has:
+
+    exact rows     share of rows whose selection, in use, is float32's to the bit (a bar: all)
+    training rows  share of rows in which a training step chooses otherwise (a bar: 0.1 %; TopK alone)
+    candidates     a row, evaluated in float32; whole: share of rows that had too many, and were evaluated whole
+    time           of the exact selection over the dense float32 encoder (matmul and selection), and over its matmul
+
+The text is that of the dictionary's kind of data, the times are the least of three. Prints JSON, a line each; the
+processor's abilities first.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 import monosem as ms
 from monosem import kernels
+from monosem.kernels import cpu, matmul, screening
+
+DEVICE = torch.device("cpu")
+TIMED_ROWS = 4096
 
 
-def compare(sae: ms.SAE, rows: Tensor, k: int) -> dict[str, float]:
-    """Rows that differ, of how many, and the activation missed on them."""
-    different, missed = 0, 0.0
-    with torch.no_grad():
-        for x in rows.split(4096):
-            arguments = (sae.centred(sae.transform(x)), sae.W_enc, sae.b_enc)
-            exact, found = kernels.top_k(*arguments, k)
-            screened, seen = kernels.top_k(*arguments, k, screen=True)
-            rows_differ = (found.indices.view(-1, k).sort().values != seen.indices.view(-1, k).sort().values).any(1)
-            different += int(rows_differ.sum())
-            losses = 1 - screened.view(-1, k).relu().sum(1) / exact.view(-1, k).relu().sum(1)
-            missed = max(missed, float(losses.max()))
-    return {"rows": len(rows), "rows_differ": different, "most_missed": missed}
+def precisions() -> list[kernels.Precision]:
+    """Those of the processor in which products are faster than in float32, or are to be had at all."""
+    named: tuple[kernels.Precision, ...] = ("bfloat16", "int8")
+    return [precision for precision in named if kernels.knows(precision, DEVICE)]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The least of three."""
+    found = list[float]()
+    for _ in range(4):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def compare(sae: ms.SAE, rows: Iterator[Tensor]) -> Iterator[dict[str, object]]:
+    """A line for each precision."""
+    k = getattr(sae, "k", None) if isinstance(sae, ms.TopKSAE) and not isinstance(sae, ms.BatchTopKSAE) else None
+    W, bias = sae.W_enc.detach(), sae.b_enc.detach()
+    held = {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
+    limits = None if k else held["threshold"].detach()
+    names = precisions()
+    same, rough, candidates, whole = (dict.fromkeys(names, 0) for _ in range(4))
+    total, first = 0, None
+    for pool in rows:
+        for x in pool.split(TIMED_ROWS):
+            x = sae.centred(sae.transform(x)).detach()
+            first = x if first is None else first
+            total += len(x)
+            found = {name: _found(x, W, bias, k, limits, name) for name in ["float32", *names]}
+            for name in names:
+                same[name] += int((_rows(*found[name], len(W)) == _rows(*found["float32"], len(W))).all(1).sum())
+                if k:
+                    picked = cpu.top_k_screened(x, W, bias, k, name, False)[1].sort().values
+                    rough[name] += int((picked != found["float32"][1].reshape(-1, k).sort().values).any(1).sum())
+                    indices, _, unsure = screening.largest(x, screening.Screen.of(W, bias, name), k, exact=True)
+                    candidates[name] += len(indices)
+                    whole[name] += int(unsure.sum())
+    assert first is not None
+    product = seconds(lambda: [matmul.linear(part, W, bias) for part in first.split(cpu.TILE_ROWS)])
+    dense = seconds(lambda: cpu.top_k(first, W, bias, k) if k else cpu.above(first, W, bias, limits.float()))
+    for name in names:
+        took = seconds(lambda name=name: _found(first, W, bias, k, limits, name))
+        yield {
+            "precision": name,
+            "rows": total,
+            "exact_rows": same[name] / total,
+            "training_rows_differ": rough[name] / total if k else None,
+            "candidates": candidates[name] / total if k else None,
+            "whole": whole[name] / total if k else None,
+            "over_dense_encoder": round(took / dense, 3),
+            "over_matmul": round(took / product, 3),
+        }
+
+
+def _found(
+    x: Tensor, W: Tensor, bias: Tensor, k: int | None, limits: Tensor | None, name: kernels.Precision
+) -> tuple[Tensor, Tensor, Tensor]:
+    if k:
+        values, indices = cpu.top_k_screened(x, W, bias, k, name, True)
+        return values.reshape(-1), indices.reshape(-1), torch.arange(len(x) + 1) * k
+    assert limits is not None
+    return cpu.above_screened(x, W, bias, limits.float(), name)
+
+
+def _rows(values: Tensor, indices: Tensor, offsets: Tensor, n: int) -> Tensor:
+    """Rows as they would be dense."""
+    return cpu.to_dense(values, indices, offsets, n)
+
+
+def pools(source: object, rows: int) -> Iterator[Tensor]:
+    """Held-out activations, so many."""
+    number = 0
+    while rows > 0:
+        pool = source.pool(number)[:rows]  # pyright: ignore
+        number, rows = number + 1, rows - len(pool)
+        yield pool
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--latents", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--dictionary")
+    parser.add_argument("--model")
+    parser.add_argument("--text")
     options = parser.parse_args()
+    speeds = {name: round(matmul.speed(getattr(torch, name), DEVICE), 2) for name in ("bfloat16", "int8")}
+    print(json.dumps({"times_float32": speeds, "levels": matmul.integer_levels(), "takes": kernels.fastest(DEVICE)}))
+    if options.dictionary:
+        sae = ms.load_sae(options.dictionary)
+        model = ms.load_model(options.model or sae.metadata.model)
+        source = ms.activations(model, sae.metadata.hook, options.text, context_length=256, buffer_tokens=16384)
+        for line in compare(sae, pools(source, options.rows)):
+            print(json.dumps({"latents": sae.n_latents, **line}), flush=True)
+        return
     model, hook = ms.load_model("bundled"), "resid_post.2"
-    held_out, parts = ms.activations(model, hook, "bundled:held_out"), list[Tensor]()
-    while sum(map(len, parts)) < options.rows:
-        parts.append(held_out.pool(len(parts)))
-    rows = torch.cat(parts)[: options.rows]
-    for n in (4096, 16384):
+    for n in options.latents:
+        held_out = ms.activations(model, hook, "bundled:held_out")
         sae = ms.TopKSAE(model.d_model, n, k=32)
-        sae.initialise(rows[:16_384])
-        print(json.dumps({"latents": n, "trained": 0, **compare(sae, rows, 32)}), flush=True)
-        ms.train(sae, ms.activations(model, hook), tokens=options.tokens, progress=False)
-        print(json.dumps({"latents": n, "trained": options.tokens, **compare(sae, rows, 32)}), flush=True)
+        sae.initialise(held_out.pool(0)[:16_384])
+        for trained in (0, options.tokens):
+            if trained:
+                ms.train(sae, ms.activations(model, hook), tokens=trained, progress=False)
+            for line in compare(sae, pools(held_out, options.rows)):
+                print(json.dumps({"latents": n, "trained": trained, **line}), flush=True)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,8 @@ def evaluate(cell: Cell, _: Path) -> None:
     error = goal - sae(cell.x.float()).reconstruction.flatten(1).double()
     fvu = error.pow(2).sum() / (goal - goal.mean(0)).pow(2).sum()
     assert report["fvu"].value == pytest.approx(fvu.item(), rel=1e-6)
-    assert list(report.columns) == (["SAE", "mean", "PCA", "random"] if controls else ["SAE"])
-    if controls:
-        assert report.columns["mean"]["fvu"].value == pytest.approx(1)
+    assert list(report.columns) == ["SAE", "mean", *(["PCA", "neurons", "random"] if controls else [])]
+    assert report.columns["mean"]["fvu"].value == pytest.approx(1)
 
 
 def revival(method: str) -> Callable[[Cell, Path], None]:

@@ -233,7 +233,10 @@ def test_two_processes_find_the_numbers_of_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
     alone = ms.evaluate(sae, ms.load_model("bundled"), tokens=1500, loss_tokens=700, progress=False)
     together = EvaluationReport.load(tmp_path / "2.json")
-    assert together.facts == alone.facts
+    assert {k: v for k, v in together.facts.items() if not isinstance(v, float)} == {
+        k: v for k, v in alone.facts.items() if not isinstance(v, float)
+    }
+    assert together.facts == pytest.approx(alone.facts, rel=1e-6)
     same(together, alone, rel=1e-4)
     assert np.array_equal(together.l0_counts, alone.l0_counts)
 
