@@ -17,8 +17,8 @@ import monosem as ms
 from monosem.activations import StoredActivations, store_activations
 from monosem.activations.shards import FORMAT, PLACES, VERSION, ShardWriter, StoreIndex, Window, shard_name, write_index
 from monosem.errors import DataError, MismatchError
-from monosem.evaluation.reconstruction import Reconstruction
 from monosem.files import write_json
+from monosem.intervals import DocumentSums
 from monosem.models import BUNDLED, ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
 
@@ -70,10 +70,18 @@ def test_it_is_measured_as_rows_are_with_intervals_over_its_documents(store: Sto
     for name in ("fvu", "l0", "cosine"):
         assert report[name].value == pytest.approx(alike[name].value, rel=1e-6)
     assert report.columns["PCA"]["fvu"].value == pytest.approx(alike.columns["PCA"]["fvu"].value, rel=1e-6)
-    sums = Reconstruction(x.mean(0))
+    sums, centred = DocumentSums(), (x - x.mean(0)).double()
     with torch.no_grad():
-        sums.add(x, sae(x).reconstruction, documents, sae.encode(x))
-    assert report["fvu"] == pytest.approx(sums.metrics()["fvu"], rel=1e-6)
+        error = (x - sae(x).reconstruction).double().square().sum(1)
+    for name, values in (
+        ("rows", torch.ones(len(x))),
+        ("error", error),
+        ("x", centred),
+        ("energy", centred.square().sum(1)),
+    ):
+        sums.add(name, documents.numpy(), values.numpy())
+    fvu = sums.interval(lambda s: s["error"] / (s["energy"] - (s["x"] ** 2).sum(-1) / s["rows"]))
+    assert report["fvu"] == pytest.approx(fvu, rel=1e-5)
     assert report["fvu"].low != pytest.approx(alike["fvu"].low, rel=1e-3)
     assert report.facts["data"] == str(store.store.path)
     assert report.facts["rows"] == TOKENS

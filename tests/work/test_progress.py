@@ -51,6 +51,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class Watching:
+    """Takes part in an evaluation and harvests nothing."""
+
+    harvest = None
+
+    def __call__(self, *_: object) -> None: ...
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_counts_all_that_is_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_gpt2: Callable[..., Any], letter_tokenizer: type
@@ -64,7 +72,7 @@ def test_a_run_on_a_slow_model_says_from_its_first_second_what_it_does_and_count
     monkeypatch.setattr(model, "contexts_at_once", lambda length: 4)
     monkeypatch.setattr(pipeline, "load_model", lambda name: model)
     monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
+    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: Watching())
     for name in ("write_store", "FeatureStore", "_explain"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     monkeypatch.setattr(progress, "A_LINE", 0.1)
@@ -152,7 +160,7 @@ def test_lines_come_while_a_single_step_is_made_and_a_short_job_says_nothing(
 ) -> None:
     monkeypatch.setattr(progress, "FIRST_LINE", 0.05)
     monkeypatch.setattr(pipeline, "new_harvest", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: lambda *__: None)
+    monkeypatch.setattr(pipeline, "HarvestObserver", lambda *_: Watching())
     monkeypatch.setattr(pipeline, "write_store", lambda *_: None)
     monkeypatch.setattr(progress, "A_LINE", 0.2)
     monkeypatch.setattr(progress, "LOOK", 0.01)

@@ -97,7 +97,7 @@ class ByFrequency(LossCurve):
     key, title = "loss_by_frequency", "Loss by how frequent the next token is"
 
     def __init__(self, columns: Sequence[str], counts: np.ndarray) -> None:
-        """`counts`, by token, of a sample of the text."""
+        """`counts`, by token, of a sample of the text; the last is that of all tokens beyond."""
         super().__init__(columns, len(FREQUENCIES) + 1)
         shares = counts / max(counts.sum(), 1)
         self._bins = np.sum([shares < limit for limit in FREQUENCIES], axis=0)

@@ -131,9 +131,9 @@ class ModelReading:
                     keeper.round_is_over(reading.start, reading.rows)
 
     def token_counts(self) -> np.ndarray:
-        """How often each token stands in the beginning of the data."""
+        """How often each token stands in the beginning of the data; the last entry is of all that do not."""
         batch = self.contexts.read(0, -(-COUNTED_TOKENS // self.contexts.context_length))
-        return np.bincount(batch.tokens[~batch.special & ~batch.padding].numpy(), minlength=len(self.model.tokenizer))
+        return np.append(np.bincount(batch.tokens[~batch.special & ~batch.padding].numpy()), 0)
 
     def _of(self, piece: Piece, columns: Mapping[str, Column]) -> Seen:
         (x, target), kept = self._sides(piece.found[0]), piece.found[0].kept
