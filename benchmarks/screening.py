@@ -122,7 +122,9 @@ def main() -> None:
     parser.add_argument("--text")
     options = parser.parse_args()
     speeds = {name: round(matmul.speed(getattr(torch, name), DEVICE), 2) for name in ("bfloat16", "int8")}
-    print(json.dumps({"times_float32": speeds, "levels": matmul.integer_levels(), "takes": kernels.fastest(DEVICE)}))
+    print(
+        json.dumps({"times_float32": speeds, "levels": matmul.integer_levels(), "takes": kernels.fastest(DEVICE, 768)})
+    )
     if options.dictionary:
         sae = ms.load_sae(options.dictionary)
         model = ms.load_model(options.model or sae.metadata.model)

@@ -67,17 +67,19 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(kind: str, precision: 
     e = of_norm[:, None] * screen.weight.norm + of_error[:, None] * screen.weight.error + own * s.abs()
     exact = x.double() @ W.double().T
     assert ((exact - s).abs() <= e + 2.4e-7 * b.abs().double()).all()
-    values, selection = kernels.top_k(x, W, b, 8)
+    values, indices = cpu.top_k_screened(x, W, b, 8, "float32", True)
     named = cpu.top_k_screened(x, W, b, 8, precision, True)
-    assert torch.equal(values, named[0].reshape(-1))
-    assert torch.equal(selection.indices, named[1].reshape(-1))
+    assert torch.equal(values, named[0])
+    assert torch.equal(indices, named[1])
+    torch.testing.assert_close(kernels.top_k(x, W, b, 8)[0].reshape(70, 8).sort(descending=True).values, values)
     best = (exact + b.double()).topk(8).values
     size = x.norm(dim=1).double()[:, None] * W.norm(dim=1).max() + b.abs().max()
-    assert ((values.reshape(70, 8).double() - best).abs() <= 1e-5 * size).all()
+    assert ((values.double() - best).abs() <= 1e-5 * size).all()
     limits = torch.linspace(0, float(best.median()), 2100)
-    above, held = kernels.above(x, W, b, limits), cpu.above_screened(x, W, b, limits, precision)
-    assert torch.equal(above[0], held[0])
-    assert torch.equal(above[1].indices, held[1])
+    above, held = (cpu.above_screened(x, W, b, limits, name) for name in ("float32", precision))
+    assert all(torch.equal(one, other) for one, other in zip(above, held, strict=True))
+    inside = (exact + b.double() > limits + 1e-5 * size).sum()
+    assert inside <= len(held[0]) <= (exact + b.double() > limits - 1e-5 * size).sum()
 
 
 def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
@@ -94,8 +96,9 @@ def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
 def test_values_have_the_same_bits_in_any_company() -> None:
     """However many rows come together, and whatever else is a candidate."""
     x, W, b = torch.randn(130, 100), torch.randn(2500, 100), torch.randn(2500)
-    together = kernels.top_k(x, W, b, 20)[0].reshape(130, 20)
-    assert torch.equal(together, torch.cat([kernels.top_k(row, W, b, 20)[0][None] for row in x.split(1)]))
+    together = cpu.top_k_screened(x, W, b, 20, "bfloat16", True)[0]
+    alone = [cpu.top_k_screened(row, W, b, 20, "float32", True)[0] for row in x.split(1)]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_products_of_integers_do_not_overflow() -> None:

@@ -19,6 +19,8 @@ from monosem.kernels.rounding import Precision
 
 FAST = 1.2
 """Times the speed of float32 from which a precision is worth the use of it."""
+WIDE = 512
+"""Width from which integers of few levels pay: those of processors that add two products in 16 bits."""
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
 TRIALS = 8
@@ -129,14 +131,17 @@ def fast_bfloat16(device: torch.device) -> bool:
     return speed(torch.bfloat16, device) > FAST
 
 
-def fastest(device: torch.device) -> Precision:
-    """In which precision to look for the largest products: bfloat16 where it is fast, which shows few candidates, else
-    eight bits where they are. Not a close call on any processor: so every run on one of a kind takes the same.
+def fastest(device: torch.device, d: int) -> Precision:
+    """In which precision to look for the largest products of rows of width d.
+
+    Bfloat16 where it is fast, as it shows few candidates, else eight bits where they are. Not a close call on any
+    processor: every run on one of a kind takes the same.
     """
     if fast_bfloat16(device):
         return "bfloat16"
-    eights = device.type == "cpu" and integer_levels() and speed(torch.int8, device) > FAST
-    return "int8" if eights else "float32"
+    if device.type != "cpu" or not integer_levels() or (integer_levels() < 127 and d < WIDE):
+        return "float32"
+    return "int8" if speed(torch.int8, device) > FAST else "float32"
 
 
 def knows(precision: Precision, device: torch.device) -> bool:

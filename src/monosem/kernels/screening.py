@@ -107,6 +107,7 @@ def largest(
     counts, found = torch.zeros(len(x) + 1, dtype=torch.int64), list[Tensor]()
     rounded, latents = screen.rounded(x), screen.latents()
     unsure = torch.zeros(len(x), dtype=torch.bool)
+    places = torch.empty(min(len(x), TILE_ROWS), width, dtype=torch.int32)
     for tile in _tiles(x):
         if int(unsure[: tile.start].sum()) > tile.start // 2:  # of this text a screen is no help
             unsure[tile.start :] = True
@@ -114,12 +115,14 @@ def largest(
         part = rounded[tile]
         product = screen.product(part)
         own = np.float32(OUTPUT if exact and product.dtype == torch.bfloat16 else 0)
-        places = torch.empty(len(part.scale), width, dtype=torch.int32)
         held = counts[1:][tile]
-        _reach(_bits(product), *screen.rows(part, exact, d), *latents, own, count, places.numpy(), held.numpy())
+        _reach(_bits(product), *screen.rows(part, exact, d), *latents, own, exact, count, places.numpy(), held.numpy())
         unsure[tile] = (held > width) | (held < k)
         held[unsure[tile]] = 0
-        found.append(places[torch.arange(width) < held[:, None]])
+        ends = held.cumsum(0)
+        indices = torch.empty(int(ends[-1]), dtype=torch.int32)
+        _gathered(places[: len(held)].numpy(), held.numpy(), (ends - held).numpy(), indices.numpy())
+        found.append(indices)
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int32), counts.cumsum(0), unsure
 
 
@@ -172,20 +175,51 @@ def _bound(product, bias, row_error, row_norm, norm, error, own):
     return row_error * norm + row_norm * error + own * abs(product) + np.float32(2.4e-7) * abs(bias)
 
 
+@njit(cache=True)
+def _nth_largest(values, count):
+    """By a heap of so many, the smallest on top: most values are below it."""
+    heap = np.sort(values[:count])
+    for value in values[count:]:
+        if value > heap[0]:
+            at, child = 0, 1
+            while child < count:
+                if child + 1 < count and heap[child + 1] < heap[child]:
+                    child += 1
+                if heap[child] >= value:
+                    break
+                heap[at] = heap[child]
+                at, child = child, 2 * child + 1
+            heap[at] = value
+    return heap[0]
+
+
 @njit(cache=True, parallel=True)
-def _reach(products, scales, row_errors, row_norms, latent_scales, biases, norms, errors, own, count, places, counts):
+def _gathered(places, counts, starts, out):
+    for r in prange(places.shape[0]):
+        out[starts[r] : starts[r] + counts[r]] = places[r, : counts[r]]
+
+
+@njit(cache=True, parallel=True)
+def _reach(
+    products, scales, row_errors, row_norms, latent_scales, biases, norms, errors, own, exact, count, places, counts
+):
     n, width = products.shape[1], places.shape[1]
     half = products.itemsize == 2
     n_groups = max((n + GROUP - 1) // GROUP, min(n, 2 * count))
     for r in prange(products.shape[0]):
         row, scale, row_error, row_norm = products[r], scales[r], row_errors[r], row_norms[r]
         lows = np.full(n_groups, -np.inf, np.float32)
-        highs = np.full(n_groups, -np.inf, np.float32)
+        highs = np.full(n_groups, -np.inf, np.float32) if exact else lows
         for start in range(0, n, n_groups):
             size = min(n_groups, n - start)
             part = row[start : start + size]
             part_scales, part_biases = latent_scales[start : start + size], biases[start : start + size]
             part_norms, part_errors = norms[start : start + size], errors[start : start + size]
+            if not exact:
+                for i in range(size):
+                    value = _wide(part[i], half) * (scale * part_scales[i]) + part_biases[i]
+                    lows[i] = value if value > lows[i] else lows[i]
+                continue
             for i in range(size):
                 product = _wide(part[i], half) * (scale * part_scales[i])
                 value = product + part_biases[i]
@@ -193,7 +227,7 @@ def _reach(products, scales, row_errors, row_norms, latent_scales, biases, norms
                 low, high = value - bound, value + bound
                 lows[i] = low if low > lows[i] else lows[i]
                 highs[i] = high if high > highs[i] else highs[i]
-        edge = np.partition(lows, n_groups - count)[n_groups - count]
+        edge = _nth_largest(lows, count)
         filled = 0
         for g in range(n_groups):
             if highs[g] >= edge:

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from monosem import ranks
 from monosem.errors import DivergenceError
-from monosem.kernels.matmul import fastest, product
-from monosem.kernels.rounding import Precision
+from monosem.kernels.matmul import fastest, integer_levels, product
+from monosem.kernels.rounding import WEIGHT_LEVELS, Precision
 from monosem.kernels.screening import GROUP, n_rough
 
 DENSE_ABOVE = 0.3
@@ -34,6 +34,8 @@ DENSE_ABOVE = 0.3
 SUMMED_ROWS = 256
 SCREENED = 2048
 """Latents from which screens pay."""
+WIDE = 16384
+"""Latents from which the bounds of eight bits pay."""
 SCREENED_ROWS = 64
 """Rows from which rounding the weights pays."""
 
@@ -101,7 +103,7 @@ def top_k(
     """The k largest pre-activations of each row. Not differentiable: pass the values to `encode` for gradients.
 
     They are found in few bits where that is faster, and it is proven that none is missed: values and choice are those
-    of float32, to the bit. A step of training names the precision of its `screen`, and is content with the largest of
+    of float32. A step of training names the precision of its `screen`, and is content with the largest of
     the few candidates that it shows: values are exact, the choice between latents that are all but equal at the edge
     may differ.
     """
@@ -129,7 +131,10 @@ def _screen(x: Tensor, W: Tensor, k: int, asked: Precision | None) -> Precision 
         return asked if n_rough(k, asked) < len(W) else None
     if _backend(x).__name__ != "monosem.kernels.cpu" or len(W) < SCREENED or k * 2 * GROUP > len(W):
         return None
-    return fastest(x.device) if len(x) >= SCREENED_ROWS else "float32"
+    best = fastest(x.device, x.shape[1])
+    if best == "float32" or (best == "int8" and (len(W) < WIDE or integer_levels() < WEIGHT_LEVELS)):
+        return None
+    return best if len(x) >= SCREENED_ROWS else "float32"
 
 
 def _among_all(values: Float[Tensor, "rows own"], k: int) -> Bool[Tensor, "rows own"]:

@@ -130,7 +130,8 @@ class Trainer:
 
     def _fastest(self) -> kernels.Precision:
         """In which precision candidates are looked for: measured, once."""
-        return kernels.fastest(self.sae.W_enc.device) if self.config.matmul == "auto" else "float32"
+        W = self.sae.W_enc
+        return kernels.fastest(W.device, W.shape[-1]) if self.config.matmul == "auto" else "float32"
 
     def _same_screen(self, before: kernels.Precision | bool) -> kernels.Precision:
         """The precision that the run has begun with, if this processor knows it."""
