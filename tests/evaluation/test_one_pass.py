@@ -55,7 +55,7 @@ def same(a: EvaluationReport, b: EvaluationReport, rel: float = 1e-9) -> None:
         assert list(metrics) == list(b.columns[name])
         for key, interval in metrics.items():
             found = values(b.columns[name][key])
-            assert found == pytest.approx(values(interval), rel=rel, abs=1e-9, nan_ok=True), key
+            assert found == pytest.approx(values(interval), rel=rel, abs=max(1e-9, rel * 1e-3), nan_ok=True), key
 
 
 def test_several_saes_in_one_pass_have_the_numbers_that_each_has_alone(tiny: SubjectModel) -> None:
@@ -233,10 +233,9 @@ def test_two_processes_find_the_numbers_of_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
     alone = ms.evaluate(sae, ms.load_model("bundled"), tokens=1500, loss_tokens=700, progress=False)
     together = EvaluationReport.load(tmp_path / "2.json")
-    assert {k: v for k, v in together.facts.items() if not isinstance(v, float)} == {
-        k: v for k, v in alone.facts.items() if not isinstance(v, float)
-    }
-    assert together.facts == pytest.approx(alone.facts, rel=1e-6)
+    assert together.facts.keys() == alone.facts.keys()
+    for key, fact in alone.facts.items():
+        assert together.facts[key] == (pytest.approx(fact, rel=1e-6) if isinstance(fact, float) else fact)
     same(together, alone, rel=1e-4)
     assert np.array_equal(together.l0_counts, alone.l0_counts)
 

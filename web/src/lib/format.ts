@@ -1,6 +1,8 @@
 /** Numbers as they are shown: three significant digits, thousands apart, a true minus sign. */
 
 const MINUS = '\u2212'
+/** What is left of sums that come to nothing. */
+const NOTHING = 1e-10
 
 export function count(value: number): string {
   return Math.round(value).toLocaleString('en-US')
@@ -9,9 +11,9 @@ export function count(value: number): string {
 export function num(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return '–'
   const size = Math.abs(value)
+  if (size < NOTHING) return '0'
   let text: string
-  if (size === 0) text = '0'
-  else if (size >= 1000) text = count(size)
+  if (size >= 1000) text = count(size)
   else if (size < 0.0001) text = size.toExponential(1)
   else text = Number(size.toPrecision(3)) === Math.round(size) && size >= 100 ? String(Math.round(size)) : fixed(size)
   return value < 0 ? MINUS + text : text
