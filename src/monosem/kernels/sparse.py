@@ -36,8 +36,8 @@ SCREENED = 2048
 """Latents from which screens pay."""
 WIDE = 16384
 """Latents from which the bounds of eight bits pay."""
-SCREENED_ROWS = 64
-"""Rows from which rounding the weights pays."""
+SCREENED_ROWS = 512
+"""Rows from which it pays to round all weights: a prompt, or a text that is being written, has fewer."""
 
 _forced: str | None = None
 
@@ -129,12 +129,14 @@ def _screen(x: Tensor, W: Tensor, k: int, asked: Precision | None) -> Precision 
         return None
     if asked is not None:
         return asked if n_rough(k, asked) < len(W) else None
-    if _backend(x).__name__ != "monosem.kernels.cpu" or len(W) < SCREENED or k * 2 * GROUP > len(W):
+    if len(x) < SCREENED_ROWS or len(W) < SCREENED or k * 2 * GROUP > len(W):
+        return None
+    if _backend(x).__name__ != "monosem.kernels.cpu":
         return None
     best = fastest(x.device, x.shape[1])
     if best == "float32" or (best == "int8" and (len(W) < WIDE or integer_levels() < WEIGHT_LEVELS)):
         return None
-    return best if len(x) >= SCREENED_ROWS else "float32"
+    return best
 
 
 def _among_all(values: Float[Tensor, "rows own"], k: int) -> Bool[Tensor, "rows own"]:
