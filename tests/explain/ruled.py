@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from monosem.analysis.kinds import lists
 from monosem.codes import SparseCodes
 from monosem.data import PackedText, read_documents
 from monosem.explain import HeldOut, Text
 from monosem.features import FeatureStore, HarvestSettings, Vocabulary, new_harvest, write_store
 from monosem.features.described import ByLatent
-from monosem.features.kinds import lists
 from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata, TopKSAE
 

@@ -45,7 +45,7 @@ CLAUSES: dict[str, tuple[Clause, Any]] = {
 
 
 def ms_kind(name: str) -> frozenset[str]:
-    from monosem.features.kinds import lists
+    from monosem.analysis.kinds import lists
 
     return lists()[name]
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monosem.analysis import kinds
 from monosem.explain.evidence import Evidence, OnWords
-from monosem.features import Clause, Rule, kinds
+from monosem.features import Clause, Rule
 
 ROUNDS = 3
 MOST = 6

@@ -123,7 +123,7 @@ class Sayer:
 
     @functools.lru_cache(512)  # noqa: B019
     def _commonest(self, kind: str) -> list[str]:
-        from monosem.features import kinds
+        from monosem.analysis import kinds
 
         text, counts = self._evidence.text, self._evidence.counts
         times = counts.word[:, 1] * text.kinds[:, kinds.names().index(kind)]

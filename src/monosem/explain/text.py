@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from monosem.features import Clause, Rule, Vocabulary, kinds
+from monosem.analysis import kinds
+from monosem.features import Clause, Rule, Vocabulary
 from monosem.features.log import UNREAD, Logged
 from monosem.features.words import Words
 

@@ -32,8 +32,8 @@ from monosem.explorer.shapes import (
 from monosem.explorer.targets import Asked, find_target
 from monosem.features.harvest import context_kind
 from monosem.features.tables import histogram_edges
-from monosem.features.vocabulary import Vocabulary
 from monosem.models import EditContext, SubjectModel, load_model
+from monosem.models.vocabulary import Vocabulary
 from monosem.sae import SAE
 
 LIKELIEST = 10

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from monosem.explorer.shapes import Target
-from monosem.features.vocabulary import Vocabulary
+from monosem.models.vocabulary import Vocabulary
 
 MOST_CHOICES = 8
 CLOSE = 0.7

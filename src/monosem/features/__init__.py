@@ -11,7 +11,7 @@ from monosem.features.rule import Clause, Rule
 from monosem.features.show import print_features
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
-from monosem.features.vocabulary import Vocabulary
+from monosem.models.vocabulary import Vocabulary
 
 __all__ = [
     "Clause",

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numba import njit, prange
 
 from monosem.features.log import Logged, float_of
-from monosem.features.vocabulary import Vocabulary
 from monosem.features.words import Words
+from monosem.models.vocabulary import Vocabulary
 
 POWER = 4
 """To which a firing's activation is taken when it counts for a name: what is half as strong counts a sixteenth."""

@@ -28,9 +28,9 @@ from monosem.features.tables import (
     vocabulary_table,
 )
 from monosem.features.text_tables import contexts_table, word_features_table, words_table
-from monosem.features.vocabulary import Vocabulary
 from monosem.files import as_json, fits, read_json, reading, replacing, write_json
 from monosem.models import ModelSet, SubjectModel
+from monosem.models.vocabulary import Vocabulary
 from monosem.sae import SAE
 from monosem.spelling import path_meant
 from monosem.work import each

@@ -35,8 +35,8 @@ from monosem.features.parts import source_names
 from monosem.features.pictures import image_facts
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
-from monosem.features.vocabulary import vocabulary_size
 from monosem.models import ModelSet, SubjectModel, load_model
+from monosem.models.vocabulary import vocabulary_size
 from monosem.ranks import agreed, by_itself, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash

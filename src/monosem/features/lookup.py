@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from monosem.features.rows import numbers
-from monosem.features.vocabulary import Vocabulary
+from monosem.models.vocabulary import Vocabulary
 from monosem.sql import Tables
 
 HOWS = ("fires on token", "promotes", "suppresses")

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from monosem.analysis import kinds
 from monosem.errors import ConfigError
-from monosem.features import kinds
 from monosem.features.embeddings import Embeddings
 from monosem.features.explanations import Explanations
 from monosem.features.files import PART

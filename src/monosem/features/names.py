@@ -11,8 +11,8 @@ import numpy as np
 from monosem.features.described import Described, name_of
 from monosem.features.state import Harvest
 from monosem.features.streaming import EMPTY
-from monosem.features.vocabulary import Vocabulary
 from monosem.features.words import Words
+from monosem.models.vocabulary import Vocabulary
 
 LATENTS_A_TILE = 4_096
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from monosem.data import Images
 from monosem.errors import FileError
-from monosem.features.vocabulary import Vocabulary
+from monosem.models.vocabulary import Vocabulary
 from monosem.sql import readable
 
 PNG = b"\x89PNG\r\n\x1a\n"

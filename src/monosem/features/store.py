@@ -36,9 +36,9 @@ from monosem.features.meaning import Meanings
 from monosem.features.pictures import Pictures
 from monosem.features.rows import LatentFile, Row, columns_of, numbers, require_numbers
 from monosem.features.tables import histogram_edges
-from monosem.features.vocabulary import Vocabulary
 from monosem.features.word_table import WordTable, wilson
 from monosem.models.sentences import SentenceEncoder
+from monosem.models.vocabulary import Vocabulary
 from monosem.sql import Tables, condition, readable
 from monosem.work import job
 

@@ -21,10 +21,10 @@ from monosem.features.pictures import class_name
 from monosem.features.state import Harvest, text_number
 from monosem.features.statistics import FiringTokens, Ranked
 from monosem.features.streaming import BINS_AN_OCTAVE, COARSE, EMPTY, N_BINS, SAMPLE_BINS
-from monosem.features.vocabulary import Vocabulary
 from monosem.features.words import OfWords, Words, of_words
 from monosem.features.worth import Worth, contexts_of, steering_worth
 from monosem.models import ModelSet, SubjectModel
+from monosem.models.vocabulary import Vocabulary
 from monosem.sae import SAE
 
 KINDS = ("top", "sample", "near_miss", "silent")

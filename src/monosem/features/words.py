@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from monosem.features.log import Logged, float_of
 from monosem.features.streaming import hashes
-from monosem.features.vocabulary import Vocabulary
+from monosem.models.vocabulary import Vocabulary
 
 LONGEST = 64
 """Characters of a word; what is longer is none."""
