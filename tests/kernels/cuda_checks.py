@@ -407,7 +407,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
     def outcome() -> list[Tensor]:
         values, selection = kernels.top_k(x, W, bias, 20, screen="bfloat16")
-        outer = cuda.scatter_outer(values, *selection.by_latent, x)
+        outer = cuda.scatter_outer(values, *selection.by_latent(cuda), x)
         return [values, selection.indices, outer, cuda.weighted_sum(values, selection.indices, selection.offsets, W)]
 
     for first, second in zip(outcome(), outcome(), strict=True):

@@ -54,7 +54,8 @@ class CheckResult:
 def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | None = None) -> CheckResult:
     """Compare what an SAE remembers of its model with a model: weights, tokenizer, hook, width, scale, quality.
 
-    The model is run on the probe batch that the SAE carries; mean norm, FVU and L0 must be what they were.
+    The model is run on the probe batch that the SAE carries; mean norm, FVU and L0 must be what they were. An SAE that
+    is not where the model is goes there: from here on the two are used together.
 
     Args:
         sae: the SAE.
@@ -68,6 +69,7 @@ def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | 
         lacking = "which activations it reads side by side" if len(sae.in_shape) > 1 else "its hook point: name one"
         notes.append(f"the SAE does not know {lacking}")
         return result
+    sae.to(models_of(model)[0].device)
     try:
         places = [model.hook_point(name).name for name in hooks]
     except HookError as error:

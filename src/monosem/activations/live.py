@@ -138,6 +138,10 @@ class LiveActivations(HookSource):
         self._contexts_read = self._rows_kept = 0
 
     @property
+    def device(self) -> torch.device:
+        return models_of(self.model)[0].device
+
+    @property
     def metadata(self) -> SAEMetadata:
         self._ahead.settle()
         skipped, limits = len(getattr(self.contexts, "skipped", ())), self._norm_limits()

@@ -43,6 +43,11 @@ class ActivationSource(ABC):
         return SAEMetadata()
 
     @property
+    def device(self) -> torch.device | None:
+        """Where its rows are made, by a model; None where they are read and go wherever they are wanted."""
+        return None if self.whole is self else self.whole.device
+
+    @property
     def words(self) -> str:
         """What it is of, for a report."""
         return "the rows given"

@@ -100,7 +100,7 @@ class Intervention(ABC):
         rows = x[chosen]
         numbers = rows_of(x, context)[:, None].expand_as(chosen)[chosen]
         places = Places(numbers, positions_of(x, context)[chosen], context, chosen)
-        new = self.replace(rows, places)
+        new = self.replace(rows, places).to(x.device)
         factor = self.where.factor(x, context) if isinstance(self.where, Where) else None
         if factor is not None:
             new = rows + factor[chosen][:, None].to(new.dtype) * (new - rows)

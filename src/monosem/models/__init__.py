@@ -3,7 +3,7 @@
 from monosem.models.edits import Edit, EditContext, EditReport
 from monosem.models.families import FAMILIES
 from monosem.models.hooks import HookPoint
-from monosem.models.load import BUNDLED, load_model
+from monosem.models.load import BUNDLED, default_device, load_model
 from monosem.models.model_set import ModelSet
 from monosem.models.replay import Replay
 from monosem.models.subject import SubjectModel
@@ -21,6 +21,7 @@ __all__ = [
     "Sampling",
     "SubjectModel",
     "Written",
+    "default_device",
     "load_model",
     "write",
 ]

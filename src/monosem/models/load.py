@@ -76,8 +76,13 @@ def load_model(
 
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if device != "auto":
-        nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        nn.Module.to(module, device or default_device())
     return _quick(SubjectModel(module.eval().requires_grad_(False), tokenizer, name or str(model), processor))
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, of several this process's own; the CPU elsewhere."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _quick(model: SubjectModel) -> SubjectModel:

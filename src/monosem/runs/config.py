@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from monosem.errors import ConfigError, FileError
@@ -56,13 +57,20 @@ class SAEConfig(BaseModel):
                     + meant(f"sae.{name}", (f"sae.{each}" for each in (*known, *SAEConfig.model_fields)))
                 )
 
-    def build(self, d_in: int, d_out: int | None = None, n_sources: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        d_out: int | None = None,
+        n_sources: int | None = None,
+        device: torch.device | None = None,
+    ) -> SAE:
         """The untrained SAE.
 
         Args:
             d_in: width of what it reads, or of each of several sources.
             d_out: width of what it predicts, if that is something else.
             n_sources: how many hook points or models it reads side by side, if it reads several.
+            device: where to put it.
 
         Raises:
             ConfigError: unknown architecture or parameter, a value out of range, or an architecture that does not read
@@ -84,7 +92,7 @@ class SAEConfig(BaseModel):
         if d_out is not None:
             extra["d_out"] = d_out
         values = {name: _fitting(kind, name, value) for name, value in extra.items()}
-        return kind(d_in, self.n_latents, **values)
+        return kind(d_in, self.n_latents, device=device, **values)
 
 
 def _fitting(kind: type[SAE], name: str, value: Any) -> Any:

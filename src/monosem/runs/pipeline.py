@@ -33,7 +33,7 @@ from monosem.features import (
     write_store,
 )
 from monosem.files import write_text
-from monosem.models import ModelSet, SubjectModel, load_model
+from monosem.models import ModelSet, SubjectModel, default_device, load_model
 from monosem.ranks import by_itself, everyone, first_alone_in
 from monosem.runs.config import EvaluationConfig, RunConfig, SAEConfig
 from monosem.runs.figures import write_figures
@@ -182,7 +182,10 @@ def _build(config: RunConfig, source: ActivationSource) -> SAE:
         )
     stacked = isinstance(config.hook, list) or source.n_sources > 1
     return config.sae.build(
-        source.d_in, source.d_out if config.target is not None else None, source.n_sources if stacked else None
+        source.d_in,
+        source.d_out if config.target is not None else None,
+        source.n_sources if stacked else None,
+        source.device or default_device(),
     )
 
 

@@ -190,7 +190,7 @@ class SAE(Weights, ABC):
         return SparseCodes(values, selection.indices, selection.offsets, self.n_latents, batch_shape)
 
     def rows_of(self, x: Float[Tensor, "*batch d_in"]) -> tuple[tuple[int, ...], Float[Tensor, "rows d_in"]]:
-        """The batch's shape, and its activations as rows in the SAE's own precision.
+        """The batch's shape, and its activations as rows in the SAE's own precision, where the SAE is.
 
         Raises:
             DataError: the last dimensions are not `in_shape`.
@@ -200,7 +200,7 @@ class SAE(Weights, ABC):
             width = " x ".join(str(size) for size in self.in_shape)
             raise DataError(f"this SAE reads activations of width {width}, got {tuple(x.shape)}")
         rows = math.prod(x.shape[:split])
-        return tuple(x.shape[:split]), x.reshape(rows, math.prod(self.in_shape)).to(self.W_enc.dtype)
+        return tuple(x.shape[:split]), x.reshape(rows, math.prod(self.in_shape)).to(self.W_enc)
 
     def centred(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
         """What the encoder reads: transformed inputs, less b_dec in an autoencoder."""

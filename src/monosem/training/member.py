@@ -60,6 +60,8 @@ class Member:
                 f"the SAE reads one activation, the source has {source.n_sources} side by side: take a Crosscoder"
             )
         require_loggers(config.loggers)
+        if source.device is not None:
+            sae.to(source.device)
         self.sae, self.source, self.config, self.tokens, self.folder = sae, source, config, tokens, folder
         self.loggers: list[Logger] = []
         self.trainer = Trainer(sae, config, tokens)
