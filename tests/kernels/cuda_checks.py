@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import linear, normalize
 
 from monosem import kernels
-from monosem.kernels import cuda, plain, reference, sparse
+from monosem.kernels import cuda, launch, matmul, plain, reference, sparse, triton_screens
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
@@ -126,7 +126,7 @@ def test_numbers_that_are_not_numbers_lead_nowhere_out_of_the_row() -> None:
 
 def test_more_than_a_program_can_hold_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "WIDEST_SELECTION", 16)
-    monkeypatch.setattr(cuda, "_run", None)
+    monkeypatch.setattr(launch, "run", None)
     check_largest(random(3, 200), 20)
 
 
@@ -141,10 +141,11 @@ def test_top_k_equals_dense_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch, 
     assert torch.equal(found.sort(-1).values, expected.sort(-1).values)
 
 
-def test_screened_values_are_exact() -> None:
-    x, W = random(6, 40, dtype=SINGLE), normalize(random(500, 40, seed=1, dtype=SINGLE), dim=1)
-    bias = 0.1 * random(500, seed=2, dtype=SINGLE)
-    values, selection = kernels.top_k(x, W, bias, 16, screen="bfloat16")
+@pytest.mark.parametrize("screen", ["bfloat16", "int8", "float8"])
+def test_screened_values_are_exact(screen: kernels.Precision) -> None:
+    x, W = random(6, 40, dtype=SINGLE), normalize(random(200, 40, seed=1, dtype=SINGLE), dim=1)
+    bias = 0.1 * random(200, seed=2, dtype=SINGLE)
+    values, selection = kernels.top_k(x, W, bias, 16, screen=screen)
     pre = x @ W.T + bias
     values, chosen = values.reshape(6, 16), selection.indices.reshape(6, 16).long()
     check_near(values, pre.gather(1, chosen))
@@ -170,15 +171,105 @@ def test_above_equals_plain_in_every_bit(
     assert nothing.numel() == none.numel() == offsets.sum() == 0
 
 
+@pytest.mark.parametrize("screen", ["bfloat16", "int8", "float8"])
 @pytest.mark.parametrize("guess", [float("-inf"), 0.0, 1.5])
-def test_a_screened_batch_selection_misses_nothing(guess: float) -> None:
+def test_a_screened_batch_selection_misses_nothing(guess: float, screen: kernels.Precision) -> None:
     x, W = random(9, 24, dtype=SINGLE), normalize(random(70, 24, seed=1, dtype=SINGLE), dim=1)
     bias = 0.3 * random(70, seed=2, dtype=SINGLE)
-    values, selection, cut = kernels.batch_top_k(x, W, bias, 60, guess, screen="bfloat16")
+    values, selection, cut = kernels.batch_top_k(x, W, bias, 60, guess, screen=screen)
     pre = x @ W.T + bias
     check_near(values.sort(descending=True).values, pre.flatten().topk(60).values)
     check_near(values, pre[rows_of(selection.offsets), selection.indices.long()])
     assert cut == values.min()
+
+
+# Screens ----------------------------------------------------------------------------------------------------------
+
+KINDS = ["plain", "heavy", "constant", "one hot", "sizes", "zeros", "outlier"]
+
+
+def hard_rows(kind: str, n: int, d: int, seed: int) -> Tensor:
+    x = random(n, d, seed=seed, dtype=SINGLE)
+    if kind == "heavy":
+        x = x / random(n, d, seed=seed + 7, dtype=SINGLE).abs().clamp_min(1e-3)
+    if kind == "constant":
+        x = x[:, :1].expand(n, d).contiguous()
+    if kind == "one hot":
+        x = torch.eye(d, device=DEVICE).repeat(-(-n // d), 1)[:n] * 3
+    if kind == "sizes":
+        x = x * 10.0 ** (torch.arange(n, device=DEVICE)[:, None] % 9 - 4)
+    if kind == "zeros":
+        x[::3] = 0
+    if kind == "outlier":
+        x[:, 3] = 500
+    return x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_bounds_hold_and_what_is_found_is_that_of_float64(
+    monkeypatch: pytest.MonkeyPatch, kind: str, precision: kernels.Precision
+) -> None:
+    """No entry is further from what a screen says than it may be, and so the largest found are the largest."""
+    monkeypatch.setattr(triton_screens, "ROUNDED", 32)  # an interpreter has few programs rather than small ones
+    monkeypatch.setattr(triton_screens, "COLUMNS", 16 if kind == "plain" else 64)
+    n, tile = 90, 7
+    monkeypatch.setattr(cuda, "TILE_BYTES", 4 * n * tile)
+    x, W = hard_rows(kind, 10, 20, 0), hard_rows("sizes" if kind == "sizes" else "plain", n, 20, 1)
+    W[7], W[11] = 0, W[10]
+    b = random(n, seed=2, dtype=SINGLE) * (100 if kind in ("zeros", "sizes") else 0.1)
+    screen, few = triton_screens.Screen.of(W, b, precision), triton_screens.rounded(x, precision)
+    for rows, held in ((W, screen.weight), (x, few)):
+        kept = held.values.double() * held.scale.double()[:, None]
+        for norms, true in ((held.norm, rows.double()), (held.rounded_norm, kept), (held.error, rows.double() - kept)):
+            off = (norms.double() - true.norm(dim=1)).abs()
+            assert (off <= 1e-4 * true.norm(dim=1) + 1e-6 * held.norm).all()
+    exact = x.double() @ W.double().T + b.double()
+    size = x.norm(dim=1).double()[:, None] * W.norm(dim=1).max() + b.abs().max()
+    product, everywhere = screen.product(few), torch.zeros(n, device=DEVICE)
+    for rank in (1, 8):  # whatever lies above an edge is found
+        edges = exact.topk(rank).values[:, -1].float()
+        counts = screen.counts(product, few, edges, everywhere)
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        places = screen.places(product, few, edges, everywhere, offsets)
+        found = torch.zeros_like(exact, dtype=torch.bool)
+        found[rows_of(offsets), places.long()] = True
+        assert (found | (exact < edges.double()[:, None])).all()
+        assert found.sum() == len(places)
+        assert all((row.diff() > 0).all() for row in places.split(counts.tolist()))
+    values, indices = cuda.top_k_screened(x, W, b, 4, precision, True)
+    named = cuda.top_k_screened(x, W, b, 4, "float32", True)
+    assert torch.equal(values.sort().values, named[0].sort().values)
+    assert torch.equal(indices.sort().values, named[1].sort().values) or kind in ("constant", "zeros")
+    best = exact.topk(4).values
+    assert ((values.double().sort(descending=True).values - best).abs() <= 1e-5 * size).all()
+    limits = torch.linspace(0, float(best.median()), n)
+    for one, other in zip(
+        *(cuda.above_screened(x, W, b, limits, name) for name in ("float32", precision)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
+    W = torch.ones(130, 24, device=DEVICE) + 1e-5 * random(130, 24, dtype=SINGLE)
+    x, b = random(6, 24, seed=1, dtype=SINGLE), torch.zeros(130, device=DEVICE)
+    found = cuda.top_k_screened(x, W, b, 3, "bfloat16", True)[0].sort(descending=True).values
+    torch.testing.assert_close(found.double(), (x.double() @ W.double().T).topk(3).values, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("rows", "d", "n"), [(1, 5, 3), (33, 20, 22), (16, 16, 16)])
+def test_products_of_eight_bits_whatever_their_shape(rows: int, d: int, n: int) -> None:
+    """What tensor cores do is what plain arithmetic does; whole numbers come out exact, however large."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 2, (size, d), generator=generator) * 254 - 127 for size in (rows, n))
+    found = matmul.integers(a.to(DEVICE, torch.int8), b.to(DEVICE, torch.int8))
+    assert torch.equal(found.cpu().double(), a.double() @ b.double().T)
+    x, W, bias = random(rows, d, dtype=SINGLE), random(n, d, seed=1, dtype=SINGLE), random(n, seed=2, dtype=SINGLE)
+    few, screen = triton_screens.rounded(x, "float8"), triton_screens.Screen.of(W, bias, "float8")
+    kept, weight = ((r.values.float() * r.scale[:, None]).double() for r in (few, screen.weight))
+    size = kept.norm(dim=1)[:, None] * weight.norm(dim=1) + bias.abs()
+    assert ((screen.product(few).double() - kept @ weight.T - bias).abs() <= 0.01 * size).all()
+    assert ((kept - x).abs() <= 2**-4 * x.abs() + 2**-9 * few.scale[:, None]).all()
 
 
 # Evaluation -------------------------------------------------------------------------------------------------------
@@ -344,9 +435,9 @@ def test_adam_of_vectors_of_zeros_and_of_rows_too_wide_to_hold(monkeypatch: pyte
 
 def test_with_a_fixed_k_nothing_asks_for_a_number_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device there are no numbers: to ask for one is an error."""
-    monkeypatch.setattr(cuda, "_run", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "run", lambda *_, **__: None)
     x, W, bias = (torch.empty(shape, device="meta") for shape in ((8, 40), (500, 40), (500,)))
-    for screen in ("float32", "bfloat16"):
+    for screen in ("float32", "bfloat16", "int8", "float8"):
         values, selection = kernels.top_k(x, W, bias, 5, screen=screen)
         values = values.requires_grad_()
         pre = kernels.encode(x, W.requires_grad_(), bias.requires_grad_(), None, selection, values)
@@ -412,3 +503,42 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
     for first, second in zip(outcome(), outcome(), strict=True):
         assert torch.equal(first, second)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("precision", ["int8", "float8"])
+def test_what_a_screen_of_eight_bits_shows_is_what_plain_arithmetic_shows(precision: kernels.Precision) -> None:
+    if not kernels.knows(precision, torch.device("cuda")):
+        pytest.skip(f"this GPU has no tensor cores for {precision}")
+    x, W, bias = (random(*s, seed=i, dtype=SINGLE) for i, s in enumerate(((3000, 576), (8192, 576), (8192,))))
+    screen, few = triton_screens.Screen.of(W, bias, precision), triton_screens.rounded(x, precision)
+    kept, weight = ((r.values.float() * r.scale[:, None]) for r in (few, screen.weight))
+    expected = kept.double() @ weight.double().T + bias
+    product = screen.product(few)
+    if precision == "int8":
+        assert torch.equal(product.double(), few.values.double() @ screen.weight.values.double().T)
+        product = product * few.scale[:, None] * screen.weight.scale + bias
+    size = kept.norm(dim=1)[:, None] * weight.norm(dim=1) + bias.abs()
+    assert ((product.double() - expected).abs() <= 0.004 * size).all()
+    values, selection = kernels.top_k(x, W, bias, 32, screen=precision)
+    pre = x @ W.T + bias
+    chosen = selection.indices.reshape(3000, 32).long()
+    check_near(values.reshape(3000, 32), pre.gather(1, chosen))
+    same = (chosen.sort().values == pre.topk(32).indices.sort().values).all(1)
+    assert same.double().mean() > 0.95
+
+
+@on_a_gpu
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_exact_selections_at_a_real_size(precision: kernels.Precision) -> None:
+    """The values that are found are the same bits as without a screen, row by row."""
+    if not kernels.knows(precision, torch.device("cuda")):
+        pytest.skip(f"this GPU has no tensor cores for {precision}")
+    x, W, bias = (random(*s, seed=i, dtype=SINGLE) for i, s in enumerate(((3000, 2304), (20000, 2304), (20000,))))
+    W = normalize(W, dim=1)
+    found, named = (cuda.top_k_screened(x, W, bias, 64, name, True) for name in (precision, "float32"))
+    assert torch.equal(found[0].sort().values, named[0].sort().values)
+    assert torch.equal(found[1].sort().values, named[1].sort().values)
+    limit = torch.tensor(float(found[0].median()))
+    for one, other in zip(*(cuda.above_screened(x, W, bias, limit, n) for n in (precision, "float32")), strict=True):
+        assert torch.equal(one, other)

@@ -17,7 +17,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from monosem.kernels import cuda
+from monosem.kernels import cuda, launch
+from monosem.kernels.triton_screens import Screen, rounded
 
 FOLDER = Path(sys.argv[1])
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -29,6 +30,8 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
     torch.int64: "*i64",
+    torch.int8: "*i8",
+    torch.float8_e4m3fn: "*fp8e4nv",
 }
 
 
@@ -72,8 +75,22 @@ def step(rows: int, d: int, n: int, k: int, dtype: torch.dtype) -> None:
         cuda.adam_(weight, weight, weight, weight, (0.1,) * 6, unit_rows)
 
 
+def screens(rows: int, d: int, n: int, k: int) -> None:
+    """What a screened step, and an exact selection, call beside that."""
+    x, weight, bias = torch.zeros(rows, d), torch.zeros(n, d), torch.zeros(n)
+    for precision in ("bfloat16", "int8", "float8"):
+        screen, few = Screen.of(weight, bias, precision), rounded(x, precision)
+        product = torch.zeros(rows, n, dtype=torch.int32 if precision == "int8" else torch.bfloat16)
+        cuda._largest(product, 2 * k, screen.beside(few))
+        if precision != "float8":
+            edges, offsets = torch.zeros(rows), torch.zeros(rows + 1, dtype=torch.int64)
+            screen.counts(product, few, edges, bias)
+            screen.places(product, few, edges, bias, offsets)
+
+
 def main() -> None:
-    cuda._run = compile_only
+    launch.run = compile_only
+    screens(8, 2304, 65536, 64)
     step(8, 2304, 65536, 64, torch.float32)
     step(8, 768, 4096, 32, torch.bfloat16)
 

@@ -3,6 +3,8 @@
     reference.py   the dense truth, a few lines each: what every fast path must equal, in value and gradient
     cpu.py         numba
     cuda.py        Triton
+    launch.py      how its kernels are started
+    triton_screens.py  rows in few bits, and which entries can be among the wanted: on CUDA
     plain.py       plain torch: any device, no compiler
     matmul.py      the matmul of selections, and which precisions are fast: asked by trying
     rounding.py    rows in few bits, with the true norms of what rounding took away

@@ -19,10 +19,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from monosem.kernels import plain
-from monosem.kernels.plain import from_dense, only_above, row_limits, to_dense
-from monosem.kernels.rounding import Precision
-from monosem.kernels.screening import n_rough
+from monosem.kernels import launch, plain
+from monosem.kernels.plain import from_dense, only_above, to_dense
+from monosem.kernels.rounding import Precision, Rounded
+from monosem.kernels.screening import WIDEST, n_rough
+from monosem.kernels.triton_screens import Screen, rounded
 
 __all__ = [
     "above",
@@ -44,6 +45,7 @@ CACHE_BYTES = 24 * 2**20  # of a gathered matrix at a time: half of an H100's L2
 GATHERED = 2048  # numbers that a program holds at a time: so many rows by so many columns
 SLAB = 256  # entries: longer sums are made of such parts
 WIDEST_SELECTION = 8192  # numbers that a program can choose among
+ROUGH_BITS = 20  # of float32, in which a rough screen is compared
 WIDEST_ROW = 16384  # numbers of a row that a program holds to give it norm 1
 FLAT = 1024  # numbers of a parameter without such rows
 
@@ -56,26 +58,93 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tens
 def top_k_screened(
     x: Tensor, weight: Tensor, bias: Tensor, k: int, precision: Precision, exact: bool
 ) -> tuple[Tensor, Tensor]:
-    n_candidates = n_rough(k, precision)
-    _, candidates = top_k(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), n_candidates)
-    offsets = torch.arange(len(x) + 1, device=x.device) * n_candidates
-    found = gather_dot(x, weight, candidates.reshape(-1), offsets).reshape(candidates.shape) + bias[candidates]
-    values, places = _largest(found, k)
+    if exact:
+        screen = Screen.of(weight, bias, precision)
+        parts = [_exactly(rows, few, weight, bias, k, screen) for rows, few in _screened(x, screen)]
+        return torch.cat([values for values, _ in parts]), torch.cat([indices for _, indices in parts])
+    candidates = _roughly(x, weight, bias, n_rough(k, precision), precision)
+    values, places = _largest(_evaluated(x, weight, bias, candidates), k)
     return values, candidates.gather(1, places.long())
 
 
+def _roughly(x: Tensor, weight: Tensor, bias: Tensor, count: int, precision: Precision) -> Tensor:
+    """The largest of each row in few bits."""
+    if precision in ("float32", "bfloat16"):
+        dtype = getattr(torch, precision)
+        return top_k(x.to(dtype), weight.to(dtype), bias.to(dtype), count)[1]
+    screen = Screen.of(weight, bias, precision)
+    return torch.cat([_largest(screen.product(few), count, screen.beside(few))[1] for _, few in _screened(x, screen)])
+
+
+def _exactly(x: Tensor, few: Rounded, weight: Tensor, bias: Tensor, k: int, screen: Screen) -> tuple[Tensor, Tensor]:
+    """The largest of each row, among all that can be: any k true values have the edge at or above their smallest."""
+    product, rows, n = screen.product(few), len(x), len(weight)
+    some = _largest(product, k, screen.beside(few))[1]
+    edges, nothing = _evaluated(x, weight, bias, some).amin(1), torch.zeros(n, device=x.device)
+    counts = screen.counts(product, few, edges, nothing)
+    whole = (counts > max(n // WIDEST, 2 * k)) | (counts < k)
+    offsets = F.pad(counts.masked_fill(whole, 0).cumsum(0), (1, 0))
+    indices = screen.places(product, few, edges.masked_fill(whole, float("inf")), nothing, offsets)
+    found = gather_dot(x, weight, indices, offsets) + bias[indices]
+    held = offsets.diff()
+    row = torch.repeat_interleave(torch.arange(rows, device=x.device), held, output_size=indices.numel())
+    at = torch.arange(indices.numel(), device=x.device) - offsets[row]
+    width = max(k, int(held.max()))
+    values, latents = x.new_full((rows, width), float("-inf")), indices.new_zeros(rows, width)
+    values[row, at], latents[row, at] = found, indices
+    if whole.any():
+        others = top_k(x[whole], weight, bias, k)[1]
+        values[whole, :k], latents[whole, :k] = _evaluated(x[whole], weight, bias, others), others
+    best, places = _largest(values, k)
+    return best, latents.gather(1, places.long())
+
+
+def _evaluated(x: Tensor, weight: Tensor, bias: Tensor, indices: Tensor) -> Tensor:
+    """What is named of each row, in float32."""
+    offsets = torch.arange(len(x) + 1, device=x.device) * indices.shape[1]
+    return gather_dot(x, weight, indices.reshape(-1), offsets).reshape(indices.shape) + bias[indices]
+
+
+def _screened(x: Tensor, screen: Screen) -> Iterator[tuple[Tensor, Rounded]]:
+    """Rows, and the same in few bits: so many that their products are not too many."""
+    few, tile = rounded(x, screen.precision), max(1, TILE_BYTES // (4 * len(screen.bias)))
+    for start in range(0, max(1, len(x)), tile):
+        yield x[start : start + tile], few[start : start + tile]
+
+
 def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _above(x, weight, bias, threshold, torch.zeros(len(x), device=x.device))
+    wide = _wide(x.dtype)
+    limits = threshold.to(x.device, wide).expand(len(weight)).contiguous()
+    counts = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
+    values: list[Tensor] = []
+    indices: list[Tensor] = []
+    start = 0
+    for pre in _pre_activations(x, weight, bias):
+        stop = start + len(pre)
+        tensors, grid = (pre, limits), (len(pre),)
+        launch.run(_count_above, grid, *tensors, counts[start + 1 : stop + 1], len(weight), BLOCK=2048, num_warps=8)
+        offsets = counts[start : stop + 1].cumsum(0) - counts[start]
+        values.append(torch.empty(int(offsets[-1]), dtype=wide, device=x.device))
+        indices.append(torch.empty_like(values[-1], dtype=torch.int32))
+        launch.run(_write_above, grid, *tensors, offsets, values[-1], indices[-1], len(weight), BLOCK=2048, num_warps=8)
+        start = stop
+    return torch.cat(values).to(x.dtype), torch.cat(indices), counts.cumsum(0)
 
 
 def above_screened(
     x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor, Tensor]:
-    limits = row_limits(x, weight, bias, threshold)
-    half = (x.bfloat16(), weight.bfloat16(), bias.bfloat16())
-    _, indices, offsets = _above(*half, torch.zeros((), device=x.device), limits)
+    screen = Screen.of(weight, bias, "bfloat16" if precision == "float8" else precision)
+    limits = threshold.to(x.device, torch.float32).expand(len(weight)).contiguous()
+    parts, counts = list[Tensor](), [torch.zeros(1, dtype=torch.int64, device=x.device)]
+    for rows, few in _screened(x, screen):
+        product, nowhere = screen.product(few), torch.zeros(len(rows), device=x.device)
+        counts.append(screen.counts(product, few, nowhere, limits))
+        offsets = F.pad(counts[-1].cumsum(0), (1, 0))
+        parts.append(screen.places(product, few, nowhere, limits, offsets))
+    indices, offsets = torch.cat(parts), torch.cat(counts).cumsum(0)
     values = gather_dot(x, weight, indices, offsets) + bias[indices]
-    return only_above(values, indices, offsets, threshold.expand(len(weight))[indices])
+    return only_above(values, indices, offsets, limits[indices])
 
 
 def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
@@ -83,7 +152,7 @@ def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> T
     n_parts = triton.cdiv(d, columns)
     parts = torch.empty(n_parts, n_entries, dtype=_wide(x.dtype), device=x.device)
     tensors = (x.contiguous(), weight.contiguous(), indices, offsets, parts)
-    _run(_gather_dot, (len(x), n_parts), *tensors, d, n_entries, ENTRIES=GATHERED // columns, COLUMNS=columns)
+    launch.run(_gather_dot, (len(x), n_parts), *tensors, d, n_entries, ENTRIES=GATHERED // columns, COLUMNS=columns)
     return parts.sum(0).to(x.dtype)
 
 
@@ -96,8 +165,8 @@ def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tenso
     slabs = torch.empty(n_slabs, d, dtype=_wide(weight.dtype), device=weight.device)
     out = torch.empty(n_segments, d, dtype=weight.dtype, device=weight.device)
     shape: dict[str, Any] = {"LENGTH": SLAB, "ENTRIES": GATHERED // columns, "COLUMNS": columns}
-    _run(_sum_slabs, (n_slabs, n_parts), values, indices, ends, weight, slabs, d, **shape)
-    _run(_sum_segments, (n_segments, n_parts), values, indices, offsets, weight, slabs, out, d, **shape)
+    launch.run(_sum_slabs, (n_slabs, n_parts), values, indices, ends, weight, slabs, d, **shape)
+    launch.run(_sum_segments, (n_segments, n_parts), values, indices, offsets, weight, slabs, out, d, **shape)
     return out
 
 
@@ -131,7 +200,7 @@ def adam_(
     numbers = (total, width, lr / correction1, beta1, beta2, eps, 1 / correction2)
     tensors = (parameter, grad.contiguous(), mean, square)
     warps = max(4, min(32, block // 512))
-    _run(_adam, (triton.cdiv(total, width),), *tensors, *numbers, UNIT=unit_rows, BLOCK=block, num_warps=warps)
+    launch.run(_adam, (triton.cdiv(total, width),), *tensors, *numbers, UNIT=unit_rows, BLOCK=block, num_warps=warps)
     return None
 
 
@@ -140,47 +209,32 @@ def _pre_activations(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[Tensor
     return (F.linear(rows, weight, bias) for rows in x.split(tile))
 
 
-def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _largest(pre: Tensor, k: int, beside: tuple[Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """The k largest of each row and where they are: they lie in the k groups of the largest maxima.
 
     A group is made of runs of 16 bytes, evenly spread. There are about as many groups as entries in the k best ones.
+    What stands `beside` products of few bits (scales of rows and of latents, and biases) is applied to them here, and
+    they are compared in the first `ROUGH_BITS` of float32; the values are the products.
     """
     rows, n = pre.shape
     size = 1
     while size < 128 and k * (2 * size) ** 2 <= n:
         size *= 2
-    n_groups, run = triton.cdiv(n, size), min(size, 16 // pre.element_size())
+    n_groups, run = triton.cdiv(n, size), min(size, 16 // max(pre.element_size(), 1 if beside is None else 4))
     if max(n_groups, k * size) > WIDEST_SELECTION:
-        best = torch.topk(pre, k, sorted=False)
-        return best.values, best.indices.to(torch.int32)
+        found = pre if beside is None else torch.addcmul(beside[2], pre * beside[0][:, None], beside[1])
+        places = torch.topk(found, k, sorted=False).indices
+        return pre.gather(1, places), places.to(torch.int32)
     groups = torch.empty(rows, k, dtype=torch.int32, device=pre.device)
     indices, values = torch.empty_like(groups), pre.new_empty(rows, k)
-    shape: dict[str, Any] = {"SIZE": size, "RUN": run, "BITS": 8 * pre.element_size()}
+    bits = 8 * pre.element_size() if beside is None else ROUGH_BITS
+    shape: dict[str, Any] = {"SIZE": size, "RUN": run, "SCALED": beside is not None, "BITS": bits}
+    tensors = (pre, *(beside or (pre, pre, pre)), groups)
     for kernel, outputs, width in ((_best_groups, (), n_groups), (_best_of_groups, (values, indices), k * size)):
         block = triton.next_power_of_2(width)
         warps = max(4, block // 256)
-        _run(kernel, (rows,), pre, groups, *outputs, n, n_groups, k, **shape, BLOCK=block, num_warps=warps)
+        launch.run(kernel, (rows,), *tensors, *outputs, n, n_groups, k, **shape, BLOCK=block, num_warps=warps)
     return values, indices
-
-
-def _above(x: Tensor, weight: Tensor, bias: Tensor, limits: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries above the sum of their latent's limit and their row's."""
-    wide = _wide(x.dtype)
-    limits, extra = limits.to(x.device, wide).expand(len(weight)).contiguous(), extra.to(wide).contiguous()
-    counts = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
-    values: list[Tensor] = []
-    indices: list[Tensor] = []
-    start = 0
-    for pre in _pre_activations(x, weight, bias):
-        stop = start + len(pre)
-        tensors, grid = (pre, limits, extra[start:stop]), (len(pre),)
-        _run(_count_above, grid, *tensors, counts[start + 1 : stop + 1], len(weight), BLOCK=2048, num_warps=8)
-        offsets = counts[start : stop + 1].cumsum(0) - counts[start]
-        values.append(torch.empty(int(offsets[-1]), dtype=wide, device=x.device))
-        indices.append(torch.empty_like(values[-1], dtype=torch.int32))
-        _run(_write_above, grid, *tensors, offsets, values[-1], indices[-1], len(weight), BLOCK=2048, num_warps=8)
-        start = stop
-    return torch.cat(values).to(x.dtype), torch.cat(indices), counts.cumsum(0)
 
 
 def _columns(matrix: Tensor) -> int:
@@ -194,28 +248,25 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    if all(grid):
-        with torch.cuda.device_of(arguments[0]):
-            kernel[grid](*arguments, **constants, enable_fp_fusion=True)
-
-
 # Selection --------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _keys(pointers, there, BITS: tl.constexpr):
+def _keys(pre, scales, latent_scales, biases, row, column, there, n, SCALED: tl.constexpr, BITS: tl.constexpr):
     """Numbers as integers of the same order; the least stands for what is not there.
 
     One NaN has that key too, but what is not there lies behind it, and of equal keys the first are taken.
     """
-    values = tl.load(pointers, mask=there, other=0)
+    values = tl.load(pre + row * n + column, mask=there, other=0)
+    if SCALED:
+        factor = tl.load(scales + row) * tl.load(latent_scales + column, mask=there, other=0)
+        values = values.to(tl.float32) * factor + tl.load(biases + column, mask=there, other=0)
     if BITS == 64:
         bits = values.to(tl.int64, bitcast=True)
-    elif BITS == 32:
-        bits = values.to(tl.int32, bitcast=True)
-    else:
+    elif BITS == 16:
         bits = values.to(tl.int16, bitcast=True).to(tl.int32)
+    else:
+        bits = values.to(tl.int32, bitcast=True) >> (32 - BITS)
     largest: tl.constexpr = 2 ** (BITS - 1) - 1
     keys = tl.where(bits < 0, bits ^ largest, bits)
     return tl.where(there, keys, -largest - 1)
@@ -238,7 +289,19 @@ def _among_largest(keys, k, BITS: tl.constexpr):
 
 @triton.jit
 def _best_groups(
-    pre, groups, n, n_groups, k, SIZE: tl.constexpr, RUN: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr
+    pre,
+    scales,
+    latent_scales,
+    biases,
+    groups,
+    n,
+    n_groups,
+    k,
+    SIZE: tl.constexpr,
+    RUN: tl.constexpr,
+    SCALED: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK)
@@ -246,7 +309,8 @@ def _best_groups(
     for part in range(SIZE // RUN):
         column = (part * n_groups + group[:, None]) * RUN + tl.arange(0, RUN)[None, :]
         there = (group < n_groups)[:, None] & (column < n)
-        maxima = tl.maximum(maxima, tl.max(_keys(pre + row * n + column, there, BITS), 1))
+        keys = _keys(pre, scales, latent_scales, biases, row, column, there, n, SCALED, BITS)
+        maxima = tl.maximum(maxima, tl.max(keys, 1))
     best = _among_largest(maxima, k, BITS)
     tl.store(groups + row * k + tl.cumsum(best.to(tl.int32), 0) - 1, group, mask=best)
 
@@ -254,6 +318,9 @@ def _best_groups(
 @triton.jit
 def _best_of_groups(
     pre,
+    scales,
+    latent_scales,
+    biases,
     groups,
     values,
     indices,
@@ -262,6 +329,7 @@ def _best_of_groups(
     k,
     SIZE: tl.constexpr,
     RUN: tl.constexpr,
+    SCALED: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -269,33 +337,33 @@ def _best_of_groups(
     at = tl.arange(0, BLOCK)
     group = tl.load(groups + row * k + at // SIZE, mask=at < k * SIZE, other=0)
     column = ((at % SIZE) // RUN * n_groups + group) * RUN + at % RUN
-    best = _among_largest(_keys(pre + row * n + column, (at < k * SIZE) & (column < n), BITS), k, BITS)
+    there = (at < k * SIZE) & (column < n)
+    keys = _keys(pre, scales, latent_scales, biases, row, column, there, n, SCALED, BITS)
+    best = _among_largest(keys, k, BITS)
     place = row * k + tl.cumsum(best.to(tl.int32), 0) - 1
     tl.store(indices + place, column, mask=best)
     tl.store(values + place, tl.load(pre + row * n + column, mask=best), mask=best)
 
 
 @triton.jit
-def _count_above(pre, limits, extra, counts, n, BLOCK: tl.constexpr):
+def _count_above(pre, limits, counts, n, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    more = tl.load(extra + row)
     count = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, n, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        limit = tl.load(limits + column, mask=column < n, other=0) + more
+        limit = tl.load(limits + column, mask=column < n, other=0)
         value = tl.load(pre + row * n + column, mask=column < n, other=0).to(limit.dtype)
         count += ((value > limit) & (column < n)).to(tl.int32)
     tl.store(counts + row, tl.sum(count, 0).to(tl.int64))
 
 
 @triton.jit
-def _write_above(pre, limits, extra, offsets, values, indices, n, BLOCK: tl.constexpr):
+def _write_above(pre, limits, offsets, values, indices, n, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    more = tl.load(extra + row)
     first = tl.load(offsets + row)
     for start in range(0, n, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        limit = tl.load(limits + column, mask=column < n, other=0) + more
+        limit = tl.load(limits + column, mask=column < n, other=0)
         value = tl.load(pre + row * n + column, mask=column < n, other=0).to(limit.dtype)
         on = (value > limit) & (column < n)
         place = first + tl.cumsum(on.to(tl.int32), 0) - 1

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float, Int8, Int32, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from monosem.kernels.rounding import Precision
 
@@ -24,8 +25,11 @@ WIDE = 512
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
 TRIALS = 8
-SMALL = {"cpu": (128, 512, 512), "cuda": (512, 1024, 4096)}
+SMALL = {"cpu": (128, 512, 512), "cuda": (4096, 2048, 8192)}
 """Rows, width and latents of the matmul that is timed: about a millisecond."""
+EIGHT_BITS = 1.5
+"""Times the speed of bfloat16 from which eight bits are worth the use of them, on a GPU."""
+FLOAT8 = torch.float8_e4m3fn
 
 
 SUMMED = 2048
@@ -84,6 +88,65 @@ def integer_product(x: UInt8[Tensor, "rows d"], zero: int, weight: Tensor, n: in
     return torch.ops.onednn.qlinear_pointwise(x, 1.0, zero, weight, ones, zeros, None, 1.0, 0, out, "none", [], "")
 
 
+ALIGNED = 16
+"""Numbers whose multiples the width and the latents of tensor cores' eight-bit products must be, at least."""
+FEWEST = 32
+"""Rows that such a product wants at least."""
+
+
+def integers(x: Int8[Tensor, "rows d"], weight: Int8[Tensor, "n d"]) -> Int32[Tensor, "rows n"]:
+    """`x @ weight.T`, exact: on a GPU's tensor cores, elsewhere by plain arithmetic."""
+    if x.device.type != "cuda":
+        return (x.double() @ weight.double().T).int()
+    left, right = _aligned(x, FEWEST), _aligned(weight, 1)
+    return torch._int_mm(left, right.T)[: len(x), : len(weight)].contiguous()  # pyright: ignore
+
+
+def eight_bit_floats(
+    x: Tensor,
+    scale: Float[Tensor, " rows"],
+    weight: Tensor,
+    weight_scale: Float[Tensor, " n"],
+    bias: Float[Tensor, " n"],
+) -> Float[Tensor, "rows n"]:
+    """`scale x weight_scale x (x @ weight.T) + bias` in bfloat16, of e4m3: its sums have fewer bits than float32's."""
+    if x.device.type != "cuda":
+        sums = x.float() @ weight.float().T
+        return (sums * scale[:, None] * weight_scale + bias.bfloat16()).bfloat16()
+    left, right = _aligned(x, FEWEST), _aligned(weight, 1)
+    product = torch._scaled_mm(  # pyright: ignore
+        left,
+        right.T,
+        scale_a=F.pad(scale, (0, len(left) - len(x)))[:, None],
+        scale_b=F.pad(weight_scale, (0, len(right) - len(weight)))[None],
+        bias=F.pad(bias.bfloat16(), (0, len(right) - len(weight))),
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )
+    return product[: len(x), : len(weight)].contiguous()
+
+
+def _aligned(matrix: Tensor, fewest: int) -> Tensor:
+    """A matrix with rows and columns of zeros, until their number is one that tensor cores take."""
+    rows, columns = (-size % ALIGNED for size in matrix.shape)
+    rows = max(rows, fewest - len(matrix))
+    if not rows and not columns:
+        return matrix
+    return F.pad(matrix.view(torch.uint8), (0, columns, 0, rows)).view(matrix.dtype)
+
+
+def unreduced(x: Float[Tensor, "rows d"], weight: Float[Tensor, "n d"]) -> Float[Tensor, "rows n"]:
+    """`x @ weight.T`, of whose sums no part is rounded to bfloat16 on the way."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cuda":
+        return x @ weight.T
+    before = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        return x @ weight.T
+    finally:
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = before
+
+
 @cache
 def integer_levels() -> int:
     """Steps each way of zero that activations may have for `integer_product` to be right; 0 where there is none.
@@ -118,7 +181,7 @@ def speed(dtype: torch.dtype, device: torch.device) -> float:
     try:
         few, singles = _matmul(dtype, device), _matmul(torch.float32, device)
         times = [(_seconds(singles, device), _seconds(few, device)) for _ in range(1 + TRIALS)][1:]
-    except RuntimeError:
+    except (RuntimeError, AttributeError, NotImplementedError):
         return 0.0
     finally:
         torch.set_num_threads(threads)
@@ -137,6 +200,10 @@ def fastest(device: torch.device, d: int) -> Precision:
     Bfloat16 where it is fast, as it shows few candidates, else eight bits where they are. Not a close call on any
     processor: every run on one of a kind takes the same.
     """
+    if device.type == "cuda":
+        few = max(("float8", "int8"), key=lambda name: speed(_dtype(name), device))
+        if speed(_dtype(few), device) > EIGHT_BITS * max(1, speed(torch.bfloat16, device)):
+            return few
     if fast_bfloat16(device):
         return "bfloat16"
     if device.type != "cpu" or not integer_levels() or (integer_levels() < 127 and d < WIDE):
@@ -146,13 +213,24 @@ def fastest(device: torch.device, d: int) -> Precision:
 
 def knows(precision: Precision, device: torch.device) -> bool:
     """Whether a processor can screen in that precision."""
-    if precision == "int8":
-        return device.type == "cpu" and integer_levels() > 0
-    return precision == "float32" or speed(torch.bfloat16, device) > 0
+    if device.type == "cpu" and precision in ("int8", "float8"):
+        return precision == "int8" and integer_levels() > 0
+    return precision == "float32" or speed(_dtype(precision), device) > 0
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return FLOAT8 if precision == "float8" else getattr(torch, precision)
 
 
 def _matmul(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
     rows, d, n = SMALL[device.type]
+    if dtype == torch.int8 and device.type == "cuda":
+        x, weight = (torch.ones(size, d, dtype=dtype, device=device) for size in (rows, n))
+        return lambda: integers(x, weight)
+    if dtype == FLOAT8:
+        x, weight = (torch.ones(size, d, device=device).to(dtype) for size in (rows, n))
+        scale, scales = torch.ones(rows, device=device), torch.ones(n, device=device)
+        return lambda: eight_bit_floats(x, scale, weight, scales, scales)
     if dtype == torch.int8:
         x, weight = torch.ones(rows, d, dtype=torch.uint8), packed(torch.ones(n, d, dtype=torch.int8))
         return lambda: integer_product(x, 1, weight, n)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from monosem.kernels.buffers import empty
 
-Precision = Literal["float32", "bfloat16", "int8"]
-"""What a screen multiplies; float32 is no screen."""
+Precision = Literal["float32", "bfloat16", "int8", "float8"]
+"""What a screen multiplies; float32 is no screen. Float8 is e4m3: a sign, four bits of exponent, three of fraction."""
 WEIGHT_LEVELS = 127
 FAST = {"reassoc", "contract", "nsz"}
 

@@ -28,7 +28,7 @@ GROUP = 16
 """A row's maxima are first taken over this many entries, a stride apart."""
 WIDEST = 16
 """Of more than n / WIDEST candidates a row is rather evaluated whole."""
-ROUGH = {"float32": (0, 8), "bfloat16": (8, 4), "int8": (16, 1)}
+ROUGH = {"float32": (0, 8), "bfloat16": (8, 4), "int8": (16, 1), "float8": (16, 1)}
 """Candidates beyond k of a rough screen: at least so many, or k divided by so many."""
 OUTPUT = 2**-8 * 1.01
 """Relative error of a matmul's output in bfloat16."""

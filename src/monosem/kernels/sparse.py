@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from monosem import ranks
 from monosem.errors import DivergenceError
-from monosem.kernels.matmul import fastest, integer_levels, product
+from monosem.kernels.matmul import fast_bfloat16, fastest, integer_levels, product
 from monosem.kernels.rounding import WEIGHT_LEVELS, Precision
 from monosem.kernels.screening import GROUP, n_rough
 
@@ -131,7 +131,10 @@ def _screen(x: Tensor, W: Tensor, k: int, asked: Precision | None) -> Precision 
         return asked if n_rough(k, asked) < len(W) else None
     if len(x) < SCREENED_ROWS or len(W) < SCREENED or k * 2 * GROUP > len(W):
         return None
-    if _backend(x).__name__ != "monosem.kernels.cpu":
+    backend = _backend(x).__name__
+    if backend == "monosem.kernels.cuda":
+        return "bfloat16" if fast_bfloat16(x.device) else None
+    if backend != "monosem.kernels.cpu":
         return None
     best = fastest(x.device, x.shape[1])
     if best == "float32" or (best == "int8" and (len(W) < WIDE or integer_levels() < WEIGHT_LEVELS)):
