@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
-    from monosem.analysis import logit_lens
+    from monosem.analysis import MetaSAE, logit_lens, meta_sae
     from monosem.circuits import (
         Graph,
         change_features,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Clamp,
         Generation,
         Project,
+        Redirect,
         Replace,
         Scale,
         Set,
@@ -105,7 +106,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "activations": "activations",
+    "MetaSAE": "analysis",
     "logit_lens": "analysis",
+    "meta_sae": "analysis",
     "connections": "circuits",
     "direct_attribution": "circuits",
     "feature_circuit": "circuits",
@@ -146,6 +149,7 @@ _HOME = {
     "Clamp": "interventions",
     "Generation": "interventions",
     "Project": "interventions",
+    "Redirect": "interventions",
     "Replace": "interventions",
     "Scale": "interventions",
     "Set": "interventions",
@@ -235,12 +239,14 @@ __all__ = [
     "LocalJudge",
     "MatchingPursuitSAE",
     "MatryoshkaSAE",
+    "MetaSAE",
     "ModelSet",
     "MonosemError",
     "PlantedDictionary",
     "ProLUSAE",
     "Project",
     "ReLUSAE",
+    "Redirect",
     "Replace",
     "Run",
     "RunConfig",
@@ -296,6 +302,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "logit_lens",
+    "meta_sae",
     "othello_games",
     "plan",
     "plan_trace",

@@ -41,6 +41,7 @@ def test_what_is_read_does_what_was_written(tiny: SubjectModel, sae: TopKSAE) ->
         ms.Add(sae, [5], 0.1, hook="resid_pre.2", where=ms.Where(tokens=[int(tokens[0, 1])])),
         ms.Clamp(sae, latents, max=0.2, where=tokens % 2 == 0),
         ms.Swap(sae, latents, "another text", position=-1),
+        ms.Redirect(sae, [1, 2], torch.stack([vector, -vector])),
         ms.Standing(sae, never=latents, always={41: 2.0, 50: 0.5}, where=ms.Where(phase="prompt")),
         ms.AddVector(HOOK, vector, strength=[[0.3], [2.0]]),
         ms.AddVector(HOOK, vector, where=ms.Where(above=(on, 0.0), sae=sae)),

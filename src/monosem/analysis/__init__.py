@@ -1,5 +1,16 @@
-"""What a dictionary's directions mean to the model."""
+"""What a dictionary's directions mean to the model, and what dictionaries are made of."""
 
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights
+from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
+from monosem.analysis.meta.overlap import Overlap
 
-__all__ = ["TokenEffects", "direction_logits", "logit_lens", "logit_weights"]
+__all__ = [
+    "MetaSAE",
+    "Overlap",
+    "Part",
+    "TokenEffects",
+    "direction_logits",
+    "logit_lens",
+    "logit_weights",
+    "meta_sae",
+]

@@ -10,22 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.errors import MismatchError
+from monosem.analysis.cosines import nearest, unit_rows
 from monosem.intervals import Interval
 from monosem.sae import SAE
 
-TILE_ENTRIES = 2**24
-"""Cosines that are held at a time."""
 MEASURED, SAMPLE = 16_384, 4_096
 """Of more latents than the first, a random sample of the second is compared with all; their means have an interval."""
 ULTRA_RARE = 1e-5
 """Latents that are on less often than this, or never."""
-
-
-def unit_rows(rows: Tensor) -> Float[Tensor, "n d"]:
-    """Rows of norm 1, those of several sources laid end to end; zeros stay."""
-    rows = rows.detach().float().flatten(1)
-    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
 @torch.no_grad()
@@ -38,34 +30,12 @@ def max_cosines(
 ) -> Float[Tensor, " k"]:
     """The largest cosine of each row with any of the others; without others, with any of the rest.
 
-    Args:
-        rows: of norm 1.
-        others: of norm 1.
-        sign: whether opposite directions count as far apart; else as the same one.
-        chosen: of which rows, if not of all.
+    As `analysis.cosines.nearest`, which says which, too.
 
     Raises:
         MismatchError: they have other widths.
     """
-    against = rows if others is None else others
-    if rows.shape[1] != against.shape[1]:
-        raise MismatchError(
-            f"directions of width {rows.shape[1]} and {against.shape[1]} have no cosines: compare dictionaries of one "
-            "hook point"
-        )
-    numbers = torch.arange(len(rows), device=rows.device) if chosen is None else chosen.to(rows.device)
-    found = torch.full((len(numbers),), math.nan, dtype=rows.dtype, device=rows.device)
-    if not len(against) or (others is None and len(rows) < 2):
-        return found
-    step = max(1, TILE_ENTRIES // len(against))
-    for start in range(0, len(numbers), step):
-        own = numbers[start : start + step]
-        cosines = rows[own] @ against.T
-        cosines = cosines if sign else cosines.abs()
-        if others is None:
-            cosines[torch.arange(len(own), device=rows.device), own] = -torch.inf
-        found[start : start + step] = cosines.amax(1)
-    return found
+    return nearest(rows, others, sign=sign, chosen=chosen).cosines
 
 
 def one_way(rows: Float[Tensor, "n d"]) -> float:

@@ -8,6 +8,7 @@ from monosem.interventions.features import Ablate, Add, Clamp, FeatureEdit, Scal
 from monosem.interventions.generate import Generation, Piece, Writing, generate, stream
 from monosem.interventions.other_models import spliced
 from monosem.interventions.plain import sae_hash
+from monosem.interventions.redirect import Redirect
 from monosem.interventions.replace import Replace, Splice
 from monosem.interventions.standing import Standing
 from monosem.interventions.vectors import AddVector, CapProjection, Project
@@ -26,6 +27,7 @@ __all__ = [
     "Intervention",
     "Piece",
     "Project",
+    "Redirect",
     "Replace",
     "Scale",
     "Set",

@@ -12,6 +12,7 @@ from monosem.errors import ConfigError
 from monosem.interventions.base import Intervention
 from monosem.interventions.features import Ablate, Add, Clamp, Scale, Set, Swap
 from monosem.interventions.plain import WHERE, sae_hash
+from monosem.interventions.redirect import Redirect
 from monosem.interventions.replace import Splice
 from monosem.interventions.standing import Standing
 from monosem.interventions.vectors import AddVector, CapProjection, Project
@@ -21,7 +22,7 @@ from monosem.spelling import listed
 
 KINDS: dict[str, type[Intervention]] = {
     kind.__name__: kind
-    for kind in (Ablate, Set, Scale, Add, Clamp, Swap, Standing, AddVector, Project, CapProjection, Splice)
+    for kind in (Ablate, Set, Scale, Add, Clamp, Swap, Redirect, Standing, AddVector, Project, CapProjection, Splice)
 }
 
 SAEs = SAE | Iterable[SAE] | Mapping[str, SAE]
@@ -59,7 +60,7 @@ def edit_from_json(data: Any, saes: SAEs = ()) -> Intervention:
         given["where"] = _where(given["where"], known)
     if "source" in given:
         given["source"] = _source(given["source"])
-    for name in ("vector", "direction"):
+    for name in ("vector", "direction", "directions"):
         if name in given:
             wide = _numbers(given[name], name)
             narrow = wide.to(torch.float32)

@@ -1,0 +1,1 @@
+"""Meta-SAEs: dictionaries of a dictionary's decoder rows."""
