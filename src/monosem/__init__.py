@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
-    from monosem.analysis import MetaSAE, logit_lens, meta_sae
+    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, stitch
     from monosem.circuits import (
         Graph,
         change_features,
@@ -109,6 +109,8 @@ _HOME = {
     "MetaSAE": "analysis",
     "logit_lens": "analysis",
     "meta_sae": "analysis",
+    "Stitching": "analysis",
+    "stitch": "analysis",
     "connections": "circuits",
     "direct_attribution": "circuits",
     "feature_circuit": "circuits",
@@ -258,6 +260,7 @@ __all__ = [
     "SparseCodes",
     "Splice",
     "Standing",
+    "Stitching",
     "SubjectModel",
     "Surprisal",
     "Swap",
@@ -318,6 +321,7 @@ __all__ = [
     "score_truth",
     "spliced",
     "steering_vector",
+    "stitch",
     "store_activations",
     "stream",
     "task_vector",
