@@ -102,7 +102,16 @@ if TYPE_CHECKING:
         task_vector,
     )
     from monosem.synthetic import Clusters, Compositions, PlantedDictionary, SynthSAEBench, ToyModel, othello_games
-    from monosem.training import SklearnSAE, Trainer, TrainingConfig, fit, train, train_together
+    from monosem.training import (
+        NormSchedule,
+        SklearnSAE,
+        Trainer,
+        TrainingConfig,
+        fit,
+        remove_layer_norm,
+        train,
+        train_together,
+    )
 
 _HOME = {
     "activations": "activations",
@@ -210,6 +219,8 @@ _HOME = {
     "Compositions": "synthetic",
     "ToyModel": "synthetic",
     "SklearnSAE": "training",
+    "NormSchedule": "training",
+    "remove_layer_norm": "training",
     "Trainer": "training",
     "TrainingConfig": "training",
     "fit": "training",
@@ -244,6 +255,7 @@ __all__ = [
     "MetaSAE",
     "ModelSet",
     "MonosemError",
+    "NormSchedule",
     "PlantedDictionary",
     "ProLUSAE",
     "Project",
@@ -317,6 +329,7 @@ __all__ = [
     "random_truth",
     "read_graph",
     "recovery",
+    "remove_layer_norm",
     "score",
     "score_truth",
     "spliced",

@@ -13,7 +13,7 @@ from family_models import FAMILY_MODELS, LAYERS, VOCABULARY, D, family_module
 from torch import Tensor, nn
 
 import monosem as ms
-from monosem.circuits.blocks import BLOCKS, block_module, block_of
+from monosem.models.blocks import BLOCKS, block_module, block_of
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.units import units_of
 from monosem.circuits.graph.sources import Sources

@@ -6,7 +6,7 @@ import pytest
 import torch
 from family_models import FAMILY_MODELS, VOCABULARY, D, family_module
 
-from monosem.circuits.blocks import BLOCKS
+from monosem.models.blocks import BLOCKS
 from monosem.circuits.frozen import frozen as frozen_module
 from monosem.circuits.frozen import pattern as pattern_module
 from monosem.circuits.frozen.frozen import Frozen

@@ -95,18 +95,20 @@ def _final_norm(model: SubjectModel) -> nn.Module | None:
 
 @torch.no_grad()
 def norm_of(norm: nn.Module, d: int) -> tuple[Float[Tensor, " d"], bool]:
-    """The gain of a LayerNorm or RMSNorm, and whether it subtracts the mean, by what it makes of three vectors.
+    """The gain of a LayerNorm or RMSNorm at variance 1, and whether it subtracts the mean, by what it makes of vectors.
 
-    So no family has to be known: what multiplies is the weight in most, 1 + weight in Gemma.
+    So no family has to be known: what multiplies is the weight in most, 1 + weight in Gemma, and where the norm was
+    removed (`remove_layer_norm`), weight and epsilon are both huge.
     """
     norm = copy.deepcopy(norm).double()
     like = next(norm.parameters(), torch.zeros((), dtype=torch.float64))
     probe = torch.ones(d, device=like.device, dtype=like.dtype)
     probe[1::2] = -1
-    probe = (probe - probe.mean()) * 1024  # so large that the norm's epsilon is nothing
+    probe = probe - probe.mean()
+    probe = probe / probe.pow(2).mean().sqrt()
     out = (norm(probe[None]) - norm(-probe[None]))[0] / 2
-    shifted = (norm(probe[None] + 4096) - norm(4096 - probe[None]))[0] / 2
-    return out * probe.pow(2).mean().sqrt() / probe, torch.allclose(out, shifted, rtol=1e-2)
+    raised = norm(probe[None] + 4) - norm(probe[None])
+    return out / probe, bool(raised.norm() < 1e-2 * out.norm())
 
 
 def _named(model: SubjectModel, tokens: Tensor, weights: Tensor) -> list[tuple[str, float]]:

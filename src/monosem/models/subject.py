@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError, DataError, HookError
+from monosem.files import writing
 from monosem.models.alone import as_studied
 from monosem.models.attention import INNER, watch
 from monosem.models.edits import Continued, Edit, EditContext, EditFunction, EditReport, Joining
@@ -359,6 +362,24 @@ class SubjectModel:
         sampling = Sampling(max_new_tokens, temperature, top_k)
         written = [step.tokens for step in write(self, {"input_ids": tokens}, sampling, [seed])]
         return self.tokenizer.decode(torch.cat([tokens[0], *written]), skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, weights (safetensors) and tokenizer as a folder that `load_model` and transformers read.
+
+        Raises:
+            ConfigError: it is no model of transformers.
+            FileError: the folder cannot be written.
+        """
+        if not hasattr(self.module, "save_pretrained"):
+            raise ConfigError(f"{self.name} is no model of transformers: save its weights as you have made it")
+        folder = Path(folder)
+        new = folder.with_name(f".{folder.name}.new")
+        with writing(folder, sum(p.nbytes for p in self.module.parameters())):
+            for part in (self.module, self.tokenizer, self.processor):
+                if part is not None:
+                    part.save_pretrained(new)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.replace(folder)
 
     def __repr__(self) -> str:
         n_parameters = sum(p.numel() for p in self.module.parameters())

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.circuits.blocks import NormWeights
 from monosem.circuits.connections.linear import LinearFit, fit_linear
 from monosem.circuits.connections.pairs import Pairs, collect, read_pairs, sparse
 from monosem.circuits.connections.straight import between, lies_between, through
@@ -19,6 +18,7 @@ from monosem.data.documents import Text
 from monosem.errors import ConfigError
 from monosem.interventions.way import Site
 from monosem.models import SubjectModel
+from monosem.models.blocks import NormWeights
 from monosem.sae import SAE
 from monosem.work import as_job
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.circuits.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
 from monosem.circuits.sites import Dictionaries, sites_of
 from monosem.errors import ConfigError
 from monosem.interventions.number import number_of
 from monosem.interventions.way import Put, Site, Way
 from monosem.models import EditContext, SubjectModel
+from monosem.models.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
 
 
 class Source(NamedTuple):

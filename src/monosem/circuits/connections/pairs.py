@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.inputs import reopened
-from monosem.circuits.blocks import NormWeights
 from monosem.codes import SparseCodes
 from monosem.data.documents import Text
 from monosem.errors import DataError
 from monosem.interventions.number import number_of
 from monosem.interventions.way import Put, Site, Way
 from monosem.models import EditContext, SubjectModel
+from monosem.models.blocks import NormWeights
 from monosem.work import doing
 
 

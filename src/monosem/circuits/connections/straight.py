@@ -5,10 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.circuits.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
 from monosem.errors import ConfigError
 from monosem.interventions.way import Site
 from monosem.models import SubjectModel
+from monosem.models.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
 
 STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """What is added to the residual stream, or is it."""

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosem.circuits.blocks import block_module, block_of, matrix, norm_weights, value_matrix
 from monosem.circuits.frozen.pattern import HELD_BYTES, Pattern
 from monosem.circuits.frozen.steps import Linear, Mix, Norm, Same, Scaled, Step
 from monosem.circuits.frozen.units import DictionaryUnit, NeuronUnit, Unit
@@ -22,6 +21,7 @@ from monosem.errors import ConfigError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.models.attention import keeping
+from monosem.models.blocks import block_module, block_of, matrix, norm_weights, value_matrix
 
 
 @dataclass

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.activations.check import join
-from monosem.circuits.blocks import block_module, block_of, matrix
 from monosem.errors import ConfigError
 from monosem.interventions.plain import sae_hash
 from monosem.models import SubjectModel
+from monosem.models.blocks import block_module, block_of, matrix
 from monosem.sae import SAE, CrossLayerTranscoder, GatedSAE, SwitchSAE
 
 Dictionaries = SAE | str | Sequence[SAE] | Mapping[str, SAE | str]

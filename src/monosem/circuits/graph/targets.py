@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.circuits.blocks import matrix
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.errors import ConfigError, DataError
+from monosem.models.blocks import matrix
 from monosem.models.families import main_config
 
 MOST_LOGITS, ENOUGH = 10, 0.95

@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.activations.check import join, same_place
-from monosem.circuits.blocks import NormWeights, block_module, block_of, norm_weights
 from monosem.circuits.heads.weights import attention_of, n_heads
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.models.attention import watch
+from monosem.models.blocks import NormWeights, block_module, block_of, norm_weights
 from monosem.sae import SAE
 
 Kind = Literal["feature", "error", "dictionary", "model"]

@@ -1,4 +1,4 @@
-"""How the blocks of each causal family are put together: where the matrices and norms stand that circuits need.
+"""How the blocks of each causal family are put together: where their matrices and norms stand.
 
 Names are of modules inside a block. Attention's values are read off the module that makes them, which in some families
 makes queries and keys too.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from monosem.errors import ConfigError
-from monosem.models import SubjectModel
 from monosem.models.families import main_config
+from monosem.models.subject import SubjectModel
+
+EPSILONS = ("eps", "variance_epsilon")
+"""What modules of norms call their epsilon."""
 
 
 @dataclass(frozen=True)
@@ -138,38 +141,47 @@ def matrix(module: nn.Module) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor
     return weight, None if bias is None else bias.detach()
 
 
-def value_matrix(model: SubjectModel, block: Block, layer: int) -> tuple[Tensor, Tensor | None, int]:
-    """What makes values: weight (kv_heads * d_head, d_in), bias, and how many heads have their own."""
+def value_rows(model: SubjectModel, block: Block, layer: int) -> Bool[Tensor, " d_out"]:
+    """Which of the numbers that `block.values` makes are values; the others are queries and keys."""
     config = main_config(model.module)
     heads: int = config.num_attention_heads
     kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    n = len(matrix(block_module(model, layer, block.values))[0])
+    rows = torch.zeros(n, dtype=torch.bool)
+    if block.packed == "interleaved":
+        rows.unflatten(0, (heads, 3, -1))[:, 2] = True
+    else:
+        rows[0 if block.packed == "alone" else n - n * kv_heads // (heads + 2 * kv_heads) :] = True
+    return rows
+
+
+def value_matrix(model: SubjectModel, block: Block, layer: int) -> tuple[Tensor, Tensor | None, int]:
+    """What makes values: weight (kv_heads * d_head, d_in), bias, and how many heads have their own."""
+    config = main_config(model.module)
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     weight, bias = matrix(block_module(model, layer, block.values))
-    d_head = len(weight) // (heads + 2 * kv_heads)
-
-    def part(x: Tensor) -> Tensor:
-        if block.packed == "alone":
-            return x
-        if block.packed == "interleaved":
-            return x.unflatten(0, (heads, 3, -1))[:, 2].flatten(0, 1)
-        return x[(heads + kv_heads) * d_head :]
-
-    return part(weight), None if bias is None else part(bias), kv_heads
+    rows = value_rows(model, block, layer).to(weight.device)
+    return weight[rows], None if bias is None else bias[rows], kv_heads
 
 
 @dataclass(frozen=True)
 class NormWeights:
-    """A norm's parts."""
+    """A norm's parts.
+
+    Where epsilon is above 1, its root is in the weight and not in the scale: a norm that was removed, whose epsilon is
+    huge, has scale 1 everywhere.
+    """
 
     weight: Float[Tensor, " d"]
     bias: Float[Tensor, " d"] | None
     epsilon: float
     centred: bool
 
-    def scale(self, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos 1"]:
+    def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
         """By what it divides rows."""
         if self.centred:
             x = x - x.mean(-1, keepdim=True)
-        return (x.pow(2).mean(-1, keepdim=True) + self.epsilon).sqrt()
+        return ((x.pow(2).mean(-1, keepdim=True) + self.epsilon) / max(1.0, self.epsilon)).sqrt()
 
     def read_before(self, rows: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
         """Rows that read what comes out, as rows that read what goes in, but for the scale."""
@@ -183,17 +195,22 @@ def norm_weights(module: nn.Module) -> NormWeights:
     Raises:
         ConfigError: it is another norm.
     """
-    weight: Any = getattr(module, "weight", None)
-    epsilon = next((getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)), None)
+    weight, epsilon = getattr(module, "weight", None), epsilon_of(module)
     if not isinstance(weight, Tensor) or epsilon is None:
-        raise ConfigError(f"{type(module).__name__} is no norm that circuits know: a LayerNorm or an RMS norm")
-    weight = weight.detach()
+        raise ConfigError(f"{type(module).__name__} is no norm that is known: a LayerNorm or an RMS norm")
+    weight, unit = weight.detach(), max(1.0, math.sqrt(epsilon))
     if isinstance(module, nn.LayerNorm):
         bias: Tensor | None = module.bias
-        return NormWeights(weight, None if bias is None else bias.detach(), epsilon, True)
+        return NormWeights(weight / unit, None if bias is None else bias.detach(), epsilon, True)
     with torch.no_grad():
-        seen = module(torch.ones_like(weight)[None])[0] * math.sqrt(1 + epsilon)
-    far = [(seen - candidate).abs().max() for candidate in (weight, 1 + weight)]  # families differ
-    if min(far) > 1e-2 * (1 + weight.abs().max()):
-        raise ConfigError(f"{type(module).__name__} is no norm that circuits know: a LayerNorm or an RMS norm")
-    return NormWeights(weight if far[0] <= far[1] else 1 + weight, None, epsilon, False)
+        seen = module(torch.ones_like(weight)[None])[0] * math.sqrt(1 + epsilon) / unit
+    candidates = (weight / unit, (1 + weight) / unit)  # families differ
+    far = [(seen - candidate).abs().max() for candidate in candidates]
+    if min(far) > 1e-2 * (1 + candidates[0].abs().max()):
+        raise ConfigError(f"{type(module).__name__} is no norm that is known: a LayerNorm or an RMS norm")
+    return NormWeights(candidates[0] if far[0] <= far[1] else candidates[1], None, epsilon, False)
+
+
+def epsilon_of(module: nn.Module) -> float | None:
+    """What a norm adds to the variance; None for what is no norm."""
+    return next((getattr(module, name) for name in EPSILONS if hasattr(module, name)), None)
