@@ -188,14 +188,13 @@ def held_at(frozen: Any) -> dict[str, Any]:
 
 
 def test_a_graph_of_the_result_changes_by_nothing_when_scales_are_held(removal: Any) -> None:
-    """Scales are 1 to the bit, for every prompt; the stream pushed about, the model does as it does with them held."""
+    """Scales are 1 to the bit; the stream pushed about, the model does what it does with them held."""
     from monosem.circuits.frozen.frozen import Frozen
 
     done, _ = removal
     for model, free in ((done.model, True), (done.control, False)):
-        one, other = (Frozen(model, model.tokens(text), []) for text in ("the king sat on", "a bald night by"))
-        assert all(torch.equal(one.norms[path].scale, other.norms[path].scale) for path in one.norms) == free
-        assert (one.norms["transformer.ln_f"].scale == 1).all() == free
+        one = Frozen(model, model.tokens("the king sat on"), [])
+        assert all(bool((norm.scale == 1).all()) for norm in one.norms.values()) == free
         tokens = model.tokens("the king sat on")
         change = torch.randn(1, tokens.shape[1], 32, generator=torch.Generator().manual_seed(0))
         pushed = {"embed": lambda x, _, change=change: x + change}
@@ -212,7 +211,7 @@ def test_the_result_works_where_models_do(removal: Any) -> None:
     sae = ms.TopKSAE(32, 40, k=4, seed=1)
     sae.metadata.hook = "resid_post.1"
     graph = ms.trace(done.model, sae, "the king of France was", progress=False)
-    assert graph.audit().worst < 1e-3
+    assert graph.audit().largest_error < 1e-4
     gains, centres = norm_of(done.model.module.transformer.ln_f, 32)
     assert centres
     torch.testing.assert_close(gains.float(), done.model.module.transformer.ln_f.weight / EPSILON**0.5)
@@ -269,11 +268,11 @@ def test_another_run_s_folder_is_refused(removal: Any, tiny: SubjectModel) -> No
 
 def test_what_cannot_be_done_is_said_before_it_begins(tiny: SubjectModel, tokenizer: Any) -> None:
     with pytest.raises(DataError, match="last removal is at step 11, the tokens are enough for 4 steps of 64"):
-        ms.remove_layer_norm(tiny, TEXT, held_out=TEXT, **(SMALL | {"tokens": 256}))
-    with pytest.raises(DataError, match="last removal is at step 1,160"):
+        ms.remove_layer_norm(tiny, TEXT, held_out=TEXT, **{**SMALL, "tokens": 256})
+    with pytest.raises(DataError, match="last removal is at step 530, the tokens are enough for 16"):
         ms.remove_layer_norm(tiny, TEXT, held_out=TEXT, schedule=NormSchedule(), **SMALL)
     with pytest.raises(DataError, match="tokens, 1,000,000 were asked for"):
-        ms.remove_layer_norm(tiny, TEXT, held_out=TEXT, **(SMALL | {"tokens": 1_000_000}))
+        ms.remove_layer_norm(tiny, TEXT, held_out=TEXT, **{**SMALL, "tokens": 1_000_000})
     with pytest.raises(ConfigError, match="held_out="):
         ms.remove_layer_norm(tiny, TEXT)
     with pytest.raises(ConfigError, match="start is a number of steps, got -1"):
