@@ -13,12 +13,12 @@ from family_models import FAMILY_MODELS, LAYERS, VOCABULARY, D, family_module
 from torch import Tensor, nn
 
 import monosem as ms
-from monosem.models.blocks import BLOCKS, block_module, block_of
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.units import units_of
 from monosem.circuits.graph.sources import Sources
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
+from monosem.models.blocks import BLOCKS, block_module, block_of
 from monosem.sae import SAE
 
 CAUSAL = [name for name, one in FAMILY_MODELS.items() if one.family in BLOCKS]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from family_models import FAMILY_MODELS, VOCABULARY, D, family_module
 
-from monosem.models.blocks import BLOCKS
 from monosem.circuits.frozen import frozen as frozen_module
 from monosem.circuits.frozen import pattern as pattern_module
 from monosem.circuits.frozen.frozen import Frozen
@@ -14,6 +13,7 @@ from monosem.circuits.frozen.steps import Mix
 from monosem.circuits.graph.sources import Sources
 from monosem.models import SubjectModel
 from monosem.models.attention import keeping
+from monosem.models.blocks import BLOCKS
 
 CAUSAL = [name for name, one in FAMILY_MODELS.items() if one.family in BLOCKS]
 TOKENS = torch.randint(3, VOCABULARY, (1, 9), generator=torch.Generator().manual_seed(1))
