@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
-    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, stitch
+    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, positional, stitch
     from monosem.circuits import (
         Graph,
         change_features,
@@ -120,6 +120,7 @@ _HOME = {
     "meta_sae": "analysis",
     "Stitching": "analysis",
     "stitch": "analysis",
+    "positional": "analysis",
     "connections": "circuits",
     "direct_attribution": "circuits",
     "feature_circuit": "circuits",
@@ -321,6 +322,7 @@ __all__ = [
     "othello_games",
     "plan",
     "plan_trace",
+    "positional",
     "probe",
     "probe_ceiling",
     "prune",
