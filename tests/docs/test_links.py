@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -110,3 +111,8 @@ def test_a_page_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     assert [b.commands() for b in found] == [["make demo"], [], ["monosem train a.yaml --set k=1"], []]
     assert anchors(page) == {"a-title-of-two"}
     assert links(page) == ["#a-title-of-two", "none.png"]
+
+
+def test_the_page_of_studies_is_made_of_their_own() -> None:
+    written = runpy.run_path(str(ROOT / "studies" / "page.py"))["page"]()
+    assert (ROOT / "docs" / "studies.md").read_text(encoding="utf-8") == written, "run: python studies/page.py"
