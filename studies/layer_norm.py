@@ -1,6 +1,6 @@
 """Can the norms of the bundled model be removed by fine-tuning, and what does it cost?
 
-    python studies/layer_norm.py [--output studies] [--tokens 200000 800000] [--folder FOLDER]
+    python studies/layer_norm.py [--output studies] [--tokens 100000 200000] [--folder FOLDER]
 
 Fine-tunes the bundled model twice on the same tokens, for each budget: with its norms, as a control, and with the norms
 going one after the other on the published schedule. Loss is measured on held-out text of the same kind, on the pages of
@@ -130,9 +130,9 @@ def verdict(found: dict[int, LayerNormRemoval]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[200_000, 800_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 200_000])
     parser.add_argument("--batch-tokens", type=int, default=4_096)
-    parser.add_argument("--held-out-tokens", type=int, default=50_000)
+    parser.add_argument("--held-out-tokens", type=int, default=30_000)
     parser.add_argument("--folder", type=Path, help="keep checkpoints and models here")
     given = parser.parse_args()
     start = time.perf_counter()

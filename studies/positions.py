@@ -1,6 +1,6 @@
 """Which latents say where a token stands, and do they explain what a dictionary loses past its training context?
 
-    python studies/positions.py [--output studies] [--tokens 150000] [--measured 24000]
+    python studies/positions.py [--output studies] [--tokens 80000] [--measured 16000]
 
 First a dictionary of what the first block reads (token and position added up), where every token can be put at every
 position: which latents are positional, which semantic, and are there any that are both? Then dictionaries of every
@@ -132,9 +132,10 @@ def draw(path: Path, first: Positional, counts: dict[str, Positional], found: di
     for number, (layer, each) in enumerate(found.items()):
         at = np.arange(len(bars)) + 0.4 * number
         four.bar(at, [each.kl[name] for name in bars], width=0.38, label=f"layer {layer}")
-    four.set_xticks(np.arange(len(bars)) + 0.2, [name.replace(" ", "\n", 1) for name in bars], fontsize=6)
+    four.set_xticks(np.arange(len(bars)) + 0.2, [name.replace(" ", "\n") for name in bars], fontsize=6)
     four.set(ylabel=f"KL past position {SHORT}, nats", title="mended by position")
-    four.legend(frameon=False, fontsize=7)
+    four.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
+    four.set_ylim(0, 1.2 * max(each.kl["short"] for each in found.values()))
     for axis in (one, two, three, four):
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -166,9 +167,9 @@ def verdict(first: Positional, found: dict[int, Past]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tokens", type=int, default=150_000)
-    parser.add_argument("--measured", type=int, default=24_000)
-    parser.add_argument("--most-rows", type=int, default=500_000)
+    parser.add_argument("--tokens", type=int, default=80_000)
+    parser.add_argument("--measured", type=int, default=16_000)
+    parser.add_argument("--most-rows", type=int, default=150_000)
     given = parser.parse_args()
     start = time.perf_counter()
     model = ms.load_model("bundled", device="cpu")
