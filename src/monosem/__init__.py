@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
     from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, positional, stitch
+    from monosem.analysis.scaling import ScalingLaw
     from monosem.circuits import (
         Graph,
         change_features,
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     )
     from monosem.models import ModelSet, SubjectModel, load_model
     from monosem.planning import plan
-    from monosem.runs import Run, RunConfig
+    from monosem.runs import Run, RunConfig, scaling
     from monosem.sae import (
         SAE,
         BatchTopKSAE,
@@ -180,6 +181,8 @@ _HOME = {
     "plan": "planning",
     "Run": "runs",
     "RunConfig": "runs",
+    "ScalingLaw": "analysis.scaling",
+    "scaling": "runs",
     "BatchTopKSAE": "sae",
     "CrossLayerTranscoder": "sae",
     "Crosscoder": "sae",
@@ -266,6 +269,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "Scale",
+    "ScalingLaw",
     "Set",
     "Similarity",
     "SkipTranscoder",
@@ -332,6 +336,7 @@ __all__ = [
     "read_graph",
     "recovery",
     "remove_layer_norm",
+    "scaling",
     "score",
     "score_truth",
     "spliced",

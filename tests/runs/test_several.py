@@ -110,7 +110,7 @@ def test_the_star_in_a_target_is_the_layer_of_the_hook_or_a_pattern_of_its_own()
     ("content", "says"),
     [
         ({"hooks": "attn.*"}, "no hook point fits the pattern 'attn.*': there are embed, attn_out"),
-        ({"grid": {"tokens": [5, 6]}}, "grid: all dictionaries of a run share tokens"),
+        ({"grid": {"text": ["a", "b"]}}, "grid: all dictionaries of a run share text"),
         ({"grid": {"training.batch_size": [5]}}, "share training.batch_size"),
         ({"grid": {"sae.kk": [5]}, "hooks": "embed"}, None),
         (

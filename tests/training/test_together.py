@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from monosem.activations import ActivationSource, VectorActivations, vectors
 from monosem.errors import ConfigError, MismatchError
 from monosem.sae import SAE, BatchTopKSAE, MatryoshkaSAE, ReLUSAE, TopKSAE
-from monosem.training import Step, Trainer, TrainingConfig, train, train_together
+from monosem.training import Step, Trainer, TrainingConfig, TrainingResult, train, train_together
 
 TOKENS = 16 * 40
 
@@ -74,6 +75,39 @@ def test_sources_may_differ_by_sae(alone: dict[str, tuple[dict[str, Tensor], lis
     own: dict[str, ActivationSource] = {name: source() for name in make()}
     results = train_together(make(), own, tokens=TOKENS, config=configs(), progress=False)
     assert_same({name: result.sae for name, result in results.items()}, alone)
+
+
+LENGTHS = {"few": 16 * 7, "many": TOKENS, "batch": 16 * 21, "nested": 16 * 7, "relu": 16 * 38}
+
+
+def test_each_of_its_own_length_equals_itself_trained_alone_also_when_killed(tmp_path: Path) -> None:
+    """A short one has its whole schedule while others go on, and is not trained on when the run is taken up again."""
+    alone = {
+        name: train(sae, source(), tokens=LENGTHS[name], config=configs()[name], progress=False)
+        for name, sae in make().items()
+    }
+    count = 0
+
+    def kill(trainer: Trainer, step: Step) -> None:
+        nonlocal count
+        count += 1
+        if count % 37 == 0:
+            raise Killed
+
+    def together(minutes: float, path: Path | None = None, **options: Any) -> dict[str, TrainingResult]:
+        return train_together(
+            make(), source(), tokens=LENGTHS, config=configs(minutes), path=path, progress=False, **options
+        )
+
+    for _ in range(3):
+        with pytest.raises(Killed):
+            together(0, tmp_path, callbacks=[kill])
+    for results in (together(60), together(0, tmp_path), together(0, tmp_path)):
+        for name, result in results.items():
+            assert result.sae.metadata.tokens_trained == LENGTHS[name]
+            for key, tensor in alone[name].sae.state_dict().items():
+                assert torch.equal(result.sae.state_dict()[key], tensor), (name, key)
+            assert result.history == alone[name].history
 
 
 class Killed(BaseException):

@@ -29,6 +29,7 @@ from monosem.cli.plan import plan
 from monosem.cli.probe import probe
 from monosem.cli.rate import rate
 from monosem.cli.saes import saes
+from monosem.cli.scaling import scaling
 from monosem.cli.score import score
 from monosem.cli.serve import serve
 from monosem.cli.steer import steer
@@ -91,6 +92,7 @@ app.command()(saes)
 app.command()(export)
 app.command()(store)
 app.command()(plan)
+app.command()(scaling)
 
 
 def run() -> None:

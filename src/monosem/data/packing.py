@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -20,6 +21,7 @@ from monosem.errors import DataError
 from monosem.text import first_token, is_encoder, last_token, special_tokens
 
 CHUNK = 256  # documents tokenised at a time, at most
+SAMPLED = 128  # documents by which a text's tokens are counted
 CHUNK_CHARACTERS = 65_536  # or the documents that reach so many
 END, LAST_WORD, SPECIAL, PADDING = 1, 2, 4, 8
 """Marks of a token: the last of its document, the last that is not special, a special one of it; none at all."""
@@ -141,6 +143,17 @@ class PackedText:
         self._marks = array("q", [0, 0, 0])  # and of what: epoch, window, number in the order of the window
         self._held: tuple[int, Columns] | None = None
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
+
+    @cached_property
+    def n_tokens(self) -> int | None:
+        """About how many tokens the text has, by those of some documents; None of a stream or of conversations."""
+        if isinstance(self.documents, DocumentStream) or any(one.messages for one in self.documents):
+            return None
+        sizes = [len(one.text) for one in self.documents]
+        some = range(0, len(sizes), -(-len(sizes) // SAMPLED)) if sizes else ()
+        texts = [self.documents[i].text for i in some]
+        read = sum(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
+        return round(read * sum(sizes) / max(1, sum(map(len, texts)))) + len(sizes) * len(self._opening)
 
     def _window(self, number: int) -> Sequence[Document]:
         if isinstance(self.documents, DocumentStream):

@@ -50,13 +50,15 @@ def training(
     screens: bool = True,
 ) -> Stage:
     """Training all dictionaries, for one of so many processes."""
-    tokens, work = subject.config.tokens, dict[Kind, float]()
-    steps = math.ceil(tokens / subject.dictionaries[0].batch)
+    tokens, work = subject.tokens, dict[Kind, float]()
+    sent, made = gathered_bytes(subject, processes), 0
     for one in subject.dictionaries:
+        made += one.steps
+        sent += one.steps * sent_bytes(one, processes)
         for kind, amount in step_work(one, own_rows(one, processes), screens).items():
-            work[kind] = work.get(kind, 0.0) + steps * amount
+            work[kind] = work.get(kind, 0.0) + one.steps * amount
+    steps = max(one.steps for one in subject.dictionaries)
     way: Kind = "network" if processes > hardware.devices_a_node else "link"
-    sent = steps * sum(sent_bytes(one, processes) for one in subject.dictionaries) + gathered_bytes(subject, processes)
     if sent:
         work[way] = sent
     if subject.live:
@@ -64,7 +66,7 @@ def training(
         work["memory"] = work.get("memory", 0.0) + 16.0 * subject.columns * positions_read(subject)
     elif subject.config.store is not None:
         work["disk"] = float(tokens * subject.columns * STORED_BYTES[dtype])
-    return Stage("training", tokens, work, steps, STEP_S * steps * len(subject.dictionaries))
+    return Stage("training", tokens, work, steps, STEP_S * made)
 
 
 def step_work(one: Dictionary, rows: int, screens: bool) -> dict[Kind, float]:
@@ -116,12 +118,12 @@ def flops_a_token(rehearsed: Sequence[Rehearsal]) -> float:
 def positions_read(subject: Subject) -> int:
     """Positions that go through the model for a run: whole buffers, of which the first one gives half its rows."""
     block = buffer_rows(subject)
-    return (1 + max(0, math.ceil((subject.config.tokens - block / 2) / block))) * block
+    return (1 + max(0, math.ceil((subject.tokens - block / 2) / block))) * block
 
 
 def storing(subject: Subject, rehearsed: Sequence[Rehearsal], processes: int, dtype: str) -> Stage:
     """`monosem store`: one pass of the model, and its rows to the disk."""
-    tokens = subject.config.tokens
+    tokens = subject.tokens
     work: dict[Kind, float] = {
         "model": flops_a_token(rehearsed) * tokens / processes,
         "disk": stored_bytes(subject, dtype),
@@ -132,7 +134,7 @@ def storing(subject: Subject, rehearsed: Sequence[Rehearsal], processes: int, dt
 
 def stored_bytes(subject: Subject, dtype: str) -> float:
     """Of a store with all the tokens of a run."""
-    return subject.config.tokens * float(subject.columns * STORED_BYTES[dtype] + PLACE_BYTES)
+    return subject.tokens * float(subject.columns * STORED_BYTES[dtype] + PLACE_BYTES)
 
 
 def evaluation(subject: Subject, to_hook: Sequence[Rehearsal], whole: Sequence[Rehearsal]) -> Stage:

@@ -140,7 +140,7 @@ def _disk(subject: Subject, store: bool, evaluation: bool, dtype: str) -> list[P
     config, parts = subject.config, list[Part]()
     if config.store is not None or store:
         size = labour.stored_bytes(subject, dtype)
-        parts.append(Part("stored activations", size, f"{config.tokens:,} rows of {subject.columns:,} in {dtype}"))
+        parts.append(Part("stored activations", size, f"{subject.tokens:,} rows of {subject.columns:,} in {dtype}"))
     if not store:
         own = sum(one.parameters for one in subject.dictionaries)
         parts.append(Part("checkpoints", CHECKPOINTS * 12.0 * own, "two, and a third while it is written; one remains"))

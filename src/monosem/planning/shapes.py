@@ -43,6 +43,11 @@ class Dictionary:
         return self.sae.W_enc.numel() // getattr(self.sae, "n_experts", 1)
 
     @property
+    def steps(self) -> int:
+        """Steps of its training."""
+        return -(-self.config.tokens // self.batch)
+
+    @property
     def d_in(self) -> int:
         """Numbers in a row that it reads."""
         return prod(self.sae.in_shape)
@@ -89,6 +94,11 @@ class Subject:
     length: int
     """Tokens in a context; 1 of ready vectors."""
     outlines: list[Outline] = field(default_factory=list, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the longest training reads."""
+        return max(one.config.tokens for one in self.dictionaries)
 
     @property
     def hooks(self) -> list[str]:

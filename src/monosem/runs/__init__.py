@@ -14,12 +14,14 @@ from monosem.runs.pipeline import (
     run_training,
 )
 from monosem.runs.results import Results
+from monosem.runs.scaling import Sweep, run_scaling, scaling
 from monosem.runs.several import describe_each
 
 __all__ = [
     "Results",
     "Run",
     "RunConfig",
+    "Sweep",
     "demo_config",
     "describe_each",
     "explain_run",
@@ -29,6 +31,8 @@ __all__ = [
     "run_evaluation",
     "run_evaluations",
     "run_harvest",
+    "run_scaling",
     "run_store",
     "run_training",
+    "scaling",
 ]

@@ -57,7 +57,12 @@ def demo_config(output: str) -> RunConfig:
     return RunConfig.model_validate({"output": output, "sae": SAEConfig.model_validate({"n_latents": 4096, "k": 24})})
 
 
-def run_training(config: RunConfig, progress: bool = True, evaluated: bool = False) -> tuple[Run, Model | None]:
+def run_training(
+    config: RunConfig,
+    progress: bool = True,
+    evaluated: bool = False,
+    accept: Callable[[ActivationSource], None] | None = None,
+) -> tuple[Run, Model | None]:
     """Train as described, into the folder named; goes on where an earlier call of the same description stopped.
 
     One pass over the model feeds all dictionaries of the description. Each ends as if it had been described alone.
@@ -66,6 +71,7 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         config: the description.
         progress: show a live line.
         evaluated: whether an evaluation will follow, for the time left.
+        accept: looks at the activations before work starts, and raises where they will not do.
 
     Returns:
         The run, and the model that it was trained on, if it was loaded.
@@ -85,6 +91,8 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         _refuse_another(folder, config, each)
         with doing("opening the data"):
             whole = _open_source(config, model, list(each.values()))
+            if accept is not None:
+                accept(whole)
         sources = {name: _view(whole, one) for name, one in each.items()}
         saes = {name: _build(one, sources[name]) for name, one in each.items()}
         if evaluated:
@@ -93,7 +101,7 @@ def run_training(config: RunConfig, progress: bool = True, evaluated: bool = Fal
         train_together(
             saes,
             sources,
-            tokens=config.tokens,
+            tokens={name: one.tokens for name, one in each.items()},
             config={name: one.training for name, one in each.items()},
             path=folder,
             progress=progress,
@@ -121,11 +129,12 @@ def run_store(config: RunConfig, progress: bool = True, **options: Any) -> Store
             model = open_model(config)
         if model is None:
             raise ConfigError(f"the run reads ready vectors ({config.vectors}): there is nothing to store")
-        hooks = hooks_of(list(describe_each(config, model.hook_points).values()), model)
+        each = list(describe_each(config, model.hook_points).values())
+        hooks = hooks_of(each, model)
         data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
         own = config.activations.model_dump(exclude={"buffer_tokens"})
         return store_activations(
-            model, hooks, path=config.store, tokens=config.tokens, progress=progress, **data, **own, **options
+            model, hooks, path=config.store, tokens=longest(each), progress=progress, **data, **own, **options
         )
 
 
@@ -163,6 +172,11 @@ def hooks_of(each: Sequence[RunConfig], model: Model) -> list[str]:
     """All that dictionaries read and predict, each once."""
     places = [name for one in each for side in (one.hook, one.target) for name in listed(side)]
     return list(dict.fromkeys(model.hook_point(name).name for name in places))
+
+
+def longest(each: Sequence[RunConfig]) -> int:
+    """Tokens that the longest of some runs reads."""
+    return max(one.tokens for one in each)
 
 
 def _view(whole: ActivationSource, config: RunConfig) -> ActivationSource:

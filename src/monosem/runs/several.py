@@ -17,7 +17,7 @@ from monosem.runs.config import COMMON, RunConfig, all_keys
 from monosem.sae import SAE
 from monosem.spelling import meant
 
-OWN = ("hook", "target", "sae", "training")
+OWN = ("hook", "target", "sae", "training", "tokens")
 SHARED = ("training.batch_size", "training.checkpoint_minutes")
 NAME = re.compile(r"\w[\w.+=-]*")
 

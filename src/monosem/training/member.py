@@ -109,6 +109,11 @@ class Member:
         """Whether an earlier call has done all of it."""
         return self._result is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether all its steps are made."""
+        return self.trainer.steps >= (self.trainer.n_steps or 0)
+
     def begin(self) -> None:
         """Go on from the newest checkpoint, or begin. The first process alone looks into the folder."""
         every = self.division.every

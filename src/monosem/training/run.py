@@ -76,7 +76,7 @@ def train_together(
     saes: Mapping[str, SAE],
     source: ActivationSource | Mapping[str, ActivationSource],
     *,
-    tokens: int,
+    tokens: int | Mapping[str, int],
     config: TrainingConfig | Mapping[str, TrainingConfig] | None = None,
     path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
@@ -90,7 +90,7 @@ def train_together(
     Args:
         saes: the SAEs, by name. They may differ in architecture, width, k, seed, ...
         source: one source for all, or one for each, of which each batch is read in step (views of one pass).
-        tokens: length of each run.
+        tokens: length of all runs, or of each: a shorter one ends, its own schedule gone through, while others go on.
         config: settings for all, or for each; batch sizes must be equal.
         path: a folder; each SAE's run folder is `path/NAME`.
         callbacks: called after every step of every SAE.
@@ -109,7 +109,8 @@ def train_together(
         own_source = source if isinstance(source, ActivationSource) else source[name]
         own_config = config if isinstance(config, TrainingConfig | None) else config[name]
         own_folder = folder / name if folder is not None else None
-        members.append(Member(sae, own_source, own_config or TrainingConfig(), tokens, own_folder))
+        own_tokens = tokens if isinstance(tokens, int) else tokens[name]
+        members.append(Member(sae, own_source, own_config or TrainingConfig(), own_tokens, own_folder))
     if not members:
         raise ConfigError("no SAE to train: give at least one, {name: sae}")
     sizes = sorted({member.config.batch_size for member in members})
@@ -199,7 +200,8 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
     Raises:
         TrainingInterrupted: a stop was asked for; the checkpoints are written.
     """
-    total, done = members[0].tokens, min(member.trainer.tokens for member in members)
+    longest = max(members, key=lambda member: member.tokens)
+    total, done = longest.tokens, _reached(members)
     stage = shown.stage("training", total, done=done, unit="tokens", summary=True)
     for whole in dict.fromkeys(member.source.whole for member in members):
         shown.expect(FILLING, lambda whole=whole: whole.to_read(total))
@@ -209,17 +211,22 @@ def _go(members: Sequence[Member], folder: Path | None, shown: Job, callbacks: S
     finally:
         stage.close()
     if not stopped and everyone().first:
-        _say_if_ended(members[0].trainer)
+        _say_if_ended(longest.trainer)
     with doing("writing checkpoints"):
         for member in members:
             member.write_checkpoint()
     if stopped:
-        reached = min(member.trainer.tokens for member in members)
-        message = f"stopped after {reached:,} of {total:,} tokens"
+        message = f"stopped after {_reached(members):,} of {total:,} tokens"
         if folder:
             where = folder / "checkpoints" if members[0].folder == folder else folder
             message += f"; the checkpoint is in {where}, and the same command goes on from it"
         raise TrainingInterrupted(message)
+
+
+def _reached(members: Sequence[Member]) -> int:
+    """Tokens that all have seen of those that go on."""
+    going = [member.trainer.tokens for member in members if not member.ended]
+    return min(going, default=max(member.trainer.tokens for member in members))
 
 
 def _say_if_ended(trainer: Trainer) -> None:
@@ -253,19 +260,21 @@ class _Stream:
         """The next batch and the place after it; None at the end."""
         return next(self._batches, None)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody needs more of it."""
+        return all(member.ended for member in self.members)
+
 
 def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback], stop: StopRequest) -> bool:
     """Step by step, each SAE from the step on that it has reached; returns whether it was asked to stop."""
-    config, n_steps = members[0].config, members[0].trainer.n_steps or 0
-    step, division = min(member.trainer.steps for member in members), members[0].division
+    config, division = members[0].config, members[0].division
     last_checkpoint, pause = time.monotonic(), 60 * config.checkpoint_minutes
-    streams = (
-        [_Stream(whole, members) for whole in dict.fromkeys(member.source.whole for member in members)]
-        if step < n_steps
-        else []
-    )
+    going = [member for member in members if not member.ended]
+    step = min((member.trainer.steps for member in going), default=0)
+    streams = [_Stream(whole, going) for whole in dict.fromkeys(member.source.whole for member in going)]
     stopped = stop.requested and division.alone
-    while step < n_steps and not stopped:
+    while streams and not stopped:
         try:
             read = [(stream, stream.read()) for stream in streams if stream.begins <= step]
         except Stopped:
@@ -276,14 +285,15 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
                 return False
             rows, place = batch[0][division.own_rows(config.batch_size)], batch[1]
             for member in stream.members:
-                if member.trainer.steps == step:
-                    shown += _step(member, rows, callbacks, last=step + 1 == n_steps)
+                if member.trainer.steps == step and not member.ended:
+                    shown += _step(member, rows, callbacks)
                     member.place = place
+        streams = [stream for stream in streams if not stream.ended]
         step += 1
         stage.figures = _figures(shown) if shown else stage.figures
         stage.advance(config.batch_size)
         stopped, due = agreed(stop.requested, (now := time.monotonic()) - last_checkpoint > pause)
-        if step < n_steps and not stopped and due:
+        if streams and not stopped and due:
             for member in members:
                 member.write_checkpoint()
             last_checkpoint = time.monotonic()
@@ -291,13 +301,13 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
     return stopped
 
 
-def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback], last: bool) -> list[dict[str, float]]:
+def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback]) -> list[dict[str, float]]:
     """One step of one SAE; its figures, if they are logged."""
     trainer, source = member.trainer, member.source
     step = trainer.step(*source.split(source.take(rows)))
     for callback in callbacks:
         callback(trainer, step)
-    if trainer.steps % member.config.log_every and not last:
+    if trainer.steps % member.config.log_every and not member.ended:
         return []
     member.log(step)
     return [step.metrics]
