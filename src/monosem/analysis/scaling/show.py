@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -12,9 +12,8 @@ from rich.table import Table
 from monosem.analysis.scaling.best import rounded
 from monosem.files import replacing
 
-if TYPE_CHECKING:
-    from monosem.analysis.scaling.law import ScalingLaw
-
+ScalingLaw = Any
+"""That of law.py, which shows itself by what is here."""
 ORANGE, BLUE, GREY = "#e07b00", "#2166ac", "#777777"
 MOST_CURVES = 7
 WIDTH = 80
