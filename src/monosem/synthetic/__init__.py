@@ -3,13 +3,15 @@
 from monosem.synthetic.bench import Laws, SynthSAEBench
 from monosem.synthetic.clusters import Clusters
 from monosem.synthetic.compositions import Compositions
+from monosem.synthetic.known import KnownFeatures, PlantedBatch
 from monosem.synthetic.othello import OthelloGames, othello_games
-from monosem.synthetic.planted import PlantedBatch, PlantedDictionary
+from monosem.synthetic.planted import PlantedDictionary
 from monosem.synthetic.superposition import ToyModel
 
 __all__ = [
     "Clusters",
     "Compositions",
+    "KnownFeatures",
     "Laws",
     "OthelloGames",
     "PlantedBatch",

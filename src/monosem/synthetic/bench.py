@@ -15,8 +15,8 @@ from torch import Tensor
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.spelling import listed
+from monosem.synthetic.known import PLANTED, PlantedBatch
 from monosem.synthetic.laws import correlated, directions, forest, under_parents, zipf
-from monosem.synthetic.planted import PLANTED, PlantedBatch
 
 TILE = 512
 """Rows drawn at a time."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
-from monosem.synthetic.planted import PLANTED, PlantedBatch
+from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
 
 
-class Clusters:
+class Clusters(KnownFeatures):
     """x = features_i + noise: every row is of one cluster, and its feature is the middle of it.
 
     The middles lie on a circle (in two dimensions, evenly; in more, random directions), turned by a random angle;
@@ -21,8 +19,6 @@ class Clusters:
     """
 
     features: Float[Tensor, "n_clusters d"]
-    parents: Int[Tensor, " n_clusters"]
-    """-1: no cluster needs another."""
 
     def __init__(
         self, n_clusters: int = 8, d: int = 2, *, noise: float = 0.08, skew: float = 0.0, seed: int = 0
@@ -47,28 +43,9 @@ class Clusters:
             self.features = torch.stack([angles.cos(), angles.sin()], 1)
         else:
             self.features = torch.nn.functional.normalize(torch.randn(n_clusters, d, generator=generator))
-        self.parents = torch.full((n_clusters,), -1)
         self.noise = noise
         weights = torch.arange(1.0, n_clusters + 1) ** -skew
         self.probabilities = weights / weights.sum()
-
-    @property
-    def n_features(self) -> int:
-        return len(self.features)
-
-    @property
-    def d(self) -> int:
-        return self.features.shape[1]
-
-    def sample(self, rows: int, seed: int = 0) -> PlantedBatch:
-        """Draw rows; the same seed gives the same rows. Codes hold a 1 at the row's cluster."""
-        return self._draw(rows, torch.Generator().manual_seed(seed))
-
-    def batches(self, rows: int, seed: int = 0) -> Iterator[PlantedBatch]:
-        """Batches without end; for `fit`, give it their `x`."""
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield self._draw(rows, generator)
 
     def _draw(self, rows: int, generator: torch.Generator) -> PlantedBatch:
         drawn = torch.multinomial(self.probabilities, rows, replacement=True, generator=generator)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
-from monosem.synthetic.planted import PLANTED, PlantedBatch
+from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
 
 
-class Compositions:
+class Compositions(KnownFeatures):
     """x = size (features_s + features_c): one feature of each kind is on in every row.
 
     planted = ms.Compositions(shapes=("triangle", "square", "circle"), colours=("red", "green", "blue"))
@@ -25,8 +25,6 @@ class Compositions:
 
     features: Float[Tensor, "n_features d"]
     """Directions of norm 1, kind after kind."""
-    parents: Int[Tensor, " n_features"]
-    """-1: no feature needs another."""
 
     def __init__(
         self,
@@ -65,21 +63,12 @@ class Compositions:
         if orthogonal:
             directions = torch.linalg.qr(directions.T).Q.T
         self.features = torch.nn.functional.normalize(directions)
-        self.parents = torch.full((sum(sizes),), -1)
         grids = torch.meshgrid(*(torch.arange(size) for size in sizes), indexing="ij")
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.combinations = torch.stack([grid.reshape(-1) for grid in grids], 1) + starts
         weights = torch.ones(len(self.combinations))
         weights[0] = likelier
         self.shares = weights / weights.sum()
-
-    @property
-    def n_features(self) -> int:
-        return len(self.features)
-
-    @property
-    def d(self) -> int:
-        return self.features.shape[1]
 
     @property
     def probabilities(self) -> Float[Tensor, " n_features"]:
@@ -94,16 +83,6 @@ class Compositions:
     def name_of(self, combination: int) -> str:
         """The last kind first, as in "red triangle"."""
         return " ".join(self.name(feature) for feature in reversed(self.combinations[combination].tolist()))
-
-    def sample(self, rows: int, seed: int = 0) -> PlantedBatch:
-        """Draw rows; the same seed gives the same rows."""
-        return self._draw(rows, torch.Generator().manual_seed(seed))
-
-    def batches(self, rows: int, seed: int = 0) -> Iterator[PlantedBatch]:
-        """Batches without end; for `fit`, give it their `x`."""
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield self._draw(rows, generator)
 
     def _draw(self, rows: int, generator: torch.Generator) -> PlantedBatch:
         drawn = self.combinations[torch.multinomial(self.shares, rows, replacement=True, generator=generator)]

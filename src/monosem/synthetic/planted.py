@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.spelling import listed
+from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
 
 Magnitudes = Literal["constant", "uniform", "exponential"]
 GROUP = 8
 """Features in a group of correlated ones."""
-PLANTED = 1 << 20
-"""Added to seeds: an SAE of the same seed must not begin with the truth."""
 
 
-class PlantedBatch(NamedTuple):
-    """Activations and what they are made of."""
-
-    x: Float[Tensor, "rows d"]
-    codes: SparseCodes
-    """x = codes @ features + mean + noise."""
-
-
-class PlantedDictionary:
+class PlantedDictionary(KnownFeatures):
     """x = sum_i a_i features_i + mean + noise, where few a_i are not 0.
 
     Feature i is on with probability p_i, by a power law: p_i is in proportion to (i + 1)^-skew, and the p_i sum to l0.
@@ -98,29 +88,6 @@ class PlantedDictionary:
         self.correlation, self.noise = correlation, noise
         self.magnitudes: Magnitudes = magnitudes
         self._limits = torch.special.ndtri(1 - self.probabilities.double()).to(torch.float32)
-
-    @property
-    def n_features(self) -> int:
-        return self.features.shape[0]
-
-    @property
-    def d(self) -> int:
-        return self.features.shape[1]
-
-    @property
-    def parents(self) -> Int[Tensor, " n_features"]:
-        """The feature without which this one is never on: -1, as there is none."""
-        return torch.full((self.n_features,), -1)
-
-    def sample(self, rows: int, seed: int = 0) -> PlantedBatch:
-        """Draw rows; the same seed gives the same rows."""
-        return self._draw(rows, torch.Generator().manual_seed(seed))
-
-    def batches(self, rows: int, seed: int = 0) -> Iterator[PlantedBatch]:
-        """Batches without end; for `fit`, give it their `x`."""
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield self._draw(rows, generator)
 
     def _draw(self, rows: int, generator: torch.Generator) -> PlantedBatch:
         shape = (rows, self.n_features)

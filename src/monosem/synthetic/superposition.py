@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
-from monosem.synthetic.planted import PLANTED, PlantedBatch
+from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
 from monosem.work import each
 
 STEPS, ROWS, RATE = 5000, 1024, 0.01
 
 
-class ToyModel:
+class ToyModel(KnownFeatures):
     """f' = ReLU(W W^T f + b), with W (n_features, d) trained to give back sparse features that do not fit into d.
 
     Elhage et al., "Toy Models of Superposition" (2022): every feature is on with one probability, uniform from 0 to 1
@@ -30,8 +28,6 @@ class ToyModel:
 
     features: Float[Tensor, "n_features d"]
     """W, not of norm 1: a feature that the model left out has a norm of about 0."""
-    parents: Int[Tensor, " n_features"]
-    """-1: no feature needs another."""
 
     def __init__(
         self,
@@ -63,7 +59,6 @@ class ToyModel:
             )
         self.density, self.steps = density, steps
         self.importance = decay ** torch.arange(n_features, dtype=torch.float32)
-        self.parents = torch.full((n_features,), -1)
         self._train(n_features, d, torch.Generator().manual_seed(seed + PLANTED))
 
     def _train(self, n_features: int, d: int, generator: torch.Generator) -> None:
@@ -86,14 +81,6 @@ class ToyModel:
         """Of the last step."""
 
     @property
-    def n_features(self) -> int:
-        return len(self.features)
-
-    @property
-    def d(self) -> int:
-        return self.features.shape[1]
-
-    @property
     def probabilities(self) -> Float[Tensor, " n_features"]:
         """How often each feature is on."""
         return torch.full((self.n_features,), self.density)
@@ -108,18 +95,8 @@ class ToyModel:
         shared = (w @ w.T).square().sum(1) / squares.clamp_min(1e-12)
         return torch.where(squares > 1e-4, squares / shared.clamp_min(1e-12), 0)
 
-    def sample(self, rows: int, seed: int = 0) -> PlantedBatch:
-        """Hidden activations and the features that they hold; the same seed gives the same rows."""
-        return self._draw(rows, torch.Generator().manual_seed(seed))
-
-    def batches(self, rows: int, seed: int = 0) -> Iterator[PlantedBatch]:
-        """Batches without end; for `fit`, give it their `x`."""
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield self._draw(rows, generator)
-
     def _features(self, rows: int, generator: torch.Generator) -> Float[Tensor, "rows n_features"]:
-        on = torch.rand(rows, len(self.parents), generator=generator) < self.density
+        on = torch.rand(rows, self.importance.shape[0], generator=generator) < self.density
         return torch.where(on, torch.rand(on.shape, generator=generator), 0)
 
     def _draw(self, rows: int, generator: torch.Generator) -> PlantedBatch:
