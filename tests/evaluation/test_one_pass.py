@@ -139,55 +139,17 @@ def test_a_report_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 class Killed(Exception):
-    """Stands for kill -9: nothing after it is done."""
-
-
-def test_an_evaluation_that_was_killed_goes_on_to_the_same_numbers(
-    tiny: SubjectModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sae, kept = made(tiny, 1), tmp_path / "state.safetensors"
-    monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
-    whole, save, rounds = measured(sae, tiny), Keeper.save, list[int]()
-
-    def until_the_third(keeper: Keeper, start: int, rows: int) -> None:
-        save(keeper, start, rows)
-        rounds.append(start)
-        if len(rounds) == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "save", until_the_third)
-        with pytest.raises(Killed):
-            measured(sae, tiny, keep=kept, minutes=0)
-    assert kept.is_file()
-    again: list[int] = []
-    report = measured(sae, tiny, keep=kept, observers=[Noting(again)])
-    assert again[0] == rounds[-1] > 0
-    same(whole, report)
-    assert report.tables == whole.tables
-    assert not kept.exists()
-
-
-class Noting:
-    """An observer that notes where each batch begins."""
-
-    def __init__(self, seen: list[int]) -> None:
-        self.seen = seen
-
-    def at(self, context: int) -> None:
-        self.seen.append(context)
-
-    def __call__(self, *_: object) -> None:
-        pass
+    """Nothing after it is done."""
 
 
 def test_a_state_of_another_evaluation_is_refused(
     tiny: SubjectModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sae, kept = made(tiny, 1), tmp_path / "state.safetensors"
+    sae, kept = made(tiny, 1), tmp_path / "state"
 
     def killed(keeper: Keeper, start: int, rows: int) -> None:
-        keeper.save(start, rows)
+        keeper.place = start, rows
+        keeper.save()
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -196,7 +158,10 @@ def test_a_state_of_another_evaluation_is_refused(
             measured(sae, tiny, keep=kept)
     with pytest.raises(FileError, match="another evaluation: delete it"):
         measured(sae, tiny, keep=kept, tokens=100)
-    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(FileError, match="another evaluation: delete it"):
+        measured(sae, tiny, keep=kept, suite="full")
+    state = kept / "pass.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(FileError, match="delete it to begin again"):
         measured(sae, tiny, keep=kept)
 
@@ -371,7 +336,7 @@ def test_a_harvest_that_listens_is_kept_beside_and_goes_on_with_it(
 ) -> None:
     from monosem.features import HarvestObserver, new_harvest
 
-    sae, kept = made(tiny, 1), tmp_path / "state.safetensors"
+    sae, kept = made(tiny, 1), tmp_path / "state"
     monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
 
     def observer() -> HarvestObserver:
@@ -381,9 +346,9 @@ def test_a_harvest_that_listens_is_kept_beside_and_goes_on_with_it(
     measured(sae, tiny, loss_tokens=0, observers=[whole])
     save, rounds = Keeper.save, list[int]()
 
-    def until_the_third(keeper: Keeper, start: int, rows: int) -> None:
-        save(keeper, start, rows)
-        rounds.append(start)
+    def until_the_third(keeper: Keeper) -> None:
+        save(keeper)
+        rounds.append(keeper.place[0])
         if len(rounds) == 3:
             raise Killed
 

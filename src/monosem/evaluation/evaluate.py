@@ -19,7 +19,7 @@ from monosem.data.documents import Text
 from monosem.errors import ConfigError
 from monosem.evaluation.controls import PCA, fit_controls
 from monosem.evaluation.downstream import LOSSES
-from monosem.evaluation.going_on import Keeper
+from monosem.evaluation.going_on import Keeping
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Dictionary, Metric, Seen
 from monosem.evaluation.model_reading import ModelReading
@@ -27,13 +27,14 @@ from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.suites import extras_of, metrics_of, of_dictionary
 from monosem.evaluation.survey import Suite, Survey
+from monosem.evaluation.untrained import tokens_to_come
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
-from monosem.work import as_job, doing, each, stage
+from monosem.work import as_job, doing, each, job, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
 """Called for every batch with the contexts, the positions that the SAE reads, their codes and their activations."""
@@ -95,8 +96,8 @@ def evaluate(
         controls: measure them too.
         observers: called with the codes of the first SAE of every batch, so that one pass serves all.
         last_words: a file of passages whose last word is to be guessed (LAMBADA), one a line, or with a key "text".
-        keep: a file in which the state is kept every few `minutes`; the same call goes on from it, with any number of
-            processes, to the same numbers. It goes when all is done.
+        keep: a folder in which the states of all passes are kept every few `minutes`; the same call goes on from it,
+            with any number of processes, to the same numbers. It goes when all is done.
         minutes: between saves.
         progress: show where it is.
 
@@ -138,7 +139,12 @@ def evaluate(
         about = {**facts, "tokens": tokens, "loss_tokens": loss_tokens, "suite": suite, "columns": list(columns)}
         about["dictionaries"] = [dictionary_hash(one) for one in saes.values()]
         about["model"] = [one.fingerprint() for one in models_of(reading.model)]
-        keeper = Keeper(keep, about, metrics, observers, everyone(), minutes)
+        about["last_words"] = None if last_words is None else str(last_words)
+        survey.keeping = Keeping(keep, about, minutes)
+        keeper = survey.keeping.keeper("pass", metrics, observers)
+    if suite == "full":
+        with job() as shown:
+            shown.expect("training", tokens_to_come(survey))
     losing = stage(LOSSES, min(loss_tokens, tokens) if losses else 0, unit="tokens")
     with keeper.request if keeper else nullcontext():
         for seen in reading.seen(columns, keeper):
@@ -149,11 +155,13 @@ def evaluate(
             for metric in metrics:
                 metric.add(seen)
     losing.close()
+    if keeper and (suite == "full" or last_words):  # more is to come
+        keeper.save()
     for metric in metrics:
         metric.add_up(everyone())
     report = _report(survey, metrics, facts, suite)
-    if keeper:
-        keeper.forget()
+    if survey.keeping:
+        survey.keeping.forget()
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,29 @@ from safetensors import safe_open
 
 from monosem.errors import FileError, Interrupted
 from monosem.evaluation.metric import Metric, added_up
-from monosem.files import as_json, parse_json, reading, write_safetensors
-from monosem.ranks import Group, agreed
+from monosem.files import as_json, parse_json, reading, write_safetensors, writing
+from monosem.ranks import Group, agreed, everyone
 from monosem.work import StopRequest
 
 BEGIN = "delete it to begin again"
+
+
+class Keeping:
+    """The folder in which one evaluation keeps where each of its parts is, until all of it is done."""
+
+    def __init__(self, folder: str | Path, about: Mapping[str, Any], minutes: float) -> None:
+        """Begin, or go on; `about` says which evaluation this is, in words of JSON."""
+        self.path, self.about, self.minutes = Path(folder), dict(about), minutes
+
+    def keeper(self, part: str, metrics: Sequence[Metric], observers: Sequence[Any] = ()) -> Keeper:
+        """Of a pass of that name."""
+        about = {**self.about, "part": part}
+        return Keeper(self.path / f"{part}.safetensors", about, metrics, observers, everyone(), self.minutes)
+
+    def forget(self) -> None:
+        """All is done."""
+        if everyone().first and self.path.exists():
+            shutil.rmtree(self.path)
 
 
 class Keeper:
@@ -43,20 +62,23 @@ class Keeper:
             if hasattr(one, "keep")
         }
         self.minutes, self._saved = minutes, time.monotonic()
+        self.place = self._kept = (0, 0)
+        """The first context that is still to be read, and the rows before it."""
         self.request = StopRequest()
 
     def go_on(self) -> tuple[int, int]:
-        """The first context that is still to be read, and the rows before it.
+        """The `place` that was reached, with all that was known there.
 
         Raises:
             FileError: what is kept is of another evaluation, or damaged.
         """
         place = self._load() if self.every.first and self.path.is_file() else (0, 0)
         start, rows = self.every.tell(place)
+        self.place = self._kept = start, rows
         if start:
             for path, observer in self.observers.items():
                 observer.go_on(path)
-        return start, rows
+        return self.place
 
     def _load(self) -> tuple[int, int]:
         with reading(self.path, BEGIN), safe_open(self.path, "numpy") as file:
@@ -77,25 +99,25 @@ class Keeper:
         Raises:
             Interrupted: the user asked to stop; all is saved.
         """
+        self.place = start, rows
         stopped, due = agreed(self.request.requested, time.monotonic() - self._saved > 60 * self.minutes)
         if stopped or due:
-            self.save(start, rows)
+            self.save()
         if stopped:
             raise Interrupted(f"stopped after {rows:,} tokens; the state is kept, and the same command goes on from it")
 
-    def save(self, start: int, rows: int) -> None:
-        """Write everything; each file appears whole or not at all."""
+    def save(self) -> None:
+        """Write everything that is new; each file appears whole or not at all."""
+        if self.place == self._kept:
+            return
+        if self.every.first:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         for path, observer in self.observers.items():
             observer.keep(path)
         states = [added_up(metric.state(), self.every) for metric in self.metrics]
         if self.every.first:
             arrays = {f"{number} {key}": values for number, state in enumerate(states) for key, values in state.items()}
-            head = {"about": self.about, "start": start, "rows": rows}
+            head = {"about": self.about, "start": self.place[0], "rows": self.place[1]}
             write_safetensors(self.path, arrays, {"evaluation": as_json(head)})
-        self._saved = time.monotonic()
-
-    def forget(self) -> None:
-        """All is done."""
-        if self.every.first:
-            for path in (self.path, *self.observers):
-                path.unlink(missing_ok=True)
+        self._saved, self._kept = time.monotonic(), self.place

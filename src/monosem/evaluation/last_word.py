@@ -87,7 +87,7 @@ def last_words(survey: Survey) -> Extra | None:
     columns = list(survey.columns)
     reading.losses = Losses(reading.first.predicted, columns, reading.contexts, reading.known, survey.loss_tokens)
     words = LastWord(columns, lengths)
-    pass_over(reading, survey.columns, [words])
+    pass_over(reading, survey.columns, [words], survey.keeper("last_words", [words]))
     clean = words.result("clean")["last_word"].value
     facts: dict[str, str | int | float] = {
         "last_word_clean": clean,

@@ -58,7 +58,7 @@ def beyond_training(survey: Survey) -> Extra | None:
     reading = ModelReading(survey.saes, place.model, hooks, survey.loss_tokens, rules, **place.reading.asked)
     reading.losses = Losses(reading.first.predicted, columns, reading.contexts, reading.known, survey.loss_tokens)
     curve, beyond = ByPosition(columns, length), Beyond(columns, trained)
-    pass_over(reading, survey.columns, [curve, beyond])
+    pass_over(reading, survey.columns, [curve, beyond], survey.keeper("longer", [curve, beyond]))
     return Extra(
         {name: beyond.result(name) for name in survey.saes},
         {name: {f"{key}_long": table for key, table in curve.tables(name).items()} for name in survey.saes},

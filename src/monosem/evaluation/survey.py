@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.evaluation.going_on import Keeper, Keeping
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Metric
 from monosem.evaluation.model_reading import ModelReading
@@ -41,6 +43,12 @@ class Survey:
     """A file of passages whose last word is to be guessed."""
     tokens: int = 500_000
     loss_tokens: int = 65_536
+    keeping: Keeping | None = None
+    """Where states are kept, if they are."""
+
+    def keeper(self, part: str, metrics: Sequence[Metric]) -> Keeper | None:
+        """What keeps the state of a part of this evaluation."""
+        return None if self.keeping is None else self.keeping.keeper(part, metrics)
 
     def one_place(self) -> OnePlace | None:
         """Where losses are measured of one model, with one source replaced; else None."""
@@ -69,10 +77,19 @@ class Extra:
     facts: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
 
 
-def pass_over(reading: ModelReading, columns: Mapping[str, Column], metrics: Sequence[Metric]) -> None:
-    """One more pass: all processes take part, and all know the sums."""
-    for seen in reading.seen(columns):
-        for metric in metrics:
-            metric.add(seen)
+def pass_over(
+    reading: ModelReading, columns: Mapping[str, Column], metrics: Sequence[Metric], keeper: Keeper | None = None
+) -> None:
+    """One more pass, from where it was kept: all processes take part, and all know the sums.
+
+    Raises:
+        Interrupted: the user asked to stop; all is kept.
+    """
+    with keeper.request if keeper else nullcontext():
+        for seen in reading.seen(columns, keeper):
+            for metric in metrics:
+                metric.add(seen)
+    if keeper:
+        keeper.save()
     for metric in metrics:
         metric.add_up(everyone())

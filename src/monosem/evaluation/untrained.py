@@ -15,17 +15,19 @@ from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Dictionary
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.reconstruction import Reconstruction
-from monosem.evaluation.survey import Extra, Survey, pass_over
+from monosem.evaluation.survey import Extra, OnePlace, Survey, pass_over
 from monosem.models import SubjectModel
 from monosem.sae import SAE
-from monosem.training import train
+from monosem.training import Step, Trainer, TrainingConfig, train
 from monosem.work import doing
 
-TOKENS = 300_000
-"""For which its SAE is trained; as many at most as the other one."""
+TOKENS, LEAST, WORK = 300_000, 20_000, 1e13
+"""For how many tokens its SAE is trained: the first, as many at most as the other one; fewer, down to the second, where
+parameters of the model times tokens would exceed the third."""
 MEASURED, LOSSES = 65_536, 16_384
-"""Tokens on which it is measured, at most."""
+"""Tokens on which it is measured, at most; and no more than it was trained on."""
 SEED = 7
+TRAINING = "training an SAE of the untrained model"
 
 
 def untrained_model(model: SubjectModel, seed: int = SEED) -> SubjectModel:
@@ -42,27 +44,46 @@ def untrained_model(model: SubjectModel, seed: int = SEED) -> SubjectModel:
 
 def untrained(survey: Survey) -> Extra | None:
     """A column "untrained": an SAE like the first, trained on the shuffled model and measured there."""
-    place = survey.one_place()
-    if place is None or not place.reading.first.alone or place.reading.things != "tokens":
+    place = _place(survey)
+    if place is None:
         return None
     first, reading = next(iter(survey.saes.values())), place.reading
     model, hook = untrained_model(place.model), reading.first.hooks[0]
-    sae = _trained(first, model, hook, survey)
-    asked = {**reading.asked}
-    own = ModelReading({"untrained": sae}, model, hook, min(MEASURED, survey.tokens), **asked)
+    length = training_length(model, first.metadata.tokens_trained)
+    sae = _trained(first, model, hook, length, survey)
+    own = ModelReading({"untrained": sae}, model, hook, min(MEASURED, survey.tokens, length), **reading.asked)
     _, sample = own.sample(8192)
     columns: dict[str, Column] = {"untrained": Dictionary(sae), "mean": Mean(sample)}
-    losses = Losses(own.first.predicted, list(columns), own.contexts, own.known, min(LOSSES, survey.loss_tokens))
+    losses = Losses(
+        own.first.predicted, list(columns), own.contexts, own.known, min(LOSSES, survey.loss_tokens, length)
+    )
     own.losses = losses
     rebuilt = Reconstruction(sample.mean(0), ["untrained"])
-    pass_over(own, columns, [rebuilt, losses])
+    pass_over(own, columns, [rebuilt, losses], survey.keeper("untrained", [rebuilt, losses]))
     found = rebuilt.result("untrained")
     if "kl" in (cost := losses.result("untrained")):  # what it predicts is noise: its own loss says nothing
         found["kl"] = cost["kl"]
     return Extra({"untrained": found}, facts={"untrained_tokens": sae.metadata.tokens_trained})
 
 
-def _trained(first: SAE, model: SubjectModel, hook: str, survey: Survey) -> SAE:
+def tokens_to_come(survey: Survey) -> int:
+    """How many tokens will be trained on for it."""
+    place, (first, *_) = _place(survey), survey.saes.values()
+    return 0 if place is None else training_length(place.model, first.metadata.tokens_trained)
+
+
+def _place(survey: Survey) -> OnePlace | None:
+    place = survey.one_place()
+    return place if place and place.reading.first.alone and place.reading.things == "tokens" else None
+
+
+def training_length(model: SubjectModel, trained: int | None) -> int:
+    """How many tokens the SAE of the untrained model is trained for."""
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
+    return min(TOKENS, trained or TOKENS, max(LEAST, round(WORK / parameters)))
+
+
+def _trained(first: SAE, model: SubjectModel, hook: str, tokens: int, survey: Survey) -> SAE:
     known = first.metadata
     sae = type(first)(first.d_in, first.n_latents, **first.settings, **first.common, seed=SEED)
     text = known.text if (known.text or "").partition(":")[0] == "bundled" else None
@@ -75,6 +96,14 @@ def _trained(first: SAE, model: SubjectModel, hook: str, survey: Survey) -> SAE:
         context_length=reading.known.context_length,
         prepend_bos=reading.known.prepend_bos,
     )
-    with doing("training an SAE of the untrained model"), torch.enable_grad():
-        train(sae, source, tokens=min(TOKENS, known.tokens_trained or TOKENS), progress=False)
+    folder, config = None, TrainingConfig()
+    if survey.keeping:
+        folder = survey.keeping.path / "untrained"
+        config = TrainingConfig(checkpoint_minutes=survey.keeping.minutes)
+    with doing(TRAINING, tokens, unit="tokens") as stage, torch.enable_grad():
+
+        def show(trainer: Trainer, step: Step) -> None:
+            stage.advance(trainer.tokens - stage.done)
+
+        train(sae, source, tokens=tokens, config=config, path=folder, callbacks=[show])
     return sae

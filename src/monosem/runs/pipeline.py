@@ -46,8 +46,8 @@ from monosem.training import train_together
 from monosem.work import as_job, doing, job
 
 HELD_OUT = "bundled:held_out"
-KEPT = "evaluation.state.safetensors"
-"""What an evaluation that was stopped goes on from."""
+KEPT, KEEP_MINUTES = "evaluation.state", 2.0
+"""What an evaluation that was stopped goes on from, and the time between saves of it."""
 
 Model = SubjectModel | ModelSet
 
@@ -277,6 +277,7 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
             last_words=config.last_words,
             observers=observers,
             keep=run.path / KEPT,
+            minutes=KEEP_MINUTES,
             **counts,
         )
         features = observers[0].harvest
