@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     )
     from monosem.codes import SparseCodes
     from monosem.errors import MonosemError
-    from monosem.evaluation import board_scores, evaluate, probe_ceiling, random_truth, recovery, score_truth
+    from monosem.evaluation import (
+        board_scores,
+        evaluate,
+        paired_difference,
+        probe_ceiling,
+        random_truth,
+        recovery,
+        score_truth,
+        seed_stability,
+    )
     from monosem.evaluation.probing import absorption, compare_texts, probe
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
     from monosem.features import FeatureStore, harvest
@@ -139,6 +148,8 @@ _HOME = {
     "absorption": "evaluation.probing",
     "compare_texts": "evaluation.probing",
     "evaluate": "evaluation",
+    "paired_difference": "evaluation",
+    "seed_stability": "evaluation",
     "board_scores": "evaluation",
     "probe": "evaluation.probing",
     "recovery": "evaluation",
@@ -324,6 +335,7 @@ __all__ = [
     "logit_lens",
     "meta_sae",
     "othello_games",
+    "paired_difference",
     "plan",
     "plan_trace",
     "positional",
@@ -339,6 +351,7 @@ __all__ = [
     "scaling",
     "score",
     "score_truth",
+    "seed_stability",
     "spliced",
     "steering_vector",
     "stitch",

@@ -15,6 +15,7 @@ from monosem.evaluation.board import KINDS, NOTHING, PROBES, BoardReport, board_
 from monosem.evaluation.definitions import DEFINITIONS
 from monosem.evaluation.states import floor_scores, probe_states, told_scores
 from monosem.models import SubjectModel
+from monosem.sae import SAEMetadata
 from monosem.synthetic.othello import LONGEST, N_TOKENS, SQUARES, othello_games
 
 
@@ -123,3 +124,23 @@ def test_its_games_are_text_to_train_on_and_to_evaluate_with(othello: SubjectMod
     assert report["fvu"].value < 0.9
     assert report["ce"].value > float(report.facts["ce_clean"]) > 0
     assert board_scores(sae, games=20, controls=False, progress=False).facts["hook"] == "resid_post.2"
+
+
+def test_the_full_suite_of_a_model_of_othello_has_its_board_and_no_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monosem.evaluation.untrained.TOKENS", 2048)
+    model, text = ms.load_model("othello"), ms.othello_games(300, seed=5).text
+    sae = ms.TopKSAE(model.d_model, 64, k=8, seed=1)
+    sae.metadata = SAEMetadata(
+        hook="resid_post.3", context_length=40, prepend_bos=True, packing=False, exclude_special=True
+    )
+    report = ms.evaluate(sae, model, text=text, suite="full", tokens=320, loss_tokens=100, progress=False)
+    assert report.facts["board_games"] == 10
+    alone = board_scores(sae, model, "resid_post.3", games=20, progress=False).columns
+    for key, interval in alone["SAE"].items():
+        assert report[key] == interval
+        assert report.columns["probes"][key] == alone["linear probes"][key]
+        assert report.columns["mean"][key] == alone["knows nothing"][key]
+        assert report.columns["random"][key] == alone["random SAE"][key]
+    assert "untrained" in report.columns
+    assert "probe_auroc_1" not in report.metrics
+    assert "Board: on 10 games" in str(report)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from saelens_truth import THEIRS, tensors
 
+import monosem as ms
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation import probe_ceiling, random_truth, score_codes, score_truth
@@ -205,3 +206,20 @@ def _extended(x: torch.Tensor) -> torch.Tensor:
 
 def _f1(said: torch.Tensor, are: torch.Tensor) -> float:
     return (2 * (said & are).sum() / (said.sum() + are.sum()).clamp_min(1)).item()
+
+
+def test_rows_of_a_generator_are_evaluated_and_the_full_suite_knows_their_truth() -> None:
+    planted = PlantedDictionary(24, 16, l0=2, seed=1)
+    sae, other = (ms.TopKSAE(16, 24, k=2, seed=seed) for seed in (1, 2))
+    core = ms.evaluate(sae, planted, tokens=1200, progress=False)
+    assert core.facts["data"] == "PlantedDictionary"
+    assert core.facts["rows"] == 1200
+    assert "f1" not in core.metrics
+    report = ms.evaluate({"a": sae, "b": other}, planted, suite="full", tokens=1200, progress=False)
+    assert report.of("a")["fvu"].value == pytest.approx(core["fvu"].value)
+    for name, one in (("a", sae), ("b", other)):
+        assert report.columns[name]["f1"] == ms.score_truth(one, planted, 1200)["f1"]
+    assert report.columns["probes"]["f1"].value > 2 * report.columns["random"]["f1"].value
+    assert "no parent" in report.notes["absorbed_direction"]
+    with pytest.raises(MismatchError, match="width 8"):
+        ms.evaluate(ms.TopKSAE(8, 24, k=2), planted, progress=False)

@@ -72,6 +72,12 @@ def test_the_result_of_saebench_has_all_that_it_asks_for(small_run: Path, tmp_pa
         losses["ce_loss_with_ablation"] - losses["ce_loss_without_sae"]
     )
     assert losses["ce_loss_score"] == pytest.approx(recovered, abs=0.02)
+    behaviour = metrics["model_behavior_preservation"]
+    assert behaviour["kl_div_with_ablation"] > behaviour["kl_div_with_sae"] > 0
+    assert behaviour["kl_div_score"] == pytest.approx(1 - report["kl"].value / report.facts["kl_zero"])
+    assert metrics["shrinkage"]["relative_reconstruction_bias"] == report["relative_bias"].value
+    assert metrics["misc_metrics"]["average_max_decoder_cosine_sim"] == report["decoder_max_cosine"].value
+    assert "mean of the ratios" in result["eval_result_unstructured"]["differs"]["relative_reconstruction_bias"]
     assert metrics["misc_metrics"]["frac_alive"] == pytest.approx(1 - report["dead_share"].value)
     unmeasured = result["eval_result_unstructured"]["not_measured"]
     assert "sparsity.l1" in unmeasured

@@ -4,9 +4,11 @@ from monosem.evaluation.board import BoardReport, board_scores
 from monosem.evaluation.downstream import EVALUATING, LOSSES
 from monosem.evaluation.evaluate import evaluate
 from monosem.evaluation.ground_truth import Recovery, random_recovery, recovery
+from monosem.evaluation.paired import Difference, paired_difference
 from monosem.evaluation.probe_ceiling import ProbeCeiling, probe_ceiling
 from monosem.evaluation.regions import claimed_regions
 from monosem.evaluation.report import EvaluationReport
+from monosem.evaluation.stability import Stability, seed_stability
 from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
 from monosem.evaluation.truth import TruthScore, random_truth, score_codes, score_truth
 from monosem.intervals import Interval
@@ -15,16 +17,19 @@ __all__ = [
     "EVALUATING",
     "LOSSES",
     "BoardReport",
+    "Difference",
     "EvaluationReport",
     "Interval",
     "ProbeCeiling",
     "Recovery",
+    "Stability",
     "StateScores",
     "TruthScore",
     "board_scores",
     "claimed_regions",
     "evaluate",
     "floor_scores",
+    "paired_difference",
     "probe_ceiling",
     "probe_states",
     "random_recovery",
@@ -32,6 +37,7 @@ __all__ = [
     "recovery",
     "score_codes",
     "score_truth",
+    "seed_stability",
     "state_scores",
     "told_scores",
 ]

@@ -23,7 +23,7 @@ from monosem.intervals import Interval
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.sae.control import random_sae
-from monosem.synthetic.othello import MINE, N_TOKENS, SQUARES, THEIRS, OthelloGames, othello_games
+from monosem.synthetic.othello import LONGEST, MINE, N_TOKENS, SQUARES, THEIRS, OthelloGames, othello_games
 from monosem.work import as_job, doing
 
 KINDS = {"mine": MINE, "theirs": THEIRS, "empty": 0}
@@ -168,11 +168,10 @@ def board_rows(model: SubjectModel, hook: str, games: OthelloGames, first: int =
     Raises:
         MismatchError: the model does not read tokens of Othello.
     """
-    size, length = _vocabulary(model), games.tokens.shape[1]
-    if size != N_TOKENS or (model.context_length or length) < length:
+    if not plays_othello(model):
         raise MismatchError(
-            f"{model.name} has {size:,} tokens and a context of {model.context_length}: no model of Othello, which has "
-            f"{N_TOKENS} tokens and games of {length} positions"
+            f"{model.name} has {_vocabulary(model):,} tokens and a context of {model.context_length}: no model of "
+            f"Othello, which has {N_TOKENS} tokens and games of {LONGEST} positions"
         )
     kept = games.playing.copy()
     kept[:, 0] = False
@@ -184,6 +183,11 @@ def board_rows(model: SubjectModel, hook: str, games: OthelloGames, first: int =
             reading.advance(len(x))
     truth = np.concatenate([games.boards[kept] == stone for stone in KINDS.values()], axis=1)
     return BoardRows(torch.cat(parts), truth, first + np.nonzero(kept)[0])
+
+
+def plays_othello(model: SubjectModel) -> bool:
+    """Whether a model has the tokens of `othello_games`, and room for a game."""
+    return _vocabulary(model) == N_TOKENS and (model.context_length or LONGEST) >= LONGEST
 
 
 def _vocabulary(model: SubjectModel) -> int:

@@ -132,7 +132,7 @@ class DownstreamLoss(ABC):
         facts: dict[str, str | int | float] = {"loss": self.what, "predictions": self.n_predictions}
         for name in ("clean", "zero", "mean") if self.has_targets else ():
             facts[f"ce_{name}"] = self.sums.interval(_mean_of(name)).value
-        return facts
+        return facts | {"kl_zero": self.sums.interval(_mean_of("kl zero")).value}
 
 
 def _recovered(sums: dict[str, np.ndarray], name: str, lost: str) -> np.ndarray:

@@ -27,6 +27,7 @@ from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.suites import extras_of, metrics_of, of_dictionary
 from monosem.evaluation.survey import Suite, Survey
+from monosem.evaluation.truth import Planted
 from monosem.evaluation.untrained import tokens_to_come
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
@@ -47,7 +48,7 @@ FIT_TOKENS = 32_768
 @torch.no_grad()
 def evaluate(
     sae: SAE | Mapping[str, SAE] | Sequence[SAE],
-    model: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | None = None,
+    model: SubjectModel | ModelSet | ActivationSource | Planted | Tensor | np.ndarray | None = None,
     hook: str | Sequence[str] | None = None,
     *,
     suite: Suite = "core",
@@ -82,8 +83,9 @@ def evaluate(
     Args:
         sae: the SAE, or several, by name.
         model: the subject model (several for a crosscoder of models), or ready activations, (rows, d_in) or, of several
-            sources, (rows, source, d_in); or a source of activations, such as a store, whose first rows are read; the
-            SAE's own model if not given.
+            sources, (rows, source, d_in); or a source of activations, such as a store, whose first rows are read; or a
+            generator with known truth (`ms.SynthSAEBench`), against which "full" measures too; the SAE's own model if
+            not given.
         hook: name of the hook point; the SAE's own if not given.
         suite: "core", what one pass of the model says; "full", all that is known of a dictionary.
         target: of ready activations those that a transcoder must predict, (rows, d_out) or (rows, layer, d_out).
@@ -111,10 +113,14 @@ def evaluate(
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     saes = named(sae)
     reading: VectorReading | ModelReading
-    if isinstance(model, ActivationSource | Tensor | np.ndarray):
+    facts: dict[str, str | int | float]
+    if isinstance(model, Planted):
+        reading = VectorReading.of_planted(next(iter(saes.values())), model, tokens)
+        facts = {"data": type(model).__name__}
+    elif isinstance(model, ActivationSource | Tensor | np.ndarray):
         reading = _vectors(saes, model, target, tokens)
         data = model.words if isinstance(model, ActivationSource) else "the rows given"
-        facts: dict[str, str | int | float] = {"data": data}
+        facts = {"data": data}
     else:
         if target is not None:
             raise ConfigError("target goes with ready rows, evaluate(sae, x, target=y): with a model it is read there")
@@ -132,7 +138,8 @@ def evaluate(
         sources = reading.first.predicted
         losses = Losses(sources, list(columns), reading.contexts, reading.known, min(loss_tokens, tokens))
         reading.losses = losses
-    survey = Survey(saes, columns, reading, x, wanted, losses, last_words, tokens=tokens, loss_tokens=loss_tokens)
+    planted = model if isinstance(model, Planted) else None
+    survey = Survey(saes, columns, reading, x, wanted, losses, last_words, tokens, loss_tokens, planted)
     metrics = metrics_of(survey, suite)
     keeper = None
     if keep is not None and isinstance(reading, ModelReading):

@@ -170,6 +170,11 @@ class EvaluationReport:
         if "untrained_tokens" in self.facts:
             tokens = f"{self.facts['untrained_tokens']:,} tokens"
             lines.append(f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}.")
+        if "probed_features" in self.facts:
+            lines.append(f"Probes: logistic ones, for the first {self.facts['probed_features']:,} features.")
+        if "board_games" in self.facts:
+            games = f"{self.facts['board_games']:,} games"
+            lines.append(f"Board: on {games}; probes are linear ones, and mean says what is commonest.")
         if "sources" in self.facts:
             lines.append(f"They are means over {self.facts['sources']} sources, replaced one at a time.")
         if all(i.low is None for i in self.metrics.values()):
@@ -180,7 +185,7 @@ class EvaluationReport:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        console = Console(width=100)
+        console = Console(width=120)
         with console.capture() as captured:
             console.print(self.table())
         return captured.get()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from monosem.evaluation.definitions import DEFINITIONS
 from monosem.evaluation.report import EvaluationReport
 from monosem.files import write_json
 
@@ -21,7 +22,10 @@ MEASURED = {  # theirs, by category, and ours
     ("reconstruction_quality", "explained_variance"): "explained_variance",
     ("reconstruction_quality", "cossim"): "cosine",
     ("shrinkage", "l2_ratio"): "norm_ratio",
+    ("shrinkage", "relative_reconstruction_bias"): "relative_bias",
     ("sparsity", "l0"): "l0",
+    ("misc_metrics", "average_max_encoder_cosine_sim"): "encoder_max_cosine",
+    ("misc_metrics", "average_max_decoder_cosine_sim"): "decoder_max_cosine",
 }
 CATEGORIES = {
     "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
@@ -41,10 +45,10 @@ CATEGORIES = {
 
 
 def saebench_result(report: EvaluationReport, name: str, release: str = "monosem") -> dict[str, Any]:
-    """The result as SAEBench has it; what was not measured, or otherwise than there, is -1 and listed by name.
+    """The result as SAEBench has it; what was not measured, or quite otherwise than there, is -1 and listed by name.
 
-    Its intervals, which SAEBench has no place for, are under `eval_result_unstructured`. Its MSE is divided by the
-    number of tokens of a batch, and is left out for that.
+    Its intervals and all other metrics, which SAEBench has no place for, are under `eval_result_unstructured`, with
+    what differs of those that have. Its MSE is divided by the number of tokens of a batch, and is left out for that.
 
     Args:
         report: of `ms.evaluate`.
@@ -55,7 +59,10 @@ def saebench_result(report: EvaluationReport, name: str, release: str = "monosem
     for (category, theirs), ours in MEASURED.items():
         if ours in report.metrics:
             metrics[category][theirs] = float(report[ours].value)
-    losses = metrics["model_performance_preservation"]
+    behaviour, losses = (metrics[f"model_{which}_preservation"] for which in ("behavior", "performance"))
+    if "kl_zero" in facts and "kl" in report.metrics:
+        zero = float(facts["kl_zero"])
+        behaviour |= {"kl_div_with_ablation": zero, "kl_div_score": (zero - report["kl"].value) / zero}
     for theirs, ours in (("ce_loss_with_ablation", "ce_zero"), ("ce_loss_without_sae", "ce_clean")):
         losses[theirs] = float(facts.get(ours, NOT_MEASURED))
     metrics["token_stats"] = {
@@ -64,6 +71,7 @@ def saebench_result(report: EvaluationReport, name: str, release: str = "monosem
     }
     metrics["misc_metrics"] |= _frequencies(report.firing_rates)
     missing = [f"{key}.{name}" for key, own in metrics.items() for name, value in own.items() if value == NOT_MEASURED]
+    differs = {theirs: DEFINITIONS[ours].differs for (_, theirs), ours in MEASURED.items() if ours in report.metrics}
     intervals = {key: [one.value, one.low, one.high] for key, one in report.metrics.items()}
     return {
         "eval_type_id": "core",
@@ -84,7 +92,11 @@ def saebench_result(report: EvaluationReport, name: str, release: str = "monosem
         "sae_lens_release_id": release,
         "sae_lens_version": None,
         "sae_cfg_dict": None,
-        "eval_result_unstructured": {"intervals_95_percent": intervals, "not_measured": missing},
+        "eval_result_unstructured": {
+            "intervals_95_percent": intervals,
+            "not_measured": missing,
+            "differs": {theirs: how for theirs, how in differs.items() if how},
+        },
     }
 
 

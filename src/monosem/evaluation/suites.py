@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from monosem.evaluation.board import plays_othello
 from monosem.evaluation.curves import ByFrequency, ByPosition
 from monosem.evaluation.dark_matter import WIDEST, DarkMatter
 from monosem.evaluation.epsilon import EDITS, ONE_IN, OtherErrors
+from monosem.evaluation.known import board, planted_truth
 from monosem.evaluation.l0 import L0
 from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.last_word import last_words
@@ -89,6 +91,8 @@ def _usefulness(survey: Survey) -> Extra | None:
         return None
     if len(reading.first.hooks) > 1 or reading.things != "tokens" or reading.model.tokenizer is None:
         return None
+    if plays_othello(reading.model):  # which reads no English
+        return None
     from monosem.evaluation.probing.usefulness import usefulness  # scipy's statistics take their time
 
     found = usefulness(survey.saes, reading.model, reading.first.hooks[0])
@@ -97,7 +101,7 @@ def _usefulness(survey: Survey) -> Extra | None:
 
 CALLS: dict[Suite, list[Callable[[Survey], Extra | None]]] = {
     "core": [last_words],
-    "full": [beyond_training, untrained, _usefulness],
+    "full": [beyond_training, untrained, _usefulness, planted_truth, board],
 }
 """What goes through data of its own (other contexts, other models, probing, ground truth) and joins the report."""
 

@@ -16,6 +16,7 @@ from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Metric
 from monosem.evaluation.model_reading import ModelReading
 from monosem.evaluation.tables import DataTable
+from monosem.evaluation.truth import Planted
 from monosem.evaluation.vectors import VectorReading
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
@@ -43,6 +44,8 @@ class Survey:
     """A file of passages whose last word is to be guessed."""
     tokens: int = 500_000
     loss_tokens: int = 65_536
+    planted: Planted | None = None
+    """The generator of the rows, if it is one."""
     keeping: Keeping | None = None
     """Where states are kept, if they are."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ ENOUGH = 10
 """Firings of a parent, with a child and without one, below which its absorption is not measured."""
 
 
+@runtime_checkable
 class Planted(Protocol):
     """Data with known truth: `PlantedDictionary`, `SynthSAEBench`, `Compositions`, or one's own."""
 

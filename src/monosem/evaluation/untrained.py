@@ -95,6 +95,7 @@ def _trained(first: SAE, model: SubjectModel, hook: str, tokens: int, survey: Su
         text=text or reading.asked["text"],
         context_length=reading.known.context_length,
         prepend_bos=reading.known.prepend_bos,
+        packing=reading.known.packing,
     )
     folder, config = None, TrainingConfig()
     if survey.keeping:

@@ -14,11 +14,14 @@ from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.evaluation.downstream import EVALUATING
 from monosem.evaluation.going_on import Keeper
 from monosem.evaluation.metric import Column, Seen
+from monosem.evaluation.truth import Planted
 from monosem.sae import SAE
 from monosem.work import doing
 
 ROWS = 8192
 POOL_ROWS = 32_768
+PLANTED_SEED = 3_000_017
+"""Of rows to evaluate on: an SAE is hardly trained on this one."""
 
 
 class VectorReading:
@@ -61,6 +64,16 @@ class VectorReading:
         """The first rows of a source, a pool at a time; documents are those of a store."""
         n = rows if source.whole.n_rows is None else min(rows, source.whole.n_rows)
         return VectorReading(sae, lambda: first_rows(source, rows), n)
+
+    @staticmethod
+    def of_planted(sae: SAE, planted: Planted, rows: int) -> VectorReading:
+        """Rows of a generator with known truth, drawn a pool at a time."""
+
+        def pieces() -> Iterator[Rows]:
+            for number, start in enumerate(range(0, rows, POOL_ROWS)):
+                yield Rows(planted.sample(min(POOL_ROWS, rows - start), PLANTED_SEED + number).x, None, None)
+
+        return VectorReading(sae, pieces, rows)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor]:
         """What is read and what is predicted, flat, of the first rows."""

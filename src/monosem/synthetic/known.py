@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -38,7 +37,7 @@ class KnownFeatures(ABC):
     def d(self) -> int:
         return self.features.shape[1]
 
-    @cached_property
+    @property
     def parents(self) -> Int[Tensor, " n_features"]:
         """The feature without which each is never on; -1 where it needs none, as here."""
         return torch.full((self.n_features,), -1)
