@@ -128,6 +128,28 @@ def test_the_residual_stream_adds_up(model: SubjectModel, spec: FamilyModel, x: 
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
+def test_an_edit_of_the_stream_goes_on_in_all_that_reads_it(
+    model: SubjectModel, spec: FamilyModel, x: dict[str, Tensor], layer: int
+) -> None:
+    """With other inputs' stream put in its place, what follows is theirs; a look behind the block may come before."""
+    other = spec.inputs().flip(0)
+    theirs = model.capture(other, model.hook_points)
+    for point in ("resid_pre", "resid_mid", "resid_post"):
+        hook = f"{point}.{layer}"
+        if hook not in x:
+            continue
+        seen: list[Tensor] = []
+        looks = {f"resid_post.{layer}": lambda now, _, seen=seen: seen.append(now) or now}
+        with model.edit({**({} if point == "resid_post" else looks), hook: lambda _, __, hook=hook: theirs[hook]}):
+            after = model.capture(spec.inputs(), [f"resid_post.{LAYERS - 1}"])
+        same(after[f"resid_post.{LAYERS - 1}"], theirs[f"resid_post.{LAYERS - 1}"])
+        assert not torch.equal(after[f"resid_post.{LAYERS - 1}"], x[f"resid_post.{LAYERS - 1}"])
+        for value in seen:
+            same(value, theirs[f"resid_post.{layer}"])
+    same(model.capture(spec.inputs(), [f"resid_post.{layer}"])[f"resid_post.{layer}"], x[f"resid_post.{layer}"])
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
 def test_what_is_written_follows_from_attn_z_and_mlp_mid(
     model: SubjectModel, spec: FamilyModel, x: dict[str, Tensor], layer: int
 ) -> None:

@@ -246,7 +246,7 @@ class SubjectModel:
             pass
         finally:
             for handle in handles:
-                handle.remove()
+                handle.close()
         missing = [name for name in hooks if name not in captured]
         if missing:
             raise HookError(f"the forward pass of {self.name} never reached {', '.join(missing)}")
@@ -308,11 +308,22 @@ class SubjectModel:
         function: EditFunction,
         context: list[EditContext] | None = None,
         report: EditReport | None = None,
-    ) -> Any:
-        """Put a function at a hook point; returns the handle that takes it away again."""
+    ) -> ExitStack:
+        """Put a function at a hook point; returns what takes it away again.
+
+        What a module reads is its own alone. Where the stream runs on beside it, as at `resid_mid`, which the norm of
+        the MLP reads, a change is added to what comes out of the block.
+        """
         module, level = self.module.get_submodule(point.path), self._level
+        put = ExitStack()
+        beside = _Beside() if point.name.startswith("resid_mid.") and point.side == "input" else None
+        if beside is not None:
+            block = self.module.get_submodule(self.hook_point(point.name.replace("mid", "post")).path)
+            put.callback(block.register_forward_hook(beside.arrive, prepend=True).remove)
 
         def replaced(x: Any) -> Any:
+            if beside is not None:
+                beside.change = None
             if context is not None and level != self._level:
                 return None
             first = x[0] if isinstance(x, tuple) else x
@@ -324,12 +335,16 @@ class SubjectModel:
                 report.note_change(first, new, now.mask, now.rows)
             if new is first:
                 return None
+            if beside is not None:
+                beside.change = new - first
             return (new, *x[1:]) if isinstance(x, tuple) else new
 
         if point.side in INNER:
-            return watch(module, point.side, replaced, point.name)
+            put.callback(watch(module, point.side, replaced, point.name).remove)
+            return put
         if point.side == "output":
-            return module.register_forward_hook(lambda _module, _args, output: replaced(output))
+            put.callback(module.register_forward_hook(lambda _module, _args, output: replaced(output)).remove)
+            return put
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if args:
@@ -339,7 +354,8 @@ class SubjectModel:
             new = replaced(kwargs[name])
             return None if new is None else (args, {**kwargs, name: new})
 
-        return module.register_forward_pre_hook(before, with_kwargs=True)
+        put.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        return put
 
     def generate(
         self,
@@ -373,9 +389,9 @@ class SubjectModel:
         if not hasattr(self.module, "save_pretrained"):
             raise ConfigError(f"{self.name} is no model of transformers: save its weights as you have made it")
         folder = Path(folder)
-        new = folder.with_name(f".{folder.name}.new")
+        new, parts = folder.with_name(f".{folder.name}.new"), list[Any]((self.module, self.tokenizer, self.processor))
         with writing(folder, sum(p.nbytes for p in self.module.parameters())):
-            for part in (self.module, self.tokenizer, self.processor):
+            for part in parts:
                 if part is not None:
                     part.save_pretrained(new)
             shutil.rmtree(folder, ignore_errors=True)
@@ -386,6 +402,21 @@ class SubjectModel:
         return (
             f"SubjectModel({self.name!r}, {self.family}, {self.n_layers} layers, {n_parameters / 1e6:.1f} M parameters)"
         )
+
+
+class _Beside:
+    """What an edit changed in a stream that a module reads and that runs on beside it."""
+
+    change: Tensor | None = None
+
+    def arrive(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Add it to what the block gives, before anything else looks there."""
+        change, self.change = self.change, None
+        if change is None:
+            return None
+        if isinstance(output, tuple):
+            return (output[0] + change, *output[1:])
+        return output + change
 
 
 class InForce:
@@ -416,7 +447,7 @@ class InForce:
             stack.enter_context(as_studied(self.model.module, self.model.device))
             stack.callback(self.model.module.register_forward_pre_hook(note, with_kwargs=True).remove)
             for point, function, report in self.points:
-                stack.callback(self.model.attach(point, function, current, report).remove)
+                stack.callback(self.model.attach(point, function, current, report).close)
             self._within.append(stack.pop_all())
         return self.reports
 

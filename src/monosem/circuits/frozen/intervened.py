@@ -54,7 +54,6 @@ class Intervened:
             regime: what else may move.
         """
         values: dict[int, Tensor] = {}
-        carried: dict[int, Tensor] = {}
         edits: dict[str, Function] = {}
         inputs: dict[str, Tensor] = {}
         if regime != "free":
@@ -64,7 +63,7 @@ class Intervened:
                 step: Any = self.frozen.sites[self.frozen.at_of(f"attn_z.{layer}")].steps[0]
                 edits[f"attn_pattern.{layer}"] = _whole(step.pattern)
         for hook, numbers in self._sites.items():
-            edits[hook] = self._at(hook, numbers, changes, regime, values, carried)
+            edits[hook] = self._at(hook, numbers, changes, regime, values)
         if regime != "free":
             for path, _ in self._norms():
                 edits[f"{path}:input"] = _kept(inputs, path)
@@ -83,19 +82,11 @@ class Intervened:
         changes: dict[int, Tensor],
         regime: Regime,
         values: dict[int, Tensor],
-        carried: dict[int, Tensor],
     ) -> Function:
-        """What stands at a hook point.
-
-        A module hands a change at resid_mid to its norm alone: it is added to the stream behind the block.
-        """
-        point, _, layer = hook.partition(".")
-        behind = int(layer) - (point == "resid_pre") if point in ("resid_pre", "resid_post") else -1
+        """What stands at a hook point."""
 
         def function(x: Tensor, _: Any) -> Tensor:
             value = x[0].to(self.frozen.dtype)
-            if behind in carried:
-                value = value + carried[behind]
             for number in numbers:
                 site = self.frozen.sites[number]
                 if regime != "free" and (site.features or site.error is not None):
@@ -103,8 +94,6 @@ class Intervened:
                 if number in changes:
                     value = value + changes[number]
                 values[number] = value
-            if point == "resid_mid":
-                carried[int(layer)] = value - x[0]
             return value[None].to(x.dtype)
 
         return function
