@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
-    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, positional, stitch
+    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, positional, stitch, token_sets
     from monosem.analysis.scaling import ScalingLaw
     from monosem.circuits import (
         Graph,
@@ -131,6 +131,7 @@ _HOME = {
     "Stitching": "analysis",
     "stitch": "analysis",
     "positional": "analysis",
+    "token_sets": "analysis",
     "connections": "circuits",
     "direct_attribution": "circuits",
     "feature_circuit": "circuits",
@@ -358,6 +359,7 @@ __all__ = [
     "store_activations",
     "stream",
     "task_vector",
+    "token_sets",
     "trace",
     "train",
     "train_together",

@@ -34,7 +34,8 @@ SMALLER = [
     (r"(ms\.harvest\(\[sae[^)]*)\)", r"\1, tokens=4096)"),
     (r"(ms\.activations\((?![^\n]*buffer_tokens)(?:[^()]|\([^()]*\))*)\)", r"\1, buffer_tokens=4096)"),
     (r"ms\.fit\(own, x\)", "ms.fit(own, x, tokens=4096)"),
-    (r"(monosem top \S+)( \d+)+", r"\1 17 25"),
+    (r"(monosem (?:top|token-sets) \S+)( \d+)+", r"\1 17 25"),
+    (r"(?<=of\()1572|301, 1572", "17"),
     (r"sae\.k: \[16, 32\]", "sae.k: [16]"),
     (r"batches\(acts, 4096\)", "islice(batches(acts, 512), 2)"),  # it has no end
     (r"--feature \d+", "--feature 36"),

@@ -1,12 +1,14 @@
 """What a dictionary's directions mean to the model, and what dictionaries are made of."""
 
-from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights
+from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
 from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
 from monosem.analysis.meta.overlap import Overlap
 from monosem.analysis.positions import ErrorByPosition, Positional, positional
 from monosem.analysis.stitch.stitching import Stitching, stitch
+from monosem.analysis.token_sets import Enriched, TokenSets, token_sets
 
 __all__ = [
+    "Enriched",
     "ErrorByPosition",
     "MetaSAE",
     "Overlap",
@@ -14,10 +16,13 @@ __all__ = [
     "Positional",
     "Stitching",
     "TokenEffects",
+    "TokenSets",
     "direction_logits",
     "logit_lens",
     "logit_weights",
     "meta_sae",
+    "moments",
     "positional",
     "stitch",
+    "token_sets",
 ]

@@ -79,6 +79,16 @@ def direction_logits(directions: Float[Tensor, "m d_model"], model: SubjectModel
     return rows @ W_U.T
 
 
+def moments(weights: Float[Tensor, "m tokens"]) -> Float[Tensor, "m 4"]:
+    """Mean, deviation, skew and kurtosis (3: a normal distribution) of each row."""
+    mean = weights.mean(-1, keepdim=True)
+    centred = weights - mean
+    squares = centred.square()
+    second, third, fourth = squares.mean(-1), (squares * centred).mean(-1), squares.square_().mean(-1)
+    safe = second.clamp_min(1e-30)
+    return torch.stack([mean[:, 0], second.sqrt(), third / safe**1.5, fourth / safe**2], 1)
+
+
 def _unembedding(model: SubjectModel) -> Float[Tensor, "vocabulary d_model"]:
     find = getattr(model.module, "get_output_embeddings", None)
     unembedding = find() if find is not None else None

@@ -34,6 +34,7 @@ from monosem.cli.score import score
 from monosem.cli.serve import serve
 from monosem.cli.steer import steer
 from monosem.cli.store import store
+from monosem.cli.token_sets import token_sets
 from monosem.cli.top import top
 from monosem.cli.train import TrainCommand, train
 from monosem.errors import ConfigError, Interrupted, MonosemError
@@ -86,6 +87,7 @@ app.command()(graph)
 app.command()(heads)
 app.command()(rate)
 app.command()(top)
+app.command(name="token-sets")(token_sets)
 app.command()(score)
 app.command()(info)
 app.command()(saes)

@@ -11,7 +11,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from monosem.analysis import direction_logits, logit_weights
+from monosem.analysis import direction_logits, logit_weights, moments
 from monosem.features import described, streaming
 from monosem.features.described import ByLatent
 from monosem.features.log import Logged, as_floats
@@ -165,13 +165,9 @@ def _effects(logits: Callable[[Tensor], Tensor], n: int, m: int, tokens: np.ndar
         weights = logits(tile).float()
         if len(tokens) < weights.shape[1]:
             weights = weights[:, torch.from_numpy(tokens).to(weights.device)]
-        mean = weights.mean(-1, keepdim=True)
-        weights = weights - mean
-        squares = weights.square()
-        second, third, fourth = squares.mean(-1), (squares * weights).mean(-1), squares.square_().mean(-1)
-        safe = second.clamp_min(1e-30)
-        moments = torch.stack([mean[:, 0], second.sqrt(), third / safe**1.5, fourth / safe**2], 1)
+        of_rows = moments(weights)
+        weights = weights - of_rows[:, :1]
         high, low = weights.topk(m), weights.topk(m, largest=False)
-        parts.append((high.indices, high.values, low.indices, low.values, moments))
-    high, weights, low, low_weights, moments = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return LogitEffects(Ranked(tokens[high], weights), Ranked(tokens[low], low_weights), moments)
+        parts.append((high.indices, high.values, low.indices, low.values, of_rows))
+    high, weights, low, low_weights, of_rows = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return LogitEffects(Ranked(tokens[high], weights), Ranked(tokens[low], low_weights), of_rows)
