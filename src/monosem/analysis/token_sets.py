@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ LEVEL = 0.05
 SMALLEST = 5
 """Tokens of the smallest set that is tested."""
 TILE_ENTRIES = 2**22
-CLASSES = ("prediction", "suppression", "partition", "none")
+FeatureClass = Literal["prediction", "suppression", "partition", "none"]
+CLASSES: tuple[FeatureClass, ...] = ("prediction", "suppression", "partition", "none")
 DIRECTIONS = 1000
 TAIL = 0.005
 """Share of random directions beyond each of the limits by which features are classed."""
@@ -80,7 +82,7 @@ class TokenSets:
     def names(self) -> list[str]:
         return list(self.tokens)
 
-    @property
+    @functools.cached_property
     def enriched(self) -> np.ndarray:
         """(n, sets) 1 where a feature promotes a set, -1 where it suppresses it, else 0.
 
@@ -91,8 +93,8 @@ class TokenSets:
         called = (self.q <= LEVEL) & (self.q_directions <= LEVEL) & (self.scores * self.z > 0)
         return np.where(called, np.sign(self.scores), 0).astype(int)
 
-    @property
-    def classes(self) -> list[str]:
+    @functools.cached_property
+    def classes(self) -> list[FeatureClass]:
         """The class of each feature, by what is rare among random directions: beyond 99.5 % of them.
 
         prediction: skewed to high logits, with heavier tails: it promotes few tokens strongly. suppression: skewed to
@@ -101,13 +103,13 @@ class TokenSets:
         """
         return self._classed(self.moments)
 
-    @property
-    def classes_by_chance(self) -> dict[str, float]:
+    @functools.cached_property
+    def classes_by_chance(self) -> dict[FeatureClass, float]:
         """The share of random directions in each class."""
         classes = self._classed(self.chance_moments)
         return {name: classes.count(name) / len(classes) for name in CLASSES}
 
-    def _classed(self, measured: np.ndarray) -> list[str]:
+    def _classed(self, measured: np.ndarray) -> list[FeatureClass]:
         low, high = np.quantile(self.chance_moments, [TAIL, 1 - TAIL], axis=0)
         deviation, skew, kurtosis = measured.T
         prediction = (kurtosis > high[2]) & (skew > high[1])

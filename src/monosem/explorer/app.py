@@ -33,6 +33,7 @@ from monosem.explorer.search import falls_back, search, search_as_text, search_e
 from monosem.explorer.site import Site
 from monosem.explorer.subject import Source
 from monosem.explorer.table import Filters, histogram_of, page_of
+from monosem.explorer.token_set_routes import add_token_set_routes
 
 MOST_PREVIEWS = 100
 LARGEST_NUMBER = 2**31 - 1
@@ -109,6 +110,7 @@ def make_app(
     add_effect_routes(app, site, lanes)
     add_graph_routes(app, site, lanes)
     add_head_routes(app, site, lanes)
+    add_token_set_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

@@ -285,6 +285,18 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('A look at heads'))
   }
 
+  tokenSets(): Promise<t.TokenSetsView> {
+    return Promise.reject(this.absent('A look at token sets'))
+  }
+
+  setFeatures(): Promise<t.SetFeatures> {
+    return Promise.reject(this.absent('A look at token sets'))
+  }
+
+  ownSets(): Promise<t.OwnSets> {
+    return Promise.reject(this.absent('A look at token sets'))
+  }
+
   rewards(): Promise<t.Rewards> {
     return Promise.reject(this.absent('A reward'))
   }

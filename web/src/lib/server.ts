@@ -114,6 +114,19 @@ export class ServerSource implements Source {
     return send(`${this.base(name)}/heads/${layer}/${head}/prompt`, 'POST', asked)
   }
 
+  tokenSets(name: string, test: boolean): Promise<t.TokenSetsView> {
+    return test ? send(`${this.base(name)}/token-sets`, 'POST', {}) : json(`${this.base(name)}/token-sets`)
+  }
+
+  setFeatures(name: string, of: { set: string; suppressed: boolean } | { class: string }): Promise<t.SetFeatures> {
+    const query = new URLSearchParams(Object.entries(of).map(([key, value]) => [key, String(value)]))
+    return json(`${this.base(name)}/token-sets/features?${query}`)
+  }
+
+  ownSets(name: string, latent: number): Promise<t.OwnSets> {
+    return json(`${this.base(name)}/f/${latent}/token-sets`)
+  }
+
   model(name: string, load: boolean): Promise<t.ModelState> {
     return load ? send(`${this.base(name)}/model`, 'POST', {}) : json(`${this.base(name)}/model`)
   }

@@ -42,6 +42,11 @@ export interface Source {
   heads(name: string, measure: boolean): Promise<t.HeadsView>
   head(name: string, layer: number, head: number): Promise<t.HeadView>
   headOn(name: string, layer: number, head: number, asked: { text: string; query?: number; key?: number }): Promise<t.HeadPattern>
+  /** Sets of tokens against all features; with `test`, tested if they have not been. */
+  tokenSets(name: string, test: boolean): Promise<t.TokenSetsView>
+  /** The features of a set, or of a class. */
+  setFeatures(name: string, of: { set: string; suppressed: boolean } | { class: string }): Promise<t.SetFeatures>
+  ownSets(name: string, latent: number): Promise<t.OwnSets>
   model(name: string, load: boolean): Promise<t.ModelState>
   /** Go on with a text, or answer a conversation, piece by piece, by the OpenAI protocol (docs/serving.md). */
   complete(request: object, signal: AbortSignal): AsyncGenerator<Piece>

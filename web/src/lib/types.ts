@@ -734,3 +734,47 @@ export interface HeadPattern {
   written: HeadFeature[]
   look: { key: number; score: number; pairs: HeadPair[]; rest: number } | null
 }
+
+// Token sets -----------------------------------------------------------------------------------------------------------
+
+export type FeatureClass = 'prediction' | 'suppression' | 'partition' | 'none'
+
+export interface SetScore {
+  set: string
+  /** From -1, all of its tokens suppressed most, to 1, all promoted most. */
+  score: number
+  q: number
+  z: number
+  q_directions: number
+}
+
+/** Null until all have been tested. */
+export interface OwnSets {
+  found: { feature_class: FeatureClass; sets: SetScore[] } | null
+}
+
+export interface TestedSet {
+  name: string
+  tokens: number
+  examples: string[]
+  promoted: number
+  suppressed: number
+}
+
+export interface TokenSetsView {
+  model: string
+  why_not: string | null
+  /** Null until somebody asks for it. */
+  tested: {
+    n_tokens: number
+    called: number
+    sets: TestedSet[]
+    left_out: number
+    classes: { name: FeatureClass; count: number; share: number; chance: number }[]
+  } | null
+}
+
+export interface SetFeatures {
+  total: number
+  features: (Named & { score: SetScore | null })[]
+}
