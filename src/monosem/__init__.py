@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
-    from monosem.analysis import MetaSAE, Stitching, logit_lens, meta_sae, positional, stitch, token_sets
+    from monosem.analysis import (
+        MetaSAE,
+        Stitching,
+        logit_lens,
+        meta_sae,
+        optimise_image,
+        positional,
+        sparse_edit,
+        stitch,
+        supervised_dictionary,
+        token_sets,
+    )
     from monosem.analysis.scaling import ScalingLaw
     from monosem.circuits import (
         Graph,
@@ -132,6 +143,9 @@ _HOME = {
     "stitch": "analysis",
     "positional": "analysis",
     "token_sets": "analysis",
+    "optimise_image": "analysis",
+    "sparse_edit": "analysis",
+    "supervised_dictionary": "analysis",
     "connections": "circuits",
     "direct_attribution": "circuits",
     "feature_circuit": "circuits",
@@ -335,6 +349,7 @@ __all__ = [
     "load_sae",
     "logit_lens",
     "meta_sae",
+    "optimise_image",
     "othello_games",
     "paired_difference",
     "plan",
@@ -353,11 +368,13 @@ __all__ = [
     "score",
     "score_truth",
     "seed_stability",
+    "sparse_edit",
     "spliced",
     "steering_vector",
     "stitch",
     "store_activations",
     "stream",
+    "supervised_dictionary",
     "task_vector",
     "token_sets",
     "trace",

@@ -3,18 +3,24 @@
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
 from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
 from monosem.analysis.meta.overlap import Overlap
+from monosem.analysis.optimised_images import OptimisedImages, optimise_image
 from monosem.analysis.positions import ErrorByPosition, Positional, positional
+from monosem.analysis.sparse_edits import SparseEdit, sparse_edit
 from monosem.analysis.stitch.stitching import Stitching, stitch
+from monosem.analysis.supervised import SupervisedDictionary, rows_at, supervised_dictionary
 from monosem.analysis.token_sets import Enriched, TokenSets, token_sets
 
 __all__ = [
     "Enriched",
     "ErrorByPosition",
     "MetaSAE",
+    "OptimisedImages",
     "Overlap",
     "Part",
     "Positional",
+    "SparseEdit",
     "Stitching",
+    "SupervisedDictionary",
     "TokenEffects",
     "TokenSets",
     "direction_logits",
@@ -22,7 +28,11 @@ __all__ = [
     "logit_weights",
     "meta_sae",
     "moments",
+    "optimise_image",
     "positional",
+    "rows_at",
+    "sparse_edit",
     "stitch",
+    "supervised_dictionary",
     "token_sets",
 ]

@@ -23,6 +23,7 @@ from monosem.explorer.export import feature_html
 from monosem.explorer.geometry import THRESHOLD
 from monosem.explorer.graph_routes import add_graph_routes
 from monosem.explorer.guard import Guard
+from monosem.explorer.guess_routes import add_guess_routes
 from monosem.explorer.head_routes import add_head_routes
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
@@ -106,6 +107,7 @@ def make_app(
     _model_routes(app, site, lanes)
     _note_routes(app, site)
     add_rating_routes(app, site)
+    add_guess_routes(app, site)
     add_openai_routes(app, site, lanes)
     add_effect_routes(app, site, lanes)
     add_graph_routes(app, site, lanes)

@@ -158,7 +158,7 @@ class Ratings:
         explainers = [
             ExplainerRated(
                 explainer=maker,
-                chosen=_share(won[maker], shown[maker]),
+                chosen=share_of(won[maker], shown[maker]),
                 score=float(np.mean(scored[maker])) if scored[maker] else None,
                 scored=len(scored[maker]),
             )
@@ -171,8 +171,8 @@ class Ratings:
             raters=sorted({rating.rater for rating in ratings}),
             ratings=len(ratings),
             explainers=explainers,
-            none=_share(sum(not rating.choice for rating in ratings), len(ratings)),
-            monosemantic=_share(sum(rating.monosemantic == "yes" for rating in ratings), len(ratings)),
+            none=share_of(sum(not rating.choice for rating in ratings), len(ratings)),
+            monosemantic=share_of(sum(rating.monosemantic == "yes" for rating in ratings), len(ratings)),
             agreement=[_agreement("choice", choices), _agreement("monosemantic", kinds)],
         )
 
@@ -185,7 +185,8 @@ class Ratings:
         return found
 
 
-def _share(hits: int, n: int) -> Share:
+def share_of(hits: int, n: int) -> Share:
+    """Some of several, with the 95 % interval."""
     low, high = wilson(hits, n)
     return Share(hits=hits, n=n, share=hits / n if n else 0.0, low=low, high=high)
 
@@ -206,7 +207,7 @@ def _agreement(of: str, answers: Answers) -> Agreement:
     pooled = Counter(answer for given in answers.values() if len(given) > 1 for answer in given)
     total = sum(pooled.values())
     chance = sum((n / total) ** 2 for n in pooled.values()) if total else 0.0
-    return Agreement(of=of, same=_share(sum(a == b for a, b in pairs), len(pairs)), chance=chance)
+    return Agreement(of=of, same=share_of(sum(a == b for a, b in pairs), len(pairs)), chance=chance)
 
 
 def _draw(*of: object) -> str:

@@ -225,6 +225,15 @@ class SubjectModel:
             HookError: a hook point does not exist, or the forward pass never reached it.
             DataError: the model does not read such inputs.
         """
+        return self.reach(inputs, hooks)
+
+    def reach(self, inputs: Any, hooks: Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
+        """As `capture`, with gradients to inputs and weights that want them.
+
+        Raises:
+            HookError: a hook point does not exist, or the forward pass never reached it.
+            DataError: the model does not read such inputs.
+        """
         points = {name: self.hook_point(name) for name in hooks}
         captured: dict[str, Tensor] = {}
 

@@ -338,6 +338,14 @@ export class FileSource implements Source {
     return Promise.reject(this.absent('Rating'))
   }
 
+  guessRound(): Promise<t.GuessRound> {
+    return Promise.reject(this.absent('The game'))
+  }
+
+  guess(): Promise<t.GuessScore> {
+    return Promise.reject(this.absent('The game'))
+  }
+
   importNotes(): Promise<number> {
     return Promise.reject(this.absent('Import'))
   }

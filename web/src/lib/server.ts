@@ -168,6 +168,14 @@ export class ServerSource implements Source {
     return json(`${this.base(name)}/rating/results`)
   }
 
+  guessRound(name: string, seed: number, round: number): Promise<t.GuessRound> {
+    return json(`${this.base(name)}/guess?${new URLSearchParams({ seed: String(seed), round: String(round) })}`)
+  }
+
+  guess(name: string, given: { seed: number; choices: number[] }): Promise<t.GuessScore> {
+    return send(`${this.base(name)}/guess`, 'POST', given)
+  }
+
   async importNotes(name: string, notes: unknown): Promise<number> {
     return (await send<{ imported: number }>(`${this.base(name)}/notes`, 'POST', notes)).imported
   }

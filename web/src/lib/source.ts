@@ -58,6 +58,9 @@ export interface Source {
   toRate(name: string, rater: string): Promise<t.ToRate>
   rate(name: string, given: { rater: string; latent: number; choice: number | null; monosemantic: string }): Promise<t.ToRate>
   rated(name: string): Promise<t.Rated>
+  /** A round of the game, and the last of the rounds played, solved. */
+  guessRound(name: string, seed: number, round: number): Promise<t.GuessRound>
+  guess(name: string, given: { seed: number; choices: number[] }): Promise<t.GuessScore>
   importNotes(name: string, notes: unknown): Promise<number>
   /** Attribution graphs that stand beside a dictionary. */
   graphs(name: string): Promise<t.Graphs>

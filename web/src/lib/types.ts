@@ -574,6 +574,33 @@ export interface Rated {
   agreement: { of: string; same: Share; chance: number }[]
 }
 
+/** A round of the game: where a feature fires, and on which of some others it may. */
+export interface GuessRound {
+  seed: number
+  round: number
+  rounds: number
+  chance: number
+  max: number | null
+  shown: Example[]
+  /** With neither activations nor labels. */
+  options: Example[]
+}
+
+/** The last round played, solved, and the score of all so far. */
+export interface GuessScore {
+  right: number
+  machine: number
+  feature: Named
+  options: Example[]
+  you: Share
+  by_machine: Share
+  /** How the machine guesses, in words. */
+  machine_is: string
+  chance: number
+  /** Of so many right guesses or more by chance. */
+  p: number
+}
+
 // Attribution graphs -------------------------------------------------------------------------------------------------
 
 /** A graph that stands beside a dictionary, in a line. */

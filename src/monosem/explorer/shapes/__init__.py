@@ -57,6 +57,7 @@ from monosem.explorer.shapes.graphs import (
     KeptGroups,
     Traced,
 )
+from monosem.explorer.shapes.guess import Guesses, GuessRound, GuessScore
 from monosem.explorer.shapes.heads import (
     AskedHead,
     Beside,
@@ -168,6 +169,9 @@ __all__ = [
     "GraphView",
     "Graphs",
     "Group",
+    "GuessRound",
+    "GuessScore",
+    "Guesses",
     "HeadExample",
     "HeadFeature",
     "HeadLook",
