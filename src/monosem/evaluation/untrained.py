@@ -85,7 +85,8 @@ def training_length(model: SubjectModel, trained: int | None) -> int:
 
 def _trained(first: SAE, model: SubjectModel, hook: str, tokens: int, survey: Survey) -> SAE:
     known = first.metadata
-    sae = type(first)(first.d_in, first.n_latents, **first.settings, **first.common, seed=SEED)
+    common = {**first.common, "dtype": torch.float32}
+    sae = type(first)(first.d_in, first.n_latents, **first.settings, **common, seed=SEED)
     text = known.text if (known.text or "").partition(":")[0] == "bundled" else None
     reading = survey.reading
     assert isinstance(reading, ModelReading)
