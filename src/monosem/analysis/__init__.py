@@ -8,11 +8,14 @@ from monosem.analysis.positions import ErrorByPosition, Positional, positional
 from monosem.analysis.sparse_edits import SparseEdit, sparse_edit
 from monosem.analysis.stitch.stitching import Stitching, stitch
 from monosem.analysis.supervised import SupervisedDictionary, rows_at, supervised_dictionary
+from monosem.analysis.surrogates import Importance, LatentProperties, causal_importance, latent_properties, surrogates
 from monosem.analysis.token_sets import Enriched, TokenSets, token_sets
 
 __all__ = [
     "Enriched",
     "ErrorByPosition",
+    "Importance",
+    "LatentProperties",
     "MetaSAE",
     "OptimisedImages",
     "Overlap",
@@ -23,7 +26,9 @@ __all__ = [
     "SupervisedDictionary",
     "TokenEffects",
     "TokenSets",
+    "causal_importance",
     "direction_logits",
+    "latent_properties",
     "logit_lens",
     "logit_weights",
     "meta_sae",
@@ -34,5 +39,6 @@ __all__ = [
     "sparse_edit",
     "stitch",
     "supervised_dictionary",
+    "surrogates",
     "token_sets",
 ]
