@@ -27,6 +27,7 @@ from monosem.explorer.guess_routes import add_guess_routes
 from monosem.explorer.head_routes import add_head_routes
 from monosem.explorer.kept import Kept
 from monosem.explorer.lanes import QUICK, Lanes
+from monosem.explorer.meta_routes import add_meta_routes
 from monosem.explorer.openai_routes import add_openai_routes
 from monosem.explorer.page import NOT_BUILT, Page
 from monosem.explorer.rating_routes import add_rating_routes
@@ -113,6 +114,7 @@ def make_app(
     add_graph_routes(app, site, lanes)
     add_head_routes(app, site, lanes)
     add_token_set_routes(app, site, lanes)
+    add_meta_routes(app, site, lanes)
     _page_routes(app, page or Page())
     app.add_middleware(Guard, names=names)
     return app

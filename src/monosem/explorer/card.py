@@ -12,6 +12,7 @@ import numpy as np
 from monosem.explorer import shapes
 from monosem.explorer.answers import Ready, Rounded, digits
 from monosem.explorer.dictionary import Dictionary
+from monosem.explorer.metas import made_of
 from monosem.explorer.said import explanation
 from monosem.explorer.shapes import Code, FiringToken, Moments, Named, Other, Preview, SourcePart, TokenWeight
 from monosem.features import Example, Feature
@@ -140,6 +141,7 @@ def _feature(
             for part in feature.parts
         ],
         reads=feature.reads,
+        made_of=made_of(dictionary, feature.latent),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from monosem.analysis import MetaSAE
 from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.definitions import GROUPS
@@ -144,6 +145,22 @@ class Dictionary:
         """(n_latents, d) decoder rows in raw units, at unit length; raises as `sae`."""
         with self._lock:
             return self._directions
+
+    @functools.cached_property
+    def meta(self) -> MetaSAE | None:
+        """What its latents are made of, kept in `meta_sae` beside the store; None if there is no such thing."""
+        folder = self.store.path.resolve().parent / "meta_sae"
+        if not (folder / "meta.json").is_file():
+            return None
+        try:
+            found = MetaSAE.load(folder)
+        except FileError as error:
+            _LOG.warning("%s", error)
+            return None
+        if found.dictionary != self.index.get("dictionary"):
+            _LOG.warning("%s is of another dictionary than was harvested: make it anew with ms.meta_sae", folder)
+            return None
+        return found
 
     @functools.cached_property
     def origin(self) -> Origin:

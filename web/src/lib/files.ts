@@ -273,6 +273,14 @@ export class FileSource implements Source {
     throw this.absent('The playground')
   }
 
+  metas(): Promise<t.MetaLatents> {
+    return Promise.reject(this.absent('A look at meta-latents'))
+  }
+
+  meta(): Promise<t.MetaLatent> {
+    return Promise.reject(this.absent('A look at meta-latents'))
+  }
+
   heads(): Promise<t.HeadsView> {
     return Promise.reject(this.absent('A look at heads'))
   }

@@ -102,6 +102,14 @@ export class ServerSource implements Source {
     return send(`${this.base(name)}/rewards`, 'POST', asked)
   }
 
+  metas(name: string): Promise<t.MetaLatents> {
+    return json(`${this.base(name)}/meta`)
+  }
+
+  meta(name: string, number: number): Promise<t.MetaLatent> {
+    return json(`${this.base(name)}/meta/${number}`)
+  }
+
   heads(name: string, measure: boolean): Promise<t.HeadsView> {
     return measure ? send(`${this.base(name)}/heads`, 'POST', {}) : json(`${this.base(name)}/heads`)
   }

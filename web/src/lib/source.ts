@@ -40,6 +40,9 @@ export interface Source {
   rewards(name: string, asked: { prompt: string; answers: [string, string]; chat: boolean }): Promise<t.Rewards>
   /** What the heads of the model do; with `measure`, measured if it has not been. */
   heads(name: string, measure: boolean): Promise<t.HeadsView>
+  /** What latents are made of: all meta-latents, or one. */
+  metas(name: string): Promise<t.MetaLatents>
+  meta(name: string, number: number): Promise<t.MetaLatent>
   head(name: string, layer: number, head: number): Promise<t.HeadView>
   headOn(name: string, layer: number, head: number, asked: { text: string; query?: number; key?: number }): Promise<t.HeadPattern>
   /** Sets of tokens against all features; with `test`, tested if they have not been. */

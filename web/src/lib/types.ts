@@ -283,6 +283,37 @@ export interface Feature {
   parts: SourcePart[]
   /** The layer that a latent of a cross-layer transcoder reads. */
   reads: string | null
+  made_of?: MadeOf | null
+}
+
+export interface Weighted extends Named {
+  weight: number
+}
+
+export interface MetaPart {
+  meta: number
+  weight: number
+  count: number
+  others: Weighted[]
+}
+
+/** What a latent is made of; the cosine is that of its decoder row with what its meta-latents make. */
+export interface MadeOf {
+  cosine: number
+  parts: MetaPart[]
+}
+
+export interface MetaLatent {
+  meta: number
+  count: number
+  latents: Weighted[]
+}
+
+export interface MetaLatents {
+  latents: number
+  each: number
+  explained: { rows: string; trained: Measured; held_out: Measured }[]
+  metas: MetaLatent[]
 }
 
 export interface Preview extends Named {

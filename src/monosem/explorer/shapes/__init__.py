@@ -72,6 +72,7 @@ from monosem.explorer.shapes.heads import (
     HeadView,
     TokenLogit,
 )
+from monosem.explorer.shapes.meta import MadeOf, MetaExplained, MetaLatent, MetaLatents, MetaPart, Weighted
 from monosem.explorer.shapes.notes import Imported, KeptNote, Note, NoteChange, NoteFile, Notes
 from monosem.explorer.shapes.prompt import Prompt, PromptFeature, PromptToken, Question, TokenChance
 from monosem.explorer.shapes.ratings import Agreement, ExplainerRated, Rated, RatingGiven, Share, ToRate
@@ -191,9 +192,14 @@ __all__ = [
     "Kind",
     "Known",
     "ListCount",
+    "MadeOf",
     "Map",
     "Match",
     "MeasuredColumn",
+    "MetaExplained",
+    "MetaLatent",
+    "MetaLatents",
+    "MetaPart",
     "Metric",
     "Missing",
     "ModelState",
@@ -242,6 +248,7 @@ __all__ = [
     "Totals",
     "Traced",
     "Unusual",
+    "Weighted",
     "Word",
     "WordEvidence",
     "Words",

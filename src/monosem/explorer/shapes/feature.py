@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import TypedDict
 
 from monosem.explorer.shapes.common import Histogram, Named, Said
+from monosem.explorer.shapes.meta import MadeOf
 from monosem.explorer.shapes.notes import Note
 
 
@@ -150,6 +151,7 @@ class Feature(TypedDict):
     matches: list[Match] | None
     parts: list[SourcePart]
     reads: str | None
+    made_of: MadeOf | None
 
 
 class Preview(Named):
