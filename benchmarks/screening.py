@@ -1,6 +1,6 @@
 """Screens of few bits beside the float32 encoder: is what they find the same, and how much faster?
 
-    python benchmarks/screening.py [--tokens 300000] [--rows 100000] [--dictionary RUN --text FILE]
+    python benchmarks/screening.py [--tokens 300000] [--rows 100000] [--dictionary RUN --text FILE [--proof]]
 
 Dictionaries of the bundled model, first untrained, then trained (with `--dictionary` a run's own, on its model and a
 text), on held-out rows. For each precision that the processor has:
@@ -9,6 +9,9 @@ text), on held-out rows. For each precision that the processor has:
     training rows  share of rows in which a training step chooses otherwise (a bar: 0.1 %; TopK alone)
     candidates     a row, evaluated in float32; whole: share of rows that had too many, and were evaluated whole
     time           of the exact selection over the dense float32 encoder (matmul and selection), and over its matmul
+
+With `--proof` exact selections of the k largest alone are compared, pool after pool: what a million rows of real
+activations were tried with.
 
 The text is that of the dictionary's kind of data, the times are the least of three. Prints JSON, a line each; the
 processor's abilities first.
@@ -48,6 +51,20 @@ def seconds(work: Callable[[], object]) -> float:
     return min(found[1:])
 
 
+def prove(sae: ms.TopKSAE, rows: Iterator[Tensor], k: int) -> Iterator[dict[str, object]]:
+    """After every pool, how many rows there were, and how many selections or values differed from float32's."""
+    W, bias, names = sae.W_enc.detach(), sae.b_enc.detach(), precisions()
+    total, differ = 0, dict.fromkeys(names, 0)
+    for pool in rows:
+        x = sae.centred(sae.transform(pool)).detach()
+        total += len(x)
+        values, indices = cpu.top_k_screened(x, W, bias, k, "float32", True)
+        for name in names:
+            found = cpu.top_k_screened(x, W, bias, k, name, True)
+            differ[name] += int(((found[0] != values) | (found[1] != indices)).any(1).sum())
+        yield {"rows": total, "rows_that_differ": differ}
+
+
 def compare(sae: ms.SAE, rows: Iterator[Tensor]) -> Iterator[dict[str, object]]:
     """A line for each precision."""
     k = getattr(sae, "k", None) if isinstance(sae, ms.TopKSAE) and not isinstance(sae, ms.BatchTopKSAE) else None
@@ -57,6 +74,11 @@ def compare(sae: ms.SAE, rows: Iterator[Tensor]) -> Iterator[dict[str, object]]:
     names = precisions()
     same, rough, candidates, whole = (dict.fromkeys(names, 0) for _ in range(4))
     total, first = 0, None
+
+    def evaluated(x: Tensor, places: Tensor) -> Tensor:
+        among = torch.arange(len(x) + 1) * places.shape[1]
+        return cpu.gather_dot(x, W, places.reshape(-1), among).reshape(places.shape) + bias[places]
+
     for pool in rows:
         for x in pool.split(TIMED_ROWS):
             x = sae.centred(sae.transform(x)).detach()
@@ -68,9 +90,9 @@ def compare(sae: ms.SAE, rows: Iterator[Tensor]) -> Iterator[dict[str, object]]:
                 if k:
                     picked = cpu.top_k_screened(x, W, bias, k, name, False)[1].sort().values
                     rough[name] += int((picked != found["float32"][1].reshape(-1, k).sort().values).any(1).sum())
-                    indices, _, unsure = screening.largest(x, screening.Screen.of(W, bias, name), k, exact=True)
-                    candidates[name] += len(indices)
-                    whole[name] += int(unsure.sum())
+                    found_in = screening.largest(x, screening.Screen.of(W, bias, name, x), k, evaluated)
+                    candidates[name] += len(found_in.others) + found_in.places.numel()
+                    whole[name] += int(found_in.unsure.sum())
     assert first is not None
     product = seconds(lambda: [matmul.linear(part, W, bias) for part in first.split(cpu.TILE_ROWS)])
     dense = seconds(lambda: cpu.top_k(first, W, bias, k) if k else cpu.above(first, W, bias, limits.float()))
@@ -120,6 +142,9 @@ def main() -> None:
     parser.add_argument("--dictionary")
     parser.add_argument("--model")
     parser.add_argument("--text")
+    parser.add_argument(
+        "--proof", action="store_true", help="with --dictionary: compare exact selections, time nothing"
+    )
     options = parser.parse_args()
     speeds = {name: round(matmul.speed(getattr(torch, name), DEVICE), 2) for name in ("bfloat16", "int8")}
     print(
@@ -129,7 +154,9 @@ def main() -> None:
         sae = ms.load_sae(options.dictionary)
         model = ms.load_model(options.model or sae.metadata.model)
         source = ms.activations(model, sae.metadata.hook, options.text, context_length=256, buffer_tokens=16384)
-        for line in compare(sae, pools(source, options.rows)):
+        rows = pools(source, options.rows)
+        lines = prove(sae, rows, getattr(sae, "k")) if options.proof else compare(sae, rows)  # noqa: B009
+        for line in lines:
             print(json.dumps({"latents": sae.n_latents, **line}), flush=True)
         return
     model, hook = ms.load_model("bundled"), "resid_post.2"

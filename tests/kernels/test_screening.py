@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from monosem import kernels
-from monosem.kernels import cpu, matmul, reference, screening
+from monosem.kernels import cpu, matmul, reference, rounding, screening
 from monosem.kernels.rounding import Precision
 
 
@@ -42,10 +42,12 @@ def hard_rows(kind: str, n: int, d: int, generator: torch.Generator) -> torch.Te
         x[::3] = 0
     if kind == "outlier":
         x[:, 3] = 500
+    if kind == "tiny":
+        x = x * 10.0 ** -(torch.arange(n)[:, None] % 8 * 6.0)
     return x
 
 
-KINDS = ["plain", "heavy", "constant", "one hot", "sizes", "zeros", "outlier"]
+KINDS = ["plain", "heavy", "constant", "one hot", "sizes", "zeros", "outlier", "tiny"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
@@ -58,13 +60,14 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(kind: str, precision: 
     x, W = hard_rows(kind, 70, 96, generator), hard_rows("sizes" if kind == "sizes" else "plain", 2100, 96, generator)
     W[7], W[11] = 0, W[10]
     b = torch.randn(2100, generator=generator) * (100 if kind in ("zeros", "sizes") else 0.1)
-    screen = screening.Screen.of(W, b, precision)
+    screen = screening.Screen.of(W, b, precision, x)
     rounded = screen.rounded(x)
     product = screen.product(rounded)
-    scale, of_norm, of_error = (torch.from_numpy(a).double() for a in screen.rows(rounded, True, 96))
+    scale, of_norm, of_error = (torch.from_numpy(a).double() for a in screen.rows(rounded, 96))
     s = product.double() * scale[:, None] * screen.weight.scale.double()
     own = screening.OUTPUT if product.dtype == torch.bfloat16 else 0
-    e = of_norm[:, None] * screen.weight.norm + of_error[:, None] * screen.weight.error + own * s.abs()
+    norm, error = (torch.from_numpy(a).double() for a in screen.latents()[2:])
+    e = of_norm[:, None] * norm + of_error[:, None] * error + own * s.abs()
     exact = x.double() @ W.double().T
     assert ((exact - s).abs() <= e + 2.4e-7 * b.abs().double()).all()
     values, indices = cpu.top_k_screened(x, W, b, 8, "float32", True)
@@ -85,12 +88,46 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(kind: str, precision: 
 def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
     W = torch.ones(4096, 64) + 1e-5 * torch.randn(4096, 64)
     x = torch.randn(100, 64)
+    b = torch.zeros(4096)
+
+    def evaluated(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return (rows @ W.T).gather(1, places.long())
+
     for precision in ("bfloat16", "int8") if matmul.integer_levels() else ("bfloat16",):
-        unsure = screening.largest(x, screening.Screen.of(W, torch.zeros(4096), precision), 16, exact=True)[2]
-        assert unsure.any()
-        found = cpu.top_k_screened(x, W, torch.zeros(4096), 16, precision, True)[0]
+        screen = screening.Screen.of(W, b, precision, x)
+        assert screening.largest(x, screen, 16, evaluated).unsure.any()
+        found = cpu.top_k_screened(x, W, b, 16, precision, True)[0]
         expected = (x.double() @ W.double().T).topk(16).values
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_coordinates_many_times_as_large_as_others_cost_few_levels() -> None:
+    """Columns are made even by powers of two: without, almost every latent would be a candidate."""
+    if not matmul.integer_levels():
+        pytest.skip("this processor's int8 products are not to be had")
+    generator = torch.Generator().manual_seed(0)
+    x, W = torch.randn(64, 96, generator=generator), torch.randn(4096, 96, generator=generator)
+    x[:, 3] *= 300
+    W[:, 3] /= 300
+    b, factors = torch.zeros(4096), rounding.column_factors(x, W)
+    assert factors[3] >= 128
+    assert (factors.log2() == factors.log2().round()).all()
+    evaluated = lambda rows, places: (rows @ W.T).gather(1, places.long())  # noqa: E731
+    found = screening.largest(x, screening.Screen.of(W, b, "int8", x), 8, evaluated)
+    assert not found.unsure.any()
+    assert len(found.others) < 64 * 200
+    even = torch.where(torch.arange(96) == 3, 300.0, 1.0)
+    same = screening.largest(x / even, screening.Screen.of(W * even, b, "int8", x / even), 8, evaluated)
+    assert len(same.others) < 64 * 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 96])
+def test_the_nth_largest_whatever_the_numbers(count: int) -> None:
+    rows = torch.randn(40, 96)
+    rows[::3] = rows[::3].round()
+    rows[1], rows[2], rows[4, :50], rows[5] = float("-inf"), 0.0, float("-inf"), -1 - rows[5].abs()
+    for row in rows:
+        assert screening._nth_largest(row.numpy(), count) == row.sort(descending=True).values[count - 1]
 
 
 def test_values_have_the_same_bits_in_any_company() -> None:

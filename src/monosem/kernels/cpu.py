@@ -11,7 +11,6 @@ import torch
 from numba import njit, prange
 from numba.core import config
 from torch import Tensor
-from torch.nn import functional as F
 
 from monosem.kernels import screening
 from monosem.kernels.buffers import empty
@@ -53,20 +52,22 @@ def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
 def top_k_screened(
     x: Tensor, weight: Tensor, bias: Tensor, k: int, precision: Precision, exact: bool
 ) -> tuple[Tensor, Tensor]:
+    def evaluated(rows: Tensor, indices: Tensor) -> Tensor:
+        offsets = torch.arange(len(rows) + 1) * indices.shape[1]
+        products = gather_dot(rows, weight, indices.reshape(-1), offsets).reshape(indices.shape)
+        return products.add_(bias[indices])
+
     _match_threads()
-    screen = Screen.of(weight, bias, precision)
-    indices, offsets, unsure = screening.largest(x, screen, k, exact=exact)
+    screen = Screen.of(weight, bias, precision, x)
+    candidates = screening.largest(x, screen, k, evaluated if exact else None)
     screen.done()
-    values = gather_dot(x, weight, indices, offsets).add_(bias[indices])
-    if not unsure.any():
-        return screening.best(values, indices, offsets, k)
-    best, places = torch.empty(len(x), k, dtype=x.dtype), torch.empty(len(x), k, dtype=torch.int32)
-    _, whole = top_k(x[unsure], weight, bias, k)
-    among = torch.arange(len(whole) + 1) * k
-    found = gather_dot(x[unsure], weight, whole.reshape(-1), among).add_(bias[whole.reshape(-1)])
-    best[unsure], places[unsure] = screening.best(found, whole.reshape(-1), among, k)
-    kept = F.pad(offsets.diff()[~unsure].cumsum(0), (1, 0))
-    best[~unsure], places[~unsure] = screening.best(values, indices, kept, k)
+    values = gather_dot(x, weight, candidates.others, candidates.offsets).add_(bias[candidates.others])
+    best, places = screening.best(candidates, values, k)
+    unsure = candidates.unsure
+    if unsure.any():
+        whole = top_k(x[unsure], weight, bias, k)[1]
+        order = (found := evaluated(x[unsure], whole)).argsort(dim=1, descending=True, stable=True)
+        best[unsure], places[unsure] = found.gather(1, order), whole.gather(1, order)
     return best, places
 
 
@@ -75,7 +76,7 @@ def above_screened(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _match_threads()
     limits = threshold.detach().expand(len(weight)).contiguous()
-    screen = Screen.of(weight, bias, precision)
+    screen = Screen.of(weight, bias, precision, x)
     indices, offsets = screening.above(x, screen, limits)
     screen.done()
     values = gather_dot(x, weight, indices, offsets).add_(bias[indices])

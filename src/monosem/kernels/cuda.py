@@ -153,7 +153,11 @@ def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> T
     parts = torch.empty(n_parts, n_entries, dtype=_wide(x.dtype), device=x.device)
     tensors = (x.contiguous(), weight.contiguous(), indices, offsets, parts)
     launch.run(_gather_dot, (len(x), n_parts), *tensors, d, n_entries, ENTRIES=GATHERED // columns, COLUMNS=columns)
-    return parts.sum(0).to(x.dtype)
+    if n_parts == 1:
+        return parts[0].to(x.dtype)
+    out = torch.empty(n_entries, dtype=x.dtype, device=x.device)
+    launch.run(_sum_parts, (triton.cdiv(n_entries, FLAT),), parts, out, n_parts, n_entries, BLOCK=FLAT)
+    return out
 
 
 def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -386,6 +390,16 @@ def _gather_dot(x, weight, indices, offsets, parts, d, n_entries, ENTRIES: tl.co
         entry = first + tl.arange(0, ENTRIES)
         tile = _gather(weight, indices, entry, entry < stop, column, d).to(wide)
         tl.store(parts + part * n_entries + entry, tl.sum(tile * source[None, :], 1), mask=entry < stop)
+
+
+@triton.jit
+def _sum_parts(parts, out, n_parts, n_entries, BLOCK: tl.constexpr):
+    """One after the other, whatever their number: an entry has the same bits in any company."""
+    entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), parts.dtype.element_ty)
+    for part in range(n_parts):
+        total += tl.load(parts + part.to(tl.int64) * n_entries + entry, mask=entry < n_entries, other=0)
+    tl.store(out + entry, total.to(out.dtype.element_ty), mask=entry < n_entries)
 
 
 @triton.jit

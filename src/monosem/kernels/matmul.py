@@ -25,6 +25,7 @@ WIDE = 512
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
 TRIALS = 8
+AT_ONCE = 16
 SMALL = {"cpu": (128, 512, 512), "cuda": (4096, 2048, 8192)}
 """Rows, width and latents of the matmul that is timed: about a millisecond."""
 EIGHT_BITS = 1.5
@@ -239,8 +240,10 @@ def _matmul(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
 
 
 def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    repeats = AT_ONCE if device.type == "cuda" else 1  # starting one takes about as long as one takes
     start = time.perf_counter()
-    work()
+    for _ in range(repeats):
+        work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeats

@@ -10,8 +10,9 @@ whose upper bound is. What is found is evaluated in float32. A step of training 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +22,18 @@ from torch import Tensor
 
 from monosem.kernels import matmul
 from monosem.kernels.buffers import done_with
-from monosem.kernels.rounding import WEIGHT_LEVELS, Precision, Rounded, to_bfloat16, to_integers, unrounded
+from monosem.kernels.rounding import (
+    TINY,
+    WEIGHT_LEVELS,
+    Precision,
+    Rounded,
+    column_factors,
+    to_bfloat16,
+    to_integers,
+    unrounded,
+)
 
-TILE_ROWS = 512
+TILE_ROWS = 1024
 GROUP = 16
 """A row's maxima are first taken over this many entries, a stride apart."""
 WIDEST = 16
@@ -48,20 +58,24 @@ class Screen:
     weight: Rounded
     bias: Float[Tensor, " n"]
     _product: Tensor
+    _factors: Float[Tensor, " d"]
 
     @staticmethod
-    def of(weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], precision: Precision) -> Screen:
-        """Round weights."""
+    def of(
+        weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"], precision: Precision, x: Float[Tensor, "rows d"]
+    ) -> Screen:
+        """Round weights, for rows such as x."""
         if precision == "int8":
-            rounded = to_integers(weight, WEIGHT_LEVELS, signed=True)
-            return Screen(precision, rounded, bias, matmul.packed(rounded.values))
+            factors = column_factors(x, weight)
+            rounded = to_integers(weight, WEIGHT_LEVELS, factors, signed=True)
+            return Screen(precision, rounded, bias, matmul.packed(rounded.values), factors.reciprocal())
         rounded = to_bfloat16(weight) if precision == "bfloat16" else unrounded(weight)
-        return Screen(precision, rounded, bias, rounded.values)
+        return Screen(precision, rounded, bias, rounded.values, torch.ones(0))
 
     def rounded(self, x: Float[Tensor, "rows d"]) -> Rounded:
         """Activations, as the weights want them."""
         if self.precision == "int8":
-            return to_integers(x, matmul.integer_levels(), signed=False)
+            return to_integers(x, matmul.integer_levels(), self._factors, signed=False)
         return to_bfloat16(x) if self.precision == "bfloat16" else unrounded(x)
 
     def product(self, x: Rounded) -> Float[Tensor, "rows n"]:
@@ -78,15 +92,19 @@ class Screen:
 
     def latents(self) -> tuple[np.ndarray, ...]:
         """Of every latent: scale, bias, and the norms that errors follow from."""
-        sizes = (self.weight.scale, self.bias, self.weight.norm, self.weight.error)
+        sizes = (self.weight.scale, self.bias, self.weight.norm + TINY, self.weight.error + TINY)
         return tuple(t.detach().contiguous().numpy() for t in sizes)
 
-    def rows(self, x: Rounded, exact: bool, d: int) -> tuple[np.ndarray, ...]:
+    def groups(self, n_groups: int) -> tuple[np.ndarray, ...]:
+        """Of every group of latents, `n_groups` apart, the largest size of a bias, norm, and norm of an error."""
+        sizes = np.stack([np.abs(latent) for latent in self.latents()[1:]])
+        padded = np.pad(sizes, ((0, 0), (0, -sizes.shape[1] % n_groups)))
+        return tuple(padded.reshape(len(sizes), -1, n_groups).max(1))
+
+    def rows(self, x: Rounded, d: int) -> tuple[np.ndarray, ...]:
         """Of every row: scale, and what its errors are of a latent's norm and of a latent's rounding error."""
-        if not exact:
-            return x.scale.numpy(), np.zeros(len(x.scale), np.float32), np.zeros(len(x.scale), np.float32)
-        own = (d + 8) * 2.0**-23 * x.norm
-        return x.scale.numpy(), (1.001 * x.error + own).numpy(), (1.001 * x.rounded_norm).numpy()
+        own = (d + 8) * 2.0**-23 * x.norm + TINY
+        return x.scale.numpy(), (1.001 * x.error + own).numpy(), (1.001 * x.rounded_norm + TINY).numpy()
 
 
 def _tiles(x: Tensor) -> Iterator[slice]:
@@ -94,36 +112,65 @@ def _tiles(x: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + TILE_ROWS, len(x)))
 
 
-def largest(
-    x: Float[Tensor, "rows d"], screen: Screen, k: int, *, exact: bool
-) -> tuple[Int32[Tensor, " entries"], Int[Tensor, " rows_plus_1"], Bool[Tensor, " rows"]]:
-    """Candidates for the k largest of every row, and which rows have too many to say (they have none).
+class Candidates(NamedTuple):
+    """Some entries of every row with their values, the others, and which rows have too many (they have no others)."""
 
-    Exact, the k largest are among them; rough, the largest few of the screen are.
+    known: Float[Tensor, "rows known"]
+    places: Int32[Tensor, "rows known"]
+    others: Int32[Tensor, " entries"]
+    offsets: Int[Tensor, " rows_plus_1"]
+    unsure: Bool[Tensor, " rows"]
+
+
+def largest(
+    x: Float[Tensor, "rows d"],
+    screen: Screen,
+    k: int,
+    evaluate: Callable[[Tensor, Tensor], Float[Tensor, "rows k"]] | None = None,
+) -> Candidates:
+    """Candidates for the k largest of every row.
+
+    `evaluate` says what k entries of each row are in float32. The smallest of any k is an edge that none of the k
+    largest lies below: all that can reach it are candidates. Where bounds are narrow, what a screen says of the k is
+    edge enough. Without `evaluate` those are candidates that are largest in few bits.
     """
     n, d = len(screen.bias), x.shape[1]
-    count = k if exact else n_rough(k, screen.precision)
-    width = max(2 * GROUP * count, n // WIDEST)
+    count = k if evaluate else n_rough(k, screen.precision)
+    width, n_groups = max(2 * GROUP * count, n // WIDEST), max(-(-n // GROUP), min(n, 2 * count))
     counts, found = torch.zeros(len(x) + 1, dtype=torch.int64), list[Tensor]()
     rounded, latents = screen.rounded(x), screen.latents()
+    groups = screen.groups(n_groups)
     unsure = torch.zeros(len(x), dtype=torch.bool)
     places = torch.empty(min(len(x), TILE_ROWS), width, dtype=torch.int32)
+    firsts = torch.empty(len(x), k if evaluate else 0, dtype=torch.int32)
+    first_known = screen.precision == "int8" and evaluate is not None
+    known = torch.empty(len(x), k if first_known else 0)
     for tile in _tiles(x):
         if int(unsure[: tile.start].sum()) > tile.start // 2:  # of this text a screen is no help
             unsure[tile.start :] = True
             break
-        part = rounded[tile]
-        product = screen.product(part)
-        own = np.float32(OUTPUT if exact and product.dtype == torch.bfloat16 else 0)
-        held = counts[1:][tile]
-        _reach(_bits(product), *screen.rows(part, exact, d), *latents, own, exact, count, places.numpy(), held.numpy())
-        unsure[tile] = (held > width) | (held < k)
+        part, held = rounded[tile], counts[1:][tile]
+        product, rows = screen.product(part), len(held)
+        bits, peaks, edges = _bits(product), torch.empty(rows, n_groups), torch.empty(rows)
+        scales, row_errors, row_norms = screen.rows(part, d)
+        own = np.float32(OUTPUT if product.dtype == torch.bfloat16 else 0)
+        if not evaluate:
+            row_errors, row_norms, own = np.zeros_like(row_errors), np.zeros_like(row_norms), np.float32(0)
+        given = (bits, scales, row_errors, row_norms, *latents, own)
+        _peaks(*given, count, peaks.numpy(), edges.numpy(), firsts[tile].numpy())
+        if evaluate and first_known:
+            known[tile] = evaluate(x[tile], firsts[tile])
+            edges = torch.maximum(edges, known[tile].amin(1))
+        beside = firsts[tile] if first_known else firsts[tile, :0]
+        _reach(*given, *groups, peaks.numpy(), edges.numpy(), beside.numpy(), places.numpy(), held.numpy())
+        unsure[tile] = (held > width) | (held + known.shape[1] < k) | ~edges.isfinite()
         held[unsure[tile]] = 0
         ends = held.cumsum(0)
         indices = torch.empty(int(ends[-1]), dtype=torch.int32)
-        _gathered(places[: len(held)].numpy(), held.numpy(), (ends - held).numpy(), indices.numpy())
+        _gathered(places[:rows].numpy(), held.numpy(), (ends - held).numpy(), indices.numpy())
         found.append(indices)
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int32), counts.cumsum(0), unsure
+    indices = torch.cat(found) if found else torch.zeros(0, dtype=torch.int32)
+    return Candidates(known, firsts[:, : known.shape[1]], indices, counts.cumsum(0), unsure)
 
 
 def above(
@@ -137,7 +184,7 @@ def above(
         part = rounded[tile]
         product = screen.product(part)
         own = np.float32(OUTPUT if product.dtype == torch.bfloat16 else 0)
-        given = (_bits(product), *screen.rows(part, True, d), *latents, own, edges)
+        given = (_bits(product), *screen.rows(part, d), *latents, own, edges)
         held = counts[1:][tile]
         _count_reaching(*given, held.numpy())
         ends = held.cumsum(0)
@@ -152,12 +199,14 @@ def _bits(product: Tensor) -> np.ndarray:
 
 
 def best(
-    values: Float[Tensor, " entries"], indices: Int32[Tensor, " entries"], offsets: Int[Tensor, " rows_plus_1"], k: int
+    candidates: Candidates, values: Float[Tensor, " entries"], k: int
 ) -> tuple[Float[Tensor, "rows k"], Int32[Tensor, "rows k"]]:
-    """The k largest of every row's entries, of which it has k at least."""
-    rows = len(offsets) - 1
+    """The k largest of every row's entries, of which it has k at least; `values` are those of the others."""
+    rows = len(candidates.unsure)
     largest, places = torch.empty(rows, k, dtype=values.dtype), torch.empty(rows, k, dtype=torch.int32)
-    _best(values.numpy(), indices.numpy(), offsets.numpy(), largest.numpy(), places.numpy())
+    known = (candidates.known.numpy(), candidates.places.numpy())
+    others = (values.numpy(), candidates.others.numpy(), candidates.offsets.numpy())
+    _best(*known, *others, largest.numpy(), places.numpy())
     return largest, places
 
 
@@ -177,20 +226,25 @@ def _bound(product, bias, row_error, row_norm, norm, error, own):
 
 @njit(cache=True)
 def _nth_largest(values, count):
-    """By a heap of so many, the smallest on top: most values are below it."""
-    heap = np.sort(values[:count])
-    for value in values[count:]:
-        if value > heap[0]:
-            at, child = 0, 1
-            while child < count:
-                if child + 1 < count and heap[child + 1] < heap[child]:
-                    child += 1
-                if heap[child] >= value:
-                    break
-                heap[at] = heap[child]
-                at, child = child, 2 * child + 1
-            heap[at] = value
-    return heap[0]
+    """Bit by bit from the top, of numbers as integers of the same order, until so many are left above."""
+    keys = values.view(np.int32).copy()
+    for i in range(keys.shape[0]):
+        keys[i] ^= (keys[i] >> 31) & 0x7FFFFFFF
+    edge, found = -(1 << 31), 0
+    for bit in range(31, -1, -1):
+        higher = np.int32(edge + (1 << bit))
+        found = 0
+        for i in range(keys.shape[0]):
+            found += keys[i] >= higher
+        if found >= count:
+            edge = higher
+        if found == count:
+            break
+    least = np.float32(np.inf)
+    for i in range(keys.shape[0]):
+        if keys[i] >= edge:
+            least = min(least, values[i])
+    return least
 
 
 @njit(cache=True, parallel=True)
@@ -200,44 +254,95 @@ def _gathered(places, counts, starts, out):
 
 
 @njit(cache=True, parallel=True)
-def _reach(
-    products, scales, row_errors, row_norms, latent_scales, biases, norms, errors, own, exact, count, places, counts
+def _peaks(
+    products,
+    scales,
+    row_errors,
+    row_norms,
+    latent_scales,
+    biases,
+    norms,
+    errors,
+    own,
+    count,
+    peaks,
+    edges,
+    firsts,
 ):
-    n, width = products.shape[1], places.shape[1]
+    """The largest of every group, the `count`-th largest of these, and the entries of the first groups.
+
+    Where these are asked for, the edge is the smallest that one of them can be.
+    """
+    n, n_groups = products.shape[1], peaks.shape[1]
     half = products.itemsize == 2
-    n_groups = max((n + GROUP - 1) // GROUP, min(n, 2 * count))
     for r in prange(products.shape[0]):
-        row, scale, row_error, row_norm = products[r], scales[r], row_errors[r], row_norms[r]
-        lows = np.full(n_groups, -np.inf, np.float32)
-        highs = np.full(n_groups, -np.inf, np.float32) if exact else lows
+        row, scale, tops = products[r], scales[r], peaks[r]
+        tops[:] = -np.inf
         for start in range(0, n, n_groups):
             size = min(n_groups, n - start)
             part = row[start : start + size]
             part_scales, part_biases = latent_scales[start : start + size], biases[start : start + size]
-            part_norms, part_errors = norms[start : start + size], errors[start : start + size]
-            if not exact:
-                for i in range(size):
-                    value = _wide(part[i], half) * (scale * part_scales[i]) + part_biases[i]
-                    lows[i] = value if value > lows[i] else lows[i]
-                continue
             for i in range(size):
-                product = _wide(part[i], half) * (scale * part_scales[i])
-                value = product + part_biases[i]
-                bound = _bound(product, part_biases[i], row_error, row_norm, part_norms[i], part_errors[i], own)
-                low, high = value - bound, value + bound
-                lows[i] = low if low > lows[i] else lows[i]
-                highs[i] = high if high > highs[i] else highs[i]
-        edge = _nth_largest(lows, count)
+                value = _wide(part[i], half) * (scale * part_scales[i]) + part_biases[i]
+                tops[i] = value if value > tops[i] else tops[i]
+        edge = _nth_largest(tops, count)
+        edges[r] = edge
         filled = 0
         for g in range(n_groups):
-            if highs[g] >= edge:
+            if filled < firsts.shape[1] and tops[g] >= edge:
+                best, at = np.float32(-np.inf), g
+                for i in range(g, n, n_groups):
+                    value = _wide(row[i], half) * (scale * latent_scales[i]) + biases[i]
+                    if value > best:
+                        best, at = value, i
+                firsts[r, filled] = at
+                filled += 1
+                product = _wide(row[at], half) * (scale * latent_scales[at])
+                bound = _bound(product, biases[at], row_errors[r], row_norms[r], norms[at], errors[at], own)
+                edges[r] = min(edges[r], product + biases[at] - bound)
+
+
+@njit(cache=True, parallel=True)
+def _reach(
+    products,
+    scales,
+    row_errors,
+    row_norms,
+    latent_scales,
+    biases,
+    norms,
+    errors,
+    own,
+    group_biases,
+    group_norms,
+    group_errors,
+    peaks,
+    edges,
+    firsts,
+    places,
+    counts,
+):
+    """The entries beside the first that can reach a row's edge: a group's peak and largest error tell if any can."""
+    n, width, n_groups = products.shape[1], places.shape[1], peaks.shape[1]
+    half = products.itemsize == 2
+    for r in prange(products.shape[0]):
+        row, scale, row_error, row_norm, edge = products[r], scales[r], row_errors[r], row_norms[r], edges[r]
+        filled = 0
+        for g in range(n_groups):
+            size = abs(peaks[r, g]) + group_biases[g]
+            bound = _bound(size, group_biases[g], row_error, row_norm, group_norms[g], group_errors[g], own)
+            if not peaks[r, g] + np.float32(1.0001) * bound < edge:
                 for i in range(g, n, n_groups):
                     product = _wide(row[i], half) * (scale * latent_scales[i])
                     bound = _bound(product, biases[i], row_error, row_norm, norms[i], errors[i], own)
                     if product + biases[i] + bound >= edge:
-                        if filled < width:
-                            places[r, filled] = i
-                        filled += 1
+                        known = False
+                        for f in range(firsts.shape[1]):
+                            known |= firsts[r, f] == i
+                        if not known:
+                            if filled < width:
+                                places[r, filled] = i
+                            filled += 1
         counts[r] = filled
 
 
@@ -286,13 +391,16 @@ def _write_reaching(
 
 
 @njit(cache=True, parallel=True)
-def _best(values, indices, offsets, largest, places):
+def _best(known, known_places, values, indices, offsets, largest, places):
     """In falling order, of equal ones those of the first latents."""
-    k = largest.shape[1]
+    k, n_known = largest.shape[1], known.shape[1]
     for r in prange(largest.shape[0]):
-        held, which, filled = largest[r], places[r], 0
-        for e in range(offsets[r], offsets[r + 1]):
-            value, index = values[e], indices[e]
+        held, which, filled, first = largest[r], places[r], 0, offsets[r] - n_known
+        for e in range(first, offsets[r + 1]):
+            if e < offsets[r]:
+                value, index = known[r, e - first], known_places[r, e - first]
+            else:
+                value, index = values[e], indices[e]
             if filled == k and (value < held[k - 1] or (value == held[k - 1] and index > which[k - 1])):
                 continue
             at = filled if filled < k else k - 1

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from monosem.kernels import launch, matmul
-from monosem.kernels.rounding import WEIGHT_LEVELS, Precision, Rounded
+from monosem.kernels.rounding import TINY, WEIGHT_LEVELS, Precision, Rounded
 
 LARGEST = {"int8": float(WEIGHT_LEVELS), "float8": 448.0}
 """What a row's largest number becomes."""
@@ -92,9 +92,9 @@ class Screen:
         edges, limits, *outputs = given
         rows, n = product.shape
         d = x.values.shape[1]
-        row_error = 1.001 * x.error + (2 * d + 16) * 2.0**-23 * x.norm  # of tensor cores, and of float32
-        of_rows = (x.scale, row_error, 1.001 * x.rounded_norm, edges)
-        of_latents = (self.weight.scale, self.bias, self.weight.norm, self.weight.error, limits)
+        row_error = 1.001 * x.error + (2 * d + 16) * 2.0**-23 * x.norm + TINY  # of tensor cores, and of float32
+        of_rows = (x.scale, row_error, 1.001 * x.rounded_norm + TINY, edges)
+        of_latents = (self.weight.scale, self.bias, self.weight.norm + TINY, self.weight.error + TINY, limits)
         shape = {"ROWS": TOGETHER, "BLOCK": COLUMNS, "num_warps": 8}
         launch.run(kernel, (triton.cdiv(rows, TOGETHER),), product, *of_rows, *of_latents, *outputs, rows, n, **shape)
 
