@@ -397,8 +397,10 @@ def _sum_parts(parts, out, n_parts, n_entries, BLOCK: tl.constexpr):
     """One after the other, whatever their number: an entry has the same bits in any company."""
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), parts.dtype.element_ty)
-    for part in range(n_parts):
-        total += tl.load(parts + part.to(tl.int64) * n_entries + entry, mask=entry < n_entries, other=0)
+    pointers = parts + entry
+    for _ in range(n_parts):
+        total += tl.load(pointers, mask=entry < n_entries, other=0)
+        pointers += n_entries
     tl.store(out + entry, total.to(out.dtype.element_ty), mask=entry < n_entries)
 
 
