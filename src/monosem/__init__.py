@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         recovery,
         score_truth,
         seed_stability,
+        transfer_matrix,
     )
     from monosem.evaluation.probing import absorption, compare_texts, probe
     from monosem.explain import Judge, LocalJudge, Similarity, Surprisal, explain, score
@@ -165,12 +166,14 @@ _HOME = {
     "evaluate": "evaluation",
     "paired_difference": "evaluation",
     "seed_stability": "evaluation",
+    "fine_tuning_curve": "evaluation",
     "board_scores": "evaluation",
     "probe": "evaluation.probing",
     "recovery": "evaluation",
     "probe_ceiling": "evaluation",
     "random_truth": "evaluation",
     "score_truth": "evaluation",
+    "transfer_matrix": "evaluation",
     "Judge": "explain",
     "LocalJudge": "explain",
     "Similarity": "explain",
@@ -339,6 +342,7 @@ __all__ = [
     "export_sae",
     "feature_circuit",
     "find_supernodes",
+    "fine_tuning_curve",
     "fit",
     "fix_suppression",
     "fold",
@@ -380,6 +384,7 @@ __all__ = [
     "trace",
     "train",
     "train_together",
+    "transfer_matrix",
     "unfold",
 ]
 
