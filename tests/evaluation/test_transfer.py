@@ -88,7 +88,7 @@ def test_a_rotated_model_fails_unless_the_dictionary_is_rotated_too(
     assert found.clean["A"].value == pytest.approx(found.clean["turned"].value, rel=1e-4)  # it is the same model
     home = found["A", "A"]
     assert found["A", "turned"]["fvu"].value > 2.5 * home["fvu"].value
-    assert found["A", "turned"]["loss_recovered_mean"].value < home["loss_recovered_mean"].value - 0.2
+    assert found["A", "turned"]["kl"].value > 2 * home["kl"].value  # at random weights loss means little
     for metric in ("fvu", "l0", "ce", "kl", "loss_recovered_mean"):
         assert found["back", "turned"][metric].value == pytest.approx(home[metric].value, rel=2e-3, abs=2e-3)
 
