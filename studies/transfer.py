@@ -6,9 +6,9 @@ Rules, written before looking. Base: the bundled model. Chat: the same, fine-tun
 made first if FOLDER is not there). Of each a TopK dictionary (1,024 latents, k = 24, resid_post.2, 200,000 tokens of
 the same plain text). The matrix {dictionary of base, of chat} x {activations of base, of chat} on the same held-out
 tokens, all and without those of extreme norm in either model (`ms.transfer_matrix`). A dictionary transfers if its
-loss recovered on the other model is at least that of the other's own dictionary less 0.02, at the interval's lower end. What
-it costs to recover: each trained on, on the other's activations (`ms.fine_tuning_curve`), beside a fresh dictionary
-(null). Control: the base's dictionary, its directions rotated at random. Writes transfer.svg and .md.
+loss recovered on the other model is at least that of the other's own dictionary less 0.02, at the interval's lower
+end. What it costs to recover: each trained on, on the other's activations (`ms.fine_tuning_curve`), beside a fresh
+dictionary (null). Control: the base's dictionary, its directions rotated at random. Writes transfer.svg and .md.
 """
 
 from __future__ import annotations
