@@ -125,6 +125,7 @@ if TYPE_CHECKING:
     )
     from monosem.synthetic import Clusters, Compositions, PlantedDictionary, SynthSAEBench, ToyModel, othello_games
     from monosem.training import (
+        EndToEnd,
         NormSchedule,
         SklearnSAE,
         Trainer,
@@ -251,6 +252,7 @@ _HOME = {
     "Clusters": "synthetic",
     "Compositions": "synthetic",
     "ToyModel": "synthetic",
+    "EndToEnd": "training",
     "SklearnSAE": "training",
     "NormSchedule": "training",
     "remove_layer_norm": "training",
@@ -274,6 +276,7 @@ __all__ = [
     "Compositions",
     "CrossLayerTranscoder",
     "Crosscoder",
+    "EndToEnd",
     "FeatureStore",
     "GatedSAE",
     "Generation",

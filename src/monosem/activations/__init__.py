@@ -1,5 +1,6 @@
 """Activations to train on: live from a model, or ready in memory or a file."""
 
+from monosem.activations.by_context import ContextActivations, Standing
 from monosem.activations.check import CheckResult, check, join
 from monosem.activations.health import inspect_rows
 from monosem.activations.inputs import reopened
@@ -18,6 +19,7 @@ __all__ = [
     "FILLING",
     "ActivationSource",
     "CheckResult",
+    "ContextActivations",
     "Found",
     "HookSource",
     "HookView",
@@ -28,6 +30,7 @@ __all__ = [
     "Place",
     "Reading",
     "Rows",
+    "Standing",
     "StoreFolder",
     "StoredActivations",
     "VectorActivations",

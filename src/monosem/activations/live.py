@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.activations.by_context import ContextActivations
 from monosem.activations.content import reader_hash
 from monosem.activations.inputs import open_images, open_text
 from monosem.activations.reading import READ_TOKENS, Wanted, contexts_at_once, read_rows, rows_a_context
 from monosem.activations.views import HookSource
-from monosem.data import Batch, BatchReader, PackedText, ReadAhead
+from monosem.data import Batch, BatchReader, ContextBatch, PackedText, ReadAhead
 from monosem.data.batch import Span
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
@@ -136,6 +137,7 @@ class LiveActivations(HookSource):
         self._seconds = 0.0
         self._newest_pool = -1
         self._contexts_read = self._rows_kept = 0
+        self._by_context: ContextActivations | None = None
 
     @property
     def device(self) -> torch.device:
@@ -167,6 +169,12 @@ class LiveActivations(HookSource):
 
     def canonical(self, hook: str) -> str:
         return self.model.hook_point(hook).name
+
+    def by_context(self) -> ContextActivations:
+        if not isinstance(self.contexts, PackedText):
+            raise ConfigError("by context only text can be read, not images")
+        self._by_context = self._by_context or ContextActivations(self)
+        return self._by_context
 
     def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, None]:
         return (rows.unflatten(1, (self.n_sources, self.d_in)) if self.n_sources > 1 else rows), None
@@ -228,9 +236,29 @@ class LiveActivations(HookSource):
         starts = itertools.count(context, size)
         return self._read(((start, start + size), (start + size, start + 2 * size)) for start in starts)
 
+    def read_mixed(self, block: int) -> Iterator[Part]:
+        """The contexts of a block in random order, a few at a time; the number of a part is that of no context."""
+        began, size = perf_counter(), self._block_contexts
+        self._newest_pool = block
+        first, text = block * size, self._ahead.read(*((i * size, (i + 1) * size) for i in (block, block + 1)))
+        assert isinstance(text, ContextBatch)
+        generator = torch.Generator().manual_seed(hash((self.seed, block)) & (2**63 - 1))
+        mixed = text.of(torch.randperm(len(text), generator=generator), self.context_length)
+        starts = range(0, len(mixed), self._at_once)
+        with doing(FILLING, len(mixed) * self.context_length, unit="tokens") as reading:
+            for part in self._shared((first + i, mixed[i : i + self._at_once]) for i in starts):
+                yield part
+                reading.advance(len(part.batch) * self.context_length)
+                may_stop_here(any_of_all)
+        self._seconds += perf_counter() - began
+
     def _read(self, spans: Iterable[tuple[Span, Span]]) -> Iterator[Part]:
-        """Parts in order. Of several processes each has the model read its share, and all are given all of it."""
-        every, unread = everyone(), self._unread(spans)
+        """Parts in order."""
+        return self._shared(self._unread(spans))
+
+    def _shared(self, unread: Iterator[tuple[int, Batch]]) -> Iterator[Part]:
+        """What is read of contexts. Of several processes each has the model read its share, and all are given it."""
+        every = everyone()
         while some := list(islice(unread, every.size)):
             own = some[every.rank] if every.rank < len(some) else None
             if own is None:

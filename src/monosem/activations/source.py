@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.activations.content import rows_hash
-from monosem.errors import DataError
+from monosem.errors import ConfigError, DataError
 from monosem.sae import SAEMetadata
 
 
@@ -61,6 +61,17 @@ class ActivationSource(ABC):
     def whole(self) -> ActivationSource:
         """The source of which this is a part, and whose batches it shares with the other parts."""
         return self
+
+    def by_context(self) -> ActivationSource:
+        """The same activations context by context; sources by context share their batches as this one's do.
+
+        Raises:
+            ConfigError: the text that they are of is not at hand.
+        """
+        raise ConfigError(
+            f"of {self.words} the text is not at hand, from which the model would have to read on: train on "
+            "ms.activations(model, hook, text=...)"
+        )
 
     def take(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch own_columns"]:
         """This part's columns of rows of the whole source."""

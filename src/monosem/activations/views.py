@@ -115,6 +115,11 @@ class HookView(ActivationSource):
     def words(self) -> str:
         return self.source.words
 
+    def by_context(self) -> HookView:
+        whole = self.source.by_context()
+        assert isinstance(whole, HookSource)
+        return HookView(whole, self.hooks, self.targets, stacked=self.stacked)
+
     def documents(self, number: int) -> Int[Tensor, " rows"] | None:
         return self.source.documents(number)
 

@@ -325,12 +325,16 @@ def squared_error(
     b_dec: Float[Tensor, " d"],
     selection: Selection,
     target: Float[Tensor, "rows d"],
+    cost: Callable[[Float[Tensor, "rows d"]], Float[Tensor, ""]] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d"]]:
     """The mean over all elements of (target - decode(values) - b_dec)^2, and that error without gradient.
 
     The gradient of the values costs nothing beside the decode: a row's decoder rows are still in the cache. Where other
-    ranks have other latents, the error is known only once all have decoded.
+    ranks have other latents, the error is known only once all have decoded. With a `cost`, that of the error instead.
     """
+    if cost is not None:
+        error = target - b_dec - decode(values, W_dec, selection)
+        return cost(error), error.detach()
     loss, error = _SquaredError.apply(values, W_dec, b_dec, selection, target)  # pyright: ignore
     return ranks.over_rows(loss) / ranks.division().rows.size, error  # pyright: ignore
 

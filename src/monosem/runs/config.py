@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from monosem.errors import ConfigError, FileError
 from monosem.files import one_line, parse_yaml, read_yaml, write_text
+from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.sae.files import setting_type
 from monosem.spelling import listed, meant
-from monosem.training import TrainingConfig
+from monosem.training import EndToEnd, TrainingConfig
 
 COMMON = ("transform", "seed")
 SIDE_BY_SIDE = ("n_sources", "n_layers")
@@ -126,6 +127,55 @@ class ActivationsConfig(BaseModel):
     """Size of the shuffle buffer."""
     seed: int = Field(default=0, ge=0)
     """Of the order of documents and the shuffle."""
+    by_context: bool = False
+    """Rows of a context follow one another, as end-to-end losses need them; contexts come in random order."""
+
+
+class LossConfig(BaseModel):
+    """What a dictionary learns to lower."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["reconstruction", "end_to_end", "downstream"] = "reconstruction"
+    """"reconstruction": the squared error; "end_to_end": KL of the model's output with the reconstruction put in;
+    "downstream": that, and the error of later activations."""
+    later: list[str] | None = None
+    """downstream: at which hook points; if not given, the residual stream after every later block."""
+    kl_weight: float | None = Field(default=None, ge=0)
+    """Of KL; if not given 1, for "downstream" 0.5."""
+    downstream_weight: float | None = Field(default=None, ge=0)
+    """Of the error of later activations; 2.5 if not given."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether the model reads on from reconstructions."""
+        return self.kind != "reconstruction"
+
+    def build(self, model: SubjectModel | ModelSet) -> EndToEnd | None:
+        """The loss; None of a squared error."""
+        if not self.end_to_end:
+            return None
+        later = (self.later or True) if self.kind == "downstream" else False
+        weights = {"kl_weight": self.kl_weight, "downstream_weight": self.downstream_weight}
+        return EndToEnd(model, downstream=later, **weights)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> LossConfig:
+        """Nothing is set that its kind has not.
+
+        Raises:
+            ConfigError: it is.
+        """
+        lacking = {
+            "reconstruction": ("later", "kl_weight", "downstream_weight"),
+            "end_to_end": ("later", "downstream_weight"),
+        }
+        for name in lacking.get(self.kind, ()):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"loss.{name} has no meaning with loss.kind={self.kind}: leave it out, or set loss.kind=downstream"
+                )
+        return self
 
 
 class EvaluationConfig(BaseModel):
@@ -181,8 +231,9 @@ class RunConfig(BaseModel):
     grid: dict[str, list[Any]] = {}
     """A dictionary for every combination, such as {sae.k: [16, 32], training.lr: [1e-3, 2e-3]}."""
     dictionaries: dict[str, dict[str, Any] | None] = {}
-    """Dictionaries by name, with what each has of its own: hook, target, sae and training."""
+    """Dictionaries by name, with what each has of its own: hook, target, sae, loss and training."""
     activations: ActivationsConfig = ActivationsConfig()
+    loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -206,6 +257,11 @@ class RunConfig(BaseModel):
         idle = [name for name, info in ActivationsConfig.model_fields.items() if self._set(name, info.default)]
         if self.vectors is not None and idle != [name for name in idle if name == "seed"]:
             raise ConfigError(f"activations.{idle[0]}: ready vectors have no contexts: leave it out")
+        self.activations.by_context |= self.loss.end_to_end
+        instead = next((name for name in ("vectors", "store") if getattr(self, name) is not None), None)
+        if self.activations.by_context and instead is not None:
+            why = f"loss.kind: {self.loss.kind}" if self.loss.end_to_end else "activations.by_context"
+            raise ConfigError(f"{why} needs the text that the model reads on: leave {instead} out")
         if self.vectors is None and not self.model:
             raise ConfigError("model: name a model, or give vectors")
         if self.vectors is None and not (self.hook or self.hooks):

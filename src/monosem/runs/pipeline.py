@@ -94,6 +94,7 @@ def run_training(
             if accept is not None:
                 accept(whole)
         sources = {name: _view(whole, one) for name, one in each.items()}
+        losses = {name: one.loss.build(model) for name, one in each.items() if isinstance(model, Model)}
         saes = {name: _build(one, sources[name]) for name, one in each.items()}
         if evaluated:
             shown.expect(EVALUATING, len(each) * config.evaluation.tokens, like=FILLING)
@@ -102,6 +103,7 @@ def run_training(
             saes,
             sources,
             tokens={name: one.tokens for name, one in each.items()},
+            loss=losses,
             config={name: one.training for name, one in each.items()},
             path=folder,
             progress=progress,
@@ -132,7 +134,7 @@ def run_store(config: RunConfig, progress: bool = True, **options: Any) -> Store
         each = list(describe_each(config, model.hook_points).values())
         hooks = hooks_of(each, model)
         data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
-        own = config.activations.model_dump(exclude={"buffer_tokens"})
+        own = config.activations.model_dump(exclude={"buffer_tokens", "by_context"})
         return store_activations(
             model, hooks, path=config.store, tokens=longest(each), progress=progress, **data, **own, **options
         )
@@ -165,7 +167,8 @@ def _open_source(config: RunConfig, model: Model | None, each: Sequence[RunConfi
     if config.store is not None:
         return open_store(config, model, hooks)
     data: dict[str, Any] = {"text": config.text} if config.images is None else {"images": config.images}
-    return activations(model, hooks, **data, **config.activations.model_dump())
+    source = activations(model, hooks, **data, **config.activations.model_dump(exclude={"by_context"}))
+    return source.by_context() if any(one.activations.by_context for one in each) else source
 
 
 def hooks_of(each: Sequence[RunConfig], model: Model) -> list[str]:

@@ -17,7 +17,7 @@ from monosem.runs.config import COMMON, RunConfig, all_keys
 from monosem.sae import SAE
 from monosem.spelling import meant
 
-OWN = ("hook", "target", "sae", "training", "tokens")
+OWN = ("hook", "target", "sae", "loss", "training", "tokens")
 SHARED = ("training.batch_size", "training.checkpoint_minutes")
 NAME = re.compile(r"\w[\w.+=-]*")
 
@@ -62,6 +62,9 @@ def describe_each(config: RunConfig, hook_points: Sequence[str] = ()) -> dict[st
     idle = [key for key in grid if key not in used]
     if idle:
         raise ConfigError(f"grid.{idle[0]}: none of the dictionaries has it to vary")
+    if any(member.loss.end_to_end for member in found.values()):  # all learn from the same batches
+        for member in found.values():
+            member.activations.by_context = True
     return found
 
 

@@ -41,6 +41,12 @@ class TrainingContext:
     """In which precision candidates may be found."""
     progress: float | None = None
     """Share of the run that is done; None where its length is not known."""
+    cost: Callable[[Float[Tensor, "rows d_out"]], Float[Tensor, ""]] | None = None
+    """What an error, target - reconstruction in transformed units, costs; None: the mean of its squares."""
+
+    def cost_of(self, error: Float[Tensor, "rows d_out"]) -> Float[Tensor, ""]:
+        """What an error costs."""
+        return kernels.mean_square(error) if self.cost is None else self.cost(error)
 
 
 @dataclass(frozen=True)

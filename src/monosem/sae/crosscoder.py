@@ -173,7 +173,8 @@ class Crosscoder(BatchTopKSAE):
         centred = self.centred(x).detach()
         values, selection = self.select(centred)
         activations = self.pre_activations(centred, values, selection).relu()
-        mse, residual = self.reconstruction_loss(activations, selection, target)
+        mse, residual = self.reconstruction_loss(activations, selection, target, context)
         penalty = kernels.a_row((activations * self.decoder_norms().sum(-1)[selection.indices]).sum(), len(x))
         fired = self.count_fired(activations, selection)
-        return TrainingLoss(mse + self.l1_coefficient * penalty, residual, fired, {"mse": mse, "l1": penalty})
+        terms = {"mse": kernels.mean_square(residual), "l1": penalty}
+        return TrainingLoss(mse + self.l1_coefficient * penalty, residual, fired, terms)

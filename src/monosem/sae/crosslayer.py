@@ -194,10 +194,14 @@ class CrossLayerTranscoder(BatchTopKSAE):
         return super().pre_activations(self.by_layer(x), values, selection)
 
     def reconstruction_loss(
-        self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows layers_d_out"]
+        self,
+        activations: Float[Tensor, " entries"],
+        selection: Selection,
+        target: Float[Tensor, "rows layers_d_out"],
+        context: TrainingContext,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows layers_d_out"]]:
         residual = target - self.b_dec - self._written(activations, selection)
-        return kernels.mean_square(residual), residual.detach()
+        return context.cost_of(residual), residual.detach()
 
     def _written(
         self, activations: Float[Tensor, " entries"], selection: Selection

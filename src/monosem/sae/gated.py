@@ -63,9 +63,12 @@ class GatedSAE(ThresholdSAE):
     def penalty(self, entries: Entries, activations: Tensor, context: TrainingContext) -> Float[Tensor, ""]:
         return entries.a_row(entries.sums(entries.pre.relu()))
 
-    def more_terms(self, entries: Entries, target: Float[Tensor, "rows d_out"]) -> dict[str, Tensor]:
+    def more_terms(
+        self, entries: Entries, target: Float[Tensor, "rows d_out"], context: TrainingContext
+    ) -> dict[str, Tensor]:
         W_dec, b_dec = self.W_dec.detach(), self.b_dec.detach()
-        return {"gate_mse": entries.squared_error(entries.pre.relu(), W_dec, b_dec, target)[0]}
+        name = "gate_mse" if context.cost is None else "gate_cost"
+        return {name: entries.squared_error(entries.pre.relu(), W_dec, b_dec, target, context)[0]}
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
+from monosem.sae.base import TrainingContext
 from monosem.sae.batchtopk import BatchTopKSAE
 
 
@@ -53,12 +54,16 @@ class MatryoshkaSAE(BatchTopKSAE):
         return {**super().settings, "widths": self.widths}
 
     def reconstruction_loss(
-        self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
+        self,
+        activations: Float[Tensor, " entries"],
+        selection: Selection,
+        target: Float[Tensor, "rows d_out"],
+        context: TrainingContext,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
         residual = target - self.b_dec
         losses: list[Tensor] = []
         for first, last in zip([0, *self.widths[:-1]], self.widths, strict=True):
             inside = (selection.indices >= first) & (selection.indices < last)
             residual = residual - kernels.decode(activations[inside], self.W_dec, selection.keep(inside))
-            losses.append(kernels.mean_square(residual))
+            losses.append(context.cost_of(residual))
         return torch.stack(losses).mean(), residual.detach()

@@ -74,6 +74,8 @@ class SAEMetadata(BaseModel):
     """Rows of more than so many times the median norm were left out."""
     max_norm: dict[str, float] | None = None
     """What that came to, at each hook point."""
+    loss: str | None = None
+    """What was minimised, if that was not the squared error."""
     tokens_trained: int = Field(default=0, ge=0)
     """Rows that it has been trained on, in all runs together."""
     fingerprint: InputFingerprint | None = None

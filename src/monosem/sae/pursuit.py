@@ -349,9 +349,9 @@ class MatchingPursuitSAE(SAE):
     ) -> TrainingLoss:
         values, residual, picks = self._unrolled(self.centred(x), screen=context.screen)
         error = target - (x - residual)
-        loss = kernels.mean_square(error)
+        loss = context.cost_of(error)
         fired = self.count_fired(*self.merge(values.detach(), picks))
-        return TrainingLoss(loss, error.detach(), fired, {"mse": loss.detach()})
+        return TrainingLoss(loss, error.detach(), fired, {"mse": kernels.mean_square(error.detach())})
 
     @torch.no_grad()
     def scale_encoder(

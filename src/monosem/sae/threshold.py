@@ -66,12 +66,13 @@ class Entries:
         W_dec: Float[Tensor, "n_latents d_out"],
         b_dec: Float[Tensor, " d_out"],
         target: Float[Tensor, "rows d_out"],
+        context: TrainingContext,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
-        """The mean squared error of the activations' reconstruction, and that error without gradient."""
+        """What the error of the activations' reconstruction costs, and that error without gradient."""
         if self.selection is not None:
-            return kernels.squared_error(activations, W_dec, b_dec, self.selection, target)
+            return kernels.squared_error(activations, W_dec, b_dec, self.selection, target, context.cost)
         error = target - b_dec - kernels.over_latents(activations @ W_dec)
-        return kernels.mean_square(error), error.detach()
+        return context.cost_of(error), error.detach()
 
 
 class ThresholdSAE(SAE):
@@ -167,7 +168,9 @@ class ThresholdSAE(SAE):
         """At or below it neither value nor gradient can be other than 0."""
         return self.limits
 
-    def more_terms(self, entries: Entries, target: Float[Tensor, "rows d_out"]) -> dict[str, Tensor]:
+    def more_terms(
+        self, entries: Entries, target: Float[Tensor, "rows d_out"], context: TrainingContext
+    ) -> dict[str, Tensor]:
         """Further parts of the loss, of weight 1."""
         return {}
 
@@ -200,8 +203,8 @@ class ThresholdSAE(SAE):
                 self.move_limits(self.controller.trim.to(x.dtype))
         entries = self.entries(x, dense=kernels.dense_is_faster(self.density.item()))
         activations = self.activation(entries)
-        mse, residual = entries.squared_error(activations, self.W_dec, self.b_dec, target)
-        penalty, more = self.penalty(entries, activations, context), self.more_terms(entries, target)
+        loss, residual = entries.squared_error(activations, self.W_dec, self.b_dec, target, context)
+        penalty, more = self.penalty(entries, activations, context), self.more_terms(entries, target, context)
         fired = entries.counts(activations.detach() > 0)
         n_fired = kernels.over_latents(fired.sum())
         l0 = n_fired / entries.rows
@@ -211,8 +214,9 @@ class ThresholdSAE(SAE):
             coefficient = coefficient * self.controller.factor.to(coefficient.dtype)
             mean_activation = entries.total(activations.detach()) / n_fired.clamp_min(1)
             self.controller.observe(l0, mean_activation, context.progress)
+        mse = loss if context.cost is None else kernels.mean_square(residual)
         terms = {"mse": mse, "penalty": penalty, **more, "coefficient": coefficient}
-        return TrainingLoss(mse + coefficient * penalty + sum(more.values()), residual, fired, terms)
+        return TrainingLoss(loss + coefficient * penalty + sum(more.values()), residual, fired, terms)
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None) -> None:

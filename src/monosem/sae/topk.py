@@ -76,10 +76,14 @@ class TopKSAE(SAE):
         return self.pre_activations(x, values, selection).relu(), selection
 
     def reconstruction_loss(
-        self, activations: Float[Tensor, " entries"], selection: Selection, target: Float[Tensor, "rows d_out"]
+        self,
+        activations: Float[Tensor, " entries"],
+        selection: Selection,
+        target: Float[Tensor, "rows d_out"],
+        context: TrainingContext,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_out"]]:
-        """The squared error, and what is left of the target, detached."""
-        return kernels.squared_error(activations, self.W_dec, self.b_dec, selection, target)
+        """What the error costs, and what is left of the target, detached."""
+        return kernels.squared_error(activations, self.W_dec, self.b_dec, selection, target, context.cost)
 
     def training_loss(
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"], context: TrainingContext
@@ -87,10 +91,10 @@ class TopKSAE(SAE):
         centred = self.centred(x).detach()
 
         activations, selection = self.activate_in_training(centred, self.k, context)
-        loss, residual = self.reconstruction_loss(activations, selection, target)
+        loss, residual = self.reconstruction_loss(activations, selection, target, context)
         terms = {"mse": kernels.mean_square(residual)}
         if self.multi_coefficient:
             wider = self.activate_in_training(centred, min(4 * self.k, self.n_latents), context)
-            terms["multi"], _ = self.reconstruction_loss(*wider, target)
+            terms["multi"], _ = self.reconstruction_loss(*wider, target, context)
             loss = loss + self.multi_coefficient * terms["multi"]
         return TrainingLoss(loss, residual, self.count_fired(activations, selection), terms)

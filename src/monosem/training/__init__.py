@@ -2,6 +2,8 @@
 
 from monosem.errors import TrainingInterrupted
 from monosem.training.config import TrainingConfig
+from monosem.training.cost import Cost
+from monosem.training.end_to_end import EndToEnd
 from monosem.training.estimator import SklearnSAE
 from monosem.training.layer_norm import LayerNormRemoval, NormGap, remove_layer_norm
 from monosem.training.loggers import LOGGERS, Logger
@@ -12,6 +14,8 @@ from monosem.training.trainer import Step, Trainer
 
 __all__ = [
     "LOGGERS",
+    "Cost",
+    "EndToEnd",
     "LayerNormRemoval",
     "Logger",
     "NormGap",

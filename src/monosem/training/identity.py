@@ -47,13 +47,16 @@ class Identity:
     settings: dict[str, Any]
 
     @staticmethod
-    def of(sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int) -> Identity:
+    def of(
+        sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int, loss: str | None = None
+    ) -> Identity:
         """The identity of a run that is to begin."""
         shape = {"n_latents": sae.n_latents, "d_in": sae.d_in, "d_out": sae.d_out}
         about = {"architecture": sae.architecture, **shape, **sae.settings, "transform": sae.transform.kind}
         about |= {"dtype": str(sae.W_enc.dtype).removeprefix("torch.")}
         trained = {"lr": config.peak_lr(sae.n_latents), **config.model_dump(exclude=FREE)}
         found = {"tokens": tokens, "training": trained, "sae": about, "activations": source.identity()}
+        found |= {} if loss is None else {"loss": loss}
         found["sae"][WEIGHTS] = dictionary_hash(sae) + (" (trained before)" if sae.metadata.tokens_trained else "")
         return Identity(secrets.token_hex(8), json.loads(as_json(_flat(found))))
 

@@ -16,6 +16,7 @@ from monosem.ranks import Division
 from monosem.sae import SAE, InputFingerprint, SAEMetadata, load_sae
 from monosem.training.checkpoints import REMEDY, checkpoints_of, drop_others, read_checkpoint, write_checkpoint
 from monosem.training.config import TrainingConfig
+from monosem.training.cost import Loss
 from monosem.training.divided import require_divisible, restore
 from monosem.training.identity import Identity
 from monosem.training.loggers import Logger, MetricsFile, open_loggers, read_history, require_loggers
@@ -43,7 +44,13 @@ class Member:
     """One SAE of a run. `recognise`, then `begin`, then steps, then `finish`."""
 
     def __init__(
-        self, sae: SAE, source: ActivationSource, config: TrainingConfig, tokens: int, folder: Path | None
+        self,
+        sae: SAE,
+        source: ActivationSource,
+        config: TrainingConfig,
+        tokens: int,
+        folder: Path | None,
+        loss: Loss | None = None,
     ) -> None:
         for side, own, given in (("in", sae.d_in, source.d_in), ("out", sae.d_out, source.d_out)):
             if own != given:
@@ -60,6 +67,8 @@ class Member:
                 f"the SAE reads one activation, the source has {source.n_sources} side by side: take a Crosscoder"
             )
         require_loggers(config.loggers)
+        self.loss_in_words = None if loss is None else loss.words
+        self.loss = None if loss is None else loss.opened(source)
         if source.device is not None:
             sae.to(source.device)
         self.sae, self.source, self.config, self.tokens, self.folder = sae, source, config, tokens, folder
@@ -81,7 +90,7 @@ class Member:
         self.division, every = division, division.every
         if self.folder is None and every.size == 1:
             return
-        asked = Identity.of(self.sae, self.source, self.config, self.tokens)
+        asked = Identity.of(self.sae, self.source, self.config, self.tokens, self.loss_in_words)
         asked.require_alike(every)
         if self.folder is None:
             return
@@ -188,7 +197,7 @@ class Member:
     def _begin_anew(self) -> None:
         sae, trained_before = self.sae, self.sae.metadata.tokens_trained
         version = importlib.metadata.version("monosem")
-        known = {"monosem_version": version, "tokens_trained": trained_before}
+        known = {"monosem_version": version, "tokens_trained": trained_before, "loss": self.loss_in_words}
         sae.metadata = self.source.metadata.model_copy(update=known)
         if not trained_before:
             sample = self.rows(max(self.config.batch_size, INITIALISED_ON)).to(sae.W_enc.device)

@@ -23,9 +23,10 @@ def too_fast(trainer: Trainer, history: Sequence[Mapping[str, float]]) -> str | 
 
     That FVU rises speaks against the rate only where no penalty grows, and that it is near 1 only if the rate is higher
     than usual: some activations cannot be explained. Latents die for other reasons too, but seldom at the usual rate.
+    Of a loss other than the squared error FVU says nothing.
     """
     known = trainer.sae.metadata.fingerprint
-    if known is None or known.fvu is None:
+    if known is None or known.fvu is None or trainer.sae.metadata.loss is not None:
         return None
     logged = [entry["fvu"] for entry in history if math.isfinite(entry.get("fvu", math.nan))]
     figures = [statistics.median(logged[i : i + AVERAGED]) for i in range(len(logged) - AVERAGED + 1)]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 from monosem.activations import (
     FILLING,
     ActivationSource,
+    ContextActivations,
     IterableActivations,
     Place,
+    Standing,
     activations,
     batches,
 )
@@ -25,14 +27,15 @@ from monosem.errors import ConfigError, DataError, TrainingInterrupted
 from monosem.ranks import Division, Group, agreed, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
+from monosem.training.cost import Loss
 from monosem.training.member import Member, TrainingResult
 from monosem.training.trainer import Step, Trainer
 from monosem.work import Job, Stage, Stopped, StopRequest, doing, job
 
 CHECKPOINTS_SHARE = 0.02
 """Of a run's time, at most, whatever a checkpoint weighs; the pause between two grows with what they take."""
-FIGURES = {"loss": "{:.4f}", "fvu": "{:.3f}", "l0": "{:.1f}", "dead": "{:.1%}"}
-LABELS = {"fvu": "FVU", "l0": "L0"}
+FIGURES = {"loss": "{:.4f}", "kl": "{:.4f}", "fvu": "{:.3f}", "l0": "{:.1f}", "dead": "{:.1%}"}
+LABELS = {"kl": "KL", "fvu": "FVU", "l0": "L0"}
 
 Callback = Callable[[Trainer, Step], None]
 
@@ -42,6 +45,7 @@ def train(
     source: ActivationSource,
     *,
     tokens: int,
+    loss: Loss | None = None,
     config: TrainingConfig | None = None,
     path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
@@ -57,6 +61,7 @@ def train(
         sae: the SAE to train.
         source: what `activations` returns.
         tokens: length of the run, in rows of activations.
+        loss: in place of the squared error, such as `EndToEnd(model)`; rows are then read by context.
         config: the settings.
         path: the run folder.
         callbacks: called after every step.
@@ -64,12 +69,15 @@ def train(
 
     Raises:
         MismatchError: SAE and source have different widths.
-        ConfigError: the folder holds another run; the message names every setting that differs.
+        ConfigError: the folder holds another run, and the message names every setting that differs; or the loss is not
+            for such a model or source.
         FileError: another process is writing into the folder, or it cannot be written.
         TrainingInterrupted: Ctrl-C; the checkpoint is written.
     """
-    member = Member(sae, source, config or TrainingConfig(), tokens, Path(path) if path is not None else None)
-    return _train([member], Path(path) if path is not None else None, callbacks, progress)[0]
+    folder = Path(path) if path is not None else None
+    source = source if loss is None else source.by_context()
+    member = Member(sae, source, config or TrainingConfig(), tokens, folder, loss)
+    return _train([member], folder, callbacks, progress)[0]
 
 
 def train_together(
@@ -77,6 +85,7 @@ def train_together(
     source: ActivationSource | Mapping[str, ActivationSource],
     *,
     tokens: int | Mapping[str, int],
+    loss: Loss | Mapping[str, Loss | None] | None = None,
     config: TrainingConfig | Mapping[str, TrainingConfig] | None = None,
     path: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
@@ -91,6 +100,7 @@ def train_together(
         saes: the SAEs, by name. They may differ in architecture, width, k, seed, ...
         source: one source for all, or one for each, of which each batch is read in step (views of one pass).
         tokens: length of all runs, or of each: a shorter one ends, its own schedule gone through, while others go on.
+        loss: in place of the squared error, for all or for each; if any has one, all read by context.
         config: settings for all, or for each; batch sizes must be equal.
         path: a folder; each SAE's run folder is `path/NAME`.
         callbacks: called after every step of every SAE.
@@ -105,12 +115,15 @@ def train_together(
     """
     folder = Path(path) if path is not None else None
     members: list[Member] = []
+    losses = {name: loss.get(name) if isinstance(loss, Mapping) else loss for name in saes}
+    by_context = any(one is not None for one in losses.values())
     for name, sae in saes.items():
         own_source = source if isinstance(source, ActivationSource) else source[name]
+        own_source = own_source.by_context() if by_context else own_source
         own_config = config if isinstance(config, TrainingConfig | None) else config[name]
         own_folder = folder / name if folder is not None else None
         own_tokens = tokens if isinstance(tokens, int) else tokens[name]
-        members.append(Member(sae, own_source, own_config or TrainingConfig(), own_tokens, own_folder))
+        members.append(Member(sae, own_source, own_config or TrainingConfig(), own_tokens, own_folder, losses[name]))
     if not members:
         raise ConfigError("no SAE to train: give at least one, {name: sae}")
     sizes = sorted({member.config.batch_size for member in members})
@@ -253,17 +266,34 @@ class _Stream:
     def __init__(self, whole: ActivationSource, members: Sequence[Member]) -> None:
         self.members = [member for member in members if member.source.whole is whole]
         first = min(self.members, key=lambda member: member.trainer.steps)
-        self.begins = first.trainer.steps
+        self.begins, self._whole, self._place = first.trainer.steps, whole, first.place
         self._batches: Iterator[tuple[Tensor, Place]] = batches(whole, first.config.batch_size, first.place)
-
-    def read(self) -> tuple[Tensor, Place] | None:
-        """The next batch and the place after it; None at the end."""
-        return next(self._batches, None)
 
     @property
     def ended(self) -> bool:
         """Whether nobody needs more of it."""
         return all(member.ended for member in self.members)
+
+    def read(self, own: slice) -> _Read | None:
+        """Own rows of the next batch; None at the end."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        before, self._place = self._place, batch[1]
+        standing = list[Standing]()
+        if isinstance(self._whole, ContextActivations) and any(member.loss for member in self.members):
+            standing = self._whole.standing(before, own.start, own.stop)
+        return _Read(batch[0][own], batch[1], standing)
+
+
+class _Read(NamedTuple):
+    """Rows of a batch."""
+
+    rows: Tensor
+    place: Place
+    """After the whole batch."""
+    standing: list[Standing]
+    """Where they stand in the text, where a loss must know it."""
 
 
 def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback], stop: StopRequest) -> bool:
@@ -276,18 +306,18 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
     stopped = stop.requested and division.alone
     while streams and not stopped:
         try:
-            read = [(stream, stream.read()) for stream in streams if stream.begins <= step]
+            own = division.own_rows(config.batch_size)
+            read = [(stream, stream.read(own)) for stream in streams if stream.begins <= step]
         except Stopped:
             return True
         shown: list[dict[str, float]] = []
         for stream, batch in read:
             if batch is None:
                 return False
-            rows, place = batch[0][division.own_rows(config.batch_size)], batch[1]
             for member in stream.members:
                 if member.trainer.steps == step and not member.ended:
-                    shown += _step(member, rows, callbacks)
-                    member.place = place
+                    shown += _step(member, batch, callbacks)
+                    member.place = batch.place
         streams = [stream for stream in streams if not stream.ended]
         step += 1
         stage.figures = _figures(shown) if shown else stage.figures
@@ -301,10 +331,11 @@ def _loop(members: Sequence[Member], stage: Stage, callbacks: Sequence[Callback]
     return stopped
 
 
-def _step(member: Member, rows: Tensor, callbacks: Sequence[Callback]) -> list[dict[str, float]]:
+def _step(member: Member, batch: _Read, callbacks: Sequence[Callback]) -> list[dict[str, float]]:
     """One step of one SAE; its figures, if they are logged."""
     trainer, source = member.trainer, member.source
-    step = trainer.step(*source.split(source.take(rows)))
+    loss = None if member.loss is None else member.loss.on(batch.standing)
+    step = trainer.step(*source.split(source.take(batch.rows)), loss=loss)
     for callback in callbacks:
         callback(trainer, step)
     if trainer.steps % member.config.log_every and not member.ended:
@@ -317,7 +348,9 @@ def _figures(metrics: Sequence[Mapping[str, float]]) -> str:
     """Those of one SAE, or from least to most of several."""
     shown = [] if len(metrics) == 1 else [f"{len(metrics)} SAEs"]
     for name, form in FIGURES.items():
-        values = [one[name] for one in metrics]
+        values = [one[name] for one in metrics if name in one]
+        if not values:
+            continue
         ends = dict.fromkeys(form.format(value) for value in (min(values), max(values)))
         shown.append(f"{LABELS.get(name, name)} {' - '.join(ends)}")
     return "  ".join(shown)

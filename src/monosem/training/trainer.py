@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from monosem.ranks import Division, divided, mean_over_rows, over_latents, over_
 from monosem.sae import SAE, TrainingContext, TrainingLoss
 from monosem.sae.transcoder import SkipPath
 from monosem.training.config import TrainingConfig
+from monosem.training.cost import CostFunction, ErrorCost
 from monosem.training.divided import by_latent, collected, require_divisible, take_own
 from monosem.training.optimizer import MOMENTS, Adam
 from monosem.training.parts import Parts
@@ -41,6 +42,8 @@ class Step:
     revival: dict[str, Tensor]
     """Terms of the loss that revives dead latents."""
     division: Division
+    reconstructs: bool = True
+    """Whether the loss was the squared error."""
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -154,12 +157,19 @@ class Trainer:
         limit = min(self.config.dead_after_tokens, share)
         return max(int(limit), MIN_DEAD_STEPS * self.config.batch_size)
 
-    def step(self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None) -> Step:
+    def step(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        target: Float[Tensor, "batch d_out"] | None = None,
+        loss: CostFunction | None = None,
+    ) -> Step:
         """One optimiser step on raw activations.
 
         Args:
             x: what the SAE reads; where the work is divided, this process's rows, as many as each other has.
             target: what it must predict, if that is not x.
+            loss: what raw reconstructions of these rows cost, in place of their squared error. Penalties stay; dead
+                latents explain what would lower it, in place of what is left of the target.
 
         Raises:
             DataError: wrong width, no rows, no target where one is needed, or rows that are not finite.
@@ -185,15 +195,20 @@ class Trainer:
         progress = self.tokens / self.total_tokens if self.total_tokens else None
         dead = self.tokens_since_fired >= self.dead_after
         rows = len(x) * self.division.rows.size
+        cost = None if loss is None else ErrorCost(loss, sae, goal, x)
         with self.buffers.in_use(), divided(self.division):
-            output = self._loss(inputs, goal, TrainingContext(self.screen, progress))
+            output = self._loss(inputs, goal, TrainingContext(self.screen, progress, cost))
             output.loss.backward()
+            residual = output.residual
+            if cost is not None:
+                output = replace(output, terms={**output.terms, **cost.terms(residual)})
+                residual = cost.wanted(residual)
             revival: dict[str, Tensor] = {}
             if self.tokens >= self.dead_after:
                 centred = sae.centred(inputs).detach()
                 if self.config.revival.method == "aux_k" and self._passes(self.dead_after, rows):
                     raise_silent(sae, dead, centred)
-                revival = add_revival(sae, self.config.revival, dead, centred, output.residual)
+                revival = add_revival(sae, self.config.revival, dead, centred, residual)
             self._add_up_gradients()
             lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
             if self.parts is None:
@@ -206,8 +221,9 @@ class Trainer:
         sae.metadata.tokens_trained += rows
         self.tokens_since_fired = torch.where(output.fired > 0, 0, self.tokens_since_fired + rows)
         if self.total_tokens and due(self.config.revival, self.tokens - rows, self.tokens, self.total_tokens):
-            self._resample(inputs, goal, output)
-        self.last = Step(output.loss.detach(), output, goal, lr, dead.sum(), revival, self.division)
+            self._resample(inputs, goal, residual)
+        revived = (dead.sum(), revival)
+        self.last = Step(output.loss.detach(), output, goal, lr, *revived, self.division, cost is None)
         return self.last
 
     def _add_up_gradients(self) -> None:
@@ -261,7 +277,7 @@ class Trainer:
         Raises:
             DivergenceError: its error is many times the energy of what is to be reconstructed, or no number.
         """
-        if self.last is None:
+        if self.last is None or not self.last.reconstructs:
             return
         both = torch.stack([t.double().pow(2).sum() for t in (self.last.target, self.last.output.residual)])
         energy, error = self.division.rows.sum_(both).tolist()
@@ -299,12 +315,12 @@ class Trainer:
             f"or set clip_gradient=1{scale}"
         )
 
-    def _resample(self, inputs: Tensor, goal: Tensor, output: TrainingLoss) -> None:
+    def _resample(self, inputs: Tensor, goal: Tensor, residual: Tensor) -> None:
         sae, dead = self.sae, self.tokens_since_fired >= self.dead_after
         wanted = goal - sae.b_dec
         if isinstance(sae, SkipPath):
             wanted = wanted - inputs @ sae.W_skip.T
-        gather, three = self.division.rows.gather, (sae.centred(inputs), wanted, output.residual)
+        gather, three = self.division.rows.gather, (sae.centred(inputs), wanted, residual)
         centred, wanted, residual = (torch.cat(gather(rows.detach())) for rows in three)
         norm = self.config.revival.new_norm(sae)
         latents = resample(sae, self.optimizer, dead, (centred, wanted), residual, norm=norm, seed=self.steps)
