@@ -37,6 +37,10 @@ class ContextActivations(HookSource):
         self._pools: dict[int, list[Standing]] = {}
 
     @property
+    def device(self) -> torch.device:
+        return self.live.device
+
+    @property
     def metadata(self) -> SAEMetadata:
         return self.live.metadata
 
