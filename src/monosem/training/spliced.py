@@ -103,7 +103,7 @@ class Spliced:
                 return x.index_put((where,), leaf.to(x))
 
             stack.enter_context(torch.set_grad_enabled(with_gradient))
-            stack.callback(self.model.attach(self.model.hook_point(self.hook), put_in).remove)
+            stack.enter_context(self.model.attach(self.model.hook_point(self.hook), put_in))
             kept = stack.enter_context(self._kept())
             out = self.model._call(inputs)
             new = getattr(out, "logits", out)
@@ -123,12 +123,10 @@ class Spliced:
     def _kept(self) -> Iterator[dict[str, Tensor]]:
         """Within this block, what the model has at the later hook points."""
         found: dict[str, Tensor] = {}
-        handles = [self.model.attach(self.model.hook_point(hook), _keep(found, hook)) for hook in self.later]
-        try:
+        with ExitStack() as attached:
+            for hook in self.later:
+                attached.enter_context(self.model.attach(self.model.hook_point(hook), _keep(found, hook)))
             yield found
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def _usual(self) -> list[Tensor]:
@@ -214,12 +212,10 @@ def behind(model: SubjectModel, hook: str, names: bool | Sequence[str], inputs: 
 
         return function
 
-    handles = [model.attach(model.hook_point(name), reach(name)) for name in dict.fromkeys([hook, *asked])]
-    try:
+    with ExitStack() as attached:
+        for name in dict.fromkeys([hook, *asked]):
+            attached.enter_context(model.attach(model.hook_point(name), reach(name)))
         model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     later = [name for name in asked if name in reached[reached.index(hook) + 1 :] and name != hook]
     early = [] if isinstance(names, bool) else [name for name in asked if name not in later]
     if early:
