@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +15,25 @@ from monosem.activations.views import HookSource
 from monosem.data import Batch
 from monosem.sae import SAEMetadata
 
-if TYPE_CHECKING:
-    from monosem.activations.live import LiveActivations
+
+class Part(NamedTuple):
+    """Some contexts, and what was read of them."""
+
+    start: int
+    """Number of the first."""
+    batch: Batch
+    rows: Float[Tensor, "rows columns"]
+    """Hook points side by side."""
+    kept: Bool[Tensor, "contexts pos"]
+    """Where the rows stand."""
+
+
+class ContextReader(HookSource):
+    """A source that can read its text context by context."""
+
+    @abstractmethod
+    def read_mixed(self, block: int) -> Iterator[Part]:
+        """The contexts of a block in random order, a few at a time; the number of a part is that of no context."""
 
 
 class Standing(NamedTuple):
@@ -31,13 +50,13 @@ class ContextActivations(HookSource):
     its rows stand (`standing`).
     """
 
-    def __init__(self, live: LiveActivations) -> None:
+    def __init__(self, live: ContextReader) -> None:
         self.live = live
         self.widths, self.n_models, self.n_sources, self.d_in = live.widths, live.n_models, live.n_sources, live.d_in
         self._pools: dict[int, list[Standing]] = {}
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device | None:
         return self.live.device
 
     @property
@@ -54,7 +73,7 @@ class ContextActivations(HookSource):
     def canonical(self, hook: str) -> str:
         return self.live.canonical(hook)
 
-    def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, None]:
+    def split(self, rows: Float[Tensor, "batch columns"]) -> tuple[Tensor, Tensor | None]:
         return self.live.split(rows)
 
     def make_pool(self, number: int) -> Float[Tensor, "rows columns"]:

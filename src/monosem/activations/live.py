@@ -7,18 +7,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations.by_context import ContextActivations
+from monosem.activations.by_context import ContextActivations, ContextReader, Part
 from monosem.activations.content import reader_hash
 from monosem.activations.inputs import open_images, open_text
 from monosem.activations.reading import READ_TOKENS, Wanted, contexts_at_once, read_rows, rows_a_context
-from monosem.activations.views import HookSource
 from monosem.data import Batch, BatchReader, ContextBatch, PackedText, ReadAhead
 from monosem.data.batch import Span
 from monosem.data.documents import Text
@@ -34,19 +33,7 @@ PROBE_ROWS = 8  # at least
 PROBE_CONTEXTS = 32  # at most; as many say what norms are usual
 
 
-class Part(NamedTuple):
-    """Some contexts, and what was read of them."""
-
-    start: int
-    """Number of the first."""
-    batch: Batch
-    rows: Float[Tensor, "rows columns"]
-    """Hook points side by side."""
-    kept: Bool[Tensor, "contexts pos"]
-    """Where the rows stand."""
-
-
-class LiveActivations(HookSource):
+class LiveActivations(ContextReader):
     """The activations at one or several hook points, shuffled, while the model reads.
 
     The data are read in blocks of about `buffer_tokens` positions. A hash of seed and position sends every position to
