@@ -23,8 +23,10 @@ from monosem.evaluation.definitions import DEFINITIONS
 from monosem.evaluation.epsilon import norm_corrected, same_angle, same_distance, with_error
 from monosem.evaluation.going_on import Keeper
 from monosem.evaluation.l0 import L0
+from monosem.evaluation.longer import beyond_training
 from monosem.evaluation.metric import Seen
 from monosem.evaluation.report import report_schema
+from monosem.evaluation.suites import CALLS
 from monosem.intervals import DocumentSums, Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata
@@ -256,6 +258,27 @@ def test_curves_add_up_to_their_means(tiny: SubjectModel) -> None:
         assert (n * np.array(columns["loss"])).sum() / n.sum() == pytest.approx(report["ce"].value)
         assert (n * np.array(columns["KL"])).sum() / n.sum() == pytest.approx(report["kl"].value)
         assert (n * np.array(columns["clean loss"])).sum() / n.sum() == pytest.approx(report.facts["ce_clean"])
+
+
+def test_past_the_training_s_contexts_the_curve_adds_up_to_its_mean_and_the_model_ends_it(
+    tiny: SubjectModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CALLS, "full", [beyond_training])
+    sae, text = made(tiny, 1), [" ".join(TEXTS[i : i + 6]) for i in range(30)]
+    sae.metadata.context_length = 10
+    report = ms.evaluate(sae, tiny, text=text, suite="full", tokens=900, loss_tokens=900, progress=False)
+    assert report.facts["longer_context"] == 40
+    curve = report.tables["SAE"]["loss_by_position_long"].columns
+    n, kl, place = (np.array(curve[key], float) for key in ("predictions", "KL", "position"))
+    past = place >= 10
+    assert 0 < n[past].sum() < n.sum()
+    beyond, within = ((n * kl)[side].sum() / n[side].sum() for side in (past, ~past))
+    assert report["kl_beyond"].value == pytest.approx(beyond)
+    assert report["kl_beyond_over_within"].value == pytest.approx(beyond / within)
+    sae.metadata.context_length = tiny.context_length
+    report = ms.evaluate(sae, tiny, text=text, suite="full", tokens=300, loss_tokens=300, progress=False)
+    assert "kl_beyond" not in report.metrics
+    assert "no more than" in report.notes["kl_beyond"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

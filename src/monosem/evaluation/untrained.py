@@ -21,7 +21,7 @@ from monosem.sae import SAE
 from monosem.training import Step, Trainer, TrainingConfig, train
 from monosem.work import doing
 
-TOKENS, LEAST, WORK = 300_000, 20_000, 1e13
+TOKENS, LEAST, WORK = 300_000, 20_000, 5e12
 """For how many tokens its SAE is trained: the first, as many at most as the other one; fewer, down to the second, where
 parameters of the model times tokens would exceed the third."""
 MEASURED, LOSSES = 65_536, 16_384
@@ -97,6 +97,7 @@ def _trained(first: SAE, model: SubjectModel, hook: str, tokens: int, survey: Su
         context_length=reading.known.context_length,
         prepend_bos=reading.known.prepend_bos,
         packing=reading.known.packing,
+        buffer_tokens=max(1, min(131_072, tokens // 4)),  # no more is read than is trained on
     )
     folder, config = None, TrainingConfig()
     if survey.keeping:

@@ -24,6 +24,8 @@ from monosem.work import each
 
 LOSSES = {"fvu": "FVU, share of variance unexplained", "loss_recovered_mean": "loss recovered against the mean, share"}
 GREY = "#777777"
+CHANCE = 0.5
+"""What a probe that knows nothing has, of AUROC and of accuracy on both sides alike."""
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -151,16 +153,12 @@ def _loss_by_position(figure: Any, comparison: Comparison, _: dict[str, SAE]) ->
 
 
 def _probing(figure: Any, comparison: Comparison, _: dict[str, SAE]) -> bool:
-    keys = [
-        key
-        for key in GROUPS["Usefulness"]
-        if any(key in column for report in comparison.reports.values() for column in report.columns.values())
-    ]
-    if not keys:
-        return False
     first = comparison.reports[comparison.first]
     bars = {name: report.metrics for name, report in comparison.reports.items()}
     bars |= {name: first.columns[name] for name in first.columns if name not in first.saes}
+    keys = [key for key in GROUPS["Usefulness"] if sum(key in own for own in bars.values()) > len(comparison.reports)]
+    if not keys:
+        return False
     bars = {name: own for name, own in bars.items() if any(key in own for key in keys)}
     axes, colours = _axes(figure)[0], _colours(comparison)
     width, greys = 0.8 / len(bars), iter(("#444444", "#777777", "#a0a0a0", "#c8c8c8", "#e0e0e0"))
@@ -168,10 +166,11 @@ def _probing(figure: Any, comparison: Comparison, _: dict[str, SAE]) -> bool:
         places = [i + (number - (len(bars) - 1) / 2) * width for i, key in enumerate(keys) if key in own]
         values = [own[key] for key in keys if key in own]
         errors = np.array([_error(interval) for interval in values])[:, :, 0].T
-        colour = colours.get(name) or next(greys, GREY)
-        axes.bar(places, [v.value for v in values], width, yerr=errors, capsize=2, color=colour, label=name)
-    axes.set_xticks(range(len(keys)), [DEFINITIONS[key].label.strip() for key in keys], fontsize=8)
-    axes.set_ylabel(next((DEFINITIONS[key].unit for key in keys if DEFINITIONS[key].unit), "score"))
+        heights, colour = [one.value - CHANCE for one in values], colours.get(name) or next(greys, GREY)
+        axes.bar(places, heights, width, bottom=CHANCE, yerr=errors, capsize=2, color=colour, label=name)
+    axes.axhline(CHANCE, color=GREY, linewidth=1)
+    axes.set_xticks(range(len(keys)), [DEFINITIONS[key].label.strip().replace(": ", "\n") for key in keys], fontsize=8)
+    axes.set_ylabel(f"share ({CHANCE} is chance)")
     axes.set_title("How useful: beside baselines (grey), 95 % intervals", fontsize=11, loc="left")
     _legend(figure, axes)
     return True
