@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import torch
 
 import monosem as ms
 from monosem.data import read_documents
+from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.models.blocks import norm_weights
 from monosem.training import LayerNormRemoval, NormGap
@@ -39,7 +39,8 @@ def texts() -> dict[str, list[str]]:
     words = " ".join(document.text for document in read_documents("bundled:held_out")[:60]).split()
     random.Random(0).shuffle(words)
     pages = [page.read_text() for page in sorted(DOCS.glob("*.md"))]
-    return {"documentation": pages, "shuffled words": [" ".join(words)]}
+    pieces = [" ".join(words[start : start + 400]) for start in range(0, len(words), 400)]
+    return {"documentation": pages, "shuffled words": pieces}
 
 
 @torch.no_grad()
@@ -108,6 +109,10 @@ def removable(gap: NormGap) -> bool:
     return (gap.gap.high or gap.gap.value) < PUBLISHED
 
 
+def interval(gap: Interval) -> str:
+    return f"{gap.value:+.3f}" if gap.low is None else f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
+
+
 def verdict(found: dict[int, LayerNormRemoval]) -> str:
     """What the figures say, whichever way they have come out."""
     tokens, last = max(found), found[max(found)]
@@ -116,10 +121,7 @@ def verdict(found: dict[int, LayerNormRemoval]) -> str:
     tails = {name: gap.tail for name, gap in last.on.items() if gap.tail > SAFE}
     shares = ", ".join(f"{share:.2%} of tokens of {name}" for name, share in tails.items())
     safe = f"not safely: {shares} lose 5 nats or more" if tails else "and no text has a tail"
-    gaps = "; ".join(
-        f"{n:,} tokens {g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f})"
-        for n, g in ((n, each.gap) for n, each in found.items())
-    )
+    gaps = "; ".join(f"{n:,} tokens {interval(g)}" for n, g in ((n, each.gap) for n, each in found.items()))
     return (
         f"The norms of the bundled model {called} (gap to control below {PUBLISHED} nats a token), {safe}. Gap on "
         f"held-out text: {gaps}. With {tokens:,} tokens the model without norms loses {one.cost:+.3f} against the "
@@ -132,7 +134,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 200_000])
     parser.add_argument("--batch-tokens", type=int, default=4_096)
-    parser.add_argument("--held-out-tokens", type=int, default=30_000)
+    parser.add_argument("--held-out-tokens", type=int, default=16_000)
     parser.add_argument("--folder", type=Path, help="keep checkpoints and models here")
     given = parser.parse_args()
     start = time.perf_counter()
@@ -155,15 +157,14 @@ def main() -> None:
     for n, one in found.items():
         for name, gap in one.on.items():
             losses = " | ".join(f"{each.value:.3f}" for each in (gap.original, gap.control, gap.removed))
-            between = f"{gap.gap.value:+.3f} ({gap.gap.low:+.3f} to {gap.gap.high:+.3f})"
+            between = interval(gap.gap)
             tails = f"{gap.tail:.3%} | {gap.control_tail:.3%} | {gap.worst:+.2f}"
             rows.append(f"| {n:,} | {name} | {losses} | {between} | {tails} |")
     kl = ", ".join(f"{name}: {value:.2g}" for name, value in still.items())
-    command = (
-        " ".join(["python studies/layer_norm.py", *sys.argv[1:]])
-        if len(sys.argv) > 1
-        else "python studies/layer_norm.py"
-    )
+    options = [("tokens", given.tokens), ("batch-tokens", [given.batch_tokens])]
+    usual = [("tokens", [100_000, 200_000]), ("batch-tokens", [4_096])]
+    asked = [f"--{name} {' '.join(map(str, values))}" for name, values in options if (name, values) not in usual]
+    command = " ".join(["python studies/layer_norm.py", *asked])
     parts = [
         "# Can the norms of the bundled model be removed, and what does it cost?",
         f"Written by `{command}`, as it came out.",
