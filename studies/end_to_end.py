@@ -139,7 +139,7 @@ def draw(path: Path, report: EvaluationReport, kinds: dict[str, tuple[int, ...]]
         values = [report.columns[f"{kind} {k}"]["ce"] for k in ks]
         ends = np.array([[v.value - (v.low or v.value), (v.high or v.value) - v.value] for v in values]).T
         axes[0].errorbar(ks, [v.value - clean for v in values], ends, fmt="o-", ms=4, color=COLOURS[kind], label=kind)
-    axes[0].set(xscale="log", yscale="log", xlabel="features a token", ylabel="cross-entropy above the model's, nats")
+    axes[0].set(xscale="log", ylim=(0, None), xlabel="features a token", ylabel="cross-entropy above the model's, nats")
     axes[0].set_xticks(kinds["local"], [str(k) for k in kinds["local"]])
     axes[0].minorticks_off()
     axes[0].legend(frameon=False, fontsize=8)
