@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from monosem.analysis import (
         MetaSAE,
         Stitching,
+        geometry,
         logit_lens,
         meta_sae,
         optimise_image,
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
 _HOME = {
     "activations": "activations",
     "MetaSAE": "analysis",
+    "geometry": "analysis",
     "logit_lens": "analysis",
     "meta_sae": "analysis",
     "Stitching": "analysis",
@@ -350,6 +352,7 @@ __all__ = [
     "fix_suppression",
     "fold",
     "generate",
+    "geometry",
     "harvest",
     "heads",
     "load_model",

@@ -1,10 +1,12 @@
 """What a dictionary's directions mean to the model, and what dictionaries are made of."""
 
+from monosem.analysis.geometry import Geometry, geometry
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
 from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
 from monosem.analysis.meta.overlap import Overlap
 from monosem.analysis.optimised_images import OptimisedImages, optimise_image
 from monosem.analysis.positions import ErrorByPosition, Positional, positional
+from monosem.analysis.shapes import Shape, density, parallelograms, shape_of
 from monosem.analysis.sparse_edits import SparseEdit, sparse_edit
 from monosem.analysis.stitch.stitching import Stitching, stitch
 from monosem.analysis.supervised import SupervisedDictionary, rows_at, supervised_dictionary
@@ -14,6 +16,7 @@ from monosem.analysis.token_sets import Enriched, TokenSets, token_sets
 __all__ = [
     "Enriched",
     "ErrorByPosition",
+    "Geometry",
     "Importance",
     "LatentProperties",
     "MetaSAE",
@@ -21,21 +24,26 @@ __all__ = [
     "Overlap",
     "Part",
     "Positional",
+    "Shape",
     "SparseEdit",
     "Stitching",
     "SupervisedDictionary",
     "TokenEffects",
     "TokenSets",
     "causal_importance",
+    "density",
     "direction_logits",
+    "geometry",
     "latent_properties",
     "logit_lens",
     "logit_weights",
     "meta_sae",
     "moments",
     "optimise_image",
+    "parallelograms",
     "positional",
     "rows_at",
+    "shape_of",
     "sparse_edit",
     "stitch",
     "supervised_dictionary",
