@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from monosem.analysis.shapes import Shape, require_members, shape_of
 from monosem.errors import ConfigError, MismatchError
@@ -31,6 +32,7 @@ CONTROLS = (
     "computer village nurse ocean palace poem queen rain salt ship song sugar theory tower train valley voice water "
     "wheel wine wood wool yard animal battle castle dinner"
 )
+AT_ONCE = 64
 FIRES, RARELY = 0.5, 0.1
 """Share of the texts of a word on which a feature fires that is of it, and of those of other words at most."""
 
@@ -107,20 +109,14 @@ def geometry(
     others = CONTROLS.split()[: max(24, 2 * len(words))] if controls is None else list(controls)
     if len(others) < 2:
         raise ConfigError(f"controls= are {len(others)} words: give some that are not of the family")
-    fired: list[np.ndarray] = []
-    means: list[torch.Tensor] = []
-    with doing("reading words", total=len(words) + len(others), unit="words") as stage:
-        for word in [*words, *others]:
-            rows = [model.capture(each.format(word), [place])[place][0, -1] for each in templates]
-            codes = sae.encode(torch.stack(rows).to(sae.W_enc.device).float()).to_dense().float().cpu()
-            fired.append((codes > 0).float().mean(0).numpy())
-            means.append(codes.mean(0))
-            stage.advance(1)
+    codes = _codes(sae, model, place, [each.format(word) for word in [*words, *others] for each in templates])
+    codes = codes.unflatten(0, (-1, len(templates)))
+    fired = (codes > 0).float().mean(1).numpy()
     n = len(words)
-    own, rest = np.stack(fired[:n]), np.stack(fired[n:])
+    own, rest = fired[:n], fired[n:]
     latents = _selective(own, rest)
     half = min(n, len(rest) // 2)
-    vectors = torch.stack(means[:n])[:, latents] @ sae.decoder_directions(latents.tolist()).float().cpu()
+    vectors = codes[:n].mean(1)[:, latents] @ sae.decoder_directions(latents.tolist()).float().cpu()
     found = vectors.double().numpy()
     return Geometry(
         words=list(words),
@@ -130,6 +126,20 @@ def geometry(
         vectors=found,
         shape=shape_of(found, values, permutations=permutations, seed=seed) if len(latents) > 1 else None,
     )
+
+
+def _codes(sae: SAE, model: SubjectModel, place: str, texts: Sequence[str]) -> Tensor:
+    """(texts, latents) the codes at the last token of each, those of one length in one pass."""
+    tokens = [model.tokens(text)[0] for text in texts]
+    lengths = np.array([len(each) for each in tokens])
+    found = torch.zeros(len(texts), sae.n_latents)
+    with doing("reading words", total=len(texts), unit="texts") as stage:
+        for length in np.unique(lengths):
+            for at in np.array_split(np.flatnonzero(lengths == length), 1 + (lengths == length).sum() // AT_ONCE):
+                rows = model.capture(torch.stack([tokens[i] for i in at]), [place])[place][:, -1]
+                found[torch.from_numpy(at)] = sae.encode(rows.to(sae.W_enc.device).float()).to_dense().float().cpu()
+                stage.advance(len(at))
+    return found
 
 
 def _selective(own: np.ndarray, rest: np.ndarray) -> np.ndarray:
