@@ -14,10 +14,10 @@ from rich.table import Table
 from torch import Tensor
 
 from monosem.activations import FILLING, ActivationSource, read_vectors
-from monosem.analysis.scaling import ScalingLaw
+from monosem.analysis.scaling import Recommendation, ScalingLaw
 from monosem.analysis.scaling.law import require_enough
 from monosem.analysis.scaling.show import WIDTH
-from monosem.errors import ConfigError
+from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation import EVALUATING, EvaluationReport, evaluate
 from monosem.evaluation.definitions import DEFINITIONS
 from monosem.files import read_json, write_json
@@ -63,7 +63,7 @@ class Sweep:
     """Of each dictionary, by name: `512x250000` has 512 latents and 250,000 tokens."""
     saes: dict[str, SAE] = field(repr=False)
 
-    def recommend(self, compute: float, overhead: float = 0.0) -> Any:
+    def recommend(self, compute: float, overhead: float = 0.0) -> Recommendation:
         """As `ScalingLaw.recommend`."""
         return self.law.recommend(compute, overhead)
 
@@ -165,7 +165,7 @@ def scaling(
     saes = {name: make(n) for name, (n, _) in pairs.items()}
     first = next(iter(saes.values()))
     if shape is not None and tuple(shape) != first.in_shape:
-        raise ConfigError(f"held_out has rows of shape {tuple(shape)}, the dictionaries read {first.in_shape}")
+        raise MismatchError(f"held_out has rows of shape {tuple(shape)}, the dictionaries read {first.in_shape}")
     wrong = [name for name, sae in saes.items() if sae.n_latents != pairs[name][0]]
     if wrong:
         raise ConfigError(f"make({pairs[wrong[0]][0]}) gives a dictionary of {saes[wrong[0]].n_latents} latents")
