@@ -6,9 +6,10 @@ Dictionaries of three widths learn from one pass over the bundled text. Latents 
 1,024, split, or novel, by a cosine of 0.7 (`ms.stitch`); each is put into the small dictionary alone. Paths of mixtures
 lead from small to large.
 Rule, written before looking: novel latents help and others hurt (as published) if more than half of the novel ones
-ever on lower the error, and more than half of the others raise it, by the interval of either share. A mixture beats its
-size if its error is below the straight line, by latents, between the two dictionaries. Control: 1,024 random directions
-of the small dictionary's covariance in place of its latents, for the share that is near.
+ever on lower the error, and more than half of the others, of at least 20, raise it, by the interval of either share.
+A mixture beats its size if its error is below the straight line, by latents, between the two dictionaries. Control:
+1,024
+random directions of the small dictionary's covariance in place of its latents, for the share that is near.
 Published (GPT-2 small, 768 to 98,304 latents): 65 % similar, 35 % novel; novel ones help, similar ones hurt.
 Writes stitching.svg and stitching.md.
 """
@@ -27,6 +28,8 @@ from monosem.analysis.stitch.path import Path as Walk
 from monosem.intervals import Interval
 
 SMALL, LARGE = 1024, 4096
+FEWEST = 20
+"""Latents of a kind of which something is said."""
 ORDERS = ("steady", "published", "greedy")
 
 
@@ -89,10 +92,11 @@ def counts(found: ms.Stitching) -> tuple[Interval, Interval, Interval, Interval]
 
 def verdict(found: ms.Stitching, paths: dict[str, Walk]) -> str:
     novel, near, help_, hurt = counts(found)
-    helps, hurts = (help_.low or 0) > 0.5, (hurt.low or 0) > 0.5
+    few = int((found.kinds != "novel").sum()) < FEWEST
+    helps, hurts = (help_.low or 0) > 0.5, (hurt.low or 0) > 0.5 and not few
     called = {
         (True, True): "As published, novel latents help and the others hurt",
-        (True, False): "Novel latents help, but the others do not mostly hurt",
+        (True, False): "Novel latents help, " + ("the others are too few to tell" if few else "the others do not hurt"),
         (False, True): "The others hurt, but novel latents do not mostly help",
         (False, False): "Neither do novel latents mostly help nor do the others mostly hurt",
     }[helps, hurts]
@@ -153,7 +157,13 @@ def draw(path: Path, found: ms.Stitching, paths: dict[str, Walk]) -> None:
     alive, novel = ~np.isnan(change), found.kinds == "novel"
     for name, which, colour in (("novel", novel, "C0"), ("near", ~novel, "C1")):
         axes[2].plot(
-            found.grouped.cosines[which & alive], change[which & alive], ".", color=colour, markersize=2, label=name
+            found.grouped.cosines[which & alive],
+            change[which & alive],
+            ".",
+            color=colour,
+            markersize=2,
+            label=name,
+            rasterized=True,
         )
     axes[2].axhline(0, color="0.6", linewidth=1)
     axes[2].axvline(found.threshold, color="0.8", linewidth=1)

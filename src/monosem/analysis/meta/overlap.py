@@ -54,11 +54,12 @@ class Overlap:
         for name in dict.fromkeys((*self.to_small, *self.explains)):
             columns = (self.to_small, self.found, self.explains)
             table.add_row(name, *(_cell(column.get(name)) for column in columns))
-        table.caption = (
+        told = (
             f"{self.parents:,} of its latents are split. Of two latents of one split {_cell(self.siblings)} share a "
             f"meta-latent, by chance {_cell(self.siblings_by_chance)}; {_cell(self.named)} have the meta-latent "
             f"nearest to what was split, by chance {_cell(self.named_by_chance)}."
         )
+        table.caption = told if self.parents else "None of its latents is split."
         return table
 
     def __str__(self) -> str:

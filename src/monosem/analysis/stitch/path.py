@@ -75,8 +75,8 @@ class Path:
         kept = len(self.monotone) - 1
         table = Table(title=f"From small to large, {self.order} order", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.caption = (
-            f"{len(self.moves):,} moves; FVU rises by {self.largest_rise:.2g} at most in one. It never rises in "
-            f"{kept:,} steps of them. Lowest: {self.fvu[self.best]:.4f} after {self.best:,} moves, with "
+            f"{len(self.moves):,} moves; FVU rises by {self.largest_rise:.2g} at most in one. In {kept:,} steps of "
+            f"them it goes one way alone. Lowest: {self.fvu[self.best]:.4f} after {self.best:,} moves, with "
             f"{self.n_small[self.best] + self.n_large[self.best]:,} latents, {self.l0[self.best]:.1f} on."
         )
         table.title_justify = table.caption_justify = "left"
