@@ -1,6 +1,6 @@
 """Can the norms of the bundled model be removed by fine-tuning, and what does it cost?
 
-    python studies/layer_norm.py [--output studies] [--tokens 100000 200000] [--folder FOLDER]
+    python studies/layer_norm.py [--output studies] [--tokens 20000 40000] [--folder FOLDER]
 
 Fine-tunes the bundled model twice on the same tokens, for each budget: with its norms, as a control, and with the norms
 going one after the other on the published schedule. Loss is measured on held-out text of the same kind, on the pages of
@@ -19,6 +19,7 @@ import argparse
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def texts() -> dict[str, list[str]]:
     """Texts of other kinds."""
-    words = " ".join(document.text for document in read_documents("bundled:held_out")[:60]).split()
+    documents: Any = read_documents("bundled:held_out")
+    words = " ".join(document.text for document in documents[:60]).split()
     random.Random(0).shuffle(words)
     pages = [page.read_text() for page in sorted(DOCS.glob("*.md"))]
     pieces = [" ".join(words[start : start + 400]) for start in range(0, len(words), 400)]
@@ -61,7 +63,7 @@ def held_still(model: SubjectModel, n: int = 8) -> float:
 
     def hold(name: str):
         def function(x: torch.Tensor, _: object) -> torch.Tensor:
-            scale, bias = parts[name].scale(inputs[name]), model.module.get_submodule(name).bias
+            scale, bias = parts[name].scale(inputs[name]), model.module.get_parameter(f"{name}.bias")
             return bias + (x - bias) * scale / scale.roll(1, 0)
 
         return function
@@ -132,9 +134,9 @@ def verdict(found: dict[int, LayerNormRemoval]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 200_000])
-    parser.add_argument("--batch-tokens", type=int, default=4_096)
-    parser.add_argument("--held-out-tokens", type=int, default=16_000)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[20_000, 40_000])
+    parser.add_argument("--batch-tokens", type=int, default=512)
+    parser.add_argument("--held-out-tokens", type=int, default=12_000)
     parser.add_argument("--folder", type=Path, help="keep checkpoints and models here")
     given = parser.parse_args()
     start = time.perf_counter()
@@ -162,7 +164,7 @@ def main() -> None:
             rows.append(f"| {n:,} | {name} | {losses} | {between} | {tails} |")
     kl = ", ".join(f"{name}: {value:.2g}" for name, value in still.items())
     options = [("tokens", given.tokens), ("batch-tokens", [given.batch_tokens])]
-    usual = [("tokens", [100_000, 200_000]), ("batch-tokens", [4_096])]
+    usual = [("tokens", [20_000, 40_000]), ("batch-tokens", [512])]
     asked = [f"--{name} {' '.join(map(str, values))}" for name, values in options if (name, values) not in usual]
     command = " ".join(["python studies/layer_norm.py", *asked])
     parts = [
