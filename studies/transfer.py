@@ -6,9 +6,11 @@ Rules, written before looking. Base: the bundled model. Chat: the same, fine-tun
 made first if FOLDER is not there). Of each a TopK dictionary (1,024 latents, k = 24, resid_post.2, 200,000 tokens of
 the same plain text). The matrix {dictionary of base, of chat} x {activations of base, of chat} on the same held-out
 tokens, all and without those of extreme norm in either model (`ms.transfer_matrix`). A dictionary transfers if its
-loss recovered on the other model is at least that of the other's own dictionary less 0.02, at the interval's lower
-end. What it costs to recover: each trained on, on the other's activations (`ms.fine_tuning_curve`), beside a fresh
-dictionary (null). Control: the base's dictionary, its directions rotated at random. Writes transfer.svg and .md.
+loss recovered on the other model, less that of the other's own dictionary, is above -0.02 at the lower end of the
+paired interval (the first trial compared intervals that were not paired, which can tell nothing at this size; changed
+after it). What it costs to recover: each trained on, on the other's activations (`ms.fine_tuning_curve`), beside a
+fresh dictionary (null). Control: the base's dictionary, its directions rotated at random. Writes transfer.svg and
+.md.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def draw(path: Path, matrix: TransferMatrix, curves: dict[str, FineTuningCurve])
                 axes[0].bar(x, one.value, 0.15, color=colours[name], alpha=alpha, yerr=error, capsize=2, label=label)
     axes[0].set_xticks(range(2), [f"activations of {name}" for name in NAMES])
     axes[0].set_ylabel("FVU")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])
+    axes[0].legend(frameon=False, fontsize=7, loc="upper left")
     for axis, (way, curve) in zip(axes[1:], curves.items(), strict=True):
         tokens = sorted(curve.tuned)
         axis.plot(tokens, [curve.tuned[n].value for n in tokens], "o-", color="#1f6f8b", label="trained on")
@@ -122,13 +125,15 @@ def main() -> None:
     said: list[str] = []
     for own, other in (NAMES, NAMES[::-1]):
         moved, native = (matrix[name, other]["loss_recovered_mean"] for name in (own, other))
-        holds = (moved.low or 0) >= native.value - MARGIN
+        gap = ms.paired_difference(native, moved)
+        assert gap is not None
         curve = curves[f"{own} to {other}"]
         after = "no budget tried" if curve.recovered is None else f"{curve.recovered:,} tokens"
-        what = "transfers" if holds else "does not transfer"
+        what = "transfers" if gap.low >= -MARGIN else "is not shown to transfer"
+        paired = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         said.append(
             f"{own} to {other} {what}: loss recovered {text_of(moved)} against "
-            f"{text_of(native)} of {other}'s own; FVU {text_of(matrix[own, other]['fvu'])} against "
+            f"{text_of(native)} of {other}'s own, paired {paired}; FVU {text_of(matrix[own, other]['fvu'])} against "
             f"{text_of(matrix[other, other]['fvu'])}, reached after {after}"
         )
     verdict = "; ".join(said) + "."
