@@ -34,7 +34,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "evaluation.md"
 BEGIN, END = "<!-- the battery: python tests/metric_battery.py -->", "<!-- end of the battery -->"
 NAMES = ("oracle", "best k", "permuted", "untrained")
 D, N_FEATURES, L0 = 32, 64, 3
-FIRST, VOCABULARY, LENGTH = 256, 768, 48
+FIRST, VOCABULARY, LENGTH, PIECE = 256, 768, 48, 11
 """Tokens that the text has begin at the first number: letters."""
 
 
@@ -112,12 +112,31 @@ def measure(seed: int, documents: int = 48, steps: int = 500) -> dict[str, dict[
         saes, world.model, "embed", text=world.text, tokens=10**6, loss_tokens=10**6, controls=False, progress=False
     )
     found = {name: {key: interval.value for key, interval in report.columns[name].items()} for name in NAMES}
+    useful = probed(saes, world)
     for name, sae in saes.items():
         with torch.no_grad():
             fired = sae.encode(world.x)
         truth = score_codes(sae.decoder_directions(), fired, world.planted, world.codes)
         found[name] |= {key: interval.value for key, interval in truth.values.items()}
+        found[name] |= useful[name]
     return found
+
+
+def probed(saes: dict[str, ms.SAE], world: World) -> dict[str, dict[str, float]]:
+    """Probes of whether a planted feature is anywhere in a piece of text: of one that is in about half of them."""
+    pieces = [text[start : start + PIECE] for text in world.text for start in range(0, len(text) - PIECE + 1, PIECE)]
+    on = world.codes.to_dense() > 0
+    held = torch.stack([on[[ord(letter) for letter in piece]].any(0) for piece in pieces])
+    feature = int((held.double().mean(0) - 0.5).abs().argmin())
+    rows = [{"text": piece, "label": has} for piece, has in zip(pieces, held[:, feature].int().tolist(), strict=True)]
+    report = ms.probe(
+        saes, rows, (1, 5), model=world.model, hook="embed", pool="max", test_share=0.4, controls=False, progress=False
+    )
+    return {
+        name: {f"probe_auroc_{k}": report[name, k].auroc.value for k in (1, 5)}
+        | {"probe_accuracy_5": report[name, 5].accuracy.value}
+        for name in saes
+    }
 
 
 @dataclass

@@ -18,9 +18,18 @@ BETTER_FIRST = {
     "matched_cosine": ("oracle", "best k", "untrained"),
     "f1": ("oracle", "best k", "permuted"),
     "precision": ("oracle", "best k", "untrained"),
+    "probe_auroc_1": ("oracle", "untrained"),
 }
 """What each of these must make of the four, best first."""
-HIGHER = ("explained_variance", "loss_recovered_mean", "loss_recovered_zero", "matched_cosine", "f1", "precision")
+HIGHER = (
+    "explained_variance",
+    "loss_recovered_mean",
+    "loss_recovered_zero",
+    "matched_cosine",
+    "f1",
+    "precision",
+    "probe_auroc_1",
+)
 
 
 @pytest.fixture(scope="module")
