@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from monosem.analysis import cosines
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation import directions
 from monosem.evaluation.directions import direction_metrics, max_cosines, one_way, rare_metrics, unit_rows
@@ -25,7 +26,7 @@ def draw(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 def test_max_cosines_are_those_of_a_plain_loop_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, others = draw(37, 5), draw(23, 5, 1)
-    monkeypatch.setattr(directions, "TILE_ENTRIES", 100)
+    monkeypatch.setattr(cosines, "TILE_ENTRIES", 100)
     within = [max(float(a @ b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
     across = [max(float(a @ b) for b in others) for a in rows]
     unsigned = [max(abs(float(a @ b)) for b in others) for a in rows]

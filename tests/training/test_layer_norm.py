@@ -309,7 +309,8 @@ def test_a_step_of_the_tuner_is_adamw_s_of_the_mean_loss(tiny: SubjectModel) -> 
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        losses_of(plain, contexts.read(4 * step, 4 * step + 4)).mean().backward()
+        batch = contexts.read(4 * step, 4 * step + 4)
+        losses_of(plain, batch)[~batch.padding[:, 1:]].mean().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     for one, other in zip(mine.module.parameters(), parameters, strict=True):
