@@ -33,13 +33,16 @@ def test_a_pattern_made_again_is_the_models(name: str, attention: str, monkeypat
     monkeypatch.setattr(pattern_module, "BLOCK", 4)
     monkeypatch.setattr(frozen_module, "HELD_BYTES", 0)
     made = mixes(Frozen(model, TOKENS, []))
+    # attention written out takes its softmax in float32, whose last bit depends on the processor and the shape
+    single = attention == "eager" or name == "gemma2"
+    rtol, atol = (0, 3e-7) if single else (1e-12, 1e-15)
     expected = model.capture(TOKENS, ["attn_pattern.0", "attn_pattern.1"])
     for layer, mix in enumerate(made):
         pattern, whole = mix.pattern, expected[f"attn_pattern.{layer}"][0]
         assert pattern.held is None
-        torch.testing.assert_close(pattern.square(9), whole, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(pattern.square(9), whole, rtol=rtol, atol=atol)
         places = torch.tensor([7, 2, 4])
-        torch.testing.assert_close(pattern.rows(places, 8), whole[:, places, :8], rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(pattern.rows(places, 8), whole[:, places, :8], rtol=rtol, atol=atol)
         assert [part.shape[2] for _, part in pattern.blocks(9)] == [4, 8, 9]
 
 

@@ -183,7 +183,7 @@ def test_vectors_do_not_move_with_the_batch_size(vectors: Tensor, monkeypatch: p
     whole = ms.evaluate(sae, vectors)
     monkeypatch.setattr(ROWS_MODULE, "ROWS", 33)
     for name, interval in ms.evaluate(sae, vectors).metrics.items():
-        assert interval.value == pytest.approx(whole[name].value, rel=1e-6, nan_ok=True)
+        assert interval.value == pytest.approx(whole[name].value, rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("of", ["vectors", "model"])
