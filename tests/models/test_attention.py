@@ -112,13 +112,13 @@ def test_looking_changes_no_bit_and_leaves_nothing_behind(model: SubjectModel, s
 
     before, attention = output(), model.module.get_submodule(model.hook_point("attn_q.0").path)
     own = attention.config._attn_implementation
+    others = [*attention._forward_hooks, *attention._forward_pre_hooks]  # the library puts some where it was asked
     places = [f"attn_{kind}.{layer}" for kind in ("q", "k", "v", "pattern") for layer in range(2)]
     with model.edit(dict.fromkeys(places, lambda x, _: x.clone())) as reports:
         assert torch.equal(output(), before)
         assert attention.config._attn_implementation == own
     assert {report.calls for report in reports} == {1}
-    assert not attention._forward_hooks
-    assert not attention._forward_pre_hooks
+    assert [*attention._forward_hooks, *attention._forward_pre_hooks] == others
     model.capture(spec.inputs(), ["attn_pattern.0"])  # which stops within the layer
     assert attention.config._attn_implementation == own
     assert torch.equal(output(), before)
