@@ -15,8 +15,8 @@ PAGE = HERE.parent / "docs" / "studies.md"
 HEAD = """# Studies
 
 What was asked of dictionaries and of the tools for them, and what came out, negative results too. Each is one command,
-takes minutes on two cores, and writes its page and figure anew; the page behind a title has the tables, the intervals
-and how it was made. All are of small models (the bundled one of 4 layers, SmolLM2-135M): they show what a method does
+made for minutes on two cores, and writes its page and figure anew; the page behind a title has tables, intervals and
+how it was made. All are of small models (the bundled one of 4 layers, SmolLM2-135M): they show what a method does
 there, and are no laws.
 
 Written by `python studies/page.py` from the studies' own pages.

@@ -36,3 +36,14 @@ def special_tokens(tokenizer: Any) -> frozenset[int]:
     roles: list[int | None] = [getattr(tokenizer, role, None) for role in ("bos_token_id", "eos_token_id")]
     roles += getattr(tokenizer, "all_special_ids", ())  # a role may name a token that is not there
     return frozenset(special | {token for token in roles if token is not None})
+
+
+def printed(*parts: Any, width: int) -> str:
+    """Tables and lines as a terminal of so many columns shows them, without its colours."""
+    from rich.console import Console
+
+    console = Console(width=width)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return captured.get()

@@ -183,7 +183,7 @@ def causal_importance(
     x = model.capture(tokens, [hook])[hook][:, 1:]
     rows = x.flatten(0, 1).to(sae.W_enc)
     codes = sae.encode(rows)
-    rebuilt, dense = sae.decode(codes, rows), codes.to_dense()
+    rebuilt, own = sae.decode(codes, rows), codes.select(chosen.tolist()).to_dense()
     error, total = rows - rebuilt, float((rows - rows.mean(0)).pow(2).sum())
     directions = sae.decoder_directions(chosen.tolist()).to(rows)
 
@@ -194,8 +194,8 @@ def causal_importance(
 
     reference = predicted(rebuilt)
     variance, kl = np.zeros(len(chosen)), np.zeros(len(chosen))
-    for number, latent in enumerate(each("taking latents out", chosen.tolist(), unit="latents")):
-        part = dense[:, latent, None] * directions[number]
+    for number in each("taking latents out", range(len(chosen)), unit="latents"):
+        part = own[:, number, None] * directions[number]
         variance[number] = float((2 * (part * error).sum() + part.pow(2).sum()) / total)
         if bool(part.any()):
             without = predicted(rebuilt - part)

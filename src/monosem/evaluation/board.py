@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
 from monosem.sae.control import random_sae
 from monosem.synthetic.othello import LONGEST, MINE, N_TOKENS, SQUARES, THEIRS, OthelloGames, othello_games
+from monosem.text import printed
 from monosem.work import as_job, doing
 
 KINDS = {"mine": MINE, "theirs": THEIRS, "empty": 0}
@@ -69,10 +69,7 @@ class BoardReport:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=110)
 
     def save(self, path: str | Path) -> None:
         """Write JSON: facts, and the intervals by column and metric."""

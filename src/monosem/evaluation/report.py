@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from monosem.errors import ConfigError
@@ -19,6 +18,7 @@ from monosem.evaluation.tables import DataTable
 from monosem.files import read_json, reading, write_json
 from monosem.intervals import Interval
 from monosem.spelling import listed
+from monosem.text import printed
 
 SECTIONS = 16
 """More metrics than these are shown in sections."""
@@ -185,10 +185,7 @@ class EvaluationReport:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=120)
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""

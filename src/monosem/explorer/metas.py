@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from monosem.analysis import MetaSAE, Part
 from monosem.explorer import shapes
 from monosem.explorer.dictionary import Dictionary
@@ -100,7 +98,5 @@ def _told(dictionary: Dictionary, latents: dict[int, list[Part]], most: int) -> 
 
 
 def _column(name: str, interval: Interval) -> MeasuredColumn:
-    finite = torch.isfinite(torch.tensor(interval.value)).item() and not math.isnan(interval.value)
-    return shapes.MeasuredColumn(
-        name=name, value=interval.value if finite else None, low=interval.low, high=interval.high
-    )
+    value = interval.value if math.isfinite(interval.value) else None
+    return shapes.MeasuredColumn(name=name, value=value, low=interval.low, high=interval.high)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +16,7 @@ from monosem.planning.labour import Stage
 from monosem.planning.memory import Moment, Part
 from monosem.planning.shapes import Subject
 from monosem.runs import RunConfig
+from monosem.text import printed
 
 SHOWN = 4
 """Dictionaries that are named."""
@@ -137,10 +138,7 @@ class Plan:
         return found
 
     def __str__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=100)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, as JSON has them."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from monosem.intervals import Interval
 from monosem.interventions import Redirect
 from monosem.sae import SAE, BatchTopKSAE
 from monosem.sae.identity import dictionary_hash
+from monosem.text import printed
 from monosem.training import TrainingConfig, train_together
 
 LATENTS_EACH = 16
@@ -213,10 +213,7 @@ class MetaSAE:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=100)
 
 
 def meta_sae(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from monosem.analysis.cosines import nearest, over_latents, random_directions
 from monosem.codes import SparseCodes
 from monosem.intervals import Interval
 from monosem.sae import TopKSAE, pursue
+from monosem.text import printed
 
 PERMUTATIONS = 200
 PAIRS_OF_A_PARENT = 50
@@ -63,10 +63,7 @@ class Overlap:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=130)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=130)
 
 
 def overlap(

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
@@ -16,6 +15,7 @@ from monosem.analysis.stitch.families import Family
 from monosem.analysis.stitch.sums import Quadratic
 from monosem.errors import ConfigError
 from monosem.spelling import listed
+from monosem.text import printed
 
 Order = Literal["steady", "published", "greedy"]
 ROWS_SHOWN = 11
@@ -88,10 +88,7 @@ class Path:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=100)
 
 
 def walk(quadratic: Quadratic, families: Sequence[Family], n_small: int, n_large: int, order: Order) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from monosem.activations import activations, first_rows
@@ -19,6 +18,7 @@ from monosem.analysis.stitch.stitched import Stitched
 from monosem.analysis.stitch.sums import Insertions, Quadratic, read
 from monosem.errors import ConfigError, MismatchError
 from monosem.sae import SAE
+from monosem.text import printed
 from monosem.work import doing, job
 
 
@@ -106,10 +106,7 @@ class Stitching:
         return self.quadratic.error(ends[0]), self.quadratic.error(ends[1])
 
     def __str__(self) -> str:
-        console = Console(width=110)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get()
+        return printed(self.table(), width=110)
 
 
 def stitch(

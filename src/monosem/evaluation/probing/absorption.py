@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from monosem.errors import ConfigError, DataError
@@ -24,6 +23,7 @@ from monosem.files import write_json
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.text import printed
 from monosem.work import as_job, each
 
 MOST_SPLIT, JUMP = 10, 0.03
@@ -86,12 +86,7 @@ class Absorption:
         return [where, f"{found}.", RELIABILITY]
 
     def __str__(self) -> str:
-        console = Console(width=100)
-        with console.capture() as captured:
-            console.print(self.table())
-            for line in self.said():
-                console.print(line)
-        return captured.get()
+        return printed(self.table(), *self.said(), width=100)
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""

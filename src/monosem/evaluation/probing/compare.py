@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import sparse, stats
 
@@ -23,6 +22,7 @@ from monosem.files import write_json
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.text import printed
 from monosem.work import as_job
 
 LEAST_DOCUMENTS = 10
@@ -123,11 +123,7 @@ class TextComparison:
         )
 
     def __str__(self) -> str:
-        console = Console(width=110)
-        with console.capture() as captured:
-            console.print(self.table())
-            console.print(self.alarms_table())
-        return captured.get()
+        return printed(self.table(), self.alarms_table(), width=110)
 
     def save(self, path: str | Path) -> None:
         """Write JSON: all latents compared."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from monosem.errors import ConfigError
@@ -15,6 +14,7 @@ from monosem.evaluation.paired import Difference
 from monosem.files import replacing, write_json
 from monosem.intervals import Interval
 from monosem.spelling import listed
+from monosem.text import printed
 
 
 class ProbeRow(NamedTuple):
@@ -172,11 +172,7 @@ class ProbeReport:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        console = Console(width=110)
-        with console.capture() as captured:
-            for table in self.tables():
-                console.print(table)
-        return captured.get()
+        return printed(*self.tables(), width=110)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
