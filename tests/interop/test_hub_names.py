@@ -64,13 +64,19 @@ def test_what_stands_here_goes_before_a_name_and_has_no_revision(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("hf://a/b", ("a/b", "")),
-        ("a/b/c/d.pt", ("a/b", "c/d.pt")),
+        ("hf://a/b", ("a/b", "", None)),
+        ("a/b/c/d.pt", ("a/b", "c/d.pt", None)),
+        ("a/b@v1/c", ("a/b", "c", "v1")),
+        ("a/b/c@refs/pr/1", ("a/b", "c", "refs/pr/1")),
+        ("a/b@refs/pr/1/c", ("a/b", "c", "refs/pr/1")),
+        ("hf://a/b/c.npz?revision=main", ("a/b", "c.npz", "main")),
         ("a", None),
         ("../a/b", None),
         ("a/b/../c", None),
-        ("/a/b/c", ("a/b", "c")),
+        ("/a/b/c", ("a/b", "c", None)),
     ],
 )
-def test_a_name_is_a_repository_and_a_path_in_it(text: str, name: tuple[str, str] | None) -> None:
+def test_a_name_is_a_repository_a_path_in_it_and_a_revision(
+    text: str, name: tuple[str, str, str | None] | None
+) -> None:
     assert hub_name(text) == name

@@ -24,6 +24,7 @@ def info(
     """Say what a run, an SAE or a model is."""
     from monosem.cli.console import console
     from monosem.errors import FileError
+    from monosem.interop.addresses import listed_layer
     from monosem.interop.catalogue import published
     from monosem.interop.load import holds_dictionary
     from monosem.interop.place import WEIGHTS
@@ -32,7 +33,7 @@ def info(
 
     path, out = Path(what), console()
     local = path.parent == Path() or path.parent.is_dir()
-    meant = path_meant(path) if local and what != "bundled" else ""
+    meant = path_meant(path) if local and what != "bundled" and not listed_layer(path) else ""
     if meant:  # before a hub is asked for a model of this name
         raise FileError(f"there is no run, SAE or model {what!r} here (of a hub, give OWNER/NAME){meant}")
     if (path / "run.yaml").is_file():
@@ -47,7 +48,10 @@ def info(
             raise FileError(
                 f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json, or a GGUF file)"
             )
-    elif published(what) is not None or what.startswith("hf://") or (what.count("/") > 1 and gguf_file(what) is None):
+    elif listed_layer(path) or published(what) is not None or what.startswith("hf://"):
+        _show(out, _sae(what))
+        return
+    elif what.count("/") > 1 and gguf_file(what) is None:
         _show(out, _sae(what))
         return
     _show(out, _model(what))

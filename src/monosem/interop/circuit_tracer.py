@@ -63,7 +63,7 @@ def read(place: Place) -> Parts:
         d_in,
         n_latents,
         {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec},
-        _metadata(config, int(layer[1]) if layer else None),
+        metadata_of(config, int(layer[1]) if layer else None),
         d_out=matrix(W_dec)[1],
     )
     before_gain = _before_gain(config, int(layer[1])) if layer else None
@@ -110,7 +110,8 @@ def _k(place: Place, config: dict[str, Any]) -> int | None:
     return k
 
 
-def _metadata(config: dict[str, Any], layer: int | None) -> SAEMetadata:
+def metadata_of(config: dict[str, Any], layer: int | None) -> SAEMetadata:
+    """What a set's config.yaml says of the transcoder of a layer; of all, where none is given."""
     reads, predicts = config.get("feature_input_hook"), config.get("feature_output_hook")
     if layer is None or not isinstance(reads, str) or not isinstance(predicts, str):
         return SAEMetadata(model=model_of(config.get("model_name")))
@@ -149,6 +150,8 @@ def read_clt(place: Place) -> Parts:
         name = f"W_dec_{layer}"
         tensors[name] = wanted(place.tensors(f"{name}.safetensors"), place, name)[0]
     own_thresholds = "threshold_0" in encoders[0]
+    if not own_thresholds and "jump" in str(config.get("activation")).lower():
+        raise FileError(f"{place.source} has no thresholds, and config.yaml says JumpReLU: download it again")
     if own_thresholds:
         tensors["own_threshold"] = stacked("threshold")
     first = tensors["W_dec_0"].shape

@@ -15,36 +15,52 @@ from monosem.hub import offline, reachable
 from monosem.interop.place import WEIGHTS, Place
 
 HUB = "hf://"
-PART = re.compile(r"[A-Za-z0-9][\w.-]*")
+ADDRESS = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<of_repo>refs/\w+/\w+|[^/@?]+))?"
+    r"(?:/(?P<path>[^@?]*))?(?:@(?P<of_path>[^@?]+)|\?revision=(?P<asked>[^&?]+))?"
+)
+LISTING = "config.yaml"
+"""In which a set of circuit-tracer's may list where its transcoders stand."""
+LISTED_LAYER = re.compile(r"layer_(\d+)")
+"""One of these, below the set's name."""
 CONFIGS = (".json", ".yaml", ".yml")
 LISTED = 12
 
 
 class HubName(NamedTuple):
-    """A repository and a path in it."""
+    """A repository and a path in it, and the revision, where the name says it."""
 
     repo: str
     path: str
+    revision: str | None = None
 
     def __str__(self) -> str:
         return HUB + f"{self.repo}/{self.path}".rstrip("/")
 
 
 def hub_name(text: str) -> HubName | None:
-    """What "hf://owner/name/path" or "owner/name/path" names; None if it is no such name."""
-    words = text.removeprefix(HUB).strip("/").split("/")
-    if len(words) < 2 or ".." in words or not all(PART.fullmatch(word) for word in words[:2]):
+    """What "hf://owner/name/path" or "owner/name/path" names; None if it is no such name.
+
+    A revision stands behind the repository or at the end: "owner/name@REVISION/path", "owner/name/path@REVISION",
+    "owner/name/path?revision=REVISION".
+    """
+    found = ADDRESS.fullmatch(text.removeprefix(HUB).strip("/"))
+    path = (found["path"] or "").strip("/") if found else ""
+    if found is None or ".." in path.split("/"):
         return None
-    return HubName("/".join(words[:2]), "/".join(words[2:]))
+    return HubName(found["repo"], path, found["of_repo"] or found["of_path"] or found["asked"])
 
 
 def downloaded(name: HubName, revision: str | None = None) -> Place:
     """Where the files of a dictionary stand here, fetched if they are not yet.
 
     Raises:
-        ConfigError: huggingface_hub is not installed, or the name is of several dictionaries.
+        ConfigError: huggingface_hub is not installed, the name is of several dictionaries, or says another revision.
         FileError: there is no such repository, revision or path, or the hub cannot be reached.
     """
+    if revision is not None and name.revision not in (None, revision):
+        raise ConfigError(f"{name} is named at revision {name.revision!r}, and revision={revision!r}: give one")
+    revision = revision or name.revision
     try:
         import huggingface_hub
     except ImportError as error:
@@ -69,6 +85,11 @@ def _chosen(name: HubName, files: list[str]) -> list[str]:
     inside = [file for file in files if not name.path or file == name.path or file.startswith(name.path + "/")]
     holders = sorted({str(PurePosixPath(file).parent) for file in inside if file.endswith(WEIGHTS)})
     here = name.path or "."
+    listing = _listing(name, files)
+    if listing is not None:
+        return [listing]
+    if not holders and name.path in files:  # of vectors, JSON
+        return [name.path]
     if not holders:
         folders = {str(parent) for file in files for parent in PurePosixPath(file).parents} | set(files)
         near = difflib.get_close_matches(name.path, folders, 1)
@@ -90,6 +111,17 @@ def _chosen(name: HubName, files: list[str]) -> list[str]:
     return sorted({*own, *beside})
 
 
+def _listing(name: HubName, files: list[str]) -> str | None:
+    """The file that lists where a set's transcoders stand, or one of them: beside it are no tensors."""
+    folder = PurePosixPath(name.path)
+    if name.path not in files and LISTED_LAYER.fullmatch(folder.name):
+        below = any(file.startswith(f"{name.path}/") for file in files)
+        folder = folder if below else folder.parent
+    inside = [PurePosixPath(file) for file in files if folder in PurePosixPath(file).parents]
+    beside = folder / LISTING
+    return str(beside) if beside in inside and not any(file.suffix in WEIGHTS for file in inside) else None
+
+
 def _cached(name: HubName, revision: str | None) -> Place:
     """What an earlier call has fetched: a snapshot, of which nobody knows whether the rest of it is here.
 
@@ -105,7 +137,8 @@ def _cached(name: HubName, revision: str | None) -> Place:
     commit = read_text(ref).strip() if ref.is_file() else str(revision)
     folder = home / "snapshots" / commit
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    if not any(file == name.path or file.startswith(f"{name.path}/".lstrip("/")) for file in files):
+    there = any(file == name.path or file.startswith(f"{name.path}/".lstrip("/")) for file in files)
+    if not there and _listing(name, files) is None:
         raise _not_cached(name, at)
     _chosen(name, files)
     return Place(folder / name.path, str(name), commit)

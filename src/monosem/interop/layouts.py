@@ -8,12 +8,14 @@ from monosem.interop import (
     gemma_scope,
     gemma_scope_2,
     goodfire,
+    kissane,
     neuronpedia,
     openai,
     openmoss,
     qwen_scope,
     saelens,
     sparsify,
+    temporal,
 )
 from monosem.interop.layout import Layout
 
@@ -22,6 +24,7 @@ LAYOUTS: tuple[Layout, ...] = (
     sparsify.LAYOUT,
     openai.LAYOUT,
     goodfire.LAYOUT,
+    kissane.LAYOUT,
     gemma_scope.LAYOUT,
     gemma_scope_2.LAYOUT,
     gemma_scope_2.SEVERAL,
@@ -31,5 +34,6 @@ LAYOUTS: tuple[Layout, ...] = (
     circuit_tracer.CLT_LAYOUT,
     dictionary_learning.LAYOUT,
     neuronpedia.LAYOUT,
+    temporal.LAYOUT,
 )
 """In this order they are asked whether a place is theirs."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from monosem.errors import ConfigError, FileError
-from monosem.interop.catalogue import published
+from monosem.interop.addresses import described, followed, listed_layer, lists
+from monosem.interop.catalogue import PublishedSAE, published
 from monosem.interop.downloads import HUB, downloaded, hub_name
 from monosem.interop.layout import Layout, assemble
 from monosem.interop.layouts import LAYOUTS
@@ -36,8 +37,9 @@ def load_sae(
     metadata say where it came from; what cannot be computed exactly here is refused. No code in a file is executed.
 
     Args:
-        path_or_name: a folder or a file; a run; "owner/name/path" or "hf://owner/name/path" of the hub; or a name of
-            SAELens's, "release/id" (`ms.catalogue` lists what is published). What stands at a path goes before a name.
+        path_or_name: a folder or a file; a run; "owner/name/path" or "hf://owner/name/path" of the hub, with
+            "@REVISION" at its end if one is meant; or a name of SAELens's, "release/id" (`ms.catalogue` lists what is
+            published). What stands at a path goes before a name.
         device: where to put it.
         revision: of the hub: branch, tag or commit; "main" if not given. The commit stands in the metadata.
         lazy: leave the decoders of another library's cross-layer transcoder in their files; of these, the rows of
@@ -48,7 +50,7 @@ def load_sae(
         ConfigError: it cannot be used here exactly, or a folder holds several; the message says what to do.
     """
     path = Path(path_or_name).expanduser()
-    if not str(path_or_name).startswith(HUB) and os.path.lexists(path):
+    if not str(path_or_name).startswith(HUB) and (os.path.lexists(path) or listed_layer(path)):
         if revision is not None:
             raise ConfigError(f"{path} is here, not on the hub: leave revision out")
         return read_place(Place(path, str(path)), device, lazy)
@@ -60,9 +62,20 @@ def load_sae(
             f"{path_meant(path)}"
         )
     sae = read_place(downloaded(name, revision), device, lazy)
-    if known is not None and sae.metadata.model is None:
-        sae.metadata.model = known.model
+    if known is not None:
+        _complete(sae, known)
     return sae
+
+
+def _complete(sae: SAE, known: PublishedSAE) -> None:
+    """What the catalogue knows of it and its files do not say."""
+    metadata, (reads, _, predicts) = sae.metadata, (known.site or "").partition(" > ")
+    metadata.model = metadata.model or known.model
+    if metadata.hook or metadata.hooks or not isinstance(known.layer, int) or len(sae.in_shape) > 1 or not reads:
+        return
+    metadata.hook = f"{reads}.{known.layer}"
+    if predicts and not sae.autoencodes:
+        metadata.target_hook = f"{predicts}.{known.layer}"
 
 
 def names_published(path_or_name: str | Path) -> bool:
@@ -77,15 +90,23 @@ def names_published(path_or_name: str | Path) -> bool:
 def holds_dictionary(path: Path) -> bool:
     """Whether there is a dictionary in a folder, ours or another library's, or several."""
     place = Place(path, str(path))
-    return own_folder(place) is not None or layout_of(place) is not None or any(_inside(place))
+    return own_folder(place) is not None or layout_of(place) is not None or lists(place) or any(_inside(place))
 
 
 def read_place(place: Place, device: torch.device | str | None = None, lazy: bool = False) -> SAE:
-    """The dictionary in files that are here.
+    """The dictionary in files that are here, or to which an address in them leads.
 
     Raises:
         FileError, ConfigError: as `load_sae`.
     """
+    led = followed(place)
+    if led is None:
+        return _read(place, device, lazy)
+    elsewhere, config, layer = led
+    return described(_read(elsewhere, device, lazy), config, layer, elsewhere)
+
+
+def _read(place: Place, device: torch.device | str | None, lazy: bool) -> SAE:
     own = own_folder(place)
     if own is not None:
         return load_own(own, device)
@@ -95,7 +116,7 @@ def read_place(place: Place, device: torch.device | str | None = None, lazy: boo
     inside = sorted({inner.path for inner in _inside(place)})
     if len(inside) == 1:
         inner = Place(inside[0], place.source, place.revision)
-        return read_place(inner, device, lazy)
+        return _read(inner, device, lazy)
     if inside:
         names = [path.relative_to(place.folder).as_posix() for path in inside]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

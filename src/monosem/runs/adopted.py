@@ -8,6 +8,7 @@ from typing import Any
 
 from monosem.errors import ConfigError, FileError
 from monosem.files import read_json, write_text
+from monosem.interop.addresses import listed_layer
 from monosem.interop.load import holds_dictionary, load_sae, names_published
 from monosem.runs.config import RunConfig
 from monosem.runs.folder import Run
@@ -45,7 +46,7 @@ def open_run(name: str | Path, model: str | None = None, hook: str | None = None
     if (path / "run.yaml").is_file():
         return Run(path)
     nothing = path.is_dir() and not holds_dictionary(path)
-    if nothing or not (path.exists() or names_published(name)):
+    if nothing or not (path.exists() or listed_layer(path) or names_published(name)):
         return Run(path)  # which says what it lacks
     folder = RUNS / slug(str(name))
     if _holds(folder, name) and model is None and hook is None:

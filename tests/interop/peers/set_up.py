@@ -13,7 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-TORCH = ["--constraint", str(ROOT / "constraints.txt"), "torch"]
+TORCH = ["torch"]
+"""Of the version that the project is tested with; no package that comes after it may bring another."""
 INSTALLS: dict[str, list[list[str]]] = {
     "saelens": [TORCH, ["sae-lens"]],
     # Its own requirements ask for an old nnsight that brings another torch; saving and loading need little of it.
@@ -41,13 +42,22 @@ ADAPTERS: dict[str, list[list[str]]] = {
 
 
 def set_up(folder: Path, library: str) -> Path:
-    """The library's interpreter; what is there already is left alone."""
+    """The library's interpreter; what is there already is left alone, what was begun is gone on with."""
     home = folder / library
     python = home / "bin" / "python"
-    if not python.exists():
+    unfinished = home / "unfinished"
+    if unfinished.exists() or not python.exists():
+        print(f"setting up {library}", flush=True)
+        home.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
         venv.create(home, with_pip=True)
+        (pinned,) = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")]
+        constraints = home / "constraints.txt"
+        constraints.write_text(pinned + "\n")
         for packages in (INSTALLS | ADAPTERS)[library]:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+            command = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints, *packages]
+            subprocess.run(command, check=True)
+        unfinished.unlink()
     return python
 
 
