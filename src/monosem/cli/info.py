@@ -48,10 +48,9 @@ def info(
             raise FileError(
                 f"{path} is no run (run.yaml), no SAE (cfg.json) and no model (config.json, or a GGUF file)"
             )
-    elif listed_layer(path) or published(what) is not None or what.startswith("hf://"):
-        _show(out, _sae(what))
-        return
-    elif what.count("/") > 1 and gguf_file(what) is None:
+    elif any((listed_layer(path), published(what), what.startswith("hf://"))) or (
+        what.count("/") > 1 and gguf_file(what) is None
+    ):
         _show(out, _sae(what))
         return
     _show(out, _model(what))
