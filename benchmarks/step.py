@@ -67,15 +67,15 @@ def make_sparse(sae: Any, x: torch.Tensor, k: int) -> None:
 
 
 def saelens_trainer(
-    d: int, n: int, tokens: int, architecture: str, *, lr: float = 3e-4, batch: int = 4096, **settings: Any
+    d: int, n: int, tokens: int, name: str, *, lr: float = 3e-4, batch: int = 4096, decay: bool = False, **settings: Any
 ) -> tuple[Any, Any]:
-    """An SAE of SAELens ("TopK", "Standard", ...) and its trainer, at its defaults."""
+    """An SAE of SAELens ("TopK", "Standard", ...) and its trainer, at its defaults; with decay over the last 20 %."""
     import sae_lens
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    config = getattr(sae_lens, f"{architecture}TrainingSAEConfig")(d_in=d, d_sae=n, device="cpu", **settings)
-    sae = getattr(sae_lens, f"{architecture}TrainingSAE")(config)
+    config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d, d_sae=n, device="cpu", **settings)
+    sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
     trainer_config = SAETrainerConfig(
         n_checkpoints=0,
         checkpoint_path=None,
@@ -89,7 +89,7 @@ def saelens_trainer(
         lr_warm_up_steps=0,
         adam_beta1=0.9,
         adam_beta2=0.999,
-        lr_decay_steps=0,
+        lr_decay_steps=tokens // batch // 5 if decay else 0,
         n_restart_cycles=1,
         train_batch_size_samples=batch,
         dead_feature_window=1000,

@@ -208,13 +208,14 @@ def _f1(said: torch.Tensor, are: torch.Tensor) -> float:
     return (2 * (said & are).sum() / (said.sum() + are.sum()).clamp_min(1)).item()
 
 
-def test_rows_of_a_generator_are_evaluated_and_the_full_suite_knows_their_truth() -> None:
+def test_rows_of_a_generator_are_evaluated_against_their_truth_and_the_full_suite_has_the_ceiling() -> None:
     planted = PlantedDictionary(24, 16, l0=2, seed=1)
     sae, other = (ms.TopKSAE(16, 24, k=2, seed=seed) for seed in (1, 2))
     core = ms.evaluate(sae, planted, tokens=1200, progress=False)
     assert core.facts["data"] == "PlantedDictionary"
     assert core.facts["rows"] == 1200
-    assert "f1" not in core.metrics
+    assert core["f1"] == ms.score_truth(sae, planted, 1200)["f1"]
+    assert "probes" not in core.columns
     report = ms.evaluate({"a": sae, "b": other}, planted, suite="full", tokens=1200, progress=False)
     assert report.of("a")["fvu"].value == pytest.approx(core["fvu"].value)
     for name, one in (("a", sae), ("b", other)):

@@ -6,6 +6,7 @@ from monosem.activations.health import inspect_rows
 from monosem.activations.inputs import reopened
 from monosem.activations.live import FILLING, LiveActivations, models_of
 from monosem.activations.mapping import Mapping, is_mapping
+from monosem.activations.planted import PlantedActivations
 from monosem.activations.reading import Found, Piece, Reading, Wanted, positions_read, read_rows, rows_a_context
 from monosem.activations.rows import VectorRows
 from monosem.activations.shards import StoreFolder
@@ -28,6 +29,7 @@ __all__ = [
     "Mapping",
     "Piece",
     "Place",
+    "PlantedActivations",
     "Reading",
     "Rows",
     "Standing",

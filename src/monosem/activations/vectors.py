@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 from monosem.activations.content import rows_hash
 from monosem.activations.live import LiveActivations
+from monosem.activations.planted import Generator, PlantedActivations
 from monosem.activations.remote import Remote, place_of
 from monosem.activations.shards import INDEX
 from monosem.activations.source import ActivationSource
@@ -24,6 +25,7 @@ from monosem.errors import ConfigError, DataError, FileError
 from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors, require_whole
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAEMetadata
+from monosem.synthetic import is_world
 
 POOL_ROWS = 131_072
 ITERABLE_ROWS = 4096
@@ -157,7 +159,7 @@ def _one_array(batch: Any) -> Tensor | np.ndarray:
 
 
 def activations(
-    source: SubjectModel | ModelSet | ActivationSource | Tensor | np.ndarray | str | Path | Iterable[Any],
+    source: SubjectModel | ModelSet | ActivationSource | Generator | Tensor | np.ndarray | str | Path | Iterable[Any],
     hook: str | Sequence[str] | None = None,
     text: Text = "bundled",
     *,
@@ -169,7 +171,8 @@ def activations(
     Args:
         source: a subject model, a `ModelSet` (several side by side, for a crosscoder), a tensor or array (rows, d_in),
             a `.npy`, `.safetensors` or `.parquet` file of one, the folder or address of a store
-            (`store_activations`), or an iterable of batches, as a `DataLoader`.
+            (`store_activations`), or an iterable of batches, as a `DataLoader`; or a generator with known truth
+            (`ms.SynthSAEBench`), or its name, "synthetic:small".
         hook: with a model or a store: name of a hook point, or of several that one pass serves (`select`, `pair` and
             `stack` of the source then give parts of it).
         text: with a language model: what it reads; "bundled", a file, a folder, "hub:owner/name", a list of strings or
@@ -193,6 +196,8 @@ def activations(
         return LiveActivations(source, hook, text, images=images, **options)
     if images is not None:
         raise ConfigError("images are read by a model: activations(model, hook, images=...)")
+    if isinstance(source, Generator) or (isinstance(source, str) and is_world(source)):
+        return PlantedActivations(source, **options)
     if isinstance(source, str | Path) and is_store(source):
         return StoredActivations(source, hook, **options)
     if isinstance(source, str | Path):

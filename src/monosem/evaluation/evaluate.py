@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from monosem.activations import ActivationSource, models_of
+from monosem.activations import ActivationSource, PlantedActivations, models_of
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
@@ -35,6 +35,7 @@ from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
 from monosem.sae import SAE
 from monosem.sae.identity import dictionary_hash
+from monosem.synthetic import is_world
 from monosem.work import as_job, doing, each, job, stage
 
 Observer = Callable[[Batch, Bool[Tensor, "contexts pos"], SparseCodes, Float[Tensor, "rows d_in"]], None]
@@ -84,8 +85,8 @@ def evaluate(
         sae: the SAE, or several, by name.
         model: the subject model (several for a crosscoder of models), or ready activations, (rows, d_in) or, of several
             sources, (rows, source, d_in); or a source of activations, such as a store, whose first rows are read; or a
-            generator with known truth (`ms.SynthSAEBench`), against which "full" measures too; the SAE's own model if
-            not given.
+            generator with known truth (`ms.SynthSAEBench`), against which SAEs are measured too; the SAE's own model or
+            synthetic world if not given.
         hook: name of the hook point; the SAE's own if not given.
         suite: "core", what one pass of the model says; "full", all that is known of a dictionary.
         target: of ready activations those that a transcoder must predict, (rows, d_out) or (rows, layer, d_out).
@@ -112,11 +113,16 @@ def evaluate(
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     saes = named(sae)
+    drawn = next(iter(saes.values())).metadata.vectors if model is None else None
+    if drawn is not None and is_world(drawn):
+        model = PlantedActivations(drawn)
+    if isinstance(model, PlantedActivations):
+        drawn, model = model.name, model.planted
     reading: VectorReading | ModelReading
     facts: dict[str, str | int | float]
     if isinstance(model, Planted):
         reading = VectorReading.of_planted(next(iter(saes.values())), model, tokens)
-        facts = {"data": type(model).__name__}
+        facts = {"data": drawn or type(model).__name__}
     elif isinstance(model, ActivationSource | Tensor | np.ndarray):
         reading = _vectors(saes, model, target, tokens)
         data = model.words if isinstance(model, ActivationSource) else "the rows given"

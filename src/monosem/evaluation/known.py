@@ -1,4 +1,7 @@
-"""Where the truth is known, dictionaries are measured against it in the full suite: planted features, and the board."""
+"""Where the truth is known, dictionaries are measured against it.
+
+Planted features always; the ceiling of probes and the board of a game in the full suite.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ IN_REPORT = {PROBES: "probes", NOTHING: "mean"}
 
 
 def planted_truth(survey: Survey) -> Extra | None:
-    """Scores of all dictionaries, the random one too, against planted features, beside the ceiling of probes."""
+    """Scores of all dictionaries, the random one too, against planted features."""
     if survey.planted is None:
         return None
     rows = max(2, min(ROWS, survey.tokens))
@@ -28,10 +31,18 @@ def planted_truth(survey: Survey) -> Extra | None:
         if isinstance(column, Dictionary):
             found = score_truth(column.sae, survey.planted, rows)
             columns[name], notes = found.values, found.notes | notes
+    return Extra(columns, notes=notes)
+
+
+def ceiling(survey: Survey) -> Extra | None:
+    """What logistic probes, trained on the truth, make of planted features."""
+    if survey.planted is None:
+        return None
+    rows = max(2, min(ROWS, survey.tokens))
     n = min(PROBED, len(survey.planted.features), next(iter(survey.saes.values())).n_latents)
-    ceiling = probe_ceiling(survey.planted, n, rows=min(PROBE_ROWS, 20 * survey.tokens), test_rows=rows)
-    columns["probes"] = {"f1": ceiling.f1, "precision": ceiling.precision, "recall": ceiling.recall}
-    return Extra(columns, notes=notes, facts={"probed_features": n})
+    found = probe_ceiling(survey.planted, n, rows=min(PROBE_ROWS, 20 * survey.tokens), test_rows=rows)
+    probes = {"f1": found.f1, "precision": found.precision, "recall": found.recall}
+    return Extra({"probes": probes}, facts={"probed_features": n})
 
 
 def board(survey: Survey) -> Extra | None:

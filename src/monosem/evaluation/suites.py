@@ -8,7 +8,7 @@ from monosem.evaluation.board import plays_othello
 from monosem.evaluation.curves import ByFrequency, ByPosition
 from monosem.evaluation.dark_matter import WIDEST, DarkMatter
 from monosem.evaluation.epsilon import EDITS, ONE_IN, OtherErrors
-from monosem.evaluation.known import board, planted_truth
+from monosem.evaluation.known import board, ceiling, planted_truth
 from monosem.evaluation.l0 import L0
 from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.last_word import last_words
@@ -100,8 +100,8 @@ def _usefulness(survey: Survey) -> Extra | None:
 
 
 CALLS: dict[Suite, list[Callable[[Survey], Extra | None]]] = {
-    "core": [last_words],
-    "full": [beyond_training, untrained, _usefulness, planted_truth, board],
+    "core": [last_words, planted_truth],
+    "full": [beyond_training, untrained, _usefulness, ceiling, board],
 }
 """What goes through data of its own (other contexts, other models, probing, ground truth) and joins the report."""
 

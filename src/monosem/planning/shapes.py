@@ -18,6 +18,7 @@ from monosem.runs.several import describe_each
 from monosem.runs.storing import COMPARED
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.sae.blank import outlined
+from monosem.synthetic import is_world, world_width
 
 LONGEST = 1024
 """Tokens in a context where neither run nor model says it."""
@@ -169,7 +170,8 @@ def shapes_of(config: RunConfig) -> Subject:
 
 def _of_vectors(config: RunConfig) -> Subject:
     name = config.vectors or ""
-    width, each = _columns(Path(name)), describe_each(config)
+    width = world_width(name) if is_world(name) else _columns(Path(name))
+    each = describe_each(config)
     dictionaries = [
         Dictionary(one, member, outlined(lambda member=member: member.sae.build(width))) for one, member in each.items()
     ]

@@ -188,7 +188,7 @@ class EvaluationConfig(BaseModel):
     images: str | None = None
     """Held-out images of a run on images."""
     vectors: str | None = None
-    """Held-out vectors of a run on vectors."""
+    """Held-out vectors of a run on vectors; of a synthetic world other rows of the same world if not given."""
     tokens: int = Field(default=500_000, ge=1)
     """Tokens for reconstruction, firing rates and features."""
     loss_tokens: int = Field(default=65_536, ge=0)
@@ -222,7 +222,8 @@ class RunConfig(BaseModel):
     images: str | None = None
     """In place of text, for an image model: a folder, an IDX or .npz file, or hub:owner/name."""
     vectors: str | None = None
-    """In place of a model: ready activations; a .npy, .safetensors or .parquet file."""
+    """In place of a model: ready activations; a .npy, .safetensors or .parquet file. Or rows that are drawn, of known
+    truth: synthetic:small, synthetic:16k, with settings synthetic:small,roots=0,seed=3."""
     store: str | None = None
     """A folder of activations that `monosem store` writes; training reads them there, and not from the model."""
     tokens: int = Field(default=1_000_000, ge=1)

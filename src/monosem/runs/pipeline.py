@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from monosem.activations import (
     FILLING,
     ActivationSource,
     HookSource,
+    PlantedActivations,
     StoredActivations,
     activations,
     read_vectors,
@@ -42,12 +46,16 @@ from monosem.runs.results import Results
 from monosem.runs.several import describe_each
 from monosem.runs.storing import known_by_name, open_store
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
+from monosem.synthetic import is_world, world
 from monosem.training import train_together
 from monosem.work import as_job, doing, job
 
 HELD_OUT = "bundled:held_out"
 KEPT, KEEP_MINUTES = "evaluation.state", 2.0
 """What an evaluation that was stopped goes on from, and the time between saves of it."""
+
+DRAWN_ROWS, SHOWN_SEED = 65_536, 4_000_037
+"""Rows of a synthetic world that its feature store is of, at most; they are drawn for it alone."""
 
 Model = SubjectModel | ModelSet
 
@@ -219,7 +227,7 @@ def require_held_out(config: RunConfig) -> None:
         FileError: the data to evaluate on are missing or cannot be read.
     """
     look: dict[str, Callable[[str], object]] = {
-        "vectors": lambda name: read_vectors(Path(name)),
+        "vectors": lambda name: world(name) if is_world(name) else read_vectors(Path(name)),
         "images": images_of,
         "text": read_documents,
     }
@@ -227,7 +235,7 @@ def require_held_out(config: RunConfig) -> None:
         own, held_out = getattr(config, name), getattr(config.evaluation, name)
         if own is None:
             continue
-        if held_out is None and (name != "text" or own.partition(":")[0] != "bundled"):
+        if held_out is None and not is_world(own) and (name != "text" or own.partition(":")[0] != "bundled"):
             raise ConfigError(
                 f"evaluation.{name}: the run trains on {own}: name held-out {name} "
                 f"(--set evaluation.{name}=...), or leave the evaluation out (--no-evaluation)"
@@ -243,7 +251,8 @@ def run_evaluation(
 ) -> EvaluationReport:
     """Evaluate a trained dictionary in one pass: `evaluation.json`, `figures/` and `features/`.
 
-    Ready vectors have no losses, and are gone through once more for the features.
+    Ready vectors have no losses, and are gone through once more for the features. Of a synthetic world the scores
+    against its truth stand beside, and its features are of other rows, each labelled by what is on in it.
 
     Raises:
         FileError: another process is writing into the folder, or it cannot be written.
@@ -261,8 +270,8 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
     counts: dict[str, Any] = {"tokens": config.tokens, "controls": config.controls, "progress": progress}
     data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
     if model is None:
-        report = evaluate(sae, read_vectors(Path(config.vectors or "")), **counts)
-        harvest(sae, run.path / "features", vectors=config.vectors, tokens=config.tokens, progress=progress)
+        report = evaluate(sae, held_out_rows(described, config), suite=config.suite, **counts)
+        _harvest_rows(run, config.vectors or described.vectors or "", {"tokens": config.tokens, "progress": progress})
     else:
         hooks = Places(sae, model, None if _remembers(sae) else described.hook).hooks
         if described.images is not None:  # opened once, for the evaluation and the store
@@ -295,6 +304,23 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
             write_figures(run.path / "figures", run.history(), report)
     everyone().wait()
     return report
+
+
+def held_out_rows(described: RunConfig, config: EvaluationConfig) -> ActivationSource | Tensor | np.ndarray:
+    """What a run on ready vectors is measured on: a file, or the synthetic world that draws other rows."""
+    name = config.vectors or described.vectors or ""
+    return PlantedActivations(name) if is_world(name) else read_vectors(Path(name))
+
+
+def _harvest_rows(run: Run, name: str, options: dict[str, Any]) -> FeatureStore:
+    """Features of ready vectors; of a synthetic world each row is labelled by what is on in it, `f3 f17`."""
+    vectors: Any = name
+    if is_world(name):
+        rows = world(name).sample(min(options["tokens"], DRAWN_ROWS), SHOWN_SEED)
+        on = [sorted(rows.codes[row].indices.tolist()) for row in range(len(rows.x))]
+        options = options | {"labels": [" ".join(f"f{one}" for one in features) for features in on]}
+        vectors = rows.x
+    return harvest(run.sae(), run.path / "features", vectors=vectors, **options)
 
 
 def _remembers(sae: SAE) -> bool:
@@ -350,7 +376,7 @@ def _harvested(
     if described.vectors is not None:
         if text or images:
             raise ConfigError(f"{run.path} is of ready vectors: it reads no text and no images (--vectors FILE)")
-        return harvest(run.sae(), path, vectors=vectors or own.vectors or described.vectors, **options)
+        return _harvest_rows(run, vectors or own.vectors or described.vectors, options)
     if vectors is not None:
         raise ConfigError(f"{run.path} is of {described.reads}: it reads what its model says, not vectors")
     images = images or (own.images if text is None else None)

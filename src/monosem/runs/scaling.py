@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from monosem.activations import FILLING, ActivationSource, read_vectors
+from monosem.activations import FILLING, ActivationSource
 from monosem.analysis.scaling import Recommendation, ScalingLaw
 from monosem.analysis.scaling.law import require_enough
 from monosem.analysis.scaling.show import WIDTH
@@ -24,7 +24,7 @@ from monosem.files import read_json, write_json
 from monosem.intervals import Drawn, Interval
 from monosem.ranks import first_alone_in
 from monosem.runs.config import RunConfig
-from monosem.runs.pipeline import KEPT, run_training
+from monosem.runs.pipeline import KEPT, held_out_rows, run_training
 from monosem.sae import SAE
 from monosem.spelling import listed
 from monosem.training import TrainingConfig, train_together
@@ -210,7 +210,7 @@ def run_scaling(
             return _fit(saes, pairs, saved, metric)
         options: dict[str, Any] = {"tokens": own.tokens, "controls": False, "progress": progress}
         if swept.vectors is not None:
-            report = evaluate(saes, read_vectors(Path(own.vectors or "")), **options)
+            report = evaluate(saes, held_out_rows(swept, own), **options)
         else:
             data = {"images": own.images} if swept.images is not None else {"text": own.text}
             options |= {"loss_tokens": 0 if metric == "fvu" else own.loss_tokens, "keep": folder / KEPT, **data}

@@ -7,6 +7,7 @@ from monosem.synthetic.known import KnownFeatures, PlantedBatch
 from monosem.synthetic.othello import OthelloGames, othello_games
 from monosem.synthetic.planted import PlantedDictionary
 from monosem.synthetic.superposition import ToyModel
+from monosem.synthetic.worlds import World, is_world, world, world_width
 
 __all__ = [
     "Clusters",
@@ -18,5 +19,9 @@ __all__ = [
     "PlantedDictionary",
     "SynthSAEBench",
     "ToyModel",
+    "World",
+    "is_world",
     "othello_games",
+    "world",
+    "world_width",
 ]
