@@ -1,4 +1,7 @@
-"""What four processes find out together; each writes what it saw into a file of its own. Started by test_ranks.py."""
+"""What four processes find out together; each writes what it saw into a file of its own. Started by test_ranks.py.
+
+They are forked, and so import nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from forked import ended, forked
 
 from monosem.activations import store_activations
 from monosem.errors import MonosemError
@@ -72,6 +76,8 @@ def trained(case: tuple[type[SAE], Any, Any], dtype: torch.dtype, steps: int, di
     metrics = running.last.metrics
     held = sum(t.numel() for t in sae.parameters()) + sum(t.numel() for t in running.optimizer.state().values())
     alike = all(bool((one == p).all()) for p in sae.parameters() for one in division.rows.gather(p.data))
+    assert (running.parts is None) == (division.rows.size == 1), "matrices are in common where rows are divided"
+    running.undivide()
     restore(sae, division)
     widths = getattr(sae, "widths", None)
     return {"state": sae.state_dict(), "metrics": metrics, "held": held, "widths": widths, "alike": alike}
@@ -194,4 +200,6 @@ def bad_input(every: Group, found: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    load_model("bundled")
+    ended(forked(4, lambda: main(Path(sys.argv[1]))))

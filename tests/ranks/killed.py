@@ -1,6 +1,6 @@
 """One of two processes is killed at a certain call, and the other says so. Started by test_killed.py.
 
-killed.py MODULE.NAME CALL store | harvest | evaluate FOLDER
+killed.py passes FOLDER                     a store, a harvest and an evaluation; what each job says is in TASK.txt
 killed.py MODULE.NAME CALL train ...        as the command line
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import ended, forked
 
 from monosem.activations import store_activations
 from monosem.cli.main import run
@@ -57,19 +58,43 @@ def kill_at(name: str, call: int) -> None:
     setattr(owner, attribute, counted)
 
 
-def main(name: str, call: str, task: str, *words: str) -> None:
-    kill_at(name, int(call))
-    if task == "train":
-        sys.argv = ["monosem", task, *words]
-        run()
-        return
+READ = "read_rows"
+AT = {
+    "store": (f"monosem.activations.live.{READ}", 3),
+    "harvest": (f"monosem.activations.reading.{READ}", 2),
+    "evaluate": (f"monosem.activations.reading.{READ}", 2),
+}
+
+
+def together(task: str, folder: Path) -> None:
+    """The work of two, one of which is killed."""
+    kill_at(*AT[task])
     try:
         with working_together():
-            work(task, Path(words[0]))
-    except (MonosemError, KeyboardInterrupt) as error:  # torchrun may tell it first
+            work(task, folder / task)
+    except (MonosemError, KeyboardInterrupt) as error:
         if first_to_fail():
             print(error)
         sys.exit(2)
+
+
+def passes(folder: Path) -> None:
+    started = [
+        pid
+        for task in AT
+        for pid in forked(2, lambda task=task: together(task, folder), said_in=folder / f"{task}.txt")
+    ]
+    (folder / "ended").write_text(" ".join(map(str, ended(started))))
+
+
+def main(name: str, call: str, *words: str) -> None:
+    if name == "passes":
+        load_model("bundled")
+        passes(Path(call))
+        return
+    kill_at(name, int(call))
+    sys.argv = ["monosem", *words]
+    run()
 
 
 if __name__ == "__main__":

@@ -104,11 +104,10 @@ def test_a_store_and_a_harvest_go_on_alone_and_an_evaluation_ends(tmp_path: Path
     assert spec.loader is not None
     worker: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
-    at = {"store": ("monosem.activations.live.read_rows", 3), "harvest": ("monosem.activations.reading.read_rows", 2)}
-    at["evaluate"] = ("monosem.activations.reading.read_rows", 2)
-    jobs = [started(name, call, task, str(tmp_path / task)) for task, (name, call) in at.items()]
-    for torchrun in jobs:
-        require_one_line(ended(torchrun))
+    run_by_itself(WORKER, "passes", str(tmp_path))
+    assert (tmp_path / "ended").read_text() == "2 -9 2 -9 2 -9"
+    for task in ("store", "harvest", "evaluate"):
+        require_one_line((tmp_path / f"{task}.txt").read_text())
     assert any((tmp_path / "store").rglob("*")), "something was there to go on from"
     for task in ("store", "harvest"):
         worker.work(task, tmp_path / task)
@@ -123,33 +122,36 @@ def test_a_store_and_a_harvest_go_on_alone_and_an_evaluation_ends(tmp_path: Path
         assert several.select(columns).equals(one.select(columns)), name
 
 
-def test_a_process_that_is_stopped_is_named_and_one_that_is_slow_is_waited_for() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    worker = [sys.executable, str(WORKER.with_name("stopped.py"))]
-    both = [
-        subprocess.Popen(
-            worker,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **settings, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    try:
-        output, _ = both[0].communicate(timeout=PATIENCE)
-    finally:
-        for one in both:
-            one.kill()
-            one.communicate()
-    waited, *_, stopped = (line for line in output.splitlines() if "process 1" in line)
+def test_a_process_that_goes_nowhere_is_named_and_one_that_is_slow_is_waited_for(tmp_path: Path) -> None:
+    run_by_itself(WORKER.with_name("stopped.py"), str(tmp_path))
+    where = [f"{pid} on {socket.gethostname()}" for pid in (tmp_path / "seconds").read_text().split()]
+    again = "The same command, with any number of processes, goes on from what is saved"
+
+    waited, *_, stopped = (line for line in (tmp_path / "stopped").read_text().splitlines() if "process 1" in line)
     assert "(adding up) for process 1 of 2, at work elsewhere" in waited
-    assert "slow is not stopped" in output
-    assert f"process 1 of 2 ({both[1].pid} on {socket.gethostname()}) has shown no sign of life for 4 s" in stopped
-    assert both[0].returncode == 2
+    assert "slow is not stopped" in (tmp_path / "stopped").read_text()
+    assert f"process 1 of 2 ({where[0]}) has shown no sign of life for 4 s" in stopped
+    assert stopped.endswith(again)
+
+    (hangs,) = told(tmp_path / "hangs")
+    assert hangs.startswith(f"monosem: process 1 of 2 ({where[1]}) has been at a training step for ")
+    assert hangs.endswith(f"more than 10 times as long as ever before, and hangs. {again}")
+
+    (knot,) = told(tmp_path / "waits_elsewhere")
+    assert "wait for each other, and none has gone on for 1 s: process 0 (adding up), 1 (adding up)." in knot
+    assert knot.endswith(again)
+
+
+def told(said: Path) -> list[str]:
+    """What the first to say something says; here the others end with tracebacks."""
+    return [line for line in said.read_text().splitlines() if line.startswith("monosem: ")]
+
+
+def run_by_itself(*words: str | Path) -> None:
+    """A script that forks the processes of its jobs."""
+    command, settings = [sys.executable, *map(str, words)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_told_to_end_while_it_tells_why_it_ends_a_process_goes_on_telling() -> None:

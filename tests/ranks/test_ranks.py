@@ -16,19 +16,14 @@ from monosem.work import alone_in
 WORKER = Path(__file__).with_name("equal_to_one.py")
 
 
-def started(n: int, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """`torchrun --nproc-per-node n ...`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *words]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings)
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes has found."""
     folder = tmp_path_factory.mktemp("four")
     with alone_in(folder / "used"):
-        output, _ = started(4, str(WORKER), str(folder)).communicate(timeout=480)
+        command, settings = [sys.executable, str(WORKER), str(folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=480)
+        output = done.stdout + done.stderr
     files = [folder / f"{rank}.json" for rank in range(4)]
     assert all(file.is_file() for file in files), output
     return [json.loads(file.read_text()) for file in files]

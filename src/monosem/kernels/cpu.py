@@ -136,7 +136,17 @@ def decode_error(
 def scatter_outer(values: Tensor, order: Tensor, starts: Tensor, rows: Tensor, y: Tensor) -> Tensor:
     out = empty(starts.shape[1] - 1, y.shape[1], dtype=y.dtype)
     arrays = (_array(values.index_select(0, order)), starts.numpy(), rows.numpy(), _array(y), out.numpy())
-    _scatter_outer(*arrays, _match_threads())
+    _scatter_outer(*arrays, 0, False, _match_threads())
+    return out
+
+
+def scatter_outer_of_all(every: list[list[Tensor]], latents: slice) -> Tensor:
+    """As `scatter_outer`, of some latents, over the rows of several: each one's values in order, starts, rows and y."""
+    y = every[0][-1]
+    out = empty(latents.stop - latents.start, y.shape[1], dtype=y.dtype)
+    for number, parts in enumerate(every):
+        values, starts, rows, source = (_array(part) for part in parts)
+        _scatter_outer(values, starts, rows, source, out.numpy(), latents.start, number > 0, _match_threads())
     return out
 
 
@@ -376,14 +386,15 @@ def _decode_error(values, indices, offsets, weight, bias, target, error, dots):
 
 
 @njit(cache=True, parallel=True)
-def _scatter_outer(values, starts, rows, y, out, n_parts):
+def _scatter_outer(values, starts, rows, y, out, skipped, added, n_parts):
     n = out.shape[0]
     for part in prange(n_parts):
         for block in range(starts.shape[0]):
             for latent in range(part * n // n_parts, (part + 1) * n // n_parts):
-                if block == 0:
+                if block == 0 and not added:
                     out[latent, :] = 0
-                _add_rows(out[latent], values, rows, y, starts[block, latent], starts[block, latent + 1])
+                first, last = starts[block, skipped + latent], starts[block, skipped + latent + 1]
+                _add_rows(out[latent], values, rows, y, first, last)
 
 
 @njit(cache=True, parallel=True)

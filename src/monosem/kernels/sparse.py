@@ -345,7 +345,7 @@ class _Encode(torch.autograd.Function):
         ctx: Any, x: Tensor, W: Tensor, b: Tensor, b_dec: Tensor | None, selection: Selection, values: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x, W)
-        ctx.selection, ctx.latents = selection, ranks.division().latents
+        ctx.selection, ctx.latents, ctx.common = selection, ranks.division().latents, ranks.common_weight(W)
         return values.view_as(values)
 
     @staticmethod
@@ -356,7 +356,7 @@ class _Encode(torch.autograd.Function):
         grad: Tensor = grads[0].contiguous()
         need_x, need_W, need_b, need_b_dec = ctx.needs_input_grad[:4]
         grad_x = _weighted_sum(grad, selection, W) if need_x else None
-        grad_W = _scatter_outer(grad, selection, x) if need_W else None
+        grad_W = _weight_gradient(grad, selection, x, ctx.common) if need_W else None
         grad_b = None
         if need_b or need_b_dec:
             grad_b = grad.new_zeros(selection.n_latents).index_add_(0, selection.indices, grad)
@@ -369,7 +369,7 @@ class _Encode(torch.autograd.Function):
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, W: Tensor, selection: Selection) -> Tensor:
-        ctx.selection = selection
+        ctx.selection, ctx.common = selection, ranks.common_weight(W)
         if selection.dense:
             codes = _to_dense(values, selection)
             ctx.save_for_backward(codes, W)
@@ -385,9 +385,7 @@ class _Decode(torch.autograd.Function):
         grad: Tensor = grads[0].contiguous()
         need_values, need_W = ctx.needs_input_grad[:2]
         grad_values = _gather_dot(grad, W, selection) if need_values else None
-        grad_W = None
-        if need_W:
-            grad_W = product(values.T, grad) if selection.dense else _scatter_outer(values, selection, grad)
+        grad_W = _weight_gradient(values, selection, grad, ctx.common) if need_W else None
         return grad_values, grad_W, None
 
 
@@ -404,7 +402,7 @@ class _SquaredError(torch.autograd.Function):
         else:
             error, dots = _backend(W).decode_error(values, selection.indices, selection.offsets, W, b_dec, target)
         ctx.save_for_backward(kept, error, dots)
-        ctx.selection = selection
+        ctx.selection, ctx.common = selection, ranks.common_weight(W)
         ctx.mark_non_differentiable(error)
         return error.pow(2).mean(), error
 
@@ -416,10 +414,7 @@ class _SquaredError(torch.autograd.Function):
         need_values, need_W, need_b_dec, _, need_target = ctx.needs_input_grad
         scale = grads[0] * (2 / max(1, error.numel()))
         grad_values = dots * -scale if need_values else None
-        grad_W = None
-        if need_W:
-            scaled = kept * -scale
-            grad_W = product(scaled.T, error) if selection.dense else _scatter_outer(scaled, selection, error)
+        grad_W = _weight_gradient(kept * -scale, selection, error, ctx.common) if need_W else None
         grad_b_dec = error.sum(0) * -scale if need_b_dec else None
         return grad_values, grad_W, grad_b_dec, None, error * scale if need_target else None
 
@@ -449,8 +444,22 @@ def _gather_dot(x: Tensor, W: Tensor, selection: Selection) -> Tensor:
     return backend.gather_dot(x, W, selection.indices, selection.offsets)
 
 
-def _scatter_outer(values: Tensor, selection: Selection, y: Tensor) -> Tensor:
-    if selection.dense:
-        return product(_to_dense(values, selection).T, y)
+def _weight_gradient(
+    values: Tensor, selection: Selection, y: Tensor, common: ranks.CommonWeight | None
+) -> Tensor | None:
+    """Every latent's sum of rows of y, times its values there (of a dense selection, all values).
+
+    Of a matrix that ranks have in common this one's latents get their sums over the rows of all, which are handed over:
+    None is returned.
+    """
     backend = _backend(y)
+    if common is not None and backend.__name__ == "monosem.kernels.cpu":
+        order, starts, rows = selection.by_latent(backend)
+        ordered = values if selection.dense else values.index_select(0, order)
+        every = common.group.laid_out(ordered, starts, rows, y, willing=not selection.dense)
+        if every is not None:
+            common.add(backend.scatter_outer_of_all(every, common.own))
+            return None
+    if selection.dense:
+        return product((values if values.ndim == 2 else _to_dense(values, selection)).T, y)
     return backend.scatter_outer(values, *selection.by_latent(backend), y)

@@ -10,9 +10,12 @@ Whoever computes a mean over rows or a sum over latents asks here for the part t
 all there already, and nothing is asked: there is no other code for several.
 """
 
+from monosem.ranks.alive import at_work
 from monosem.ranks.division import (
+    CommonWeight,
     Division,
     a_row,
+    common_weight,
     divided,
     division,
     latents_in_all,
@@ -29,13 +32,16 @@ from monosem.ranks.memory import common_memory
 
 __all__ = [
     "ALONE",
+    "CommonWeight",
     "Division",
     "Group",
     "a_row",
     "agreed",
     "any_of_all",
+    "at_work",
     "by_itself",
     "common_memory",
+    "common_weight",
     "divided",
     "division",
     "everyone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosem.errors import ConfigError
 from monosem.ranks.group import ALONE, Group
@@ -68,6 +68,32 @@ class Division:
         return torch.stack(self.latents.gather(by_latent), 1).flatten(0, 1) if self.latents.size > 1 else by_latent
 
 
+class CommonWeight:
+    """A matrix that ranks with other rows of the batch have in common, in one memory.
+
+    The kernels hand over of its gradient only what belongs to the rows of the matrix that are this rank's, but of all
+    rows of the batch. What else there is of it is a parameter's gradient, as ever: of this rank's rows of the batch.
+    """
+
+    def __init__(self, parameter: nn.Parameter, group: Group) -> None:
+        self.parameter, self.group = parameter, group
+        n = len(parameter)
+        self.own = slice(group.rank * n // group.size, (group.rank + 1) * n // group.size)
+        self.gradient: Tensor | None = None
+
+    def add(self, gradient: Tensor) -> None:
+        """Part of the gradient of this rank's rows."""
+        self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
+
+
+_weights: ContextVar[Sequence[CommonWeight]] = ContextVar("_weights", default=())
+
+
+def common_weight(weight: Tensor) -> CommonWeight | None:
+    """What is known of a matrix that ranks have in common; None of others."""
+    return next((one for one in _weights.get() if one.parameter is weight), None)
+
+
 _current: ContextVar[Division] = ContextVar("_current")
 _UNDIVIDED = Division()
 
@@ -78,13 +104,14 @@ def division() -> Division:
 
 
 @contextmanager
-def divided(by: Division) -> Iterator[None]:
-    """Within this block rows and latents are divided so."""
-    token = _current.set(by)
+def divided(by: Division, weights: Sequence[CommonWeight] = ()) -> Iterator[None]:
+    """Within this block rows and latents are divided so, and those with other rows have these matrices in common."""
+    tokens = _current.set(by), _weights.set(weights)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current.reset(tokens[0])
+        _weights.reset(tokens[1])
 
 
 class _Sum(torch.autograd.Function):

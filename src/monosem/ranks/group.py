@@ -13,18 +13,20 @@ from torch import distributed as dist
 
 from monosem.errors import RankError
 from monosem.ranks.alive import waiting
-from monosem.ranks.memory import WORTH, Adder
+from monosem.ranks.memory import Exchange
+
+OPERATIONS = {"SUM": torch.add, "MIN": torch.minimum, "MAX": torch.maximum}
 
 
 @contextmanager
-def _together(what: str) -> Iterator[None]:
-    """What the library raises where another process is gone.
+def _together(what: str, size: int = 0) -> Iterator[None]:
+    """What the library raises where another process is gone, while so many bytes are exchanged.
 
     Raises:
         RankError: in its place.
     """
     try:
-        with waiting(what):
+        with waiting(what, size):
             yield
     except RuntimeError as error:
         raise RankError(
@@ -45,8 +47,8 @@ class Group:
         self.rank = 0 if members is None else dist.get_rank(members)
         self.sent = 0
         """Bytes that this process has handed over so far."""
-        self._adder: Adder | None = None
-        self._here = torch.zeros(1)
+        self._exchange: Exchange | None = None
+        self._asked = False
 
     @property
     def first(self) -> bool:
@@ -57,46 +59,62 @@ class Group:
         self.sent += tensor.numel() * tensor.element_size()
         return tensor
 
-    def _reduce(self, tensor: Tensor, how: Any, what: str) -> Tensor:
+    def _near(self, tensor: Tensor | None = None) -> Exchange | None:
+        """Memory that the members have in common, for what stands on CPUs; None where they have none."""
+        if not self._asked and self.size > 1:
+            self._asked = True  # they speak through sockets until they have it
+            exchange = Exchange(self)
+            self._exchange = exchange if exchange.possible else None
+        return None if tensor is not None and not tensor.is_cpu else self._exchange
+
+    def _reduce(self, tensor: Tensor, how: str, what: str) -> Tensor:
         if self.size > 1 and tensor.numel():
             whole = self._send(tensor.detach().contiguous())
-            if how != dist.ReduceOp.SUM or not self._through_memory(whole):
-                with _together(what):
-                    dist.all_reduce(whole, how, group=self._members)
+            near = self._near(tensor)
+            with _together(what, whole.nbytes * self.size):
+                if near is None:
+                    dist.all_reduce(whole, getattr(dist.ReduceOp, how), group=self._members)
+                else:
+                    near.reduce(whole.view(-1), OPERATIONS[how])
             if whole.data_ptr() != tensor.data_ptr():
                 tensor.copy_(whole)
         return tensor
 
-    def _through_memory(self, tensor: Tensor) -> bool:
-        """Add up a large tensor, if the members have memory in common."""
-        if not tensor.is_cpu or tensor.nbytes < WORTH:
-            return False
-        self._adder = self._adder or Adder(self)
-        if self._adder.possible:
-            self._adder.add_up(tensor.view(-1))
-        return self._adder.possible
-
     def sum_(self, tensor: Tensor) -> Tensor:
         """The sum over all members, in place; the same bits in all."""
-        return self._reduce(tensor, dist.ReduceOp.SUM, "adding up")
+        return self._reduce(tensor, "SUM", "adding up")
 
     def least_(self, tensor: Tensor) -> Tensor:
         """The least of all members, element by element, in place."""
-        return self._reduce(tensor, dist.ReduceOp.MIN, "comparing")
+        return self._reduce(tensor, "MIN", "comparing")
 
     def most_(self, tensor: Tensor) -> Tensor:
         """The most of all members, element by element, in place."""
-        return self._reduce(tensor, dist.ReduceOp.MAX, "comparing")
+        return self._reduce(tensor, "MAX", "comparing")
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """What each member has, of one shape in all."""
         if self.size == 1:
             return [tensor]
-        tensor = tensor.contiguous()
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
-        with _together("gathering"):
-            dist.all_gather(found, self._send(tensor), group=self._members)
+        tensor = self._send(tensor.detach().contiguous())
+        near = self._near(tensor)
+        with _together("gathering", tensor.nbytes * self.size):
+            if near is not None:
+                return [part.view(tensor.shape) for part in near.gather(tensor.view(-1))]
+            found = [torch.empty_like(tensor) for _ in range(self.size)]
+            dist.all_gather(found, tensor, group=self._members)
         return found
+
+    def laid_out(self, *own: Tensor, willing: bool = True) -> list[list[Tensor]] | None:
+        """Of each member what it lays out on CPUs, of any length in each, in memory that the members have in common.
+
+        It can be read until the next call. None where they have none, or one of them is not willing.
+        """
+        near = self._near(own[0])
+        if near is None:
+            return None
+        with _together("laying out"):
+            return near.laid_out([self._send(tensor.detach()) for tensor in own], willing)
 
     def gather_ragged(self, tensor: Tensor) -> list[Tensor]:
         """What each member has, of any length in each."""
@@ -117,7 +135,7 @@ class Group:
             tensor = torch.empty(about[1], dtype=getattr(torch, about[0]), device=device)
         tensor = tensor.contiguous()
         if tensor.numel():
-            with _together("giving"):
+            with _together("giving", tensor.nbytes * self.size):
                 dist.broadcast(self._send(tensor), group=self._members, group_src=0)
         return tensor
 
@@ -126,7 +144,7 @@ class Group:
         if self.size == 1:
             return [content]
         lengths, found = self.words(len(content)), list[bytes]()
-        with _together("bringing"):
+        with _together("bringing", sum(lengths)):
             if not self.first:
                 if content:
                     tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -157,9 +175,12 @@ class Group:
 
     def meet(self) -> None:
         """As `wait`, as fast as can be: what each has written into memory that they have in common, all see."""
-        if self.size > 1:
-            with _together("meeting"):
-                dist.all_reduce(self._here, dist.ReduceOp.MAX, group=self._members)
+        near = self._near()
+        if near is None:
+            self.wait()
+            return
+        with _together("meeting"):
+            near.wait()
 
     def subgroup(self, ranks: Sequence[Sequence[int]]) -> Group:
         """Of disjoint lists of members, the group of the one that this process is in; all must call it."""

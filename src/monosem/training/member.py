@@ -250,6 +250,7 @@ class Member:
             return self._result
         sae, first = self.sae, self.division.every.first
         self.trainer.require_sound()
+        self.trainer.undivide()
         restore(sae, self.division)
         skipped = self.source.metadata.documents_skipped
         sae.metadata = sae.metadata.model_copy(update={"documents_skipped": skipped})

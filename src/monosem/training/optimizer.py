@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,6 @@ from monosem import kernels
 EPS = 1e-8
 MOMENTS = ("mean", "square")
 """As `state` calls them."""
-
-
-def _all(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 class Adam:
@@ -33,18 +29,25 @@ class Adam:
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, lr: float, own: Callable[[Tensor], Tensor] = _all) -> None:
-        """Use up the gradients. `own` takes of a parameter, and of what belongs to it, the rows that are to change."""
+    def step(
+        self, lr: float, gradients: Mapping[str, Tensor] | None = None, own: Mapping[str, slice] | None = None
+    ) -> None:
+        """Use up the gradients: those of the parameters, or others. Of those named in `own` some rows change alone."""
         self.steps += 1
         corrections = (1 - self.beta1**self.steps, 1 - self.beta2**self.steps)
         settings = (lr, self.beta1, self.beta2, EPS, *corrections)
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                tensors = (parameter, parameter.grad, self.mean[name], self.square[name])
-                value, grad, mean, square = (own(t.flatten(1) if t.ndim > 2 else t) for t in tensors)
-                kernels.adam_(value, grad, mean, square, settings, unit_rows=name in self.unit_rows)
-                grad, parameter.grad = parameter.grad, None
-                kernels.done_with(grad)
+        for name, grad in (self.gradients if gradients is None else gradients).items():
+            parameter, rows = self.parameters[name], (own or {}).get(name, slice(None))
+            changed = (t[rows] if t.ndim else t for t in (parameter.data, self.mean[name], self.square[name]))
+            value, mean, square, used = (t.flatten(1) if t.ndim > 2 else t for t in (*changed, grad))
+            kernels.adam_(value, used, mean, square, settings, unit_rows=name in self.unit_rows)
+            parameter.grad = None
+            kernels.done_with(grad)
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """Those of the parameters."""
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
 
     def state(self) -> dict[str, Tensor]:
         """The moments, by name."""

@@ -24,7 +24,7 @@ from monosem.activations import (
     batches,
 )
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
-from monosem.ranks import Division, Group, agreed, everyone, first_alone_in
+from monosem.ranks import Division, Group, agreed, at_work, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
 from monosem.training.cost import Loss
@@ -335,7 +335,8 @@ def _step(member: Member, batch: _Read, callbacks: Sequence[Callback]) -> list[d
     """One step of one SAE; its figures, if they are logged."""
     trainer, source = member.trainer, member.source
     loss = None if member.loss is None else member.loss.on(batch.standing)
-    step = trainer.step(*source.split(source.take(batch.rows)), loss=loss)
+    with at_work("a training step"):
+        step = trainer.step(*source.split(source.take(batch.rows)), loss=loss)
     for callback in callbacks:
         callback(trainer, step)
     if trainer.steps % member.config.log_every and not member.ended:

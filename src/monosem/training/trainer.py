@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -75,7 +76,7 @@ class Trainer:
     division = Division()
     """Which rows of a batch and which latents are here, of several processes; of one, all."""
     parts: Parts | None = None
-    """Which rows of the parameters Adam changes here, where other ranks of this machine change the others."""
+    """What the ranks of this machine that have other rows have in common, and what of it is changed here."""
 
     def __init__(self, sae: SAE, config: TrainingConfig | None = None, total_tokens: int | None = None) -> None:
         """Prepare to train.
@@ -130,6 +131,12 @@ class Trainer:
         self.division, self.parts = division, Parts.of(division.rows, self.optimizer)
         if len(set(division.every.words(self.screen))) > 1:
             self.screen = "float32"
+
+    def undivide(self) -> None:
+        """Work no longer with others of this machine: what was in common is this process's own again."""
+        if self.parts is not None:
+            self.parts.end()
+            self.parts = None
 
     def _fastest(self) -> kernels.Precision:
         """In which precision candidates are looked for: measured, once."""
@@ -196,7 +203,8 @@ class Trainer:
         dead = self.tokens_since_fired >= self.dead_after
         rows = len(x) * self.division.rows.size
         cost = None if loss is None else ErrorCost(loss, sae, goal, x)
-        with self.buffers.in_use(), divided(self.division):
+        common = [] if self.parts is None else list(self.parts.weights.values())
+        with self.buffers.in_use(), divided(self.division, common):
             output = self._loss(inputs, goal, TrainingContext(self.screen, progress, cost))
             output.loss.backward()
             residual = output.residual
@@ -209,13 +217,11 @@ class Trainer:
                 if self.config.revival.method == "aux_k" and self._passes(self.dead_after, rows):
                     raise_silent(sae, dead, centred)
                 revival = add_revival(sae, self.config.revival, dead, centred, residual)
-            self._add_up_gradients()
+            gradients = self._gradients()
             lr = self.peak_lr * lr_factor(self.steps, self.n_steps, self.config.warmup, self.config.decay)
-            if self.parts is None:
-                self.optimizer.step(lr)
-            else:
-                self.optimizer.step(lr, self.parts.own)
-                self.parts.share()
+            self.optimizer.step(lr, gradients, self.own)
+            if self.parts is not None:
+                self.parts.changed()
         self.tokens += rows
         self.steps += 1
         sae.metadata.tokens_trained += rows
@@ -226,26 +232,31 @@ class Trainer:
         self.last = Step(output.loss.detach(), output, goal, lr, *revived, self.division, cost is None)
         return self.last
 
-    def _add_up_gradients(self) -> None:
-        """Over the ranks that have other rows; and keep them below the limit, if there is one."""
-        gradients = {name: p.grad for name, p in self.sae.named_parameters() if p.grad is not None}
+    @property
+    def own(self) -> dict[str, slice]:
+        """The rows of parameters that are changed here, where other ranks of this machine change the others."""
+        return {} if self.parts is None else self.parts.own
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Over all rows of the batch, those of other ranks too; and below the limit, if there is one."""
         if self.parts is not None:
-            gradients = self.parts.add_up(gradients)
+            gradients = self.parts.gradients()
         else:
+            gradients = self.optimizer.gradients
             for gradient in gradients.values():
                 self.division.rows.sum_(gradient)
         limit = self.config.clip_gradient
         if limit is not None:
-            squares = {name: gradient.pow(2).sum() for name, gradient in gradients.items()}
             zero = self.sae.W_enc.new_zeros(())
             own, others = zero, zero
-            for name, square in squares.items():
+            for name, gradient in gradients.items():
+                square = gradient.pow(2).sum()
+                square = over_rows(square) if name in self.own else square
                 own, others = (own + square, others) if by_latent(self.sae, name) else (own, others + square)
-            if self.parts is not None:
-                own, others = over_rows(torch.stack([own, others])).unbind()
             norm = (over_latents(own) + others).sqrt()
             for gradient in gradients.values():
                 gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
+        return gradients
 
     def _passes(self, interval: int, rows: int) -> bool:
         """Whether a multiple of so many tokens lies in a step of so many rows."""
@@ -323,7 +334,8 @@ class Trainer:
         gather, three = self.division.rows.gather, (sae.centred(inputs), wanted, residual)
         centred, wanted, residual = (torch.cat(gather(rows.detach())) for rows in three)
         norm = self.config.revival.new_norm(sae)
-        latents = resample(sae, self.optimizer, dead, (centred, wanted), residual, norm=norm, seed=self.steps)
+        with nullcontext() if self.parts is None else self.parts.each_its_own():
+            latents = resample(sae, self.optimizer, dead, (centred, wanted), residual, norm=norm, seed=self.steps)
         self.tokens_since_fired[latents] = 0
 
     def _rows(self, x: Tensor) -> Tensor:
