@@ -59,7 +59,9 @@ def measured(processes: int, latent_ranks: int, threads: int, steps: int) -> tup
     words = [str(Path(__file__).resolve()), "--timed", str(latent_ranks), "--steps", str(steps)]
     command = [sys.executable, *(launcher if processes > 1 else []), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return said[0]["tokens"], sum(each["milliseconds"] for each in said)
 
