@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from monosem import kernels
-from monosem.kernels import cpu, matmul, reference, rounding, screening
+from monosem.kernels import cpu, matmul, reaching, reference, rounding, screening
 from monosem.kernels.rounding import Precision
 
 
@@ -127,7 +127,7 @@ def test_the_nth_largest_whatever_the_numbers(count: int) -> None:
     rows[::3] = rows[::3].round()
     rows[1], rows[2], rows[4, :50], rows[5] = float("-inf"), 0.0, float("-inf"), -1 - rows[5].abs()
     for row in rows:
-        assert screening._nth_largest(row.numpy(), count) == row.sort(descending=True).values[count - 1]
+        assert reaching.nth_largest(row.numpy(), count) == row.sort(descending=True).values[count - 1]
 
 
 def test_values_have_the_same_bits_in_any_company() -> None:

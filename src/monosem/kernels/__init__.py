@@ -9,6 +9,7 @@
     matmul.py      the matmul of selections, and which precisions are fast: asked by trying
     rounding.py    rows in few bits, with the true norms of what rounding took away
     screening.py   which entries can be among the wanted, found in few bits: on CPU
+    reaching.py    its loops, compiled by numba
     buffers.py     memory that is used again
     sparse.py      the two differentiable operations that architectures are made of, on any of the above
 

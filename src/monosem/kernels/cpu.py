@@ -188,8 +188,9 @@ def adam_(
     if parameter.ndim == 1:
         arrays = [a.reshape(-1, 1) for a in arrays]
     _match_threads()
-    parameter_rows, grad_rows, mean_rows, square_rows = arrays
-    _adam(parameter_rows, grad_rows, mean_rows, square_rows, np.array(settings, dtype=arrays[0].dtype), unit_rows)
+    lr, beta1, beta2, eps, correction1, correction2 = settings
+    numbers = (lr / correction1, 1 / correction2, beta1, 1 - beta1, beta2, 1 - beta2, eps, 0, 1)
+    _adam(*arrays, np.array(numbers, dtype=arrays[0].dtype), unit_rows)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -251,12 +252,16 @@ def _top_k_rows(pre, values, indices):
                     _sift_down(heap, heap_indices, row[i], i, k)
             continue
         maxima = row[:n_groups].copy()
-        for g in range(1, n // n_groups):
-            block = row[g * n_groups : (g + 1) * n_groups]
+        quarter = n // n_groups // 4 * n_groups
+        for start in range(0, quarter, n_groups):  # at four places at once: memory is slow to begin, not to go on
+            a, b = row[start : start + n_groups], row[start + quarter : start + quarter + n_groups]
+            c, d = row[start + 2 * quarter :], row[start + 3 * quarter :]
             for i in range(n_groups):
-                maxima[i] = max(maxima[i], block[i])
-        for i in range(n - (n // n_groups) * n_groups):
-            maxima[i] = max(maxima[i], row[(n // n_groups) * n_groups + i])
+                maxima[i] = max(maxima[i], max(max(a[i], b[i]), max(c[i], d[i])))
+        for start in range(4 * quarter, n, n_groups):
+            part = row[start : start + n_groups]
+            for i in range(part.shape[0]):
+                maxima[i] = max(maxima[i], part[i])
         groups = np.empty(k, np.int32)
         for i in range(k):
             _sift_up(heap, groups, maxima[i], i, i)
@@ -346,7 +351,7 @@ def _dot_rows(vector, which, source, first, last, out):
     for e in range(first, last, 4):
         e1, e2, e3 = min(e + 1, last - 1), min(e + 2, last - 1), min(e + 3, last - 1)
         s0, s1, s2, s3 = source[which[e]], source[which[e1]], source[which[e2]], source[which[e3]]
-        t0 = t1 = t2 = t3 = vector[0] * 0
+        t0 = t1 = t2 = t3 = vector.dtype.type(0)
         for c in range(vector.shape[0]):
             t0 += s0[c] * vector[c]
             t1 += s1[c] * vector[c]
@@ -431,25 +436,30 @@ def _from_dense(dense, indices, offsets, values):
             values[e] = dense[r, indices[e]]
 
 
-@njit(cache=True, parallel=True, fastmath=FAST)
-def _adam(parameter, grad, mean, square, settings, unit_rows):
-    lr, beta1, beta2, eps, correction1, correction2 = settings
-    one = beta1 - beta1 + 1
-    rate, scale = lr / correction1, one / correction2
-    for r in prange(parameter.shape[0]):
-        p, g, m, v = parameter[r], grad[r], mean[r], square[r]
-        parallel = one - one
-        if unit_rows:
-            for c in range(p.shape[0]):
-                parallel += g[c] * p[c]
-        norm = one - one
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def _adam_row(p, g, m, v, numbers, unit_row):
+    """Of one row. All numbers are of its own precision: one of another would make all that is reckoned double."""
+    rate, scale, beta1, rest1, beta2, rest2, eps, zero, one = numbers
+    parallel = zero
+    if unit_row:
         for c in range(p.shape[0]):
-            tangent = g[c] - parallel * p[c]
-            m[c] = beta1 * m[c] + (one - beta1) * tangent
-            v[c] = beta2 * v[c] + (one - beta2) * tangent * tangent
-            p[c] -= rate * m[c] / (np.sqrt(v[c] * scale) + eps)
-            norm += p[c] * p[c]
-        if unit_rows and norm > 0:
-            inverse = one / np.sqrt(norm)
-            for c in range(p.shape[0]):
-                p[c] *= inverse
+            parallel += g[c] * p[c]
+    norm = zero
+    for c in range(p.shape[0]):
+        before = p[c]
+        tangent = g[c] - parallel * before
+        mean = beta1 * m[c] + rest1 * tangent
+        square = beta2 * v[c] + rest2 * tangent * tangent
+        after = before - rate * mean / (np.sqrt(square * scale) + eps)
+        m[c], v[c], p[c] = mean, square, after
+        norm += after * after
+    if unit_row and norm > 0:
+        inverse = one / np.sqrt(norm)
+        for c in range(p.shape[0]):
+            p[c] *= inverse
+
+
+@njit(cache=True, parallel=True)
+def _adam(parameter, grad, mean, square, numbers, unit_rows):
+    for r in prange(parameter.shape[0]):
+        _adam_row(parameter[r], grad[r], mean[r], square[r], numbers, unit_rows)
