@@ -84,9 +84,13 @@ def packed(weight: Int8[Tensor, "n d"]) -> Tensor:
 
 def integer_product(x: UInt8[Tensor, "rows d"], zero: int, weight: Tensor, n: int) -> Float[Tensor, "rows n"]:
     """`(x - zero) @ weight.T` of packed weights: in bfloat16 where a processor has it, else exact in float32."""
-    ones, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int32)
-    out = torch.bfloat16 if _onednn_knows(torch.bfloat16) else torch.float32
+    ones, zeros, out = torch.ones(n), torch.zeros(n, dtype=torch.int32), integer_output()
     return torch.ops.onednn.qlinear_pointwise(x, 1.0, zero, weight, ones, zeros, None, 1.0, 0, out, "none", [], "")
+
+
+def integer_output() -> torch.dtype:
+    """What `integer_product` returns."""
+    return torch.bfloat16 if _onednn_knows(torch.bfloat16) else torch.float32
 
 
 ALIGNED = 16

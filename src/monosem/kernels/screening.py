@@ -33,6 +33,9 @@ from monosem.kernels.rounding import (
 )
 
 TILE_ROWS = 1024
+SMALLEST_TILE = 64
+KEPT = 24 * 2**20
+"""Bytes that an allocator gives again and caches hold in part; larger ones come from the system, page by page."""
 GROUP = 16
 """A row's maxima are first taken over this many entries, a stride apart."""
 WIDEST = 16
@@ -85,10 +88,14 @@ class Screen:
 
     def products(self, x: Rounded) -> Iterator[tuple[slice, Rounded, Float[Tensor, "rows n"]]]:
         """Tile after tile: which rows, what they are, and their matmul. All tiles are in the same memory."""
-        rows = len(x.values)
-        held = empty(min(rows, TILE_ROWS), len(self.bias), dtype=x.values.dtype) if self.precision != "int8" else None
-        for start in range(0, rows, TILE_ROWS):
-            tile = slice(start, min(start + TILE_ROWS, rows))
+        rows, n, held, at_once = len(x.values), len(self.bias), None, TILE_ROWS
+        if self.precision == "int8":
+            fit = KEPT // (matmul.integer_output().itemsize * n)
+            at_once = min(TILE_ROWS, max(1, fit // SMALLEST_TILE) * SMALLEST_TILE)
+        else:
+            held = empty(min(rows, TILE_ROWS), n, dtype=x.values.dtype)
+        for start in range(0, rows, at_once):
+            tile = slice(start, min(start + at_once, rows))
             yield tile, x[tile], self.product(x[tile], None if held is None else held[: tile.stop - start])
         if held is not None:
             done_with(held)
