@@ -188,9 +188,10 @@ def adam_(
     if parameter.ndim == 1:
         arrays = [a.reshape(-1, 1) for a in arrays]
     _match_threads()
+    rows, grads, means, squares = arrays
     lr, beta1, beta2, eps, correction1, correction2 = settings
     numbers = (lr / correction1, 1 / correction2, beta1, 1 - beta1, beta2, 1 - beta2, eps, 0, 1)
-    _adam(*arrays, np.array(numbers, dtype=arrays[0].dtype), unit_rows)
+    _adam(rows, grads, means, squares, np.array(numbers, dtype=rows.dtype), unit_rows)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

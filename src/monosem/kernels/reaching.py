@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 """The loops of screens on CPU, compiled by numba: a row's edge, and which entries reach it.
 
 A row's entries are looked at in groups, `n_groups` of them, whose entries are so many apart.

@@ -113,7 +113,8 @@ class Screen:
     def groups(self, n_groups: int) -> tuple[np.ndarray, ...]:
         """Of every group of latents, `n_groups` apart, the largest size of a bias, norm, and norm of an error."""
         sizes = np.stack([np.abs(latent) for latent in self.latents()[1:]])
-        padded = np.pad(sizes, ((0, 0), (0, -sizes.shape[1] % n_groups)))
+        padded = np.zeros((len(sizes), -(-sizes.shape[1] // n_groups) * n_groups), np.float32)
+        padded[:, : sizes.shape[1]] = sizes
         return tuple(padded.reshape(len(sizes), -1, n_groups).max(1))
 
     def rows(self, x: Rounded, d: int) -> tuple[np.ndarray, ...]:
