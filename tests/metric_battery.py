@@ -23,6 +23,9 @@ from torch import Tensor
 import monosem as ms
 from monosem.codes import SparseCodes
 from monosem.evaluation.definitions import DEFINITIONS, GROUPS
+from monosem.evaluation.probing.absorption import letters_of, metrics_of_letters
+from monosem.evaluation.probing.columns import Columns
+from monosem.evaluation.probing.measure import DENSE
 from monosem.evaluation.truth import score_codes
 from monosem.models import SubjectModel
 from monosem.sae import ReLUSAE
@@ -36,6 +39,8 @@ NAMES = ("oracle", "best k", "permuted", "untrained")
 D, N_FEATURES, L0 = 32, 64, 3
 FIRST, VOCABULARY, LENGTH, PIECE = 256, 768, 48, 11
 """Tokens that the text has begin at the first number: letters."""
+LABELLED, LABELS = 2_000, 10
+"""Rows, labelled by the strongest feature of the commonest ones, that absorption is asked of."""
 
 
 class Letters(LetterTokenizer):
@@ -112,13 +117,13 @@ def measure(seed: int, documents: int = 48, steps: int = 500) -> dict[str, dict[
         saes, world.model, "embed", text=world.text, tokens=10**6, loss_tokens=10**6, controls=False, progress=False
     )
     found = {name: {key: interval.value for key, interval in report.columns[name].items()} for name in NAMES}
-    useful = probed(saes, world)
+    useful, absorption = probed(saes, world), absorbed(saes, world, seed)
     for name, sae in saes.items():
         with torch.no_grad():
             fired = sae.encode(world.x)
         truth = score_codes(sae.decoder_directions(), fired, world.planted, world.codes)
         found[name] |= {key: interval.value for key, interval in truth.values.items()}
-        found[name] |= useful[name]
+        found[name] |= useful[name] | absorption[name] | alarmed(sae, world, seed)
     return found
 
 
@@ -135,8 +140,40 @@ def probed(saes: dict[str, ms.SAE], world: World) -> dict[str, dict[str, float]]
     return {
         name: {f"probe_auroc_{k}": report[name, k].auroc.value for k in (1, 5)}
         | {"probe_accuracy_5": report[name, 5].accuracy.value}
+        | {"probe_auroc_lost": -report.difference(DENSE, 5, name).value}
         for name in saes
     }
+
+
+def alarmed(sae: ms.SAE, world: World, seed: int) -> dict[str, float]:
+    """Alarms at text of other tokens: all of them equally often."""
+    generator = torch.Generator().manual_seed(seed + 11)
+    size = (len(world.text), len(world.text[0]))
+    strange = torch.randint(FIRST, VOCABULARY, size, generator=generator).tolist()
+    other = ["".join(map(chr, row)) for row in strange]
+    options: Any = {"model": world.model, "hook": "embed", "tokens": 10**6, "progress": False}
+    found = ms.compare_texts(sae, world.text, other, **options).alarms
+    return {
+        "alarm_l0": found["l0"].value,
+        "alarm_error": found["relative_error"].value,
+        "alarm_norm": found["norm"].value,
+    }
+
+
+@torch.no_grad()
+def absorbed(saes: dict[str, ms.SAE], world: World, seed: int) -> dict[str, dict[str, float]]:
+    """Absorption and splitting of the label of a row: which of the commonest features is the strongest in it."""
+    x, codes = world.planted.sample(LABELLED, seed + 13)
+    labels = codes.to_dense().argmax(-1)
+    kept = labels < LABELS
+    truth = codes[kept.nonzero()[:, 0]]
+    found: dict[str, dict[str, float]] = {}
+    for name, sae in saes.items():
+        fired = truth if isinstance(sae, Oracle) else sae.encode(x[kept])
+        columns = [Columns(rows.double().numpy()) for rows in (fired.to_dense(), x[kept])]
+        letters = letters_of(*columns, labels[kept].numpy(), sae.decoder_directions().double().numpy())
+        found[name] = {key: one.value for key, one in metrics_of_letters(letters, int(kept.sum()) // 5).items()}
+    return found
 
 
 @dataclass

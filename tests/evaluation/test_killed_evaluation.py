@@ -44,7 +44,13 @@ for line in sys.stdin:
 """
 """Runs the command line in a process of its own for each line, with everything imported but nothing begun."""
 PATIENCE = 600  # seconds; the machine may be busy
-PARTS = ("pass.safetensors", "longer.safetensors", "untrained/checkpoints")
+PARTS = (
+    "pass.safetensors",
+    "longer.safetensors",
+    "untrained/checkpoints",
+    "probing/*/texts.safetensors",
+    "probes.json",
+)
 """Of the state, in the order in which they appear; last words come before the second, one more pass after the third."""
 
 

@@ -21,6 +21,9 @@ def evaluate(
     loss_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens for the model's losses.")] = None,
     suite: Annotated[Suite | None, typer.Option(help="core: what one pass says; full: all that is known.")] = None,
     last_words: Annotated[str | None, typer.Option(help="A file of passages whose last word is to be guessed.")] = None,
+    untrained_tokens: Annotated[
+        int | None, typer.Option(min=1, help="full: tokens to train the SAE of the untrained model on.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Of a dictionary whose files do not say it: its model.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
@@ -34,6 +37,7 @@ def evaluate(
 
     opened = open_run(run, model, hook)
     given = {"text": text, "images": images, "tokens": tokens, "loss_tokens": loss_tokens, "last_words": last_words}
+    given["untrained_tokens"] = untrained_tokens
     changes = {name: value for name, value in given.items() if value is not None}
     changes |= {} if suite is None else {"suite": suite.value}
     config = opened.config.evaluation.model_copy(update=changes)

@@ -45,7 +45,8 @@ def probe(
     regression on all of the activations.
 
     `--choose greedy` takes each latent as the one that most helps those before it, `difference` those whose means
-    differ most, as SAEBench does. In Python: `ms.probe(sae, "reviews.csv", k=(1, 5))`.
+    differ most, as SAEBench does. Stopped or killed, the same command goes on where it was.
+    In Python: `ms.probe(sae, "reviews.csv", k=(1, 5))`.
     """
     from monosem.cli.console import console
     from monosem.errors import ConfigError
@@ -76,6 +77,7 @@ def probe(
         examples=examples,
         controls=controls,
         seed=seed,
+        keep=opened.path / "probing.state",
     )
     out = console()
     for table in found.tables():

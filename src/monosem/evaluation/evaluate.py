@@ -62,6 +62,7 @@ def evaluate(
     controls: bool = True,
     observers: Sequence[Observer] = (),
     last_words: str | Path | None = None,
+    untrained_tokens: int | None = None,
     keep: str | Path | None = None,
     minutes: float = 2.0,
     progress: bool = True,
@@ -99,6 +100,8 @@ def evaluate(
         controls: measure them too.
         observers: called with the codes of the first SAE of every batch, so that one pass serves all.
         last_words: a file of passages whose last word is to be guessed (LAMBADA), one a line, or with a key "text".
+        untrained_tokens: of "full", on how many the SAE of the untrained model is trained; if not given, as many as this
+            one, but at most 300,000, and fewer of a large model.
         keep: a folder in which the states of all passes are kept every few `minutes`; the same call goes on from it,
             with any number of processes, to the same numbers. It goes when all is done.
         minutes: between saves.
@@ -110,8 +113,9 @@ def evaluate(
             too short; or several SAEs cannot share a pass.
         DataError: the text is empty.
     """
-    if tokens < 1:
-        raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    for name, count in (("tokens", tokens), ("untrained_tokens", untrained_tokens)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} must be at least 1, got {count}")
     saes = named(sae)
     drawn = next(iter(saes.values())).metadata.vectors if model is None else None
     if drawn is not None and is_world(drawn):
@@ -145,13 +149,17 @@ def evaluate(
         losses = Losses(sources, list(columns), reading.contexts, reading.known, min(loss_tokens, tokens))
         reading.losses = losses
     planted = model if isinstance(model, Planted) else None
-    survey = Survey(saes, columns, reading, x, wanted, losses, last_words, tokens, loss_tokens, planted)
+    survey = Survey(
+        saes, columns, reading, x, wanted, losses, last_words, tokens, loss_tokens, untrained_tokens, planted
+    )
     metrics = metrics_of(survey, suite)
     keeper = None
     if keep is not None and isinstance(reading, ModelReading):
         about = {**facts, "tokens": tokens, "loss_tokens": loss_tokens, "suite": suite, "columns": list(columns)}
         about["dictionaries"] = [dictionary_hash(one) for one in saes.values()]
         about["model"] = [one.fingerprint() for one in models_of(reading.model)]
+        if untrained_tokens is not None:
+            about["untrained_tokens"] = untrained_tokens
         about["last_words"] = None if last_words is None else str(last_words)
         survey.keeping = Keeping(keep, about, minutes)
         keeper = survey.keeping.keeper("pass", metrics, observers)

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import safe_open
 
 from monosem.errors import FileError, Interrupted
-from monosem.evaluation.metric import Metric, added_up
-from monosem.files import as_json, parse_json, reading, write_safetensors, writing
+from monosem.evaluation.metric import added_up
+from monosem.files import as_json, parse_json, read_json, reading, write_json, write_safetensors, writing
+from monosem.intervals import Interval
 from monosem.ranks import Group, agreed, everyone
 from monosem.work import StopRequest
 
 BEGIN = "delete it to begin again"
+
+
+Columns = dict[str, dict[str, Interval]]
+"""Metrics by column."""
+
+
+class Accumulator(Protocol):
+    """What a pass adds up, such as a metric."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that it knows."""
+        ...
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from it."""
+        ...
 
 
 class Keeping:
@@ -27,15 +46,47 @@ class Keeping:
         """Begin, or go on; `about` says which evaluation this is, in words of JSON."""
         self.path, self.about, self.minutes = Path(folder), dict(about), minutes
 
-    def keeper(self, part: str, metrics: Sequence[Metric], observers: Sequence[Any] = ()) -> Keeper:
+    def keeper(self, part: str, metrics: Sequence[Accumulator], observers: Sequence[Any] = ()) -> Keeper:
         """Of a pass of that name."""
         about = {**self.about, "part": part}
         return Keeper(self.path / f"{part}.safetensors", about, metrics, observers, everyone(), self.minutes)
+
+    def once(self, part: str, measure: Callable[[], Columns]) -> Columns:
+        """What is measured in one go: from the file of an earlier call, or now.
+
+        Raises:
+            FileError: what is kept is of another evaluation, or damaged.
+        """
+        path, about = self.path / f"{part}.json", {**self.about, "part": part}
+        if path.is_file():
+            kept = read_json(path, _Kept, remedy=BEGIN)
+            if kept.about != about:
+                raise FileError(f"{path} is of another evaluation: {BEGIN}, or evaluate as before")
+            return {
+                name: {
+                    key: Interval(math.nan if value is None else value, *ends) for key, (value, *ends) in own.items()
+                }
+                for name, own in kept.columns.items()
+            }
+        found = measure()
+        if everyone().first:
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"about": about, "columns": found})
+        return found
 
     def forget(self) -> None:
         """All is done."""
         if everyone().first and self.path.exists():
             shutil.rmtree(self.path)
+
+
+@dataclass
+class _Kept:
+    """A file of `Keeping.once`."""
+
+    about: dict[str, Any]
+    columns: dict[str, dict[str, tuple[float | None, float | None, float | None]]]
 
 
 class Keeper:
@@ -49,7 +100,7 @@ class Keeper:
         self,
         path: str | Path,
         about: Mapping[str, Any],
-        metrics: Sequence[Metric],
+        metrics: Sequence[Accumulator],
         observers: Sequence[Any],
         every: Group,
         minutes: float,

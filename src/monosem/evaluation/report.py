@@ -169,7 +169,13 @@ class EvaluationReport:
             lines.append(f"Trained on contexts of {trained:,} tokens; past them, on contexts of {longer:,}.")
         if "untrained_tokens" in self.facts:
             tokens = f"{self.facts['untrained_tokens']:,} tokens"
-            lines.append(f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}.")
+            own, least = self.facts.get("tokens_trained", 0), self.facts["untrained_tokens"]
+            far = f", {own / least:.0f} times fewer than the SAE ({own:,}): it is worse for that alone" * (
+                own > 1.5 * least
+            )
+            lines.append(
+                f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}{far}."
+            )
         if "probed_features" in self.facts:
             lines.append(f"Probes: logistic ones, for the first {self.facts['probed_features']:,} features.")
         if "board_games" in self.facts:

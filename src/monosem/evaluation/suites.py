@@ -95,7 +95,7 @@ def _usefulness(survey: Survey) -> Extra | None:
         return None
     from monosem.evaluation.probing.usefulness import usefulness  # scipy's statistics take their time
 
-    found = usefulness(survey.saes, reading.model, reading.first.hooks[0])
+    found = usefulness(survey.saes, reading.model, reading.first.hooks[0], survey.keeping)
     return Extra({name: metrics for name, metrics in found.items() if name in survey.columns})
 
 

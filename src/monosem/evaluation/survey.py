@@ -44,6 +44,8 @@ class Survey:
     """A file of passages whose last word is to be guessed."""
     tokens: int = 500_000
     loss_tokens: int = 65_536
+    untrained_tokens: int | None = None
+    """For how many the SAE of the untrained model is trained; as many as can be borne if not given."""
     planted: Planted | None = None
     """The generator of the rows, if it is one."""
     keeping: Keeping | None = None

@@ -49,7 +49,7 @@ def untrained(survey: Survey) -> Extra | None:
         return None
     first, reading = next(iter(survey.saes.values())), place.reading
     model, hook = untrained_model(place.model), reading.first.hooks[0]
-    length = training_length(model, first.metadata.tokens_trained)
+    length = training_length(model, first.metadata.tokens_trained, survey.untrained_tokens)
     sae = _trained(first, model, hook, length, survey)
     own = ModelReading({"untrained": sae}, model, hook, min(MEASURED, survey.tokens, length), **reading.asked)
     _, sample = own.sample(8192)
@@ -63,13 +63,18 @@ def untrained(survey: Survey) -> Extra | None:
     found = rebuilt.result("untrained")
     if "kl" in (cost := losses.result("untrained")):  # what it predicts is noise: its own loss says nothing
         found["kl"] = cost["kl"]
-    return Extra({"untrained": found}, facts={"untrained_tokens": sae.metadata.tokens_trained})
+    facts: dict[str, str | int | float] = {"untrained_tokens": sae.metadata.tokens_trained}
+    if first.metadata.tokens_trained:
+        facts["tokens_trained"] = first.metadata.tokens_trained
+    return Extra({"untrained": found}, facts=facts)
 
 
 def tokens_to_come(survey: Survey) -> int:
     """How many tokens will be trained on for it."""
     place, (first, *_) = _place(survey), survey.saes.values()
-    return 0 if place is None else training_length(place.model, first.metadata.tokens_trained)
+    if place is None:
+        return 0
+    return training_length(place.model, first.metadata.tokens_trained, survey.untrained_tokens)
 
 
 def _place(survey: Survey) -> OnePlace | None:
@@ -77,8 +82,10 @@ def _place(survey: Survey) -> OnePlace | None:
     return place if place and place.reading.first.alone and place.reading.things == "tokens" else None
 
 
-def training_length(model: SubjectModel, trained: int | None) -> int:
-    """How many tokens the SAE of the untrained model is trained for."""
+def training_length(model: SubjectModel, trained: int | None, wanted: int | None = None) -> int:
+    """How many tokens the SAE of the untrained model is trained for, where nobody says so."""
+    if wanted is not None:
+        return wanted
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     return min(TOKENS, trained or TOKENS, max(LEAST, round(WORK / parameters)))
 

@@ -199,6 +199,9 @@ class EvaluationConfig(BaseModel):
     """"core": what one pass of the model says; "full": all that is known of a dictionary."""
     last_words: str | None = None
     """A file of passages whose last word is to be guessed."""
+    untrained_tokens: int | None = Field(default=None, ge=1)
+    """full: for how many tokens the SAE of the untrained model is trained; if not given, as many as the dictionary, but
+    at most 300,000, and fewer of a large model."""
 
 
 class RunConfig(BaseModel):

@@ -287,6 +287,7 @@ def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig
             loss_tokens=config.loss_tokens,
             suite=config.suite,
             last_words=config.last_words,
+            untrained_tokens=config.untrained_tokens,
             observers=observers,
             keep=run.path / KEPT,
             minutes=KEEP_MINUTES,

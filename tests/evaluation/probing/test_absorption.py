@@ -10,7 +10,7 @@ from scipy import sparse
 
 import monosem as ms
 from monosem.errors import DataError
-from monosem.evaluation.probing.absorption import Absorption, _Along, _metrics, letters_of, vocabulary_words
+from monosem.evaluation.probing.absorption import Absorption, _Along, letters_of, metrics_of_letters, vocabulary_words
 from monosem.evaluation.probing.columns import Columns
 from monosem.evaluation.probing.logistic import Logistic
 from monosem.models import SubjectModel
@@ -93,7 +93,7 @@ def test_the_report_says_what_is_known_of_its_reliability(tmp_path: Any) -> None
     codes, x, labels, directions, _ = planted(0.3)
     letters = letters_of(codes, x, labels, directions)
     facts: dict[str, Any] = {"model": "tiny", "hook": "embed", "train": 2400, "test": 600}
-    found = Absorption(facts, letters, _metrics(letters, 600))
+    found = Absorption(facts, letters, metrics_of_letters(letters, 600))
     full = found.metrics["absorption_full"]
     assert full.value == pytest.approx(np.mean([letter.full.mean() for letter in letters]), abs=1e-6)
     assert full.low is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from scipy import sparse
 
 import monosem as ms
-from monosem.errors import ConfigError, DataError, MismatchError
+from monosem.activations import reading
+from monosem.errors import ConfigError, DataError, Interrupted, MismatchError
 from monosem.evaluation.probing import ProbeReport
 from monosem.evaluation.probing.compare import Side, _differences
-from monosem.evaluation.probing.pooled import place_of, pooled
+from monosem.evaluation.probing.pooled import PooledCodes, place_of, pooled
+from monosem.files import as_json
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -256,3 +259,32 @@ def test_a_word_of_one_text_alone_is_found_with_its_latent(planted: SAE, model: 
         ms.compare_texts(planted, plain[:2], royal, model=model, progress=False)
     with pytest.raises(ConfigError, match="level is between 0 and 1"):
         ms.compare_texts(planted, plain, royal, model=model, level=5, progress=False)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_a_pass_over_texts_that_was_stopped_goes_on_to_the_same_numbers(
+    pool: Any, model: SubjectModel, planted: SAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: Any = {"model": model, "pool": pool, "random_saes": 1, "progress": False}
+    monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 16)
+    monkeypatch.setattr(reading, "READ_TOKENS", 1)
+    whole = ms.probe(planted, made(120), (1, 2), **options)
+    read, batches = PooledCodes.add, list[int]()
+
+    def stopped(self: PooledCodes, codes: Any, texts: Any) -> None:
+        batches.append(int(texts.min()))
+        if len(batches) == 9:
+            raise Interrupted("stopped")
+        read(self, codes, texts)
+
+    monkeypatch.setattr(PooledCodes, "add", stopped)
+    with pytest.raises(Interrupted):
+        ms.probe(planted, made(120), (1, 2), keep=tmp_path / "kept", minutes=0, **options)
+    assert ms.probe(planted, made(100, 3), 1, keep=tmp_path / "kept", **options)["SAE", 1].n_test  # of other texts
+    assert list((tmp_path / "kept").iterdir()), "what another call has kept stays"
+    batches.clear()
+    batches += [0] * 9
+    found = ms.probe(planted, made(120), (1, 2), keep=tmp_path / "kept", minutes=0, **options)
+    assert min(batches[9:]) > 0, "texts that were read are read again"
+    assert as_json(found.to_json()) == as_json(whole.to_json())
+    assert not (tmp_path / "kept").exists()

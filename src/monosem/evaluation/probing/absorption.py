@@ -167,7 +167,7 @@ def absorption(
         "letters": len(letters),
         "seed": seed,
     }
-    return Absorption(facts, letters, _metrics(letters, len(drawn) - n_train))
+    return Absorption(facts, letters, metrics_of_letters(letters, len(drawn) - n_train))
 
 
 def vocabulary_words(model: SubjectModel) -> list[str]:
@@ -265,7 +265,8 @@ def f1_of(said: Bool[np.ndarray, " words"], positive: Bool[np.ndarray, " words"]
     return 2 * hits / max(1, int(said.sum()) + int(positive.sum()))
 
 
-def _metrics(letters: Sequence[Letter], n_test: int) -> dict[str, Interval]:
+def metrics_of_letters(letters: Sequence[Letter], n_test: int) -> dict[str, Interval]:
+    """Means over letters, with intervals over so many test words."""
     weights = weights_of(n_test)
 
     def mean(values: Any) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from monosem.activations import Reading, Wanted, join, reopened, rows_a_context
 from monosem.codes import SparseCodes
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
+from monosem.evaluation.going_on import Keeper, Keeping
 from monosem.evaluation.probing.columns import Columns
 from monosem.models import SubjectModel, load_model
 from monosem.sae import SAE
@@ -77,8 +79,9 @@ def read_texts(
     last_only: bool = False,
     rows: int | None = None,
     what: str = "reading texts",
+    keeper: Keeper | None = None,
 ) -> Iterator[Rows]:
-    """Tokens of texts, each text in contexts of its own.
+    """Tokens of texts, each text in contexts of its own; from where they were kept.
 
     Args:
         place: the model and what is read there.
@@ -87,9 +90,11 @@ def read_texts(
         last_only: the last token of each text alone.
         rows: read no more tokens than so many (a context more at most).
         what: how the work is called.
+        keeper: what keeps the sums of who reads.
 
     Raises:
         DataError: activations are not finite, or there is nothing to read.
+        Interrupted: the user asked to stop; all is kept.
     """
     known = place.known.model_copy(update={"packing": False, "last_only": last_only or place.known.last_only})
     contexts, _ = reopened(known, place.model, place.hook, text=texts)
@@ -97,7 +102,11 @@ def read_texts(
     total = float(rows) if rows is not None else float(len(texts)) if isinstance(texts, list) else None
     with doing(what, total, unit="tokens" if rows is not None else "texts") as work:
         wanted = [Wanted(known, list(dict.fromkeys([place.hook, *hooks])))]
-        for piece in Reading(place.model, contexts, wanted, rows if rows is not None else 2**62):
+        start, before = keeper.go_on() if keeper else (0, 0)
+        reading = Reading(
+            place.model, contexts, wanted, 2**62 if rows is None else rows, start=start, counted=(before, start)
+        )
+        for piece in reading:
             found, documents = piece.found[0], piece.batch.document[piece.found[0].kept]
             for name, x in found.rows.items():
                 if not bool(x.isfinite().all()):
@@ -109,6 +118,8 @@ def read_texts(
             yield Rows(found.rows, documents)
             done = len(documents) if rows is not None else int(piece.batch.document.max()) + 1 - work.done
             work.advance(max(0.0, done))
+            if keeper:
+                keeper.round_is_over(reading.start, reading.rows)
 
 
 class PooledCodes:
@@ -136,12 +147,21 @@ class PooledCodes:
             return keys, values
         return keys[starts], (np.maximum if self.pool == "max" else np.add).reduceat(values, starts)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that it knows."""
+        keys, values = (
+            np.concatenate([np.zeros(0, np.int64), *self._keys]),
+            np.concatenate([np.zeros(0), *self._values]),
+        )
+        return {"keys": keys, "values": values}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self._keys, self._values = [state["keys"]], [state["values"]]
+
     def columns(self, n_tokens: Int[np.ndarray, " texts"]) -> Columns:
         """One row a text: means over its tokens, or the largest values."""
-        none = np.zeros(0)
-        keys, values = self._gathered(
-            np.concatenate([none.astype(np.int64), *self._keys]), np.concatenate([none, *self._values])
-        )
+        keys, values = self._gathered(*self.state().values())
         texts, latents = np.divmod(keys, self.n_latents)
         if self.pool != "max":
             values = values / n_tokens[texts]
@@ -163,12 +183,38 @@ class PooledRows:
         how = "amax" if self.pool == "max" else "sum"
         self._sums.scatter_reduce_(0, place, x.detach().double().cpu(), how)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that it knows."""
+        return {} if self._sums is None else {"sums": self._sums.numpy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self._sums = torch.from_numpy(state["sums"])
+
     def columns(self, n_tokens: Int[np.ndarray, " texts"]) -> Columns:
         """One row a text; zeros where nothing was read of it."""
         sums = (self._sums if self._sums is not None else torch.zeros(self.n_texts, 1)).numpy()
         if self.pool == "max":
             return Columns(np.where(np.isfinite(sums), sums, 0.0))
         return Columns(sums / n_tokens[:, None].clip(1))
+
+
+class TokenCounts:
+    """How many tokens of each text were read."""
+
+    def __init__(self, n_texts: int) -> None:
+        self.each = np.zeros(n_texts, np.int64)
+
+    def add(self, texts: Int[Tensor, " rows"]) -> None:
+        self.each += np.bincount(texts.cpu().numpy(), minlength=len(self.each))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that it knows."""
+        return {"each": self.each}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self.each = state["each"].copy()
 
 
 class Pooled(NamedTuple):
@@ -185,6 +231,7 @@ def pooled(
     n_latents: Mapping[str, int],
     hooks: Mapping[str, str],
     pool: Pool,
+    keeping: Keeping | None = None,
 ) -> Pooled:
     """One pass over texts for all SAEs and controls.
 
@@ -195,18 +242,26 @@ def pooled(
         n_latents: by name, how many latents each of them has.
         hooks: by name, the hook points whose activations are kept too.
         pool: "mean" or "max" over a text's tokens, or its "last" token.
+        keeping: where the state of the pass is kept, if it is.
+
+    Raises:
+        Interrupted: the user asked to stop; all is kept.
     """
     codes = {name: PooledCodes(n_latents[name], pool) for name in encoders}
     rows = {name: PooledRows(len(texts), pool) for name in hooks}
-    n_tokens = torch.zeros(len(texts), dtype=torch.int64)
-    for read in read_texts(place, texts, list(hooks.values()), last_only=pool == "last"):
-        if not len(read.texts):
-            continue
-        n_tokens += torch.bincount(read.texts, minlength=len(texts))
-        for name, encode in encoders.items():
-            codes[name].add(encode(read.x[place.hook]), read.texts)
-        for name, hook in hooks.items():
-            rows[name].add(read.x[hook], read.texts)
-    counts = n_tokens.numpy()
+    n_tokens = TokenCounts(len(texts))
+    keeper = keeping and keeping.keeper("texts", [n_tokens, *codes.values(), *rows.values()])
+    with keeper.request if keeper else nullcontext():
+        for read in read_texts(place, texts, list(hooks.values()), last_only=pool == "last", keeper=keeper):
+            if not len(read.texts):
+                continue
+            n_tokens.add(read.texts)
+            for name, encode in encoders.items():
+                codes[name].add(encode(read.x[place.hook]), read.texts)
+            for name, hook in hooks.items():
+                rows[name].add(read.x[hook], read.texts)
+    if keeper:
+        keeper.save()
+    counts = n_tokens.each
     found = {name: part.columns(counts) for name, part in codes.items()}
     return Pooled(found | {name: part.columns(counts) for name, part in rows.items()}, counts)

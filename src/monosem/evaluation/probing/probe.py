@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from monosem.errors import ConfigError, DataError
+from monosem.evaluation.going_on import Keeping
 from monosem.evaluation.probing.columns import Choose
 from monosem.evaluation.probing.labelled import Data, Labelled, read_labelled
 from monosem.evaluation.probing.measure import CHANNELS, NEURONS, RANDOM, measure
 from monosem.evaluation.probing.pooled import Place, Pool, Pooled, place_of, pooled, read_texts
 from monosem.evaluation.probing.report import ProbeReport
 from monosem.evaluation.probing.splits import Split, drawn_split, require_enough, without_source
+from monosem.files import as_json
 from monosem.models import SubjectModel
+from monosem.ranks import everyone
 from monosem.sae import SAE
 from monosem.sae.control import random_sae
+from monosem.sae.identity import dictionary_hash
 from monosem.spelling import listed
 from monosem.work import as_job, doing
 
@@ -46,6 +53,8 @@ def probe(
     controls: bool = True,
     random_saes: int = 3,
     seed: int = 0,
+    keep: str | Path | None = None,
+    minutes: float = 2.0,
     progress: bool = True,
 ) -> ProbeReport:
     """How well k latents tell the labels of texts apart: chosen and fitted on some texts, reported on others.
@@ -78,12 +87,15 @@ def probe(
         controls: measure what stands beside it too.
         random_saes: how many of them; their mean is reported.
         seed: of the split, the shuffled labels and the random SAEs.
+        keep: a folder in which the state of the pass over the texts is kept every few `minutes`; the same call goes on
+            from it, to the same numbers, and others leave it alone. It goes when all is done. Of one process alone.
+        minutes: between saves.
         progress: show where it is.
 
     Raises:
         ConfigError: a setting is out of range, or model or hook are not known.
         DataError: columns are missing, there is one label only, too few texts of one, or activations are not finite.
-        FileError: a file cannot be read.
+        FileError: a file cannot be read, or what is kept is of another call.
         MismatchError: the SAE does not fit the model.
     """
     ks = _numbers(k)
@@ -98,7 +110,14 @@ def probe(
     given = read_labelled(data, **columns, seed=seed)
     given, split = _split(given, test, columns, test_share, examples, seed)
     place = place_of(saes, model, hook)
-    read = _read(place, saes, given, split, pool, random_saes if controls else 0, seed, controls)
+    keeping = None
+    if keep is not None and everyone().size == 1:
+        about = {"texts": given.keys, "labels": given.labels.tolist(), "train": split.train.tolist(), "pool": pool}
+        about |= {"random": random_saes if controls else 0, "seed": seed, "hook": place.hook}
+        about |= {"model": place.model.fingerprint(), "saes": {n: dictionary_hash(one) for n, one in saes.items()}}
+        name = hashlib.sha256(as_json(about).encode()).hexdigest()
+        keeping = Keeping(Path(keep) / name[:16], {"probing": name}, minutes)
+    read = _read(place, saes, given, split, pool, random_saes if controls else 0, seed, controls, keeping)
     report = ProbeReport(
         facts={
             "model": place.model.name,
@@ -126,6 +145,10 @@ def probe(
     with doing("probing", float(sum(problems)), unit="probes") as work:
         for one in splits:
             measure(report, read, given, one, ks, choose, list(saes), seed, work.advance)
+    if keeping:
+        keeping.forget()
+        with suppress(OSError):  # another call's state is there too
+            keeping.path.parent.rmdir()
     return report
 
 
@@ -183,6 +206,7 @@ def _read(
     n_random: int,
     seed: int,
     controls: bool,
+    keeping: Keeping | None,
 ) -> Pooled:
     """One pass over the texts, for SAEs and controls."""
     readers = dict(saes)
@@ -195,7 +219,7 @@ def _read(
     if controls and (neurons := _neurons(place)) is not None:
         hooks[NEURONS] = neurons
     encoders = {name: reader.encode for name, reader in readers.items()}
-    return pooled(place, data.texts, encoders, {n: r.n_latents for n, r in readers.items()}, hooks, pool)
+    return pooled(place, data.texts, encoders, {n: r.n_latents for n, r in readers.items()}, hooks, pool, keeping)
 
 
 def _neurons(place: Place) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
+from monosem.evaluation.going_on import Columns, Keeping
 from monosem.evaluation.probing.compare import compare_texts
 from monosem.evaluation.probing.labelled import read_labelled
 from monosem.evaluation.probing.measure import CHANNELS, DENSE, PCA, RANDOM
@@ -22,16 +24,33 @@ IN_REPORT = {RANDOM: "random", CHANNELS: "neurons", PCA: "PCA"}
 """Under which names the report has these controls."""
 
 
-def usefulness(saes: Mapping[str, SAE], model: SubjectModel, hook: str) -> dict[str, dict[str, Interval]]:
+def usefulness(
+    saes: Mapping[str, SAE], model: SubjectModel, hook: str, keeping: Keeping | None = None
+) -> dict[str, dict[str, Interval]]:
     """Metrics by column.
 
     Probed is which source of the bundled held-out text a passage is from; an alarm is to tell passages from the same
-    passages with their words in random order.
+    passages with their words in random order. What is done, and how far the reading is, is kept with `keeping`.
     """
     bundled = read_labelled("bundled:held_out", label="source")
     texts = [" ".join(text.split()[:WORDS]) for text in bundled.texts]
     passages = [{"text": text, "label": label} for text, label in zip(texts, bundled.labels.tolist(), strict=True)]
-    found = probe(saes, passages, KS, model=model, hook=hook, examples=EXAMPLES, random_saes=1)
+
+    def probed() -> Columns:
+        kept = {"keep": keeping.path / "probing", "minutes": keeping.minutes} if keeping else {}
+        return _probed(saes, passages, model=model, hook=hook, examples=EXAMPLES, random_saes=1, **kept)
+
+    def alarmed() -> Columns:
+        return {name: _alarms(sae, texts[: EXAMPLES // 2], model, hook) for name, sae in saes.items()}
+
+    columns = keeping.once("probes", probed) if keeping else probed()
+    for name, found in (keeping.once("alarms", alarmed) if keeping else alarmed()).items():
+        columns[name] |= found
+    return columns
+
+
+def _probed(saes: Mapping[str, SAE], passages: list[dict[str, str]], **options: Any) -> Columns:
+    found = probe(saes, passages, KS, **options)
     columns: dict[str, dict[str, Interval]] = {}
     for name in (*saes, *IN_REPORT):
         rows = {k: found[name, k] for k in KS}
@@ -42,13 +61,13 @@ def usefulness(saes: Mapping[str, SAE], model: SubjectModel, hook: str) -> dict[
     for name in saes:
         dense = found.difference(DENSE, 5, name)
         columns[name]["probe_auroc_lost"] = Interval(-dense.value, -dense.high, -dense.low)
-    texts = texts[: EXAMPLES // 2]
-    mixed = [in_random_order(text) for text in texts]
-    for name, sae in saes.items():
-        alarms = compare_texts(sae, texts, mixed, model=model, hook=hook, tokens=len(texts) * WORDS * 2).alarms
-        columns[name] |= {"alarm_l0": alarms["l0"], "alarm_error": alarms["relative_error"]}
-        columns[name]["alarm_norm"] = alarms["norm"]
     return columns
+
+
+def _alarms(sae: SAE, texts: list[str], model: SubjectModel, hook: str) -> dict[str, Interval]:
+    mixed = [in_random_order(text) for text in texts]
+    alarms = compare_texts(sae, texts, mixed, model=model, hook=hook, tokens=len(texts) * WORDS * 2).alarms
+    return {"alarm_l0": alarms["l0"], "alarm_error": alarms["relative_error"], "alarm_norm": alarms["norm"]}
 
 
 def in_random_order(text: str) -> str:
