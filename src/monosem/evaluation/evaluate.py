@@ -100,8 +100,8 @@ def evaluate(
         controls: measure them too.
         observers: called with the codes of the first SAE of every batch, so that one pass serves all.
         last_words: a file of passages whose last word is to be guessed (LAMBADA), one a line, or with a key "text".
-        untrained_tokens: of "full", on how many the SAE of the untrained model is trained; if not given, as many as this
-            one, but at most 300,000, and fewer of a large model.
+        untrained_tokens: of "full", on how many the SAE of the untrained model is trained; if not given, as many as the
+            SAE, but at most 300,000, and fewer of a large model.
         keep: a folder in which the states of all passes are kept every few `minutes`; the same call goes on from it,
             with any number of processes, to the same numbers. It goes when all is done.
         minutes: between saves.
