@@ -1,6 +1,8 @@
 """What a dictionary's directions mean to the model, and what dictionaries are made of."""
 
+from monosem.analysis.diffing import CausalCheck, ModelDiff, diff_models
 from monosem.analysis.geometry import Geometry, geometry
+from monosem.analysis.latent_scaling import LatentScaling, latent_scaling
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
 from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
 from monosem.analysis.meta.overlap import Overlap
@@ -14,12 +16,15 @@ from monosem.analysis.surrogates import Importance, LatentProperties, causal_imp
 from monosem.analysis.token_sets import Enriched, TokenSets, token_sets
 
 __all__ = [
+    "CausalCheck",
     "Enriched",
     "ErrorByPosition",
     "Geometry",
     "Importance",
     "LatentProperties",
+    "LatentScaling",
     "MetaSAE",
+    "ModelDiff",
     "OptimisedImages",
     "Overlap",
     "Part",
@@ -32,9 +37,11 @@ __all__ = [
     "TokenSets",
     "causal_importance",
     "density",
+    "diff_models",
     "direction_logits",
     "geometry",
     "latent_properties",
+    "latent_scaling",
     "logit_lens",
     "logit_weights",
     "meta_sae",

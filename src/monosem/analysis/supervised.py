@@ -83,9 +83,26 @@ class SupervisedDictionary:
         Raises:
             ConfigError: there is no such attribute or value, or the dictionary does not know its hook point.
         """
-        if self.hook is None:
-            raise ConfigError("this dictionary was made of rows alone: give hook=... to edit a model")
-        return AddVector(self.hook, self.change(old, new), where=where or Where(positions=self.position))
+        return self._adding(self.change(old, new), where)
+
+    def removal(self, values: Mapping[str, Values]) -> Float[Tensor, "n d"]:
+        """What to add to activations of inputs that have these values so that their directions are taken out.
+
+        What is left is what the dictionary does not say: `reconstruct` is the test of whether attributes suffice,
+        this whether they are necessary.
+
+        Raises:
+            ConfigError: there is no such attribute or value, or the attributes have unequal numbers of values.
+        """
+        return self.mean - self.reconstruct(values)
+
+    def removed(self, values: Mapping[str, Values], where: Any = None) -> AddVector:
+        """The intervention: x - u[value] of every attribute in each row of the batch, at the dictionary's position.
+
+        Raises:
+            ConfigError: there is no such attribute or value, or the dictionary does not know its hook point.
+        """
+        return self._adding(self.removal(values), where)
 
     def read(self, x: Float[Tensor, "n d"], attribute: str) -> list[Hashable]:
         """The value of an attribute that lies nearest to each row: argmax <x - mean, u> - |u|^2 / 2.
@@ -96,6 +113,11 @@ class SupervisedDictionary:
         known, rows = self._values(attribute), self.directions[attribute]
         scores = (x.to(rows) - self.mean) @ rows.T - rows.pow(2).sum(1) / 2
         return [known[i] for i in scores.argmax(1).tolist()]
+
+    def _adding(self, change: Float[Tensor, "n d"], where: Any) -> AddVector:
+        if self.hook is None:
+            raise ConfigError("this dictionary was made of rows alone: give hook=... to edit a model")
+        return AddVector(self.hook, change, where=where or Where(positions=self.position))
 
     def _values(self, attribute: str) -> list[Hashable]:
         if attribute not in self.values:
