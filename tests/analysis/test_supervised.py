@@ -110,6 +110,20 @@ def test_an_edit_to_its_own_value_changes_nothing_and_to_another_moves_by_the_di
     assert reports[0].changed() == 2 * len(PROMPTS) == reports[0].calls * len(PROMPTS)
 
 
+def test_what_is_removed_and_what_is_reconstructed_make_up_the_activation(bundled: SubjectModel) -> None:
+    values = {"who": WHO, "said": SAID}
+    found = ms.supervised_dictionary(bundled, PROMPTS, values, hook=HOOK)
+    rows = rows_at(bundled, HOOK, PROMPTS)
+    with bundled.edit([found.removed(values)]):
+        left = rows_at(bundled, "resid_pre.2", PROMPTS)
+    torch.testing.assert_close(left - found.mean + found.reconstruct(values), rows, atol=1e-4, rtol=1e-4)
+    assert found.read(left, "who") != WHO
+    with pytest.raises(ConfigError, match="rows alone"):
+        ms.supervised_dictionary(None, rows, values).removed(values)
+    with pytest.raises(ConfigError, match="was never"):
+        found.removed({"who": ["Nobody"]})
+
+
 def test_rows_are_those_of_each_text_alone(bundled: SubjectModel) -> None:
     texts = ["one", "one two three", "a longer text with words"]
     for position in (-1, 1):

@@ -1,6 +1,7 @@
 """What a dictionary's directions mean to the model, and what dictionaries are made of."""
 
 from monosem.analysis.diffing import CausalCheck, ModelDiff, diff_models
+from monosem.analysis.facts import Fact, FactEdit, FactEdits, edit_fact
 from monosem.analysis.geometry import Geometry, geometry
 from monosem.analysis.latent_scaling import LatentScaling, latent_scaling
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
@@ -19,6 +20,9 @@ __all__ = [
     "CausalCheck",
     "Enriched",
     "ErrorByPosition",
+    "Fact",
+    "FactEdit",
+    "FactEdits",
     "Geometry",
     "Importance",
     "LatentProperties",
@@ -39,6 +43,7 @@ __all__ = [
     "density",
     "diff_models",
     "direction_logits",
+    "edit_fact",
     "geometry",
     "latent_properties",
     "latent_scaling",

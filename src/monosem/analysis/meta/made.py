@@ -127,7 +127,7 @@ class MetaSAE:
             MismatchError: it is another dictionary.
             ConfigError: nothing would change, or there are no such latents.
         """
-        self._require_own(sae)
+        self.require_own(sae)
         out = [without] if isinstance(without, int) else list(without)
         put = dict(plus or {})
         wrong = [meta for meta in (*out, *put) if not 0 <= meta < self.n_latents]
@@ -160,7 +160,7 @@ class MetaSAE:
         Raises:
             MismatchError: it is another dictionary, or the two are not of one place.
         """
-        self._require_own(sae)
+        self.require_own(sae)
         require_one_place(small, sae)
         some = ~self.similarity.isnan()
         found = {"meta-latents": self.directions, **{f"those of {n}": d for n, d in self.controls.items()}}
@@ -174,7 +174,7 @@ class MetaSAE:
             seed,
         )
 
-    def _require_own(self, sae: SAE) -> None:
+    def require_own(self, sae: SAE) -> None:
         if dictionary_hash(sae) != self.dictionary:
             raise MismatchError(
                 "these are meta-latents of another dictionary: ms.meta_sae(sae) finds those of this one"
