@@ -105,7 +105,7 @@ def main() -> None:
     found: list[FactEdits] = []
     for one in tried:
         beside = [other for other in known if other != one]
-        edits = ms.edit_fact(model, sae, one, beside, meta=meta, sizes=SIZES, draws=1 if options.quick else 2)
+        edits = ms.edit_fact(model, sae, one, beside, meta=meta, sizes=SIZES, draws=1, contexts=4, length=48)
         found.append(edits)
         print(edits, f"{time.process_time() - began:.0f} s", flush=True)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from monosem.explorer.dictionary import Dictionary, Unavailable
 from monosem.explorer.site import Site
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.work import Job, job
 
 EXAMPLES = 6
 
@@ -23,13 +24,20 @@ class TokenSetShelves:
     def __init__(self, site: Site) -> None:
         self.site = site
         self._tested: dict[str, TokenSets] = {}
+        self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
     def view(self, name: str) -> shapes.TokenSetsView:
         """All sets and classes, if they have been tested."""
         dictionary, found = self.site[name], self._tested.get(name)
         tested = None if found is None else _tested(dictionary, found)
-        return shapes.TokenSetsView(model=str(dictionary.model_name), why_not=dictionary.can["prompt"], tested=tested)
+        running = self._jobs.get(name)
+        return shapes.TokenSetsView(
+            model=str(dictionary.model_name),
+            why_not=dictionary.can["prompt"],
+            tested=tested,
+            testing=None if running is None else running.line(),
+        )
 
     def test(self, name: str) -> shapes.TokenSetsView:
         """Test them, if that has not been done.
@@ -41,9 +49,12 @@ class TokenSetShelves:
 
         def ask(sae: SAE, model: SubjectModel) -> TokenSets:
             try:
-                return token_sets(sae, model, progress=False)
+                with job(False) as self._jobs[name]:
+                    return token_sets(sae, model)
             except ConfigError as error:
                 raise Unavailable(str(error)) from error
+            finally:
+                del self._jobs[name]
 
         with self._lock:
             if name not in self._tested:

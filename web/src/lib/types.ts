@@ -830,6 +830,8 @@ export interface TokenSetsView {
     left_out: number
     classes: { name: FeatureClass; count: number; share: number; chance: number }[]
   } | null
+  /** How far a test is that is under way, in words. */
+  testing: string | null
 }
 
 export interface SetFeatures {

@@ -77,6 +77,8 @@ class TokenSetsView(TypedDict):
     why_not: str | None
     tested: TestedSets | None
     """Null until somebody asks for it."""
+    testing: str | None
+    """How far a test is that is under way, and how long it will take, in words."""
 
 
 class SetFeature(Named):
