@@ -18,6 +18,7 @@ from monosem.activations import LiveActivations, Place, batches
 from monosem.cli.main import app
 from monosem.errors import ConfigError, FileError, HookError
 from monosem.features.state import Harvest, HarvestSettings
+from monosem.kernels.screening import n_rough
 from monosem.models.outline import TensorCount, outline
 from monosem.planning import hardware, labour, memory
 from monosem.planning.shapes import Dictionary, shapes_of
@@ -125,6 +126,40 @@ def test_a_dictionary_is_counted_to_the_number_and_a_step_to_a_sixth(architectur
     assert memory.step_bytes(one, 512, CPU) == pytest.approx(counted.peak, rel=0.16)
 
 
+def test_a_screen_is_planned_in_the_precision_that_training_takes() -> None:
+    one, *_ = made("topk", 1024, 64)
+    size = one.sae.W_enc.numel()
+    for precision, a_number in (("float32", 0), ("bfloat16", 2), ("int8", 2)):
+        assert labour.SCREENED[precision] == (n_rough(128, precision) / 128 if a_number else 0)
+        parts = memory.standing(shapes_of(one.config), CPU, precision)
+        assert [part.bytes for part in parts if "encoder in" in part.name] == [a_number * size] * bool(a_number)
+        assert labour.step_work(one, 64, precision)["memory"] >= labour.step_work(one, 64, "float32")["memory"]
+    assert CPU.screen(one.d_in) == ms.Trainer(ms.TopKSAE(one.d_in, 64, k=4)).screen
+    assert hardware("h100").peak_tflops("float8") == 2 * hardware("h100").bfloat16_tflops
+
+
+def test_reading_on_from_reconstructions_is_counted() -> None:
+    batch, hook = 1024, "resid_post.2"
+    subject = shapes_of(described(loss__kind="end_to_end", sae__n_latents=64, training__batch_size=batch, hook=hook))
+    (one,) = subject.dictionaries
+    to_hook, whole = (subject.rehearsed(cpu=True, whole=end)[0].flops_a_position for end in (False, True))
+    (read,) = subject.reads_on(one)
+    assert read.flops_a_position == pytest.approx(whole + 2 * (whole - to_hook), rel=0.05), "there and back"
+    model = ms.load_model("bundled")
+    acts = ms.activations(model, hook, buffer_tokens=8192).by_context()
+    (place,) = ms.EndToEnd(model).opened(acts).places
+    rows, _ = next(batches(acts, batch, Place()))
+    standing, gradient = acts.standing(Place(), 0, batch), torch.zeros_like(rows)
+    with TensorCount([*model.module.parameters(), *model.module.buffers(), rows, gradient]) as counted:
+        place.costs(rows, standing, (1.0, 0.0), gradient)
+    assert memory.reading_on_part(subject, one).bytes == pytest.approx(counted.peak, rel=0.15)
+    plain = shapes_of(described(sae__n_latents=64, training__batch_size=batch, hook=hook))
+    local, through = (
+        labour.training(each, each.rehearsed(cpu=True), CPU, 1).work["model"] for each in (plain, subject)
+    )
+    assert through - local >= read.flops_a_position * subject.tokens
+
+
 def test_gradients_are_as_large_as_parameters() -> None:
     _, trainer, x, _ = made("topk", 1024, 64)
     loss = trainer.sae.training_loss(x, x, TrainingContext()).loss
@@ -143,8 +178,8 @@ def test_a_live_buffer_holds_what_is_planned_while_it_is_filled() -> None:
     assert memory.buffer_rows(subject) == pytest.approx(len(pool), rel=0.05)
     size = memory.buffer_rows(subject) * 256 * 4
     passes = subject.rehearsed(cpu=True)
-    moments = memory.training(subject, CPU, False, passes, 1)
-    always = sum(part.bytes for part in memory.standing(subject, CPU, False))
+    moments = memory.training(subject, CPU, "float32", passes, 1)
+    always = sum(part.bytes for part in memory.standing(subject, CPU, "float32"))
     planned = max(moment.total() - always for moment in moments if "the buffer" in moment.name)
     carried = 0.5 * size  # made before the count began
     assert counted.peak == pytest.approx(planned - carried, rel=0.1)
@@ -205,7 +240,7 @@ def test_communication_with_divided_latents_does_not_grow_with_them() -> None:
 def test_divided_latents_divide_memory_and_work() -> None:
     whole, part = divided(1), divided(8)
     assert memory.dictionary_numbers(part) == pytest.approx(memory.dictionary_numbers(whole) / 8, rel=0.01)
-    ratio = labour.step_work(part, 2048, True)["matmul"] / labour.step_work(whole, 2048, True)["matmul"]
+    ratio = labour.step_work(part, 2048, "bfloat16")["matmul"] / labour.step_work(whole, 2048, "bfloat16")["matmul"]
     assert ratio == pytest.approx(1 / 8)
 
 
@@ -295,11 +330,11 @@ def test_a_model_too_large_to_be_compared_is_not_loaded_to_train_on_its_store(
     ms.store_activations(ms.load_model("bundled"), "resid_post.2", path=path, tokens=2000, progress=False)
     small = {"training__batch_size": 256, "sae__n_latents": 64, "sae__k": 4, "tokens": 1024}
     config = described(store=path, output=str(tmp_path / "run"), **small)
-    assert "model" in {part.name for part in memory.standing(shapes_of(config), CPU, False)}
+    assert "model" in {part.name for part in memory.standing(shapes_of(config), CPU, "float32")}
     monkeypatch.setattr(storing, "COMPARED", 1000)
     monkeypatch.setattr(shapes, "COMPARED", 1000)
     monkeypatch.setattr(pipeline, "open_model", lambda config: pytest.fail("the model was loaded"))
     run, model = pipeline.run_training(config, progress=False)
     assert model is None
     assert run.sae().metadata.hook == "resid_post.2"
-    assert "model" not in {part.name for part in memory.standing(shapes_of(config), CPU, False)}
+    assert "model" not in {part.name for part in memory.standing(shapes_of(config), CPU, "float32")}

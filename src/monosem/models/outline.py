@@ -107,6 +107,35 @@ class Outline:
             self._known[asked] = self._rehearse(hooks, contexts, length)
         return self._known[asked]
 
+    def read_on(self, hook: str, contexts: int, length: int) -> Rehearsal:
+        """Go through a forward pass, and once more from a hook point on, with the gradient by what is put in there.
+
+        Raises:
+            HookError: the model has no such hook point.
+        """
+        asked = (("on from", hook), contexts, length)
+        if asked not in self._known:
+            self._known[asked] = self._read_on(hook, contexts, length)
+        return self._known[asked]
+
+    def _read_on(self, hook: str, contexts: int, length: int) -> Rehearsal:
+        model = self.model
+        model.module.requires_grad_(False)
+        counted = TensorCount([*model.module.parameters(), *model.module.buffers()])
+        flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+
+        def put_in(x: torch.Tensor, _: Any) -> torch.Tensor:
+            return x.detach().requires_grad_()
+
+        with self._mode, torch.enable_grad():
+            inputs = torch.zeros(contexts, length, dtype=torch.int64)
+            with counted, flops, model.attach(model.hook_point(hook), put_in):
+                out = model._call(inputs)
+                logits = getattr(out, "logits", out)
+                logits.backward(torch.zeros_like(logits))
+        before, whole = self.rehearse([hook], contexts, length).flops, self.rehearse(None, contexts, length).flops
+        return Rehearsal({}, flops.get_total_flops() - before + whole, counted.peak, contexts * length)
+
     def _rehearse(self, hooks: Sequence[str] | None, contexts: int, length: int) -> Rehearsal:
         model, shape = self.model, self.model.inputs.image_shape
         counted = TensorCount([*model.module.parameters(), *model.module.buffers()])

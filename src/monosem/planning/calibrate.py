@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from monosem.errors import MonosemError
+from monosem.kernels import Precision
 from monosem.models import SubjectModel
 from monosem.models.outline import Outline, made, outline_of
 from monosem.planning.hardware import Hardware, Kind
@@ -53,13 +54,13 @@ class Measured:
     remarks: list[str]
 
 
-def calibrate(subject: Subject, hardware: Hardware, screens: bool) -> Measured:
+def calibrate(subject: Subject, hardware: Hardware, screen: Precision) -> Measured:
     """Measure this machine for half a minute at most: a small run, a forward pass, steps of the largest dictionary.
 
     Model and dictionary have the run's shapes and random weights, cut down where they are large: fewer layers, fewer
     latents, fewer rows.
     """
-    rates, remarks = hardware.rates(screens), list[str]()
+    rates, remarks = hardware.rates(screen), list[str]()
     with doing("calibrating", 3, unit="") as stage:
         libraries, start = _small_run(hardware)
         stage.advance(1)
@@ -68,7 +69,7 @@ def calibrate(subject: Subject, hardware: Hardware, screens: bool) -> Measured:
             rates["model"] = sum(found) / len(found)
         stage.advance(1)
         one = max(subject.dictionaries, key=lambda each: each.parameters)
-        factor = _step_factor(one, hardware, rates, screens)
+        factor = _step_factor(one, rates, screen)
         for kind in ("matmul", "sparse", "memory"):
             rates[kind] /= factor
     remarks.append(
@@ -114,7 +115,7 @@ def _cut(outline: Outline) -> Outline:
     return outline_of(outline.cls, config, outline.model.name)
 
 
-def _step_factor(one: Dictionary, hardware: Hardware, rates: dict[Kind, float], screens: bool) -> float:
+def _step_factor(one: Dictionary, rates: dict[Kind, float], screen: Precision) -> float:
     """Times the table's seconds that a step takes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     n, least = one.sae.n_latents, max(64, 4 * (one.k or 1))
@@ -130,7 +131,7 @@ def _step_factor(one: Dictionary, hardware: Hardware, rates: dict[Kind, float], 
     target = None if sae.autoencodes else y
     seconds = _seconds(lambda: trainer.step(x, target), STEPS_S, device)
     small = replace(one, sae=sae)
-    work = step_work(small, rows, screens)
+    work = step_work(small, rows, screen)
     expected = sum(amount / rates[kind] for kind, amount in work.items())
     return max(seconds - STEP_S, seconds / 10) / expected
 

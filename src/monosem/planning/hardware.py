@@ -6,14 +6,19 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from monosem import kernels
 from monosem.errors import ConfigError
 from monosem.files import read_yaml
+from monosem.kernels import Precision
 from monosem.spelling import meant
 
 FILE = Path(__file__).parent / "hardware.yaml"
 GIB = 2**30
+EIGHT_BITS = 2.0
+"""Times the peak of bfloat16 that a GPU's maker gives for products of eight bits."""
 
 Kind = Literal["model", "matmul", "sparse", "memory", "link", "network", "disk"]
 """Of work: multiplications and additions of the model's forward pass, and of the dictionary's matrix products; bytes of
@@ -58,14 +63,26 @@ class Hardware(BaseModel):
         """Whether all stands in one memory."""
         return self.per_core
 
-    def rates(self, screens: bool) -> dict[Kind, float]:
-        """What one device does of each kind of work in a second.
+    def peak_tflops(self, precision: Precision) -> float:
+        """Of matrix products of dense matrices."""
+        if precision == "float32":
+            return self.float32_tflops
+        if precision == "bfloat16":
+            return self.bfloat16_tflops
+        if self.is_cpu:
+            return self.float32_tflops * max(1.0, kernels.speed(torch.int8, torch.device("cpu")))
+        return EIGHT_BITS * self.bfloat16_tflops
 
-        Args:
-            screens: whether the dictionary's matrix products are done in bfloat16.
-        """
+    def screen(self, d: int) -> Precision:
+        """In which precision a run looks for candidates among rows of width d: tried, where the device is here."""
+        if self.is_cpu or torch.cuda.is_available():
+            return kernels.fastest(torch.device("cpu" if self.is_cpu else "cuda"), d)
+        return "bfloat16"
+
+    def rates(self, screen: Precision) -> dict[Kind, float]:
+        """What one device does of each kind of work in a second, the dictionary's matrix products in a precision."""
         cores = _cores() if self.per_core else 1
-        reached, peak = self.reached, self.bfloat16_tflops if screens else self.float32_tflops
+        reached, peak = self.reached, self.peak_tflops(screen)
         return {
             "model": 1e12 * self.float32_tflops * cores * reached.model,
             "matmul": 1e12 * peak * cores * reached.matmul,
@@ -101,15 +118,11 @@ def memory_here() -> float:
 
 
 def _cores() -> int:
-    import torch
-
     return torch.get_num_threads()
 
 
 def _here() -> str:
     """The table's name of the GPU here; "cpu" where there is none, or one that the table does not have."""
-    import torch
-
     if not torch.cuda.is_available():
         return "cpu"
     called = torch.cuda.get_device_name().lower()

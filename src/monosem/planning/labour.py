@@ -6,13 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from monosem.kernels import Precision
 from monosem.models.outline import Rehearsal
 from monosem.planning.hardware import Hardware, Kind
 from monosem.planning.memory import FIT_ROWS, buffer_rows, dictionary_numbers, own_rows, vocabulary
 from monosem.planning.shapes import Dictionary, Subject
 
-SCREENED = 1.25
-"""Candidates that are evaluated exactly for every latent that is on, where bfloat16 finds them."""
+SCREENED = {"float32": 0.0, "bfloat16": 1.25, "int8": 2.0, "float8": 2.0}
+"""Candidates that are evaluated exactly for every latent that is on, where few bits find them."""
+ROUNDED = {"float32": 0.0, "bfloat16": 6.0, "int8": 11.0, "float8": 9.0}
+"""Bytes of memory that rounding the encoder moves, for each of its numbers: eight bits want the largest first."""
+COMPARED = 12
+"""Times that a row's logits are read or written, where the model's output with a reconstruction is compared."""
 UNSPARSE = 0.1
 """Share of a run in which an architecture that learns its L0 has so many latents on that it is evaluated densely."""
 LEARNED_K = 64
@@ -47,7 +52,7 @@ def training(
     hardware: Hardware,
     processes: int,
     dtype: str = "bfloat16",
-    screens: bool = True,
+    screen: Precision = "bfloat16",
 ) -> Stage:
     """Training all dictionaries, for one of so many processes."""
     tokens, work = subject.tokens, dict[Kind, float]()
@@ -55,7 +60,7 @@ def training(
     for one in subject.dictionaries:
         made += one.steps
         sent += one.steps * sent_bytes(one, processes)
-        for kind, amount in step_work(one, own_rows(one, processes), screens).items():
+        for kind, amount in step_work(one, own_rows(one, processes), screen).items():
             work[kind] = work.get(kind, 0.0) + one.steps * amount
     steps = max(one.steps for one in subject.dictionaries)
     way: Kind = "network" if processes > hardware.devices_a_node else "link"
@@ -66,10 +71,26 @@ def training(
         work["memory"] = work.get("memory", 0.0) + 16.0 * subject.columns * positions_read(subject)
     elif subject.config.store is not None:
         work["disk"] = float(tokens * subject.columns * STORED_BYTES[dtype])
+    for one in subject.dictionaries:
+        if one.config.loss.end_to_end:
+            for kind, amount in reading_on_work(subject, one).items():
+                work[kind] = work.get(kind, 0.0) + amount * one.config.tokens / processes
     return Stage("training", tokens, work, steps, STEP_S * made)
 
 
-def step_work(one: Dictionary, rows: int, screens: bool) -> dict[Kind, float]:
+def reading_on_work(subject: Subject, one: Dictionary) -> dict[Kind, float]:
+    """Of one row of an end-to-end loss.
+
+    The model runs as it is, and from the hook point on with reconstructions, there and back for the gradient.
+    Contexts that lie in two batches are gone through twice.
+    """
+    twice = 1 + subject.length / one.batch
+    flops = sum(each.flops_a_position for each in subject.reads_on(one))
+    places = len(subject.reads_on(one))
+    return {"model": twice * flops, "memory": 4.0 * COMPARED * vocabulary(subject) * places}
+
+
+def step_work(one: Dictionary, rows: int, screen: Precision) -> dict[Kind, float]:
     """One step of one dictionary, of so many rows, on one process.
 
     The encoder multiplies every row with every latent. After selection, four sums touch the rows of latents that are
@@ -79,14 +100,14 @@ def step_work(one: Dictionary, rows: int, screens: bool) -> dict[Kind, float]:
     share = 1 / one.parts
     k = (one.k or LEARNED_K) * share
     dense = UNSPARSE if one.k is None else 0.0
-    screened = SCREENED * one.read if screens else 0.0
+    screened = SCREENED[screen] * one.read
     weights = one.sae.n_latents * share
     own = dictionary_numbers(one)
     return {
         "matmul": 2.0 * rows * (one.encoder * share + dense * weights * (3 * one.written + one.read)),
         "sparse": 4.0 * rows * (1 - dense) * k * (one.read + 3 * one.written + screened),
         "memory": 32.0 * own
-        + (6.0 * one.sae.W_enc.numel() * share if screens else 0.0)
+        + ROUNDED[screen] * one.sae.W_enc.numel() * share
         + 4.0 * rows * 10 * (one.d_in + one.d_out),
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 from monosem.features import HarvestSettings
 from monosem.features.state import HELD
 from monosem.features.streaming import N_BINS, Layout
+from monosem.kernels import Precision
 from monosem.models.outline import Rehearsal
 from monosem.planning.hardware import Hardware
 from monosem.planning.shapes import Dictionary, Subject
@@ -35,6 +36,7 @@ DENSE = {"relu": 13.0, "prolu": 13.4, "jumprelu": 24.5, "jumprelu_skip_transcode
 """Bytes for every row and latent, where half of the latents are on as a run begins."""
 COPIED = {"crosscoder": 4.0, "matryoshka": 5.6, "cross_layer_transcoder": 4.0, "relu": 4.0, "prolu": 4.0}
 """Bytes for each number of W_enc: it is laid out anew with sources side by side, or gradients are made in parts."""
+READING_ON = "model: reading on from reconstructions"
 AN_ENTRY = 24
 """Bytes for every latent that is on in a row."""
 
@@ -71,13 +73,13 @@ def buffer_rows(subject: Subject) -> int:
     return wished if subject.config.store is not None else max(1, wished // subject.length) * subject.length
 
 
-def standing(subject: Subject, hardware: Hardware, screens: bool, reads: bool = False) -> list[Part]:
+def standing(subject: Subject, hardware: Hardware, screen: Precision, reads: bool = False) -> list[Part]:
     """What is there all the time of training: the model, and the state of all dictionaries.
 
     Args:
         subject: the run.
         hardware: where.
-        screens: whether the encoder is there in bfloat16 too.
+        screen: in which precision candidates are looked for.
         reads: whether the model is run, whatever training does.
     """
     found = [
@@ -99,10 +101,12 @@ def standing(subject: Subject, hardware: Hardware, screens: bool, reads: bool = 
     found.append(Part("dictionary: parameters", 4 * own, f"{own:,} numbers of 4 bytes"))
     found.append(Part("dictionary: gradients", 4 * gradients, "as many"))
     found.append(Part("dictionary: optimiser", 8 * own, "two means for each"))
-    if screens:
-        copies = [2 * one.sae.W_enc.numel() / one.parts for one in each]
+    if screen != "float32":
+        a_number = 2 if screen == "bfloat16" or hardware.is_cpu else 1  # a CPU has integers twice: packed, too
+        copies = [a_number * one.sae.W_enc.numel() / one.parts for one in each]
         size = sum(copies) if hardware.is_cpu else max(copies)
-        found.append(Part("dictionary: encoder in bfloat16", size, "2 bytes for each number of W_enc"))
+        counted = f"{a_number} byte{'s' if a_number > 1 else ''} for each number of W_enc"
+        found.append(Part(f"dictionary: encoder in {screen}", size, counted))
     return found
 
 
@@ -134,10 +138,10 @@ def step_bytes(one: Dictionary, rows: int, hardware: Hardware) -> float:
 
 
 def training(
-    subject: Subject, hardware: Hardware, screens: bool, rehearsed: Sequence[Rehearsal], processes: int
+    subject: Subject, hardware: Hardware, screen: Precision, rehearsed: Sequence[Rehearsal], processes: int
 ) -> list[Moment]:
     """The moments of training: the beginning, a step, and where the buffer is filled."""
-    always, columns = standing(subject, hardware, screens), subject.columns
+    always, columns = standing(subject, hardware, screen), subject.columns
     rows, live = buffer_rows(subject), subject.live
     words = f"{rows:,} rows of {columns:,} numbers of 4 bytes"
     pool = rows * columns * 4.0
@@ -149,13 +153,24 @@ def training(
     most = max(subject.dictionaries, key=lambda one: step_bytes(one, own_rows(one, processes), hardware))
     batch = own_rows(most, processes)
     step = Part("a step", step_bytes(most, batch, hardware), f"{batch:,} rows: tiles, residuals, latents that are on")
-    early = [part for part in always if part.name != "dictionary: gradients"]
+    on = [reading_on_part(subject, one) for one in subject.dictionaries if one.config.loss.end_to_end]
+    always += [max(on, key=lambda part: part.bytes)] if on else []
+    early = [part for part in always if part.name not in ("dictionary: gradients", READING_ON)]
     found = [Moment("beginning", [*early, begun, fitting]), Moment("a step", [*always, kept, step])]
     if live:
         found.append(Moment("filling the buffer", [*always, kept, forward_part(rehearsed)]))
         mixing = Part("shuffle buffer", MIXED * pool, f"{MIXED} x {words}")
         found.append(Moment("shuffling the buffer", [*always, mixing]))
     return found
+
+
+def reading_on_part(subject: Subject, one: Dictionary) -> Part:
+    """What a model makes, and keeps for the gradient, as it reads on from reconstructions."""
+    read = subject.reads_on(one)
+    positions = max(each.positions for each in read)
+    logits = 4.0 * positions * vocabulary(subject)
+    size = 2 * logits + max(each.tensor_bytes for each in read)
+    return Part(READING_ON, size, f"{positions:,} positions at a time, kept for the gradient")
 
 
 def own_rows(one: Dictionary, processes: int) -> int:
@@ -177,7 +192,7 @@ def evaluation(
     one = max(subject.dictionaries, key=lambda each: each.parameters)
     own, always = (
         subject.config.evaluation,
-        [part for part in standing(subject, hardware, False, reads=True) if "dictionary" not in part.name],
+        [part for part in standing(subject, hardware, "float32", reads=True) if "dictionary" not in part.name],
     )
     copies = 2 if own.controls else 1
     words = "with an untrained one beside it" if copies == 2 else "as they are"
@@ -218,7 +233,7 @@ def latent_bytes(s: HarvestSettings, context_length: int, vocabulary_size: int) 
 
 def storing(subject: Subject, hardware: Hardware, rehearsed: Sequence[Rehearsal]) -> list[Moment]:
     """The moment of `monosem store`: no more than the model and what it gives at a time."""
-    always = [part for part in standing(subject, hardware, False, reads=True) if "dictionary" not in part.name]
+    always = [part for part in standing(subject, hardware, "float32", reads=True) if "dictionary" not in part.name]
     positions = max((one.positions for one in rehearsed), default=0)
     rows = Part("rows on their way", 3 * 4.0 * positions * subject.columns, f"{positions:,} rows, three times")
     return [Moment("storing", [*always, forward_part(rehearsed), rows])]

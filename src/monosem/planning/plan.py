@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from monosem import kernels
 from monosem.activations import StoreFolder
 from monosem.errors import ConfigError
+from monosem.kernels import Precision
 from monosem.planning import labour, memory
 from monosem.planning.calibrate import calibrate as measure
 from monosem.planning.hardware import GIB, Hardware
@@ -75,22 +73,24 @@ def plan(
     if store and not subject.outlines:
         raise ConfigError(f"the run reads ready vectors ({described.vectors}): there is nothing to store")
     _require_divisible(subject, gpus)
-    screens = described.training.matmul == "auto" and (not machine.is_cpu or kernels.fast_bfloat16(torch.device("cpu")))
-    rates, remarks = machine.rates(screens), list[str]()
+    screen: Precision = "float32"
+    if described.training.matmul == "auto":
+        screen = machine.screen(max(one.d_in for one in subject.dictionaries))
+    rates, remarks = machine.rates(screen), list[str]()
     start = machine.start_s
     if calibrate:
-        found = measure(subject, machine, screens)
+        found = measure(subject, machine, screen)
         rates, remarks, start = found.rates, found.remarks, found.start_s
         if machine.is_cpu:
             machine = machine.model_copy(update={"libraries_gib": found.libraries_bytes / GIB})
-    made = _planned(subject, machine, gpus, screens, store, evaluation, dtype)
+    made = _planned(subject, machine, gpus, screen, store, evaluation, dtype)
     made = replace(made, rates=rates, start_s=start, calibrated=calibrate, remarks=remarks)
     made = replace(made, remarks=[*remarks, *_remarks(made)])
     refusals = _refusals(made, local=hardware in (None, "cpu"))
     if not refusals:
         return made
     with doing("looking for what would fit"):
-        again = remedies(subject, gpus, lambda s, n: _planned(s, machine, n, screens, store, evaluation, dtype))
+        again = remedies(subject, gpus, lambda s, n: _planned(s, machine, n, screen, store, evaluation, dtype))
     return replace(made, refusals=refusals, remedies=again)
 
 
@@ -108,7 +108,7 @@ def _require_divisible(subject: Subject, gpus: int) -> None:
 
 
 def _planned(
-    subject: Subject, machine: Hardware, gpus: int, screens: bool, store: bool, evaluation: bool, dtype: str
+    subject: Subject, machine: Hardware, gpus: int, screen: Precision, store: bool, evaluation: bool, dtype: str
 ) -> Plan:
     """The plan, at the table's rates."""
     config = subject.config
@@ -118,8 +118,8 @@ def _planned(
         stages.append(labour.storing(subject, to_hook, gpus, dtype))
         moments += memory.storing(subject, machine, to_hook)
     else:
-        stages.append(labour.training(subject, to_hook, machine, gpus, _stored_as(config, dtype), screens))
-        moments += memory.training(subject, machine, screens, to_hook, gpus)
+        stages.append(labour.training(subject, to_hook, machine, gpus, _stored_as(config, dtype), screen))
+        moments += memory.training(subject, machine, screen, to_hook, gpus)
     if evaluation and not store:
         whole = (
             subject.rehearsed(machine.is_cpu, whole=True) if subject.outlines and config.evaluation.loss_tokens else []
@@ -127,7 +127,7 @@ def _planned(
         stages.append(labour.evaluation(subject, to_hook, whole))
         moments += memory.evaluation(subject, machine, to_hook, whole)
     disk = _disk(subject, store, evaluation, dtype)
-    return Plan(config, subject, machine, gpus, moments, disk, stages, machine.rates(screens), machine.start_s, False)
+    return Plan(config, subject, machine, gpus, moments, disk, stages, machine.rates(screen), machine.start_s, False)
 
 
 def _stored_as(config: RunConfig, dtype: str) -> str:

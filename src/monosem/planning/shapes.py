@@ -19,6 +19,7 @@ from monosem.runs.storing import COMPARED
 from monosem.sae import SAE, CrossLayerTranscoder, Transcoder
 from monosem.sae.blank import outlined
 from monosem.synthetic import is_world, world_width
+from monosem.training.spliced import NUMBERS, POSITIONS
 
 LONGEST = 1024
 """Tokens in a context where neither run nor model says it."""
@@ -133,6 +134,19 @@ class Subject:
         """
         contexts = max(1, (CPU_POSITIONS if cpu else GPU_POSITIONS) // self.length)
         return [each.rehearse(None if whole else self.hooks, contexts, self.length) for each in self.outlines]
+
+    def reads_on(self, one: Dictionary) -> list[Rehearsal]:
+        """What each model does that reads on from reconstructions, for each place that they are put in."""
+        predicted = _listed(one.config.target) or _listed(one.config.hook)
+        sizes = [getattr(each.model.module.config, "vocab_size", 0) or 1 for each in self.outlines]
+        touched = 1 + one.batch // self.length
+        return [
+            each.read_on(
+                hook, max(1, min(POSITIONS // self.length, NUMBERS // size // self.length, touched)), self.length
+            )
+            for each, size in zip(self.outlines, sizes, strict=True)
+            for hook in predicted
+        ]
 
 
 def shapes_of(config: RunConfig) -> Subject:
