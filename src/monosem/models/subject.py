@@ -52,6 +52,8 @@ class SubjectModel:
         self._d_model: int | None = getattr(config, "hidden_size", None)
         self.continued: Continued | None = None
         self._level = 0
+        self._vocabulary: tuple[Any, int, str] | None = None
+        """The tokenizer whose vocabulary was hashed, how many tokens it had, and the hash."""
         self._special = torch.tensor(
             sorted(special_tokens(tokenizer)) if tokenizer is not None else [], dtype=torch.int64
         )
@@ -127,8 +129,11 @@ class SubjectModel:
         """A short hash of the vocabulary; None without a tokenizer."""
         if self.tokenizer is None:
             return None
-        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16]
+        if self._vocabulary is None or self._vocabulary[:2] != (self.tokenizer, len(self.tokenizer)):
+            words = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+            found = hashlib.sha256(repr(words).encode()).hexdigest()[:16]
+            self._vocabulary = self.tokenizer, len(self.tokenizer), found
+        return self._vocabulary[2]
 
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
         """Text to token ids. Several texts must come out equally long (else: `padded`).

@@ -105,24 +105,20 @@ class DictionaryUnit(Unit):
             on = codes.values != 0
             self.positions, self.latents = places[codes.rows()[on]], codes.indices[on].long()
             self.values = codes.values[on].detach()
-        self._numbers, self._row = torch.unique(self.latents, return_inverse=True)
-        self._encoder = self._reading()
-        self._decoders = [self._writing(write) for write in range(len(self.writes))]
         self._gain = self._gains(rows)
         self._rows = rows
 
-    def _reading(self) -> Float[Tensor, "m d_in"]:
-        sae, numbers = self.sae, self._numbers
-        rows = sae.transform.sources[self.part].raw_readers(sae.W_enc.detach()[numbers])
-        return rows * sae.r_mag.detach().exp()[numbers, None] if isinstance(sae, GatedSAE) else rows
+    def _reading(self, latents: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
+        sae = self.sae
+        rows = sae.transform.sources[self.part].raw_readers(sae.W_enc.detach()[latents])
+        return rows * sae.r_mag.detach().exp()[latents, None] if isinstance(sae, GatedSAE) else rows
 
-    def _writing(self, write: int) -> Float[Tensor, "m d_out"]:
+    def _writing(self, write: int, latents: Int[Tensor, " n"]) -> Float[Tensor, "n d_out"]:
         sae = self.sae
         if isinstance(sae, CrossLayerTranscoder):
-            local = self._numbers - self.part * sae.latents_per_layer
-            rows = sae.decoder_of(self.part).detach()[local, write]
+            rows = sae.decoder_of(self.part).detach()[latents - self.part * sae.latents_per_layer, write]
         else:
-            rows = sae.W_dec.detach()[self._numbers]
+            rows = sae.W_dec.detach()[latents]
         return sae.target_transform.sources[self.part + write].raw_directions(rows)
 
     def _gains(self, rows: Float[Tensor, "pos d"]) -> Float[Tensor, " entries"]:
@@ -132,11 +128,12 @@ class DictionaryUnit(Unit):
         return chances.detach()[self.positions]
 
     def readers(self, entries: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
-        return self._encoder[self._row[entries]] * (self._inner[self.positions[entries]] * self._gain[entries, None])
+        strength = self._inner[self.positions[entries]] * self._gain[entries, None]
+        return self._reading(self.latents[entries]) * strength
 
     def written(self, write: int, entries: Int[Tensor, " n"]) -> Float[Tensor, "n d_out"]:
         strength = self.values[entries, None] * self._outer[self.positions[entries]]
-        return self._decoders[write][self._row[entries]] * strength
+        return self._writing(write, self.latents[entries]) * strength
 
     def bias(self, write: int) -> Float[Tensor, "pos d_out"] | None:
         if write:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from monosem.circuits.frozen.pattern import BLOCK, BLOCK_NUMBERS, HELD_BYTES
+from monosem.circuits.frozen.pattern import BLOCK, BLOCK_NUMBERS, HELD_BYTES, Pattern
+from monosem.circuits.frozen.steps import Linear, Mix
 from monosem.circuits.frozen.units import Dictionaries, DictionaryUnit, Unit, units_of
-from monosem.circuits.graph.rows import edges_a_row
+from monosem.circuits.graph.rows import AT_LEAST, BATCH_NUMBERS, a_round, edges_a_row, kept_rows
+from monosem.circuits.graph.sources import LAID_OUT
 from monosem.errors import DataError
 from monosem.models import SubjectModel
+from monosem.models.attention import Attended
 from monosem.models.families import main_config
 
 GIB = 2**30
 EDGE = 8
 """Bytes of an edge: its value and its column."""
-LAID_OUT = 2**28
-"""Bytes of decoder rows that are kept laid out by position."""
 WORKED_ON = 4
 """Copies of a part of a pattern while it is made."""
-FULL = 0.5
-"""Share of the edges between earlier and later places that are there: what is later makes nothing."""
+SITES = 12
+"""Values as wide as the stream that are kept of each layer and position."""
+ROWS_OF_TARGETS = 20
+"""What targets take, in rows of features: they go through all layers, at all positions."""
+TRIALS = 8
+LATE = 0.85
+"""Where in the text features that are chosen stand, in the mean: influence is large near the targets."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Estimate:
     """Rows of latents that are on."""
     edge_bytes: int
     """Edges from all features that are on, as rows are made."""
-    flops: float
-    seconds: float
+    seconds: float | None = None
+    """Tried on this processor; only of a plan."""
 
     @property
     def memory(self) -> int:
@@ -74,8 +81,9 @@ class Estimate:
             f"{self.tokens} tokens, {self.active:,} active features, {self.features:,} of them nodes",
             f"memory  {memory:6.2f} GiB beside model and dictionaries: "
             f"pass {passed:.2f}, rows {rows:.2f}, edges {edges:.2f}",
-            f"time    {self.seconds:6.0f} s ({self.flops / 1e12:.2f} TFLOP)",
         ]
+        if self.seconds is not None:
+            parts.append(f"time    {self.seconds:6.0f} s")
         return "\n".join(parts)
 
 
@@ -95,8 +103,13 @@ def plan_trace(
         length = int(model.tokens(prompt).shape[1])
     else:
         length = prompt if isinstance(prompt, int) else int(torch.as_tensor(prompt).numel())
+    start = time.perf_counter()
     units = units_of(model, dictionaries)
-    return estimate(model, units, length, [expected(unit, length) for unit in units], max_features, edges)
+    looked = time.perf_counter() - start
+    found = estimate(model, units, length, [expected(unit, length) for unit in units], max_features, edges)
+    a_layer, a_row = tried(model, length, found, len(units))
+    rows = found.features + ROWS_OF_TARGETS
+    return replace(found, seconds=looked + rows * (a_row + LATE * (model.n_layers + 1) / 2 * a_layer))
 
 
 def expected(unit: Unit, length: int) -> int:
@@ -113,7 +126,7 @@ def expected(unit: Unit, length: int) -> int:
 def estimate(
     model: SubjectModel, units: Sequence[Unit], length: int, active: Sequence[int], max_features: int, edges: float
 ) -> Estimate:
-    """From the number of features that are on in each unit."""
+    """Memory, from the number of features that are on in each unit."""
     config = main_config(model.module)
     heads, layers, d = int(config.num_attention_heads), model.n_layers, model.d_model
     size = max(4, torch.finfo(next(model.module.parameters()).dtype).bits // 8)
@@ -122,39 +135,52 @@ def estimate(
     sources = features + length * (layers + len(units) + 2)
     patterns = min(size * layers * heads * length * length, HELD_BYTES)
     part = min(BLOCK_NUMBERS, heads * length * min(BLOCK, length))
-    passed = patterns + size * (2 * WORKED_ON * part + 12 * layers * length * d)
-    rows = 0
-    for unit, n in zip(units, active, strict=True):
-        latents = min(n, unit.sae.n_latents if isinstance(unit, DictionaryUnit) else n)
-        rows += size * latents * d * (1 + len(unit.writes))
-    rows += min(LAID_OUT, size * total * d)
-    of_features = min(FULL * total * (1 if edges == 1 else 0.35), edges_a_row(features))
-    stored = features * (of_features + FULL * length * (layers + len(units))) * EDGE
-    width = getattr(config, "head_dim", None) or d // heads
-    a_layer = 4 * length * d * heads * width + 2 * length * length * heads * width
-    a_target = 0.5 * 0.5 * layers * a_layer + 2 * total * d * 0.25
-    flops = features * a_target
-    return Estimate(
-        length,
-        total,
-        features,
-        sources,
-        int(passed),
-        int(rows),
-        int(stored),
-        float(flops),
-        float(flops / speed() + features * 5e-4),
-    )
+    passed = patterns + size * (2 * WORKED_ON * part + SITES * layers * length * d)
+    rows = min(LAID_OUT, size * total * d)
+    earlier = LATE * max(1, layers - 1) / (2 * layers)
+    of_features = min(earlier * total * (1 if edges == 1 else 0.35), edges_a_row(features))
+    stored = features * (of_features + LATE * length * (layers + 2) / 2) * EDGE
+    return Estimate(length, total, features, sources, int(passed), int(rows), int(stored))
 
 
-def speed() -> float:
-    """Multiplications and additions a second of this processor, tried for a few hundredths of a second."""
-    a = torch.randn(512, 512)
-    torch.matmul(a, a)
-    start = time.perf_counter()
-    for _ in range(4):
-        torch.matmul(a, a)
-    return 0.4 * 4 * 2 * 512**3 / max(time.perf_counter() - start, 1e-6)  # most of the work is not in large products
+@torch.no_grad()
+def tried(model: SubjectModel, length: int, plan: Estimate, n_units: int) -> tuple[float, float]:
+    """Seconds that one row takes in a layer, and to be kept: tried on numbers of these shapes, the best of a few."""
+    config = main_config(model.module)
+    heads, d = int(config.num_attention_heads), model.d_model
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "head_dim", None) or d // heads)
+    n, active = min(length, BLOCK), plan.active
+    of_a_unit = max(1, min(plan.features, a_round(plan.features)) // max(1, n_units))
+    batch = min(of_a_unit, max(AT_LEAST, BATCH_NUMBERS // (length * d)))
+    at_a_place = max(1, active // (length * model.n_layers))
+    g, out = torch.randn(batch, n, d), Linear(0, 0, torch.randn(d, heads * width) / d)
+    written, columns = torch.randn(n, at_a_place, d), torch.randn(2, active + length * (model.n_layers + 2))
+    query, key = torch.randn(1, heads, n, width), torch.randn(1, kv_heads, n, width)
+    pattern = Pattern(Attended(model.module, query, key, None, "", {}), g.dtype, torch.rand(heads, n, n))
+    mix = Mix(0, 0, torch.randn(kv_heads * width, d) / d, None, pattern, kv_heads, torch.ones(n, 1))
+
+    def layer() -> None:
+        torch.add(g, mix.transpose(out.transpose(g)))
+        torch.matmul(written, g.permute(1, 2, 0))
+
+    def row() -> None:
+        others = np.arange(columns.shape[1] - active)
+        varies = np.ones(columns.shape[1])
+        kept_rows(columns.numpy(), active, varies, others, len(others), 1.0, edges_a_row(5_000))
+
+    return _best(layer) / torch.get_num_threads() / batch * length / n, _best(row) / len(columns)
+
+
+def _best(trial: Callable[[], None]) -> float:
+    """Seconds of all processors together, of the quickest of some runs, the first left out."""
+    trial()
+    found: list[float] = []
+    for _ in range(TRIALS):
+        start = time.process_time()
+        trial()
+        found.append(time.process_time() - start)
+    return min(found)
 
 
 def free_memory() -> int | None:

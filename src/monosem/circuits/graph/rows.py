@@ -15,6 +15,12 @@ ROOM = 2**26
 """Edges from features that all rows together may hold."""
 LEAST = 4_096
 """Edges from features that each row may hold whatever their number."""
+ROUNDS = 16
+"""In so many rounds the most influential features are chosen; after each, influence is counted anew."""
+BATCH_NUMBERS = 2**20
+"""Numbers of the stream (targets x positions x width) that go through the pass at a time, ..."""
+AT_LEAST = 8
+"""... but of targets no fewer than these: a pattern is read, or made again, for all of them at once."""
 
 
 @dataclass
@@ -38,6 +44,11 @@ class Rows:
         """Add to the influence of sources what passes these rows."""
         shares = np.repeat(passing / self.sizes, np.diff(self.offsets))
         np.add.at(influence, self.columns, np.abs(self.values) * shares)
+
+
+def a_round(most: int) -> int:
+    """How many features are chosen at a time."""
+    return max(64, -(-most // ROUNDS))
 
 
 def edges_a_row(n_rows: int) -> int:

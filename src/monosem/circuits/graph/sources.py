@@ -17,8 +17,8 @@ from monosem.circuits.frozen.frozen import Frozen, Site
 from monosem.circuits.frozen.units import layer_of
 from monosem.circuits.graph.core import OWN
 
-KEPT_NUMBERS = 2**26
-"""Numbers of decoder rows, laid out by position, that are kept between batches; others are gathered each time."""
+LAID_OUT = 2**30
+"""Bytes of decoder rows, laid out by position, that are kept between batches; others are gathered each time."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ class Sources:
             return self._laid_out[number, write]
         padded, unit = self._padded[number], self.frozen.units[number]
         rows = unit.written(write, padded.entries.flatten()).to(self.frozen.dtype).unflatten(0, padded.entries.shape)
-        if self._kept + rows.numel() <= KEPT_NUMBERS:
-            self._kept += rows.numel()
+        if self._kept + rows.nbytes <= LAID_OUT:
+            self._kept += rows.nbytes
             self._laid_out[number, write] = rows
         return rows
 

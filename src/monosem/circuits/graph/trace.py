@@ -17,20 +17,22 @@ from monosem.circuits.graph.core import OWN, Nodes, TargetInfo
 from monosem.circuits.graph.estimate import estimate
 from monosem.circuits.graph.graph import Graph
 from monosem.circuits.graph.influence import VARIES
-from monosem.circuits.graph.rows import ROOM, Rows, edges_a_row, kept_rows, put_together
+from monosem.circuits.graph.rows import (
+    AT_LEAST,
+    BATCH_NUMBERS,
+    ROOM,
+    Rows,
+    a_round,
+    edges_a_row,
+    kept_rows,
+    put_together,
+)
 from monosem.circuits.graph.sources import Sources
 from monosem.circuits.graph.targets import Goal, Target, goals_of, said_token
 from monosem.circuits.graph.traced import Traced
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.work.progress import as_job, doing
-
-ROUNDS = 16
-"""In so many rounds the most influential features are chosen; after each, influence is counted anew."""
-BATCH_NUMBERS = 2**20
-"""Numbers of the stream (targets x positions x width) that go through the pass at a time, ..."""
-AT_LEAST = 8
-"""... but of targets no fewer than these: a pattern is read, or made again, for all of them at once."""
 
 
 @as_job
@@ -138,12 +140,12 @@ class _Tracing:
         for goal in self.goals:
             rows = self.sources.rows_of(goal.site, goal.cotangent(self.frozen))
             self._keep(goal.site, np.array([-1]), rows, np.array([goal.value(self.frozen)]), np.array([goal.constant]))
-        a_round = max(64, -(-most // ROUNDS))
+        at_once = a_round(most)
         with doing("tracing", most, unit="features") as work:
             while (left := most - int(self.visited.sum())) > 0:
                 influence = self.influence()
                 influence[self.visited] = 0
-                order = np.argsort(-influence, kind="stable")[: min(a_round, left)]
+                order = np.argsort(-influence, kind="stable")[: min(at_once, left)]
                 order = order[influence[order] > 0]
                 if not len(order):
                     break
