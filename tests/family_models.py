@@ -99,6 +99,8 @@ SANDWICH = {
     "mlp_after": "post_feedforward_layernorm",
     "head_width": 6,
 }
+BESIDE: dict[str, Any] = {**LLAMA, "mlp_norm": "input_layernorm", "order": "parallel"}
+BEHIND: dict[str, Any] = {**SANDWICH, "mlp_norm": None, "head_width": 4}
 DINO = {
     "attn": "attention.o_proj",
     "mlp_norm": "norm2",
@@ -145,6 +147,14 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         order="parallel",
     ),
     "phi3": FamilyModel("phi3", "Phi3Config", "Phi3ForCausalLM", GROUPED, **LLAMA),
+    "smollm3": FamilyModel("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", GROUPED, **LLAMA),
+    "starcoder2": FamilyModel(
+        "starcoder2", "Starcoder2Config", "Starcoder2ForCausalLM", GROUPED, **{**LLAMA, "mlp": "mlp.c_proj"}
+    ),
+    "cohere": FamilyModel("cohere", "CohereConfig", "CohereForCausalLM", GROUPED, **BESIDE),
+    "cohere2": FamilyModel("cohere2", "Cohere2Config", "Cohere2ForCausalLM", GROUPED, **BESIDE),
+    "olmo2": FamilyModel("olmo2", "Olmo2Config", "Olmo2ForCausalLM", GROUPED, **BEHIND),
+    "olmo3": FamilyModel("olmo3", "Olmo3Config", "Olmo3ForCausalLM", {**GROUPED, "sliding_window": 4}, **BEHIND),
     "bert": FamilyModel(
         "bert",
         "BertConfig",

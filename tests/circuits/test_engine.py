@@ -299,8 +299,13 @@ def test_bad_input_is_refused_before_work_starts(make_dictionary: Make) -> None:
         ms.trace(model, sae, TOKENS, ("feature", "resid_post.0", _off(model, sae)))
     with pytest.raises(ConfigError, match="reads no single place"):
         ms.trace(model, make_dictionary(ms.Crosscoder, D, 40), TOKENS, 7)
-    with pytest.raises(ConfigError, match="circuits are traced in models of these families"):
+    with pytest.raises(ConfigError, match="does not predict the next token: circuits are traced in causal models"):
         ms.trace(subject("bert"), sae, TOKENS, 7)
+    import transformers
+
+    bloom = transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=40, hidden_size=8, n_layer=1, n_head=2))
+    with pytest.raises(ConfigError, match=r"circuits are traced in models of these families: gpt2, .*; it is bloom"):
+        ms.trace(SubjectModel(bloom, None, "it"), sae, TOKENS, 7)
     with pytest.raises(ms.MonosemError):
         ms.trace(model, make_dictionary(ms.TopKSAE, 7, 30, hook="resid_post.0", k=5), TOKENS, 7)
 

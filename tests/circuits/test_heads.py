@@ -24,6 +24,7 @@ from monosem.data import read_documents
 from monosem.data.documents import Document, DocumentStream
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.models import SubjectModel
+from monosem.models.blocks import block_of
 
 CAUSAL = [
     name
@@ -205,7 +206,8 @@ def test_head_weights_make_the_values_that_the_model_makes(name: str) -> None:
     x = x / x.pow(2).mean(-1, keepdim=True).sqrt() * 1e4
     with model.edit({"resid_pre.1": lambda _x, _c: x}):
         v = model.capture(spec.inputs(), ["attn_v.1"])["attn_v.1"].unflatten(-1, (-1, spec.head_width))
-    by_hand = torch.einsum("bpd,hed->bphe", x / 1e4, weights.W_V)
+    normed = x if block_of(model).attention_norm is None else x / 1e4
+    by_hand = torch.einsum("bpd,hed->bphe", normed, weights.W_V)
     v = v.repeat_interleave(spec.n_heads // v.shape[2], dim=2)
     torch.testing.assert_close(v - v[:1, :1], by_hand - by_hand[:1, :1], rtol=1e-3, atol=1e-5)
     assert weights.W_Q.shape == weights.W_K.shape == (spec.n_heads, spec.head_width, model.d_model)

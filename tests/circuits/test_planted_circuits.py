@@ -164,7 +164,9 @@ def test_a_plan_grows_with_what_is_asked_for_and_too_much_is_refused(monkeypatch
     model, coders = planted(), transcoders()
     small, large = (ms.plan_trace(model, coders, length, max_features=5) for length in (4, 4_000))
     assert small.active == 4 * 2 * WIDTH
-    assert large.memory > 100 * small.memory
+    assert large.pass_bytes + large.edge_bytes > 100 * (small.pass_bytes + small.edge_bytes)
+    assert large.memory > 2 * small.memory
+    assert small.seconds is not None
     longest = ms.plan_trace(model, coders, 40_000, max_features=5)
     assert large.pass_bytes < longest.pass_bytes < 8 * 2 * 2 * 40_000**2 / 50  # of the patterns only some are laid up
     assert "GiB" in str(large)

@@ -193,7 +193,7 @@ def test_the_head_reads_the_last_point(model: SubjectModel, spec: FamilyModel, x
     logits = model(spec.inputs())
     module: Any = model.module
     if "final_norm" in x and hasattr(module, "lm_head"):
-        expected = module.lm_head(x["final_norm"])
+        expected = module.lm_head(x["final_norm"]) * getattr(module.config, "logit_scale", 1)
         cap = getattr(module.config, "final_logit_softcapping", None)
         same(logits, expected if cap is None else (expected / cap).tanh() * cap)
     elif spec.family in ("bert", "roberta"):

@@ -7,7 +7,7 @@ makes queries and keys too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,6 +18,8 @@ from monosem.errors import ConfigError
 from monosem.models.families import main_config
 from monosem.models.subject import SubjectModel
 
+HUGE = 1e30
+"""An epsilon beside which no activation counts."""
 EPSILONS = ("eps", "variance_epsilon")
 """What modules of norms call their epsilon."""
 
@@ -26,7 +28,8 @@ EPSILONS = ("eps", "variance_epsilon")
 class Block:
     """One family's block."""
 
-    attention_norm: str
+    attention_norm: str | None
+    """None where attention reads the stream as it is."""
     values: str
     """The module that makes values."""
     packed: Literal["alone", "behind", "interleaved"]
@@ -34,7 +37,7 @@ class Block:
     output: str
     """The matrix behind attention."""
     mlp_norm: str | None
-    """None where the MLP reads what attention reads."""
+    """None where the MLP reads what attention reads, or where it does not lie beside it, the stream as it is."""
     mlp_output: str
     """The matrix behind the neurons."""
     after_attention: str | None = None
@@ -71,6 +74,7 @@ _SANDWICH = Block(
     gate="mlp.gate_proj",
     up="mlp.up_proj",
 )
+_NORMS_BEHIND = replace(_SANDWICH, attention_norm=None, mlp_norm=None)
 BLOCKS: dict[str, Block] = {
     "gpt2": Block("ln_1", "attn.c_attn", "behind", "attn.c_proj", "ln_2", "mlp.c_proj", neurons="mlp.c_fc"),
     "gpt_neox": Block(
@@ -101,7 +105,10 @@ BLOCKS: dict[str, Block] = {
         "post_attention_layernorm",
         "mlp.down_proj",
     ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"), _LLAMA),
+    "starcoder2": replace(_LLAMA, mlp_output="mlp.c_proj", neurons="mlp.c_fc", gate=None, up=None),
+    **dict.fromkeys(("cohere", "cohere2"), replace(_LLAMA, mlp_norm=None, parallel=True)),
+    **dict.fromkeys(("olmo2", "olmo3"), _NORMS_BEHIND),
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
 }
@@ -113,16 +120,16 @@ def block_of(model: SubjectModel) -> Block:
     Raises:
         ConfigError: its family has no table, or it is no model that predicts the next token.
     """
+    if not model.writes_text:
+        raise ConfigError(f"{model.name} does not predict the next token: circuits are traced in causal models")
     found = BLOCKS.get(model.family or "")
     if found is None or not model.hook_points or not model.hook_points[0].startswith("embed"):
         raise ConfigError(
             f"circuits are traced in models of these families: {', '.join(BLOCKS)}; {model.name} is "
             f"{model.family or 'of no known family'}"
         )
-    if not model.writes_text:
-        raise ConfigError(f"{model.name} does not predict the next token: circuits are traced in causal models")
     if model.family == "gpt_neox" and not getattr(main_config(model.module), "use_parallel_residual", True):
-        return Block(**{**vars(found), "parallel": False})
+        return replace(found, parallel=False)
     return found
 
 
@@ -143,16 +150,34 @@ def matrix(module: nn.Module) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor
 
 def value_rows(model: SubjectModel, block: Block, layer: int) -> Bool[Tensor, " d_out"]:
     """Which of the numbers that `block.values` makes are values; the others are queries and keys."""
+    return _rows(model, block, len(matrix(block_module(model, layer, block.values))[0]), 2)
+
+
+def _rows(model: SubjectModel, block: Block, n: int, part: int) -> Bool[Tensor, " d_out"]:
+    """Which of n numbers that come out of one module are queries, keys or values: part 0, 1 or 2."""
     config = main_config(model.module)
     heads: int = config.num_attention_heads
     kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
-    n = len(matrix(block_module(model, layer, block.values))[0])
     rows = torch.zeros(n, dtype=torch.bool)
-    if block.packed == "interleaved":
-        rows.unflatten(0, (heads, 3, -1))[:, 2] = True
+    if block.packed == "alone":
+        rows[:] = True
+    elif block.packed == "interleaved":
+        rows.unflatten(0, (heads, 3, -1))[:, part] = True
     else:
-        rows[0 if block.packed == "alone" else n - n * kv_heads // (heads + 2 * kv_heads) :] = True
+        width = n // (heads + 2 * kv_heads)
+        bounds = [0, heads * width, (heads + kv_heads) * width, n]
+        rows[bounds[part] : bounds[part + 1]] = True
     return rows
+
+
+def projections(model: SubjectModel, block: Block, layer: int) -> list[Float[Tensor, "heads_d_head d_in"]]:
+    """The matrices that make queries, keys and values; the last two for as many heads as have their own."""
+    found: list[Tensor] = []
+    for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        module = block.values.replace("v_proj", name) if block.packed == "alone" else block.values
+        weight, _ = matrix(block_module(model, layer, module))
+        found.append(weight[_rows(model, block, len(weight), part).to(weight.device)])
+    return found
 
 
 def value_matrix(model: SubjectModel, block: Block, layer: int) -> tuple[Tensor, Tensor | None, int]:
@@ -189,6 +214,14 @@ class NormWeights:
         return rows - rows.mean(-1, keepdim=True) if self.centred else rows
 
 
+def block_norm(model: SubjectModel, layer: int, name: str | None) -> NormWeights:
+    """A norm inside a block; where there is none, one that changes nothing."""
+    if name is None:
+        like = next(model.module.parameters())
+        return NormWeights(torch.ones(model.d_model, dtype=like.dtype, device=like.device), None, HUGE, False)
+    return norm_weights(block_module(model, layer, name))
+
+
 def norm_weights(module: nn.Module) -> NormWeights:
     """The parts of a LayerNorm or of an RMS norm of any family.
 
@@ -204,6 +237,8 @@ def norm_weights(module: nn.Module) -> NormWeights:
         return NormWeights(weight / unit, None if bias is None else bias.detach(), epsilon, True)
     with torch.no_grad():
         seen = module(torch.ones_like(weight)[None])[0] * math.sqrt(1 + epsilon) / unit
+    if not seen.any():  # equal numbers come to nothing: the mean is subtracted
+        return NormWeights(weight / unit, None, epsilon, True)
     candidates = (weight / unit, (1 + weight) / unit)  # families differ
     far = [(seen - candidate).abs().max() for candidate in candidates]
     if min(far) > 1e-2 * (1 + candidates[0].abs().max()):

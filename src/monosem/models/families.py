@@ -102,6 +102,17 @@ GEMMA2: Table = {
     "mlp_out": "layers.{layer}.post_feedforward_layernorm:output",
 }
 
+# Norms stand behind attention and MLP alone: what these read is the stream itself.
+OLMO2: Table = {
+    **LLAMA,
+    "attn_out": "layers.{layer}.post_attention_layernorm:output",
+    "resid_mid": "layers.{layer}.mlp:input",
+    "mlp_out": "layers.{layer}.post_feedforward_layernorm:output",
+}
+
+# Parallel like Phi, with Llama's names.
+COHERE: Table = {name: path for name, path in LLAMA.items() if name != "resid_mid"}
+
 # Post-norm: the residual stream itself is normed after each addition. resid_mid = LN(resid_pre + attn_out) and
 # resid_post = LN(resid_mid + mlp_out); mlp_in is resid_mid, and there is no norm at the end.
 BERT: Table = {
@@ -173,6 +184,12 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "gemma": (LLAMA,),
     "gemma2": (GEMMA2,),
     "gemma3_text": (GEMMA2,),
+    "smollm3": (LLAMA,),
+    "starcoder2": ({**LLAMA, "mlp_mid": "layers.{layer}.mlp.c_proj:input"},),
+    "cohere": (COHERE,),
+    "cohere2": (COHERE,),
+    "olmo2": (OLMO2,),
+    "olmo3": (OLMO2,),
     "phi": (PHI,),
     "phi3": (LLAMA,),
     "bert": (BERT,),

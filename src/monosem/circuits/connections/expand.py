@@ -14,7 +14,7 @@ from monosem.errors import ConfigError
 from monosem.interventions.number import number_of
 from monosem.interventions.way import Put, Site, Way
 from monosem.models import EditContext, SubjectModel
-from monosem.models.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
+from monosem.models.blocks import NormWeights, block_module, block_norm, block_of, matrix, norm_weights, value_matrix
 
 
 class Source(NamedTuple):
@@ -95,7 +95,7 @@ def sources_of(
         )
     written, stream = _written(model, tokens, layer, places, list(writers.values()))
     weight, bias, kv_heads = value_matrix(model, block, layer)
-    norm = norm_weights(block_module(model, layer, block.attention_norm))
+    norm = block_norm(model, layer, block.attention_norm)
     by_value = weight.to(readers).unflatten(0, (kv_heads, -1)).repeat_interleave(len(readers) // kv_heads, dim=0)
     plain = torch.einsum("hd,hdi->hi", readers, by_value)
     before = norm.read_before(plain)

@@ -8,7 +8,7 @@ from torch import Tensor
 from monosem.errors import ConfigError
 from monosem.interventions.way import Site
 from monosem.models import SubjectModel
-from monosem.models.blocks import NormWeights, block_module, block_of, matrix, norm_weights, value_matrix
+from monosem.models.blocks import NormWeights, block_module, block_norm, block_of, matrix, value_matrix
 
 STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """What is added to the residual stream, or is it."""
@@ -32,7 +32,8 @@ def between(model: SubjectModel, source: Site, target: Site) -> tuple[str | None
     if kind != "mlp_in":
         return None, None
     block = block_of(model)
-    norm = norm_weights(block_module(model, int(layer), block.mlp_norm or block.attention_norm))
+    name = block.attention_norm if block.parallel and block.mlp_norm is None else block.mlp_norm
+    norm = block_norm(model, int(layer), name)
     return f"resid_{'pre' if block.parallel else 'mid'}.{layer}", norm
 
 
@@ -65,4 +66,4 @@ def through(model: SubjectModel, layer: int, head: int, readers: Float[Tensor, "
     if not 0 <= head < n_heads:
         raise ConfigError(f"there is no head {head}: layer {layer} has 0 to {n_heads - 1}")
     rows = readers @ output[:, head * d_head : (head + 1) * d_head] @ by_value[head // (n_heads // kv_heads)]
-    return norm_weights(block_module(model, layer, block.attention_norm)).read_before(rows)
+    return block_norm(model, layer, block.attention_norm).read_before(rows)

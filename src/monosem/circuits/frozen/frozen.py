@@ -144,7 +144,7 @@ class Frozen:
     def _layer(self, layer: int) -> None:
         block, model, start = self.block, self.model, self.at["resid_pre"]
         weight, bias, kv_heads = value_matrix(model, block, layer)
-        norm = self._norm(block_module(model, layer, block.attention_norm), start)
+        norm = self._norm_of(layer, block.attention_norm, start)
         mix = _mixed(norm, weight.to(self.dtype), _cast(bias, self.dtype), self._patterns[layer], kv_heads)
         self._add(f"attn_z.{layer}", [mix])
         output = block_module(model, layer, block.output)
@@ -156,10 +156,8 @@ class Frozen:
         else:
             self._add(f"resid_mid.{layer}", [Same(start, 0), Same(attn_out, 0)])
             before = self.at[f"resid_mid.{layer}"]
-        if block.mlp_norm is None:
-            self._add(f"mlp_in.{layer}", [replace(norm)])
-        else:
-            self._add(f"mlp_in.{layer}", [self._norm(block_module(model, layer, block.mlp_norm), before)])
+        beside = block.parallel and block.mlp_norm is None
+        self._add(f"mlp_in.{layer}", [replace(norm) if beside else self._norm_of(layer, block.mlp_norm, before)])
         self._mlp(layer)
         mlp_out = self.at[f"mlp_out.{layer}"]
         parts: list[Step] = [Same(before, 0), Same(mlp_out, 0)]
@@ -201,6 +199,14 @@ class Frozen:
     def _after(self, raw: str, out: str, layer: int, norm: str | None) -> None:
         if norm is not None:
             self._add(out, [self._norm(block_module(self.model, layer, norm), self.at[raw])])
+
+    def _norm_of(self, layer: int, name: str | None, source: int) -> Norm:
+        """A norm inside a block, or what stands there where the stream is read as it is."""
+        if name is not None:
+            return self._norm(block_module(self.model, layer, name), source)
+        width = self.sites[source].value.shape[1]
+        ones = torch.ones(width, dtype=self.dtype, device=self.tokens.device)
+        return Norm(source, 0, ones, None, ones.new_ones(self.length, 1), False)
 
     def _norm(self, module: torch.nn.Module, source: int) -> Norm:
         parts = norm_weights(module)

@@ -30,9 +30,19 @@ SITES = 12
 """Values as wide as the stream that are kept of each layer and position."""
 ROWS_OF_TARGETS = 20
 """What targets take, in rows of features: they go through all layers, at all positions."""
+OF_ITS_OWN = 0.3
+"""What a feature's own layer takes, which it leaves from one position, as a share of the layers below."""
 TRIALS = 8
-LATE = 0.85
-"""Where in the text features that are chosen stand, in the mean: influence is large near the targets."""
+LATE = 0.65
+"""Where in the text the features that are chosen stand, in the mean."""
+HANDLED = 1.5
+"""Copies of edges while they are put together."""
+BESIDE = 2**27
+"""Bytes of what is worked on at a time."""
+OTHER_WORK = 1.15
+"""All that rows take, by what their layers and their keeping take."""
+BEGINNINGS = 2.5
+"""All that is done before and after rows, by the time that looking at the dictionaries takes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Estimate:
     @property
     def memory(self) -> int:
         """Bytes, without the model and the dictionaries themselves."""
-        return self.pass_bytes + self.dictionary_bytes + self.edge_bytes
+        return self.pass_bytes + self.dictionary_bytes + self.edge_bytes + BESIDE
 
     def require_room(self) -> None:
         """Raise DataError where this machine has not so much memory left.
@@ -103,13 +113,14 @@ def plan_trace(
         length = int(model.tokens(prompt).shape[1])
     else:
         length = prompt if isinstance(prompt, int) else int(torch.as_tensor(prompt).numel())
-    start = time.perf_counter()
+    start = time.process_time()
     units = units_of(model, dictionaries)
-    looked = time.perf_counter() - start
+    looked = (time.process_time() - start) / torch.get_num_threads()
     found = estimate(model, units, length, [expected(unit, length) for unit in units], max_features, edges)
     a_layer, a_row = tried(model, length, found, len(units))
     rows = found.features + ROWS_OF_TARGETS
-    return replace(found, seconds=looked + rows * (a_row + LATE * (model.n_layers + 1) / 2 * a_layer))
+    below = layers_below(model.n_layers) + OF_ITS_OWN
+    return replace(found, seconds=BEGINNINGS * looked + OTHER_WORK * rows * (a_row + below * a_layer))
 
 
 def expected(unit: Unit, length: int) -> int:
@@ -137,10 +148,15 @@ def estimate(
     part = min(BLOCK_NUMBERS, heads * length * min(BLOCK, length))
     passed = patterns + size * (2 * WORKED_ON * part + SITES * layers * length * d)
     rows = min(LAID_OUT, size * total * d)
-    earlier = LATE * max(1, layers - 1) / (2 * layers)
-    of_features = min(earlier * total * (1 if edges == 1 else 0.35), edges_a_row(features))
-    stored = features * (of_features + LATE * length * (layers + 2) / 2) * EDGE
+    below = layers_below(layers)
+    of_features = min(LATE * below / layers * total * (1 if edges == 1 else 0.35), edges_a_row(features))
+    stored = HANDLED * EDGE * features * (of_features + LATE * length * (below + 2))
     return Estimate(length, total, features, sources, int(passed), int(rows), int(stored))
+
+
+def layers_below(layers: int) -> float:
+    """Layers under a feature that is chosen, in the mean: somewhat less than half, as many stand at the first."""
+    return max(0.5, (layers - 1) / 2 - 1)
 
 
 @torch.no_grad()

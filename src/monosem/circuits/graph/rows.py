@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-ROOM = 2**26
+ROOM = 2**25
 """Edges from features that all rows together may hold."""
 LEAST = 4_096
 """Edges from features that each row may hold whatever their number."""

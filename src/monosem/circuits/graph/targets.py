@@ -116,7 +116,9 @@ class _Head:
             raise ConfigError(f"{frozen.model.name} has no head that predicts tokens: give a direction, or 'reward'")
         self.frozen, self.at = frozen, at
         weight, bias = matrix(output)
-        self.weight, self.bias = weight, bias
+        factor = getattr(main_config(module), "logit_scale", None) or 1
+        self.weight = weight if factor == 1 else weight * factor
+        self.bias = bias if bias is None or factor == 1 else bias * factor
         self.site = frozen.at["final_norm"]
         self.cap: float | None = getattr(main_config(module), "final_logit_softcapping", None)
 

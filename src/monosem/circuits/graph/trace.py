@@ -169,11 +169,12 @@ class _Tracing:
             unit = self.frozen.units[number]
             site = self.frozen.read_at[number]
             entries = entries[torch.argsort(unit.positions[entries], stable=True)]
-            width = self.frozen.sites[site].value.shape[1]
+            room = BATCH_NUMBERS // self.frozen.sites[site].value.shape[1]
+            lengths = unit.positions[entries] + 1
             start = 0
             while start < len(entries):
-                length = int(unit.positions[entries[start]]) + 1
-                part = entries[start : start + max(AT_LEAST, BATCH_NUMBERS // (length * width))]
+                together = torch.arange(1, len(entries) - start + 1, device=device) * lengths[start:]
+                part = entries[start : start + max(AT_LEAST, int((together <= room).sum()))]
                 self._batch(number, unit, site, part)
                 start += len(part)
                 work.advance(len(part))

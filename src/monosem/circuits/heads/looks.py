@@ -26,7 +26,7 @@ from monosem.errors import ConfigError, DataError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.models.attention import watch
-from monosem.models.blocks import NormWeights, block_module, block_of, norm_weights
+from monosem.models.blocks import NormWeights, block_norm, block_of, norm_weights
 from monosem.sae import SAE
 
 Kind = Literal["feature", "error", "dictionary", "model"]
@@ -168,7 +168,7 @@ class _Pass:
     def __init__(self, model: SubjectModel, sae: SAE, tokens: Tensor, attention: Any, layer: int) -> None:
         self.sae, self.attention, self.layer = sae, attention, layer
         block = block_of(model)
-        self.norm: NormWeights = norm_weights(block_module(model, layer, block.attention_norm))
+        self.norm: NormWeights = block_norm(model, layer, block.attention_norm)
         kept: dict[str, Any] = {}
 
         def keep(x: Tensor, context: EditContext) -> Tensor:

@@ -1,7 +1,7 @@
 """What attention heads are by their weights: the matrices of every head, composition and similarity of heads.
 
-Found at the hook points and by the names that transformers gives to projections, whatever the family. Matrices act on
-columns: `W_O[h] @ z` is what head h adds to the stream. Norm gains are multiplied in; the division by a norm's scale,
+Found where `monosem.models.blocks` says that they stand. Matrices act on columns: `W_O[h] @ z` is what head h adds to
+the stream. Norm gains are multiplied in; the division by a norm's scale,
 which differs from token to token, is left out.
 """
 
@@ -12,19 +12,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from monosem.analysis.logit_lens import norm_of
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
-from monosem.models.attention import attends
+from monosem.models.blocks import block_module, block_norm, block_of, matrix, projections
 from monosem.models.families import main_config
-
-NORMS = ("ln_1", "input_layernorm")
-"""What the norms before attention are called inside a block."""
-SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
-TOGETHER = ("c_attn", "qkv_proj", "query_key_value")
-"""What the projections are called inside attention; in the last, each head's three lie together."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,11 @@ def output_matrix(model: SubjectModel, layer: int) -> Float[Tensor, "heads d_mod
     Where a norm stands behind attention, its gain is multiplied in.
     """
     attention_of(model, layer)
-    weight = _weight(model.module.get_submodule(model.hook_point(f"attn_z.{layer}").path))
-    after = model.module.get_submodule(model.hook_point(f"attn_out.{layer}").path)
-    if not attends(after):
-        gain, centres = norm_of(after, len(weight))
-        weight = (weight - weight.mean(0) if centres else weight) * gain.to(weight)[:, None]
+    block = block_of(model)
+    weight, _ = matrix(block_module(model, layer, block.output))
+    if block.after_attention is not None:
+        after = block_norm(model, layer, block.after_attention)
+        weight = (weight - weight.mean(0) if after.centred else weight) * after.weight.to(weight)[:, None]
     return weight.unflatten(1, (n_heads(model), -1)).transpose(0, 1)
 
 
@@ -76,40 +69,16 @@ def head_weights(model: SubjectModel, layer: int) -> HeadWeights:
     """The matrices of all heads of a layer, with the gain of the norm before attention multiplied in.
 
     Raises:
-        ConfigError: its projections are not known.
+        ConfigError: the model's family is not known, or it is no causal language model.
     """
-    attention, heads = attention_of(model, layer), n_heads(model)
+    attention_of(model, layer)
+    heads, block = n_heads(model), block_of(model)
     shared: int = getattr(main_config(model.module), "num_key_value_heads", None) or heads
-    parts = _projections(attention, heads, shared)
-    block = model.module.get_submodule(model.hook_point(f"resid_post.{layer}").path)
-    norm = next((getattr(block, name) for name in NORMS if hasattr(block, name)), None)
-    if norm is not None:
-        gain, centres = norm_of(norm, parts[0].shape[1])
-        parts = [part * gain.to(part) for part in parts]
-        parts = [part - part.mean(1, keepdim=True) if centres else part for part in parts]
+    norm = block_norm(model, layer, block.attention_norm)
+    parts = [norm.read_before(part) for part in projections(model, block, layer)]
     W_Q, W_K, W_V = (part.unflatten(0, (n, -1)) for part, n in zip(parts, (heads, shared, shared), strict=True))
     W_K, W_V = (part.repeat_interleave(heads // shared, dim=0) for part in (W_K, W_V))
     return HeadWeights(W_Q, W_K, W_V, output_matrix(model, layer))
-
-
-def _projections(attention: nn.Module, heads: int, shared: int) -> list[Tensor]:
-    """Queries', keys' and values' matrices, (heads * d_head, d_model)."""
-    for names in SEPARATE:
-        if all(hasattr(attention, name) for name in names):
-            return [_weight(getattr(attention, name)) for name in names]
-    name = next((name for name in TOGETHER if hasattr(attention, name)), None)
-    if name is None:
-        raise ConfigError(f"{type(attention).__name__} has no projections that are known: {', '.join(TOGETHER)}, ...")
-    weight = _weight(getattr(attention, name))
-    if name == "query_key_value":
-        return [part.flatten(0, 1) for part in weight.unflatten(0, (heads, 3, -1)).unbind(1)]
-    d_head = len(weight) // (heads + 2 * shared)
-    return list(weight.split([heads * d_head, shared * d_head, shared * d_head]))
-
-
-def _weight(module: Any) -> Float[Tensor, "d_out d_in"]:
-    weight = module.weight.detach()
-    return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
 @dataclass(frozen=True)
@@ -158,9 +127,9 @@ def composition(model: SubjectModel) -> Composition:
     grams = {"query": W_K @ W_K.transpose(1, 2), "key": W_Q @ W_Q.transpose(1, 2), "value": W_O.transpose(1, 2) @ W_O}
     reading = {"query": (W_Q, norm_qk), "key": (W_K, norm_qk), "value": (W_V, norm_ov)}
     found = {name: torch.zeros(len(heads), len(heads)) for name in reading}
-    for name, (matrix, norms) in reading.items():
+    for name, (rows, norms) in reading.items():
         for reader in range(len(heads)):
-            inner = matrix[reader] @ W_O
+            inner = rows[reader] @ W_O
             square = ((grams[name][reader] @ inner @ values) * inner).sum((1, 2))
             found[name][reader] = (square.clamp(min=0).sqrt() / (norms[reader] * norm_ov)).cpu()
         found[name] *= layer[:, None] > layer
