@@ -268,7 +268,8 @@ def units_of(model: SubjectModel, dictionaries: Dictionaries) -> list[Unit]:
     """Every unit that dictionaries come to, in the order of the pass.
 
     Raises:
-        ConfigError: the model's family is not known, one dictionary does not say where it belongs, cannot be in a graph, or two write the same place.
+        ConfigError: the model's family is not known; a dictionary does not say where it belongs or cannot be in a
+            graph, or two write the same place.
         MismatchError: one does not fit the model.
     """
     block_of(model)
