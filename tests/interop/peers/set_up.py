@@ -17,11 +17,21 @@ TORCH = ["torch"]
 """Of the version that the project is tested with; no package that comes after it may bring another."""
 INSTALLS: dict[str, list[list[str]]] = {
     "saelens": [TORCH, ["sae-lens"]],
-    # Its own requirements ask for an old nnsight that brings another torch; saving and loading need little of it.
+    # Its own requirements ask for an old nnsight, and that for a torchvision, which is built for another torch than the
+    # one here may be: saving and loading need neither.
     "dictionary_learning": [
         TORCH,
-        ["--no-deps", "dictionary-learning"],
-        ["einops", "tqdm", "datasets", "zstandard", "nnsight<0.4"],
+        ["--no-deps", "dictionary-learning", "nnsight<0.4"],
+        [
+            "einops",
+            "tqdm",
+            "datasets",
+            "zstandard",
+            "transformers",
+            "accelerate",
+            "diffusers",
+            "python-socketio[client]",
+        ],
     ],
     "sparsify": [TORCH, ["eai-sparsify"]],
     "circuit_tracer": [TORCH, ["circuit-tracer"]],
