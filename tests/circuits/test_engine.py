@@ -120,6 +120,36 @@ def test_cotangents_are_those_of_autograd_on_a_detached_copy(name: str) -> None:
     assert len(leaves) == LAYERS + 1
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "olmo2"])
+def test_what_is_held_still_has_no_second_derivative(name: str) -> None:
+    """And the model itself has one: not by chance are first derivatives all that there is."""
+    model = SubjectModel(FAMILY_MODELS[name].build(attn_implementation="eager"), None, name)
+    v = torch.randn(1, 9, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    final = model.module.get_submodule(model.hook_point("final_norm").path)
+
+    def curvature(leaves: dict[str, Tensor]) -> float:
+        seen: list[Tensor] = []
+        handle = final.register_forward_hook(lambda _module, _args, output: seen.append(output))
+        model._call(TOKENS)
+        handle.remove()
+        (slope,) = torch.autograd.grad((seen[0][0, -1] * v[0, 0]).sum(), leaves["embed"], create_graph=True)
+        along = (slope * v).sum()
+        if not along.requires_grad:
+            return 0.0
+        (second,) = torch.autograd.grad(along, leaves["embed"], allow_unused=True)
+        return 0.0 if second is None else float(second.abs().max())
+
+    def leaf(x: Tensor, _: Any) -> Tensor:
+        free["embed"] = x.detach().clone().requires_grad_()
+        return free["embed"] * 1
+
+    with torch.enable_grad(), detached(model) as leaves:
+        assert curvature(leaves) == 0
+    free: dict[str, Tensor] = {}
+    with torch.enable_grad(), model.edit({"embed": leaf}):
+        assert curvature(free) > 1e-3
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_forwards_is_the_mirror_of_backwards(name: str) -> None:
     frozen = Frozen(subject(name), TOKENS, [])
