@@ -81,7 +81,7 @@ class Counts:
 
     def __init__(self, text: Text, n_tokens: int) -> None:
         """Of the first `n_tokens` of a text."""
-        read = text.read[:n_tokens]
+        read, self._kinds = text.read[:n_tokens], text.kinds
         tokens, place = text.tokens[:n_tokens][read], text.place[:n_tokens][read]
         self.size = len(text.vocabulary)
         n_words = len(text.words.texts)
@@ -103,6 +103,9 @@ class Counts:
         self._of_word, self._word_times = np.unique(word * self.size + tokens, return_counts=True)
         known = before >= 0
         self._behind, self._behind_times = np.unique(before[known] * self.size + tokens[known], return_counts=True)
+        known &= first
+        self._words = n_words
+        self._next, self._next_times = np.unique(before[known] * n_words + word[known], return_counts=True)
 
     def pair(self, first: int, second: int) -> float:
         """How often a token stands right behind another one in the same word."""
@@ -115,6 +118,20 @@ class Counts:
     def behind(self, word: np.ndarray, token: np.ndarray) -> np.ndarray:
         """How often a token stands in a word right behind another word."""
         return _looked_up(word * self.size + token, self._behind, self._behind_times)
+
+    def next(self, before: np.ndarray, word: np.ndarray) -> np.ndarray:
+        """How often a word stands right behind another one."""
+        return _looked_up(before * self._words + word, self._next, self._next_times)
+
+    @functools.lru_cache(256)  # noqa: B019
+    def behind_kind(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
+        """(vocabulary,) and (words,) how often each stands right behind a word of a kind."""
+        found: list[np.ndarray] = []
+        of_tokens, of_words = (self._behind, self._behind_times, self.size), (self._next, self._next_times, self._words)
+        for keys, times, size in (of_tokens, of_words):
+            before, there = np.divmod(keys, size)
+            found.append(np.bincount(there, times * self._kinds[before, kind], size))
+        return found[0], found[1]
 
 
 def _looked_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ FEW, OF_FEW = 3, 0.85
 """Share of a beginning's or an ending's firings that so few words may have: else these say more."""
 POWER, WEAK = 3, 0.3
 """To which an activation is taken where strong firings are to count most."""
+PEAKED = 8 / POWER
+"""To which that power is taken where words are ordered: by their strongest firings."""
 PIECES = (None, "first", "later")
 
 
@@ -88,6 +90,8 @@ class Found(NamedTuple):
     """Of every clause, the share of the latent's firings where each counts by a power of its activation."""
     precise: tuple[float, ...]
     """On which share of the tokens for which it holds the latent fires."""
+    items: tuple[tuple[float, ...], ...] = ()
+    """Of every clause, how strong each of its words is, or of its tokens if it has no words."""
 
 
 def find_rule(evidence: Evidence, latent: int) -> Found | None:
@@ -334,7 +338,8 @@ def _widen(clauses: list[Clause], strong: list[float], precise: list[float]) -> 
 def _of_words(evidence: Evidence, atoms: Atoms, chosen: np.ndarray) -> Clause:
     """Some words, strongest first; where they are not fired on as a whole, their tokens that are."""
     texts, vocabulary = evidence.text.words.texts, evidence.text.vocabulary
-    ordered = sorted(chosen.tolist(), key=lambda i: (-float(atoms.strong[i]), texts[int(atoms.word[i])]))
+    peaks = atoms.mass * (atoms.strong / np.maximum(1e-9, atoms.mass)) ** PEAKED
+    ordered = sorted(chosen.tolist(), key=lambda i: (-float(peaks[i]), texts[int(atoms.word[i])]))
     pieces = [vocabulary.text(int(atoms.token[i])) for i in ordered if not atoms.whole[i]]
     words = dict.fromkeys(texts[int(atoms.word[i])] for i in ordered)
     return Clause(words=tuple(words), tokens=tuple(dict.fromkeys(pieces)))

@@ -12,16 +12,20 @@ from monosem.explain.evidence import KINDS, Evidence
 from monosem.explain.find import Found, find_rule
 from monosem.explain.measure import estimated, with_score
 from monosem.explain.say import CLEAR_Z, PROMOTED, Sayer, shown
+from monosem.explain.strongest import characters, common_peak, stands_before, strongest_first
 from monosem.features import Explanation, FeatureStore
 from monosem.features.files import PART
 from monosem.work import doing
 
 NAME = "rules"
 NEAR_MISS = KINDS.index("near_miss")
-UNSURE = 0.3
-"""Below it what a latent does at the output says more, if that is clear."""
+UNSURE = 0.5
+"""Share of the strong firings that a rule must hold for: else it is unclear, and what a latent does at the output says
+more, if that is clear."""
 NEARLY, SEVERAL = 3, 2
 """Near misses that are named, and how many of them must stand at the same token."""
+UNREADABLE = "*\ufffd*"
+"""How a token of a part of a character reads."""
 COMMON = 0.005
 """Share of the text from which a token is found anywhere."""
 LETTERS = 0.5
@@ -74,14 +78,19 @@ def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str
     used = (samples.kind <= 1) & ~samples.test
     seen = [int(row) for row in samples.row[~samples.test]]
     rule = find_rule(evidence, latent)
+    rule = None if rule is None else strongest_first(evidence, latent, rule)
     sure = 0.0 if rule is None else _sure(evidence, latent, rule)
     promotes = f"promotes {', '.join(promoted)}" if promoted else ""
     said = _tokens_said(sayer, evidence, samples.token[used]) if rule is None else sayer.line(rule)
     if sure < UNSURE:
-        said = f"unclear: {said}"
+        peak = common_peak(evidence, latent)
+        said = f"unclear: {f'strongest on {sayer.phrase(peak)}; ' if peak else ''}{said}"
     elif rule is not None:
+        before = stands_before(evidence, latent, rule.rule)
+        said += f"; strongest {sayer.where(before)}" if before else ""
         nearly = _nearly(evidence, sayer, latent, rule)
         said += f"; nearly on {', '.join(nearly)}" if nearly else ""
+    said = said.replace(UNREADABLE, characters(evidence, latent) or "parts of rare characters")
     text = f"{said}; {promotes}" if promotes else said
     common = {"latents": [latent], "explainer": NAME, "seen": seen}
     first = Explanation(**common, text=text, sure=round(sure, 3), rule=None if rule is None else rule.rule)

@@ -17,6 +17,8 @@ FIRST, LISTED = 5, 3
 """Words that are listed, of what comes first and of what follows."""
 PRECISE = 0.2
 """Share of its tokens on which a latent must fire, that a clause is said without a "sometimes"."""
+RATHER = 2.0
+"""How many times the share of strong firings of what is often must be that of what is seldom, that it is said first."""
 MORE = 2
 """Phrases that follow."""
 MAIN = 0.06
@@ -51,38 +53,50 @@ class Sayer:
         """What the latent fires on, strongest first."""
         order = sorted(range(len(found.strong)), key=lambda i: (-found.strong[i], i))
         often = [i for i in order if found.precise[i] >= PRECISE]
-        main = [i for i in often if found.strong[i] >= MAIN] or often[:1]
-        parts = (
+        seldom = [i for i in order if i not in often]
+        main = [i for i in often if found.strong[i] >= MAIN]
+        rather = bool(seldom) and found.strong[seldom[0]] > RATHER * max([MAIN, *(found.strong[i] for i in main)])
+        main = main or ([] if rather else often[:1])
+        parts = [
             ("", main, FIRST, GROUPS),
             ("also ", [i for i in often if i not in main], LISTED, MORE),
-            ("sometimes ", [i for i in order if i not in often], LISTED, MORE),
-        )
+            ("sometimes ", seldom, LISTED, MORE),
+        ]
+        if rather:
+            parts = [parts[-1], *parts[:-1]]
         said: list[str] = []
+        named: set[str] = set()
         lines: list[str] = []
         for lead, chosen, most, limit in parts:
-            phrases = self._phrases([found.rule.clauses[i] for i in chosen], most)
+            phrases = self._phrases(found, chosen, most, named)
             new = [phrase for phrase in phrases if phrase not in said][:limit]
             said += new
             lines += [lead + "; ".join(new)] if new else []
         return "; ".join(lines)
 
-    def _phrases(self, clauses: Sequence[Clause], most: int) -> list[str]:
-        """Of each clause a phrase; tokens and words that are fired on by themselves stand together."""
-        alone: dict[str, None] = {}
+    def _phrases(self, of: Found, chosen: Sequence[int], most: int, named: set[str]) -> list[str]:
+        """Of some clauses a phrase each; tokens and words that are fired on by themselves stand together, each once."""
+        alone: dict[str, float] = {}
         found: list[str | None] = []
-        for clause in clauses:
+        for i in chosen:
+            clause = of.rule.clauses[i]
             bare = clause.model_copy(update={"share": 0, "tokens": (), "words": ()})
             if bare == Clause() and not (clause.words and clause.tokens):
                 if not alone:
                     found.append(None)
-                words = [f"*{shown(word)}*" for word in clause.words]
-                alone.update(dict.fromkeys([self.token(token) for token in clause.tokens] or words))
+                words = [self.token(token) for token in clause.tokens] or [f"*{shown(word)}*" for word in clause.words]
+                strong = of.items[i] if of.items else [of.strong[i]] * len(words)
+                for word, share in zip(words, strong, strict=True):
+                    alone[word] = max(share, alone.get(word, 0.0))
             else:
-                found.append(self._phrase(clause, most))
-        listed = _some(list(alone), most)
-        return [listed if phrase is None else phrase for phrase in dict.fromkeys(found)]
+                found.append(self.phrase(clause, most))
+        listed = _some([word for word in sorted(alone, key=lambda word: -alone[word]) if word not in named], most)
+        named.update(alone)
+        phrases = [listed if phrase is None else phrase for phrase in dict.fromkeys(found)]
+        return [phrase for phrase in phrases if phrase]
 
-    def _phrase(self, clause: Clause, most: int) -> str:
+    def phrase(self, clause: Clause, most: int = LISTED) -> str:
+        """One clause."""
         if clause.words and clause.tokens:
             return "in " + _some([f"*{self._marked(word, clause.tokens)}*" for word in clause.words], most)
         what = ANY
@@ -102,12 +116,10 @@ class Sayer:
             what = f"later pieces of {what}"
         elif clause.piece == "first" and (clause.begins or clause.ends):
             what = f"the first piece of {what}"
-        if clause.behind:
-            before = _some([f"*{shown(token.strip() or token)}*" for token in clause.behind], most)
-            what = f"pieces of words right after {before}" if what == ANY else f"{what} right after {before}"
-        if clause.after or clause.after_kinds:
-            before = [f"*{shown(word)}*" for word in clause.after] + list(clause.after_kinds)
-            what += f" after {_some(before, most)}"
+        before = self.where(clause, most)
+        if clause.behind and what == ANY:
+            what = "pieces of words"
+        what += f" {before}" if before else ""
         if clause.following:
             what += " with " + _some([f"*{shown(word)}*" for word in clause.following], most) + " before"
         if clause.line_start:
@@ -116,6 +128,13 @@ class Sayer:
             first, stop = clause.positions
             what += f" at places {first} to {stop - 1} of the text" if first else f" among the first {stop} of the text"
         return what
+
+    def where(self, clause: Clause, most: int = LISTED) -> str:
+        """What stands right before: tokens of the same word, or the word before."""
+        if clause.behind:
+            return "right after " + _some([f"*{shown(token.strip() or token)}*" for token in clause.behind], most)
+        words = [f"*{shown(word)}*" for word in clause.after] + list(clause.after_kinds)
+        return f"after {_some(words, most)}" if words else ""
 
     def _kind(self, clause: Clause) -> str:
         (kind,) = clause.kinds

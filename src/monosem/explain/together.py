@@ -13,6 +13,7 @@ from monosem.explain.evidence import Evidence
 from monosem.explain.find import Found, find_rule
 from monosem.explain.rules import NAME, Rules
 from monosem.explain.say import Sayer
+from monosem.explain.strongest import strongest_first
 from monosem.features import Clause, Explanation, Explanations, FeatureStore, Rule
 from monosem.features.files import PART
 from monosem.sae import SAE
@@ -38,6 +39,7 @@ def explain_group(store: FeatureStore, latents: Sequence[int]) -> Explanation:
     for part, evidence in parts.items():
         for latent in (latent for latent in wanted if latent // PART == part):
             found = find_rule(evidence, latent)
+            found = None if found is None else strongest_first(evidence, latent, found)
             known = zip(found.rule.clauses, found.strong, found.precise, strict=True) if found else ()
             for clause, strong, precise in known:
                 for bare, share in _single(clause):
