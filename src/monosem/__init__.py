@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         recovery,
         score_truth,
         seed_stability,
+        splice_together,
         transfer_matrix,
     )
     from monosem.evaluation.probing import absorption, compare_texts, probe
@@ -184,6 +185,7 @@ _HOME = {
     "evaluate": "evaluation",
     "paired_difference": "evaluation",
     "seed_stability": "evaluation",
+    "splice_together": "evaluation",
     "fine_tuning_curve": "evaluation",
     "board_scores": "evaluation",
     "probe": "evaluation.probing",
@@ -400,6 +402,7 @@ __all__ = [
     "score_truth",
     "seed_stability",
     "sparse_edit",
+    "splice_together",
     "spliced",
     "steering_vector",
     "stitch",

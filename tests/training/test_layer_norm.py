@@ -14,6 +14,7 @@ import pytest
 import torch
 from family_models import FAMILY_MODELS
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import monosem as ms
 from monosem.analysis.logit_lens import norm_of
@@ -155,6 +156,27 @@ def removal(tiny_module: nn.Module, tokenizer: Any, tmp_path_factory: pytest.Tem
     done = ms.remove_layer_norm(model, TEXT, held_out=TEXT[:3], path=folder, progress=False, **SMALL)
     assert model.fingerprint() == before  # the model given is left as it is
     return done, folder
+
+
+def test_a_model_of_rms_norms_as_smollm2_is_tuned_without_them(tokenizer: Any) -> None:
+    """Grouped queries, tied embeddings: in the end its norms are linear, those of the control are not."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = LlamaConfig(vocab_size=4096, max_position_embeddings=64, **sizes, **heads)
+    model = SubjectModel(LlamaForCausalLM(config).eval(), tokenizer, "rms")
+    done = ms.remove_layer_norm(model, TEXT, held_out=TEXT[:3], progress=False, **SMALL)
+    assert done.model.module.config.rms_norm_eps == EPSILON
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for tuned, linear in ((done.model, True), (done.control, False)):
+        norms = [each for each in tuned.module.modules() if type(each).__name__ == "LlamaRMSNorm"]
+        assert len(norms) == 5
+        for norm in norms:
+            with torch.no_grad():
+                assert torch.allclose(norm(3 * x), 3 * norm(x), rtol=1e-4) is linear
+    assert done.losses["removed"][0] == done.losses["control"][0]
+    assert done.losses["removed"][-1] != done.losses["control"][-1]
+    assert abs(done.gap.value) < 1
 
 
 def test_the_result_is_saved_beside_its_control_and_says_what_it_cost(removal: Any) -> None:

@@ -11,6 +11,7 @@ from monosem.evaluation.regions import claimed_regions
 from monosem.evaluation.report import EvaluationReport
 from monosem.evaluation.stability import Stability, seed_stability
 from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
+from monosem.evaluation.together import Together, splice_together
 from monosem.evaluation.transfer import TransferMatrix, transfer_matrix
 from monosem.evaluation.truth import TruthScore, random_truth, score_codes, score_truth
 from monosem.intervals import Interval
@@ -27,6 +28,7 @@ __all__ = [
     "Recovery",
     "Stability",
     "StateScores",
+    "Together",
     "TransferMatrix",
     "TruthScore",
     "board_scores",
@@ -43,6 +45,7 @@ __all__ = [
     "score_codes",
     "score_truth",
     "seed_stability",
+    "splice_together",
     "state_scores",
     "told_scores",
     "transfer_matrix",
