@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 import monosem as ms
 from monosem import kernels
+from monosem.errors import ConfigError
 
 CPU = torch.device("cpu")
 SCREENS: list[kernels.Precision] = [name for name in ("bfloat16", "int8") if kernels.knows(name, CPU)]
@@ -73,3 +74,21 @@ def test_over_five_seeds_unexplained_variance_is_that_of_float32(kind: str) -> N
     for screen in SCREENS:
         found = [unexplained(screen, seed) for seed in range(5)]
         assert abs(statistics.mean(found) - statistics.mean(plain)) <= allowed
+
+
+@pytest.mark.parametrize("named", ["float32", *SCREENS])
+def test_a_run_s_description_may_name_the_precision(named: kernels.Precision) -> None:
+    config = ms.TrainingConfig.model_validate({"matmul": named, "batch_size": ROWS})
+    trainer = ms.Trainer(ms.TopKSAE(D, N, k=K), config)
+    assert trainer.screen == named
+    state, tensors = trainer_of("topk", "float32", 0).state()
+    trainer.load_state(state, tensors)
+    assert trainer.screen == named, "what is named goes before what the run had found"
+
+
+def test_a_precision_that_the_processor_has_not_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "knows", lambda precision, device: precision == "float32")
+    with pytest.raises(ConfigError, match=r"training\.matmul: this processor has no products of int8: choose auto"):
+        ms.Trainer(ms.TopKSAE(D, N, k=K), ms.TrainingConfig(matmul="int8"))
+    with pytest.raises(ValueError, match=r"'auto', 'float32', 'bfloat16', 'int8' or 'float8'"):
+        ms.TrainingConfig.model_validate({"matmul": "int4"})

@@ -73,9 +73,8 @@ def plan(
     if store and not subject.outlines:
         raise ConfigError(f"the run reads ready vectors ({described.vectors}): there is nothing to store")
     _require_divisible(subject, gpus)
-    screen: Precision = "float32"
-    if described.training.matmul == "auto":
-        screen = machine.screen(max(one.d_in for one in subject.dictionaries))
+    asked = described.training.matmul
+    screen = machine.screen(max(one.d_in for one in subject.dictionaries)) if asked == "auto" else asked
     rates, remarks = machine.rates(screen), list[str]()
     start = machine.start_s
     if calibrate:

@@ -34,8 +34,8 @@ class TrainingConfig(BaseModel):
     """What keeps latents alive."""
     clip_gradient: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient of all parameters together; no limit if not given."""
-    matmul: Literal["auto", "float32"] = "auto"
-    """"auto" finds candidates in bfloat16 where the hardware is fast at it, and evaluates them in float32."""
+    matmul: Literal["auto", "float32", "bfloat16", "int8", "float8"] = "auto"
+    """In which precision candidates are looked for; they are evaluated in float32. "auto": the fastest here."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Time between checkpoints of a run that has a folder, longer where they take over 2 % of it; 0: every step."""
     log_every: int = Field(default=10, ge=1)

@@ -139,16 +139,23 @@ class Trainer:
             self.parts = None
 
     def _fastest(self) -> kernels.Precision:
-        """In which precision candidates are looked for: measured, once."""
-        W = self.sae.W_enc
-        return kernels.fastest(W.device, W.shape[-1]) if self.config.matmul == "auto" else "float32"
+        """In which precision candidates are looked for: as asked, or measured, once."""
+        W, asked = self.sae.W_enc, self.config.matmul
+        if asked == "auto":
+            return kernels.fastest(W.device, W.shape[-1])
+        if not kernels.knows(asked, W.device):
+            raise ConfigError(
+                f"training.matmul: this {'processor' if W.device.type == 'cpu' else 'GPU'} has no products of {asked}: "
+                "choose auto or float32"
+            )
+        return asked
 
     def _same_screen(self, before: kernels.Precision | bool) -> kernels.Precision:
         """The precision that the run has begun with, if this processor knows it."""
         if isinstance(before, bool):  # of runs of version 0.1
             before = "bfloat16" if before else "float32"
-        if self.config.matmul == "float32":
-            return "float32"
+        if self.config.matmul != "auto":
+            return self.screen
         if kernels.knows(before, self.sae.W_enc.device):
             return before
         warnings.warn(
