@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= 1
-# two processes of one thread each, whole files each: most of a test is one thread's work
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# three processes of one thread each, as tests also wait; whole files each, in the order of tests/conftest.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-avx2 fuzz interop bench format page smollm2
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)

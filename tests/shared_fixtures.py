@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from monosem.models import BUNDLED, SubjectModel, load_model
@@ -160,13 +162,33 @@ SMALL_RUN = [
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of the command line on the bundled model: trained, evaluated, with features and figures."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["monosem", "train", *SMALL_RUN, f"--set=output={folder}"])
-        assert run_command() == 0
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that the first of pytest's processes to need it makes, for all of them: they read it and no more."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, made = shared / name, shared / f"{name}.made"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                make(path)
+                made.touch()
+        return path
+
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A whole run of the command line on the bundled model: trained, evaluated, with features and figures."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["monosem", "train", *SMALL_RUN, f"--set=output={folder}"])
+            assert run_command() == 0
+
+    return made_once("small", make)
 
 
 @pytest.fixture

@@ -14,6 +14,17 @@ def well_formed(text: str) -> str:
     return text
 
 
+def well_formed_in(value: Any) -> Any:
+    """A value of JSON, with every string in it well formed."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {well_formed_in(key): well_formed_in(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [well_formed_in(part) for part in value]
+    return value
+
+
 def first_token(tokenizer: Any) -> int | None:
     """The token that begins a sequence: the class token of encoders, else beginning-of-sequence, if there is one."""
     return tokenizer.cls_token_id if is_encoder(tokenizer) else tokenizer.bos_token_id

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,16 +181,12 @@ def test_a_dictionary_trained_from_a_store_knows_where_its_activations_are_from(
     assert whole.facts["rows"] == TOKENS
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(model: SubjectModel, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(model: SubjectModel, tmp_path: Path, forks: Any) -> None:
     folder, tokens = tmp_path / "killed", 4_000
     about = {"tests": str(Path(__file__).parents[1]), "hooks": HOOKS, "tokens": tokens, "options": OPTIONS}
-    command = [sys.executable, "-c", SCRIPT.format(folder=str(folder), **about)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    until = time.monotonic() + 300
-    while not (folder / "windows" / "000000.json").is_file() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = forks("-c", SCRIPT.format(folder=str(folder), **about))
+    process.until((folder / "windows" / "000000.json").is_file)
+    process.kill()
     with pytest.raises(FileError, match=r"of 4,000 tokens are stored so far: run the same"):
         StoredActivations(folder)
     store_activations(model, HOOKS, "bundled", folder, tokens=tokens, dtype="float32", **OPTIONS)

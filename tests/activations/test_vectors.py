@@ -340,6 +340,33 @@ def test_what_are_no_real_numbers_is_refused_by_name(array: np.ndarray, tmp_path
         activations([array])
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: np.ma.masked_greater(np.eye(4), 0.5), "4 of the numbers are masked"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(5, 2)]), "not torch.float32 .nested."),
+        (lambda: torch.ones(4, 3, device="meta"), "not torch.float32 .meta."),
+    ],
+    ids=["masked", "nested", "without values"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+def test_numbers_that_are_not_there_are_not_made_up(make: Callable[[], Any], words: str) -> None:
+    for source in (make(), [make()]):
+        with pytest.raises(DataError, match=words):
+            activations(source)
+
+
+def test_a_mask_that_hides_nothing_is_no_hindrance() -> None:
+    assert torch.equal(activations(np.ma.array(np.eye(4))).pool(0), activations(np.eye(4)).pool(0))
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, "word"])
+def test_whatever_an_iterable_gives_is_a_batch(wrong: Any) -> None:
+    for source in ([torch.ones(2, 3), wrong, torch.ones(2, 3)], iter([torch.ones(2, 3), wrong])):
+        with pytest.raises(DataError, match="batch"):
+            activations(source)
+
+
 @pytest.mark.parametrize("dtype", ["u2", "u8", "i1", "?", "f2", ">f4", "longdouble"])
 def test_numbers_of_every_type_are_taken(dtype: str) -> None:
     x = np.eye(6)[:, :4].astype(dtype)

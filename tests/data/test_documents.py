@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,7 +115,7 @@ def test_what_is_empty_after_skipping_says_so_with_the_reasons_counted(tmp_path:
         ("a.pdf", b"words", FileError, ".parquet"),
         ("a.txt", b"\xff\xfe\xff", FileError, "utf-8"),
         ("a.txt.gz", b"not packed", FileError, "gzip"),
-        ("a.txt.gz", gzip.compress(b"words and words")[:-12], FileError, "end"),
+        ("a.txt.gz", gzip.compress(b"words and words", mtime=0)[:-12], FileError, "end"),
         ("a.parquet", b"not a table", FileError, "Parquet"),
     ],
 )
@@ -136,6 +137,20 @@ def test_a_table_without_a_column_of_text_is_named(tmp_path: Path, column: dict[
     pq.write_table(pa.table(column), tmp_path / "a.parquet")
     with pytest.raises(FileError, match=r"a\.parquet.*text"):
         read_documents(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("text", [5, None, {"text": "one"}, b"one"])
+def test_what_is_no_list_of_texts_is_named(text: Any) -> None:
+    with pytest.raises(DataError, match=f"a list of strings, not from {type(text).__name__}"):
+        read_documents(text)
+
+
+def test_a_message_keeps_what_a_template_may_read_of_it(tmp_path: Path) -> None:
+    calls = [{"name": "look\ufffd", "arguments": {"at": 1}}]
+    row = {"messages": [{"role": "user", "content": "Hi", "name": "Bo", "tools": None, "tool_calls": calls}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row).replace("ufffd", "ud83d"))
+    kept = {"role": "user", "content": "Hi", "name": "Bo", "tool_calls": calls}
+    assert read_documents(tmp_path / "a.jsonl")[0].messages == (kept,)
 
 
 def test_an_empty_folder_and_an_empty_list_are_empty(tmp_path: Path) -> None:

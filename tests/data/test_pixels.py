@@ -37,6 +37,7 @@ def pixels(source: Any) -> np.ndarray:
         GREY[None].astype(np.int64),
         GREY[None, :, :, None].astype(np.float32),
         torch.from_numpy(GREY[None]) / 255,
+        (torch.from_numpy(GREY[None]) / 255).requires_grad_(),
     ],
     ids=lambda array: str(array.dtype),
 )
@@ -57,6 +58,28 @@ def test_one_scale_serves_all_images() -> None:
 def test_what_runs_over_no_range_of_images_is_refused(array: np.ndarray) -> None:
     with pytest.raises(DataError, match="from 0 to 255"):
         pixels(array[None])
+
+
+def test_channels_may_stand_first_and_numbers_be_of_bfloat16_in_a_list_too() -> None:
+    white, wanted = torch.ones(3, 8, 8), WANTED.model_copy(update={"channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3})
+    for images in ([white, white.bfloat16()], torch.stack([white, white]).bfloat16()):
+        assert Images(images, wanted).read(0, 2).pixels.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (5, "images come from a folder, a file, an array or a list, not from int"),
+        (np.zeros((3, 0, 8), np.uint8), r"an image of shape \(0, 8\) has no pixels"),
+        ([np.zeros(8)], r"its shape is \(8,\)"),
+        ([np.zeros((1, 3, 8, 8))], r"its shape is \(1, 3, 8, 8\)"),
+        ([np.zeros((0, 8))], r"its shape is \(0, 8\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:images that cannot be read")
+def test_what_is_no_image_is_refused_in_words(images: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Images(images, PixelFormat(height=8, width=8)).read(0, 1)
 
 
 @pytest.mark.parametrize("mode", ["16 bits", "L", "1", "P", "LA", "RGBA", "CMYK", "F", "I"])

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,19 +181,12 @@ with working_together():
 """
 
 
-def test_two_processes_find_the_numbers_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def test_two_processes_find_the_numbers_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: Any) -> None:
     sae = ms.TopKSAE(256, 64, k=4, seed=0)
     sae.metadata = SAEMetadata(hook="resid_post.2", context_length=64, prepend_bos=True, exclude_special=True)
     sae.save(tmp_path / "sae")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    subprocess.run(
-        [*command, str(program), str(tmp_path / "sae"), str(tmp_path / "2.json")],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-    )
+    for process in forks.together(2, "-c", PROGRAM, tmp_path / "sae", tmp_path / "2.json"):
+        assert process.wait() == 0, process.said
     monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
     alone = ms.evaluate(sae, ms.load_model("bundled"), tokens=1500, loss_tokens=700, progress=False)
     together = EvaluationReport.load(tmp_path / "2.json")

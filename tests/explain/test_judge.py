@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -83,17 +81,12 @@ Judge("reader", sys.argv[1], kept=sys.argv[2], parallel=2).answer(asked())
 
 
 def test_a_killed_run_goes_on_and_pays_for_nothing_twice(
-    chat: ChatServer, judge: Callable[..., Judge], tmp_path: Path
+    chat: ChatServer, judge: Callable[..., Judge], tmp_path: Path, forks: Any
 ) -> None:
     chat.trouble = lambda request, attempt: time.sleep(60) if len(chat.requests) > 6 else None
-    here = str(Path(__file__).parent)
-    arguments = [sys.executable, "-c", KILLED, chat.url, str(tmp_path / "kept.sqlite"), here]
-    killed = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(chat.requests) < 8 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = forks("-c", KILLED, chat.url, tmp_path / "kept.sqlite", Path(__file__).parent)
+    killed.until(lambda: len(chat.requests) >= 8)
+    killed.kill()
     chat.trouble = lambda request, attempt: None
     before = chat.questions[:6]
     assert yes(judge().answer(asked(), False)) == [0.0, 1.0] * 5

@@ -191,14 +191,16 @@ class Second(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def second(run_folder: Path, bundled: SubjectModel) -> Second:
-    sae = load_sae(run_folder)
+def second(small_run: Path, bundled: SubjectModel, made_once: Callable[..., Path], run_folder: Path) -> Second:
+    sae = load_sae(small_run)
     order = torch.randperm(sae.n_latents, generator=torch.Generator().manual_seed(1))
-    mixed = shuffled(sae, order)
-    folder = run_folder.parent / "second"
-    mixed.save(folder / "sae")
-    harvest(mixed, folder / "features", bundled, tokens=4096, progress=False)
-    return Second(folder, order.tolist())
+
+    def make(folder: Path) -> None:
+        mixed = shuffled(sae, order)
+        mixed.save(folder / "sae")
+        harvest(mixed, folder / "features", bundled, tokens=4096, progress=False)
+
+    return Second(shutil.copytree(made_once("second", make), run_folder.parent / "second"), order.tolist())
 
 
 def shuffled(sae: SAE, order: torch.Tensor) -> SAE:

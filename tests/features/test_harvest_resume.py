@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_store import LATENTS, SETTINGS, Made, small_sae
@@ -34,16 +30,11 @@ harvest(small_sae(), {folder!r}, model, tokens=200_000, settings=SETTINGS, minut
 TOKENS = 20_000
 
 
-def test_a_harvest_killed_goes_on_and_equals_one_never_killed(made: Made, tmp_path: Path) -> None:
+def test_a_harvest_killed_goes_on_and_equals_one_never_killed(made: Made, tmp_path: Path, forks: Any) -> None:
     folder = tmp_path / "killed"
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    until = time.monotonic() + 600
-    while not (folder / STATE).is_file() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = forks("-c", SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(folder)))
+    process.until((folder / STATE).is_file)
+    process.kill()
     read = Harvest.load(folder / STATE).next_context
     assert 0 < read * 24 < TOKENS
     assert not (folder / "index.json").exists()

@@ -232,6 +232,11 @@ class forbidden_compiler:  # noqa: N801
         ("llama", "a text", "has no tokenizer: give token ids"),
         ("llama", torch.randn(2, 3, 8, 8), "reads tokens, got floats of shape (2, 3, 8, 8) (an image?)"),
         ("llama", torch.zeros(9, dtype=torch.int64), "reads tokens, got integers of shape (9,)"),
+        ("llama", torch.zeros(0, 9, dtype=torch.int64), "reads tokens, got integers of shape (0, 9)"),
+        ("llama", torch.zeros(1, 9, dtype=torch.bool), "reads tokens, got torch.bool of shape (1, 9)"),
+        ("llama", torch.tensor([[0, -1]]), "has no token -1: its tokens are 0 to "),
+        ("gpt2", {"input_ids": torch.tensor([[10**9]])}, "has no token 1000000000: its tokens are 0 to "),
+        ("gpt2", {"input_ids": [[1, 2]]}, "cannot read a list as input_ids: give a tensor"),
         ("llama", torch.zeros(1, 25, dtype=torch.int64), "25 tokens are more than the context of"),
         ("gpt2", {"input_ids": torch.zeros(1, 25, dtype=torch.int64)}, "GPT2LMHeadModel, 24"),
         ("bert", {"pixel_values": torch.zeros(1, 3, 8, 8)}, "needs input_ids, got pixel_values"),
@@ -252,6 +257,18 @@ def test_inputs_that_a_model_does_not_read_are_refused_in_one_line(name: str, in
             call(inputs)
         assert message in one_line(error)
         assert type(model.module).__name__ in one_line(error)
+
+
+@pytest.mark.parametrize("text", [5, None, b"bytes", ["one", 2]])
+def test_what_is_no_text_has_no_tokens(text: Any, tiny: SubjectModel) -> None:
+    with pytest.raises(DataError, match="reads text: give a string or several"):
+        tiny.tokens(text)
+
+
+def test_one_hook_point_may_be_given_alone(tiny: SubjectModel) -> None:
+    tokens = torch.tensor([[1, 2, 3]])
+    alone, listed = (tiny.capture(tokens, hooks) for hooks in ("embed", ["embed"]))
+    assert torch.equal(alone["embed"], listed["embed"])
 
 
 def test_pixels_need_a_processor_and_a_model_that_reads_images() -> None:

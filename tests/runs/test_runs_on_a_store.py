@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-EXECUTABLE = Path(sys.executable).parent / "monosem"
 NAMES = ("k4", "k8")
 DESCRIPTION: dict[str, Any] = {
     "hook": "mlp_in.0",
@@ -35,20 +30,8 @@ def digest(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
-def killed(arguments: list[str], when: Callable[[], bool]) -> None:
-    """Run a command, and kill it at a moment."""
-    process = subprocess.Popen([str(EXECUTABLE), *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 600
-    while not when():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
 def test_a_sweep_on_a_store_killed_in_training_and_in_evaluation_ends_in_the_same_files(
-    tmp_path: Path, monosem: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monosem: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, forks: Any
 ) -> None:
     described = tmp_path / "sweep.yaml"
     described.write_text(yaml.safe_dump(DESCRIPTION))
@@ -60,9 +43,13 @@ def test_a_sweep_on_a_store_killed_in_training_and_in_evaluation_ends_in_the_sam
     monkeypatch.chdir(tmp_path / "killed")
     Path("acts").symlink_to(tmp_path / "whole" / "acts")
     out, command = tmp_path / "killed" / "out", ["train", str(described)]
-    killed(command, lambda: bool(list(out.glob("k8/checkpoints/step_0000000[3-9]"))))
+    process = forks("monosem", *command)
+    process.until(lambda: list(out.glob("k8/checkpoints/step_0000000[3-9]")))
+    process.kill()
     assert not (out / "k8" / "sae").exists()
-    killed(command, (out / "k4" / "evaluation.json").is_file)
+    process = forks("monosem", *command)
+    process.until((out / "k4" / "evaluation.json").is_file)
+    process.kill()
     assert not (out / "k8" / "evaluation.json").exists()
     assert monosem(*command).code == 0
     found, expected = digest(out), digest(tmp_path / "whole" / "out")

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,14 +117,12 @@ def arguments(rows: torch.Tensor, folder: Path, output: Path) -> list[str]:
 
 
 def test_the_command_killed_on_the_way_goes_on_to_the_same_law(
-    rows: torch.Tensor, tmp_path: Path, monosem: Callable[..., Any], swept: tuple[Sweep, Path]
+    rows: torch.Tensor, tmp_path: Path, monosem: Callable[..., Any], swept: tuple[Sweep, Path], forks: Any
 ) -> None:
     words = arguments(rows, tmp_path, tmp_path / "run")
-    process = subprocess.Popen([sys.executable, "-m", "monosem", *words], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "run").glob("32x4096/checkpoints/step_*")):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = forks("monosem", *words)
+    process.until(lambda: list((tmp_path / "run").glob("32x4096/checkpoints/step_*")))
+    process.kill()
     found = monosem(*words)
     assert found.code == 0, found.err
     assert "loss = floor + a (latents / 16)^-alpha" in found.out

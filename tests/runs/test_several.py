@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,19 +195,13 @@ def test_each_ends_in_the_bits_that_its_own_run_yaml_gives_alone(
 
 
 def test_killed_and_called_again_all_end_in_the_same_bits(
-    folder: Path, tmp_path: Path, monosem: Callable[..., Any]
+    folder: Path, tmp_path: Path, monosem: Callable[..., Any], forks: Any
 ) -> None:
     other = tmp_path / "out"
     command = ["train", str(folder.parent / "run.yaml"), f"--set=output={other}", "--no-evaluation"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([str(EXECUTABLE), *command], stderr=subprocess.DEVNULL, env=environment)
-    end = time.monotonic() + 600
-    while not list(other.glob("topk-attn_out.1-k4/checkpoints/step_0000000[2-4]")):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = forks("monosem", *command)
+    process.until(lambda: list(other.glob("topk-attn_out.1-k4/checkpoints/step_0000000[2-4]")))
+    process.kill()
     assert not Run(other).finished
     assert monosem(*command).code == 0
     for name in NAMES:

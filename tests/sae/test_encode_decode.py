@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,13 @@ def test_wrong_widths_are_refused(make_sae: MakeSAE) -> None:
         sae.encode(raw(3, 8))
     with pytest.raises(DataError, match="20 latents"):
         sae.decode(other.encode(raw(3, 7)))
+
+
+@pytest.mark.parametrize("x", [raw(3, 7).numpy(), raw(3, 7).tolist(), raw(3, 7) * 1j], ids=["array", "list", "complex"])
+def test_what_is_no_tensor_of_real_numbers_is_refused(x: Any, make_sae: MakeSAE) -> None:
+    for call in (make_sae(TopKSAE, k=4).encode, make_sae(TopKSAE, k=4)):
+        with pytest.raises(DataError, match="this SAE reads a tensor of real numbers, got"):
+            call(x)
 
 
 @pytest.mark.parametrize("transform", KINDS)

@@ -273,3 +273,8 @@ def test_a_limit_may_be_infinite(make_sae: MakeSAE, tmp_path: Path) -> None:
         sae.b_enc[3] = -torch.inf
     sae.save(tmp_path)
     assert torch.equal(load_sae(tmp_path).b_enc, sae.b_enc)
+    with torch.no_grad():
+        sae.b_enc[3] = torch.inf  # always on, and everything with it
+    sae.save(tmp_path)
+    with pytest.raises(FileError, match="1 of the 20 numbers of b_enc are not finite"):
+        load_sae(tmp_path)

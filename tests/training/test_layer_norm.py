@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,9 +260,8 @@ ms.remove_layer_norm(model, {text!r}, held_out={text!r}, path={path!r}, progress
 """
 
 
-def test_killed_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_killed_it_goes_on_to_the_same_bits(tmp_path: Path, forks: Any) -> None:
     """Killed after the control's 16 steps and 7 of the removal, then to the end; beside a run that was not killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name, kills in (("whole", [0]), ("killed", [16 + 7, 0])):
         for kill in kills:
             code = KILLED.format(
@@ -275,8 +271,8 @@ def test_killed_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
                 path=str(tmp_path / name),
                 small=SMALL,
             )
-            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-            assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
+            done = forks("-c", code)
+            assert done.wait() == (-signal.SIGKILL if kill else 0), done.said
     for model in ("model", "control"):
         files = [(tmp_path / name / model / "model.safetensors").read_bytes() for name in ("whole", "killed")]
         assert files[0] == files[1]

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -333,20 +331,6 @@ def true_scale(monkeypatch: pytest.MonkeyPatch, small_scale: None) -> None:
     monkeypatch.undo()
 
 
-def child(data: Path, path: Path, minutes: float = 0, pause: float = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(data), str(path), str(minutes), str(pause)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **threads})
-
-
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def same_call(data: Path, path: Path | None, minutes: float = 60) -> TrainingResult:
     config = TrainingConfig(batch_size=16, log_every=1, checkpoint_minutes=minutes)
     return fit(TopKSAE(6, 24, k=3), data, tokens=16 * 120, config=config, path=path, progress=False)
@@ -357,15 +341,13 @@ def newest_step(path: Path) -> int:
 
 
 @pytest.mark.usefixtures("true_scale")
-def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path) -> None:
+def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path, forks: Any) -> None:
     path = tmp_path / "run"
     steps: list[int] = []
     for wanted in (10, 30):
-        process = child(data, path)
-        wait_for(process, lambda wanted=wanted: newest_step(path) >= wanted)
+        process = forks("-c", CHILD, data, path, "0", "0")
+        process.until(lambda wanted=wanted: newest_step(path) >= wanted)
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
         steps.append(newest_step(path))
         assert not (path / "sae").exists()
     assert 10 <= steps[0] < steps[1] < 120
@@ -375,19 +357,18 @@ def test_a_process_killed_twice_ends_in_the_same_bits(data: Path, tmp_path: Path
 @pytest.mark.usefixtures("true_scale")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_writes_a_checkpoint_and_ends_in_the_same_bits(
-    number: signal.Signals, data: Path, tmp_path: Path
+    number: signal.Signals, data: Path, tmp_path: Path, forks: Any
 ) -> None:
     path = tmp_path / "run"
-    process = child(data, path, minutes=60, pause=0.01)
+    process = forks("-c", CHILD, data, path, "60", "0.01")
     log = path / "metrics.jsonl"
-    wait_for(process, lambda: log.exists() and len(log.read_text().splitlines()) >= 5)
+    process.until(lambda: log.exists() and len(log.read_text().splitlines()) >= 5)
     assert newest_step(path) == 0
     process.send_signal(number)
-    _, message = process.communicate()
+    assert process.wait() == 1
     step = newest_step(path)
-    assert process.returncode == 1
-    assert f"interrupted: stopped after {16 * step:,} of 1,920 tokens" in message
-    assert str(path / "checkpoints") in message
+    assert f"interrupted: stopped after {16 * step:,} of 1,920 tokens" in process.complained
+    assert str(path / "checkpoints") in process.complained
     assert 5 <= step < 120
     assert step == len(read_log(path))
     assert_same_run(same_call(data, path), same_call(data, None))

@@ -110,3 +110,10 @@ def test_a_folder_that_stays_empty_is_not_left_behind_and_one_that_cannot_be_is_
             alone_in(tmp_path / wrong),
         ):
             pass
+
+
+@pytest.mark.parametrize("name", ["a\0b", "long" * 100])
+def test_a_name_that_no_folder_can_have_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot be made or opened as a folder"):
+        train(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,20 +61,18 @@ except Interrupted as error:
 
 
 @pytest.mark.parametrize("what", ["train", "harvest"])
-def test_sigterm_while_the_model_reads_saves_and_ends_within_a_forward_pass(what: str, tmp_path: Path) -> None:
+def test_sigterm_while_the_model_reads_saves_and_ends_within_a_forward_pass(
+    what: str, tmp_path: Path, forks: Any
+) -> None:
     folder = tmp_path / "out"
     script = SLOW.format(tests=str(Path(__file__).parents[1]), what=what, folder=str(folder))
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        assert [child.stdout.readline() for _ in range(4)] == 4 * ["reading\n"]  # the first may be a look
-        asked = time.monotonic()
-        child.send_signal(signal.SIGTERM)
-        said = child.stdout.read()
-    assert child.returncode == 7, said
-    assert said.count("reading") < 8, "a buffer takes 20 forward passes"
-    assert "stopped after" in said
+    child = forks("-c", script)
+    child.until(lambda: child.said.count("reading") >= 4)  # the first may be a look
+    asked = time.monotonic()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait() == 7, child.said
+    assert child.said.count("reading") < 8, "a buffer takes 20 forward passes"
+    assert "stopped after" in child.said
     assert time.monotonic() - asked < 60
     saved = "checkpoints/step_*" if what == "train" else "harvest.safetensors"
     assert len(list(folder.glob(saved))) == 1

@@ -35,7 +35,7 @@ from monosem.activations.shards import (
 from monosem.activations.stored import PROBE, PROBE_ROWS, StoredActivations
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, Interrupted
-from monosem.files import write_json, write_safetensors, writing
+from monosem.files import whole_number, write_json, write_safetensors, writing
 from monosem.models import ModelSet, SubjectModel
 from monosem.ranks import any_of_all, everyone, first_alone_in
 from monosem.work import Stage, Stopped, StopRequest, doing, job, may_stop_here
@@ -85,9 +85,8 @@ def store_activations(
     """
     if dtype not in get_args(Dtype):
         raise ConfigError(f"dtype: {dtype!r} is none of {', '.join(get_args(Dtype))}")
-    for name, value in (("tokens", tokens), ("shard_rows", shard_rows), ("window_shards", window_shards)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    tokens, shard_rows = whole_number("tokens", tokens), whole_number("shard_rows", shard_rows)
+    window_shards = whole_number("window_shards", window_shards)
     if is_address(path):
         raise ConfigError(
             f"{path}: a store is written into a folder of this machine: name one, then copy it there (with `aws s3 cp "

@@ -30,6 +30,8 @@ from monosem.synthetic import is_world
 POOL_ROWS = 131_072
 ITERABLE_ROWS = 4096
 CONVERT = "convert them first"
+END = object()
+"""Of an iterable: whatever it gives is a batch."""
 
 
 class VectorActivations(ActivationSource):
@@ -46,12 +48,13 @@ class VectorActivations(ActivationSource):
         Raises:
             DataError: another shape, or no rows.
         """
+        x = real_numbers(x, name or f"rows given as {type(x).__name__}")
         self.name = name or f"rows given as {type(x).__name__} of shape {tuple(x.shape)}"
         if x.ndim != 2 or not len(x) or not x.shape[1]:
             raise DataError(
                 f"{self.name}: activations must have the shape (rows, d_in), at least one of each, got {tuple(x.shape)}"
             )
-        self.x, self.seed, self.d_in = real_numbers(x, self.name), seed, x.shape[1]
+        self.x, self.seed, self.d_in = x, seed, x.shape[1]
         self.n_rows = len(x)
         self._pools_an_epoch = -(-len(x) // POOL_ROWS)
 
@@ -81,7 +84,7 @@ class IterableActivations(ActivationSource):
     def __init__(self, batches: Iterable[Tensor | np.ndarray]) -> None:
         self._iterator: Iterator[Any] = iter(batches)
         listed = isinstance(batches, list | tuple)
-        self.n_rows = sum(len(_one_array(batch)) for batch in batches) if listed else None
+        self.n_rows = sum((*_rows_of(batch).shape, 0)[0] for batch in batches) if listed else None
         """How many rows there are; None where that is not known before."""
         self.d_in, self._number = 0, 0
         self._first: Tensor | None = self._read()
@@ -92,8 +95,8 @@ class IterableActivations(ActivationSource):
     def _read(self) -> Tensor:
         """The next batches, of ITERABLE_ROWS rows together if there are so many."""
         parts: list[Tensor] = []
-        while sum(map(len, parts)) < ITERABLE_ROWS and (batch := next(self._iterator, None)) is not None:
-            rows = as_tensor(real_numbers(_one_array(batch), "a batch of activations"))
+        while sum(map(len, parts)) < ITERABLE_ROWS and (batch := next(self._iterator, END)) is not END:
+            rows = as_tensor(_rows_of(batch))
             if rows.ndim != 2 or not rows.shape[1]:
                 raise DataError(f"each batch must have the shape (rows, d_in), got {tuple(rows.shape)}")
             self.d_in = self.d_in or rows.shape[1]
@@ -123,9 +126,14 @@ def real_numbers(x: Tensor | np.ndarray, name: str) -> Tensor | np.ndarray:
         DataError: what else it holds.
     """
     if isinstance(x, Tensor):
-        if x.dtype.is_complex or x.is_quantized or x.layout != torch.strided:
-            raise DataError(f"{name}: activations are dense real numbers, not {x.dtype} ({x.layout}): {CONVERT}")
+        if x.dtype.is_complex or x.is_quantized or x.is_nested or x.is_meta or x.layout != torch.strided:
+            kind = "nested" if x.is_nested else "meta" if x.is_meta else x.layout
+            raise DataError(f"{name}: activations are dense real numbers, not {x.dtype} ({kind}): {CONVERT}")
         return x.detach()
+    if isinstance(x, np.ma.MaskedArray):
+        if np.ma.is_masked(x):
+            raise DataError(f"{name}: {np.ma.count_masked(x):,} of the numbers are masked: drop or fill their rows")
+        x = x.data
     if x.dtype.itemsize == 2 and x.dtype.kind == "V" and not x.dtype.names:
         return from_bfloat16(x)
     if x.dtype.kind not in "biuf":
@@ -139,6 +147,10 @@ def as_tensor(x: Tensor | np.ndarray) -> Tensor:
         return x
     wide = x.dtype.kind == "f" and x.dtype.itemsize >= 8
     return torch.from_numpy(np.require(x, np.float64 if wide else np.float32, ["C", "W"]))
+
+
+def _rows_of(batch: Any) -> Tensor | np.ndarray:
+    return real_numbers(_one_array(batch), "a batch of activations")
 
 
 def _one_array(batch: Any) -> Tensor | np.ndarray:

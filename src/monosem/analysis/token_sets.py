@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from monosem.analysis.enrichment import Sets, corrected, exact_p, scores, sets_of
@@ -236,7 +236,7 @@ def token_sets(
         p=p,
         q=corrected(p),
         z=z,
-        q_directions=corrected(2 * norm.sf(np.abs(z))),
+        q_directions=corrected(2 * ndtr(-np.abs(z))),
         moments=of_features,
         chance_moments=moments(logits(_random_directions(rows, seed)))[:, 1:].numpy(),
         n_tokens=len(known),

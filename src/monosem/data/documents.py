@@ -14,7 +14,7 @@ from typing import Any, cast
 from monosem.errors import DataError, FileError
 from monosem.files import Bomb, json_value, open_parquet, opened
 from monosem.spelling import meant, path_meant
-from monosem.text import well_formed
+from monosem.text import well_formed, well_formed_in
 
 BUNDLED = Path(__file__).parent / "bundled"
 PLAIN = (".txt", ".txt.gz", ".txt.zst")
@@ -25,7 +25,8 @@ TEXT = "give a whole file of text (UTF-8)"
 LONGEST = 1_000_000  # characters of a .txt file that make a document
 REASONS = 3  # for skipping documents that are listed, the commonest
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""Its "role" and "content", strings, and whatever else the tokenizer's template reads of it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Document:
     def __post_init__(self) -> None:
         for name in ("text", "source", "title"):
             object.__setattr__(self, name, well_formed(getattr(self, name)))
-        messages = tuple({key: well_formed(words) for key, words in m.items()} for m in self.messages)
-        object.__setattr__(self, "messages", messages)
+        object.__setattr__(self, "messages", tuple(well_formed_in(dict(message)) for message in self.messages))
 
 
 class Skipped:
@@ -266,4 +266,4 @@ def messages_of(messages: Any, where: str) -> tuple[Message, ...]:
     )
     if not good:
         raise ValueError(f"'messages' in {where} is no list of {{'role': ..., 'content': ...}}")
-    return tuple({"role": m["role"], "content": m["content"]} for m in messages)
+    return tuple({key: value for key, value in m.items() if value is not None} for m in messages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from monosem.data.pixels import CHANNELS, numbers_of
 from monosem.errors import DataError, FileError
 from monosem.files import read_arrays, read_idx
 
@@ -39,7 +40,9 @@ def images_of(source: Any) -> Opened:
             return [path], None, None
         raise FileError(f"{path} is of no kind that can be read as images (a folder, an IDX or .npz file)")
     if isinstance(source, Tensor | np.ndarray):
-        return _checked(source.numpy() if isinstance(source, Tensor) else source, "the array of images"), None, None
+        return _checked(numbers_of(source), "the array of images"), None, None
+    if not isinstance(source, Iterable):
+        raise DataError(f"images come from a folder, a file, an array or a list, not from {type(source).__name__}")
     return list(source), None, None
 
 
@@ -54,10 +57,12 @@ def _checked(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim not in (3, 4):
         what = "it holds labels, not images" if array.ndim == 1 else f"its shape is {array.shape}"
         raise DataError(f"{name}: images have the shape (images, height, width[, channels]); {what}")
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
-        if array.shape[1] not in (1, 3, 4):
+    if array.ndim == 4 and array.shape[3] not in CHANNELS:
+        if array.shape[1] not in CHANNELS:
             raise DataError(f"{name}: no dimension of {array.shape} can be channels (1, 3 or 4)")
         array = array.transpose(0, 2, 3, 1)
+    if len(array) and not array[0].size:
+        raise DataError(f"{name}: an image of shape {array.shape[1:]} has no pixels")
     return array
 
 

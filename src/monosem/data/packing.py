@@ -23,6 +23,8 @@ from monosem.text import first_token, is_encoder, last_token, special_tokens
 CHUNK = 256  # documents tokenised at a time, at most
 SAMPLED = 128  # documents by which a text's tokens are counted
 CHUNK_CHARACTERS = 65_536  # or the documents that reach so many
+TEMPLATE_MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a chat template may end with, beside jinja's own errors."""
 END, LAST_WORD, SPECIAL, PADDING = 1, 2, 4, 8
 """Marks of a token: the last of its document, the last that is not special, a special one of it; none at all."""
 
@@ -226,7 +228,7 @@ class PackedText:
 
         try:
             return self.tokenizer.apply_chat_template([dict(m) for m in document.messages], tokenize=False)
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (TemplateError, *TEMPLATE_MISTAKES) as error:
             reason, begins = " ".join(str(error).split()) or type(error).__name__, document.messages[0]["content"][:40]
             where = f"conversation {number} ({begins!r}...)"
             self.skipped.add(f"{where}: {reason}", common=f"the chat template refuses a conversation: {reason}")

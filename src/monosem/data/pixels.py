@@ -14,6 +14,7 @@ from monosem.errors import DataError
 
 SLACK = 0.01
 """Share of the range by which scaled images overshoot it."""
+CHANNELS = (1, 3, 4)
 BLOCK = 256  # images looked through at a time
 
 
@@ -48,11 +49,16 @@ def _scale(low: float, high: float, floats: bool, bits: bool = False) -> float:
     raise ValueError(f"images are {wanted}, these run from {low:.4g} to {high:.4g}")
 
 
-def _array(item: Any) -> np.ndarray:
+def numbers_of(item: Any) -> Any:
+    """A tensor as an array, from wherever it is and of a type that numpy has; the rest as it is."""
     if isinstance(item, Tensor):
         item = item.detach().cpu()
-        item = item.float() if item.dtype == torch.bfloat16 else item
-    array = np.asarray(item)
+        return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+    return item
+
+
+def _array(item: Any) -> np.ndarray:
+    array = np.asarray(numbers_of(item))
     if array.dtype.kind not in "biuf":
         raise DataError(f"an image is numbers from 0 to 255, or floats from 0 to 1, not {array.dtype}")
     return array
@@ -63,6 +69,10 @@ def as_image(item: Any, scale: float = 1.0) -> Image.Image:
     if isinstance(item, Image.Image):
         return item
     array = _array(item)
+    if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or not array.size:
+        raise ValueError(f"an image has height and width, and perhaps channels; its shape is {array.shape}")
     if array.dtype != np.uint8:
         array = (array.astype(np.float32) * scale).round().clip(0, 255).astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from monosem.data.documents import (
@@ -38,6 +39,8 @@ def read_documents(text: Text) -> Documents | DocumentStream:
         return not_empty(hub_documents(text), f"text {text!r}")
     if isinstance(text, str | Path):
         return read_path(path_of(str(text)), f"text {str(text)!r}")
+    if not isinstance(text, Iterable) or isinstance(text, Mapping | bytes):
+        raise DataError(f"text comes from a file, a folder or a list of strings, not from {type(text).__name__}")
     try:
         documents = [
             Document(t) if isinstance(t, str) else Document("", messages=messages_of(t, f"item {number} of the list"))

@@ -30,6 +30,7 @@ from monosem.evaluation.survey import Suite, Survey
 from monosem.evaluation.truth import Planted
 from monosem.evaluation.untrained import tokens_to_come
 from monosem.evaluation.vectors import VectorReading
+from monosem.files import whole_number
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
@@ -113,9 +114,8 @@ def evaluate(
             too short; or several SAEs cannot share a pass.
         DataError: the text is empty.
     """
-    for name, count in (("tokens", tokens), ("untrained_tokens", untrained_tokens)):
-        if count is not None and count < 1:
-            raise ConfigError(f"{name} must be at least 1, got {count}")
+    tokens, loss_tokens = whole_number("tokens", tokens), whole_number("loss_tokens", loss_tokens, least=0)
+    untrained_tokens = None if untrained_tokens is None else whole_number("untrained_tokens", untrained_tokens)
     saes = named(sae)
     drawn = next(iter(saes.values())).metadata.vectors if model is None else None
     if drawn is not None and is_world(drawn):

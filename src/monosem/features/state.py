@@ -20,7 +20,7 @@ from monosem.features import streaming
 from monosem.features.log import FiringLog, Logged
 from monosem.features.sample import Columns, KeySample
 from monosem.features.streaming import EMPTY, N_BINS, Firings, Layout, Slots, Tokens, Totals
-from monosem.files import as_json, fits, parse_json, reading, safetensors_shapes, write_safetensors
+from monosem.files import Settings, as_json, fits, parse_json, reading, safetensors_shapes, write_safetensors
 
 BEGIN = "delete it to begin again"
 STATE_FORMAT, STATE_VERSION = "monosem harvest", 3
@@ -32,7 +32,7 @@ Near = Callable[[Int[Tensor, " rows"]], tuple[Float[Tensor, "rows m"], Int[Tenso
 """Values and latents of the near misses of some rows of the codes."""
 
 
-class HarvestSettings(BaseModel):
+class HarvestSettings(Settings):
     """How much of what a harvest keeps per latent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

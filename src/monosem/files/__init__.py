@@ -18,6 +18,7 @@ from monosem.files.arrays import (
 )
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
+from monosem.files.settings import Settings, whole_number
 from monosem.files.sharded import file_with, sharded_tensors, write_sharded
 from monosem.files.tables import open_parquet
 from monosem.files.tensors import Stacked, Stored, plain_values, stored_tensors
@@ -36,6 +37,7 @@ from monosem.files.yaml_files import parse_yaml, read_yaml
 __all__ = [
     "DAMAGE",
     "Bomb",
+    "Settings",
     "Stacked",
     "Stored",
     "append_json_line",
@@ -70,6 +72,7 @@ __all__ = [
     "safetensors_shapes",
     "sharded_tensors",
     "stored_tensors",
+    "whole_number",
     "write_bytes",
     "write_json",
     "write_safetensors",

@@ -31,6 +31,8 @@ class Inputs:
     """Names of all arguments of its forward pass."""
     first_position: int = 0
     """The row of the table of positions that a text's first token takes: in RoBERTa, behind that of padding."""
+    vocabulary: int | None = None
+    """Tokens that there are."""
 
     @classmethod
     def of(cls, module: nn.Module, config: Any, name: str) -> Inputs:
@@ -42,7 +44,8 @@ class Inputs:
         if size is None or patch is None:
             first, rows = _first_position(module), getattr(config, "max_position_embeddings", None)
             length = None if rows is None else rows - first
-            return cls(name, "input_ids", length, first_position=first, optional=optional)
+            known = {"first_position": first, "vocabulary": getattr(config, "vocab_size", None)}
+            return cls(name, "input_ids", length, optional=optional, **known)
         (height, width), (down, across) = (s if isinstance(s, list | tuple) else (s, s) for s in (size, patch))
         n_positions = (height // down) * (width // across) + 1
         shape = (config.num_channels, height, width)
@@ -68,26 +71,30 @@ class Inputs:
             inputs = {self.main: inputs}
         if not isinstance(inputs, Mapping):
             raise DataError(f"{self.name} cannot read a {type(inputs).__name__}: {self._wanted()}")
-        arguments = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         if self.main is not None:
-            self._check(arguments)
+            self._check(inputs)
+        arguments = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         if "position_ids" in self.optional and "past_key_values" not in arguments:
             arguments |= _positions_behind_padding(arguments, self.first_position)
         if "use_cache" in self.optional and "past_key_values" not in arguments:
             arguments.setdefault("use_cache", False)
         return arguments
 
-    def _check(self, arguments: dict[str, Any]) -> None:
+    def _check(self, arguments: Mapping[str, Any]) -> None:
         given = arguments.get(self.main or "")
         if given is None:
             if "inputs_embeds" not in arguments:
                 raise DataError(f"{self.name} needs {self.main}, got {', '.join(arguments)}: {self._wanted()}")
             return
-        kind, shape = "floats" if torch.is_floating_point(given) else "integers", tuple(given.shape)
+        if not isinstance(given, Tensor):
+            raise DataError(f"{self.name} cannot read a {type(given).__name__} as {self.main}: give a tensor")
+        whole = {torch.int64: "integers", torch.int32: "integers"}.get(given.dtype, str(given.dtype))
+        kind, shape = "floats" if torch.is_floating_point(given) else whole, tuple(given.shape)
         if self.image_shape is None:
-            if kind == "floats" or given.ndim != 2:
+            if kind != "integers" or given.ndim != 2 or not given.numel():
                 image = " (an image?)" if given.ndim == 4 else ""
                 raise DataError(f"{self.name} reads tokens, got {kind} of shape {shape}{image}: {self._wanted()}")
+            self._check_range(given)
             if self.context_length is not None and shape[1] > self.context_length:
                 raise DataError(f"{shape[1]} tokens are more than the context of {self.name}, {self.context_length}")
             return
@@ -96,6 +103,15 @@ class Inputs:
         resized = "interpolate_pos_encoding" in arguments or not self.fixed_size
         if kind != "floats" or not fits or not (resized or shape[2:] == (height, width)):
             raise DataError(f"{self.name} reads images, got {kind} of shape {shape}: {self._wanted()}")
+
+    def _check_range(self, tokens: Tensor) -> None:
+        """Of real tokens of this machine's memory: elsewhere it would be waited for."""
+        if self.vocabulary is None or type(tokens) is not Tensor or tokens.device.type != "cpu":
+            return
+        least, most = (int(end) for end in tokens.aminmax())
+        if least < 0 or most >= self.vocabulary:
+            wrong = least if least < 0 else most
+            raise DataError(f"{self.name} has no token {wrong}: its tokens are 0 to {self.vocabulary - 1}")
 
     def _wanted(self) -> str:
         if self.main is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +169,9 @@ class SubjectModel:
             raise DataError(f"{self.name} reads images, not text: give pixels, as from model.pixels(images)")
         if self.tokenizer is None:
             raise DataError(f"{self.name} has no tokenizer: give token ids, or load_model(module, tokenizer=...)")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
+        if not all(isinstance(t, str) for t in texts):
+            raise DataError(f"{self.name} reads text: give a string or several, not {type(text).__name__}")
         first, last = (t(self.tokenizer) if prepend_bos else None for t in (first_token, last_token))
         own = prepend_bos and first is None
         ids = [self.tokenizer(well_formed(t), add_special_tokens=own, verbose=False)["input_ids"] for t in texts]
@@ -239,6 +241,7 @@ class SubjectModel:
             HookError: a hook point does not exist, or the forward pass never reached it.
             DataError: the model does not read such inputs.
         """
+        hooks = [hooks] if isinstance(hooks, str) else hooks
         points = {name: self.hook_point(name) for name in hooks}
         captured: dict[str, Tensor] = {}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monosem import kernels
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
+from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.metadata import SAEMetadata
 from monosem.sae.transform import InputTransform, TransformKind
@@ -107,19 +108,17 @@ class SAE(Weights, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("d_in", d_in), ("n_latents", n_latents), ("d_out", d_in if d_out is None else d_out)):
-            if size < 1:
-                raise ConfigError(f"{name} must be at least 1, got {size}")
-        self.d_in, self.n_latents, self.d_out = d_in, n_latents, d_in if d_out is None else d_out
+        self.d_in, self.n_latents = whole_number("d_in", d_in), whole_number("n_latents", n_latents)
+        self.d_out = self.d_in if d_out is None else whole_number("d_out", d_out)
         self.autoencodes = d_out is None
         self.subtract_b_dec = self.autoencodes if subtract_b_dec is None else subtract_b_dec
         if self.subtract_b_dec and not self.autoencodes:
             raise ConfigError("b_dec, which is of what is predicted, cannot be subtracted from what is read")
         generator = torch.Generator().manual_seed(seed)
-        W_dec = _unit_rows(n_latents, self.d_out, generator)
-        W_enc = W_dec if self.autoencodes else _unit_rows(n_latents, self.d_in, generator)
+        W_dec = _unit_rows(self.n_latents, self.d_out, generator)
+        W_enc = W_dec if self.autoencodes else _unit_rows(self.n_latents, self.d_in, generator)
         self.W_enc = nn.Parameter(W_enc.to(device=device, dtype=dtype, copy=True))
-        self.b_enc = nn.Parameter(torch.zeros(n_latents, dtype=dtype, device=device))
+        self.b_enc = nn.Parameter(torch.zeros(self.n_latents, dtype=dtype, device=device))
         self.W_dec = nn.Parameter(W_dec.to(device=device, dtype=dtype, copy=True))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out, dtype=dtype, device=device))
         self.transform = InputTransform(self.d_in, transform, dtype=dtype, device=device)
@@ -199,8 +198,11 @@ class SAE(Weights, ABC):
         """The batch's shape, and its activations as rows in the SAE's own precision, where the SAE is.
 
         Raises:
-            DataError: the last dimensions are not `in_shape`.
+            DataError: the last dimensions are not `in_shape`, or it is no tensor of real numbers.
         """
+        if not isinstance(x, Tensor) or x.dtype.is_complex:
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise DataError(f"this SAE reads a tensor of real numbers, got {found}: give torch.as_tensor(...) of them")
         split = x.ndim - len(self.in_shape)
         if split < 0 or tuple(x.shape[split:]) != self.in_shape:
             width = " x ".join(str(size) for size in self.in_shape)
@@ -289,7 +291,8 @@ class SAE(Weights, ABC):
     def not_finite(self, unseen: Collection[str] = ()) -> str:
         """Which parameters and buffers are not finite, in words; nothing if all are.
 
-        A limit may be infinite: that of a latent which is never on. Those named in `unseen` are not looked at.
+        A limit may be infinite: that of a latent which is never on; a bias, below zero. Those named in `unseen` are
+        not looked at.
         """
         found: list[str] = []
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
@@ -297,8 +300,9 @@ class SAE(Weights, ABC):
                 continue
             if tensor.sum().isfinite():  # which one number that is not finite keeps it from being
                 continue
-            limit = tensor.shape == (self.n_latents,)
-            bad = int((tensor.isnan() if limit else ~tensor.isfinite()).sum())
+            limit = tensor.shape == (self.n_latents,) and name != "b_dec"
+            wrong = ~tensor.isfinite() & ~(tensor.isneginf() if name.startswith("b_") else tensor.isinf())
+            bad = int((wrong if limit else ~tensor.isfinite()).sum())
             if bad:
                 found.append(f"{bad:,} of the {tensor.numel():,} numbers of {name} are not finite")
         return ", ".join(found)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError
+from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
@@ -72,8 +73,7 @@ class Crosscoder(BatchTopKSAE):
         """
         if settings.get("d_out") is not None:
             raise ConfigError("a crosscoder predicts what it reads: leave d_out out, or use a transcoder")
-        if n_sources < 1:
-            raise ConfigError(f"n_sources must be at least 1, got {n_sources}")
+        n_sources = whole_number("n_sources", n_sources)
         if sparsity not in get_args(Sparsity):
             raise ConfigError(f"unknown sparsity {sparsity!r}: choose one of {listed(sparsity, get_args(Sparsity))}")
         if l1_coefficient is not None and l1_coefficient < 0:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.errors import ConfigError
+from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 
@@ -50,7 +51,7 @@ class TopKSAE(SAE):
             ConfigError: k is not between 1 and n_latents.
         """
         super().__init__(d_in, n_latents, **common)
-        if not 1 <= k <= n_latents:
+        if not 1 <= whole_number("k", k, least=None) <= n_latents:
             raise ConfigError(f"k must be between 1 and n_latents = {n_latents}, got {k}")
         self.k = k
         self.multi_coefficient = multi_coefficient

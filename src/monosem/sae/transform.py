@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -104,7 +105,7 @@ class InputTransform(nn.Module):
             self._fit_whitening(moments)
         elif "scale" in self.kind:
             norm = moments.centred_norm if "centre" in self.kind else moments.norm
-            if not norm > 1e-12 * moments.norm:  # less than that is rounding
+            if math.isfinite(norm) and not norm > 1e-12 * moments.norm:  # less than that is rounding
                 raise DataError(
                     f"cannot scale activations of mean norm {norm:g}: all {moments.n} rows are the same. "
                     "Check the hook point, or use transform='none'."

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from monosem.files import Settings
 from monosem.training.revival import RevivalConfig
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """How to train. Lengths are in tokens (rows of activations); schedules are fractions of the run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -10,10 +10,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from monosem import kernels
+from monosem.files import Settings
 from monosem.ranks import division
 from monosem.sae import SAE, BatchTopKSAE, Crosscoder, TopKSAE
 from monosem.sae.weights import row_norms
@@ -23,7 +24,7 @@ SILENT_AT_ONCE = 4096  # latents
 COEFFICIENTS: dict[str, float] = {"aux_k": 1 / 32, "ghost": 1.0, "ghost_scaled": 1.0, "pre_activation": 0.03}
 
 
-class RevivalConfig(BaseModel):
+class RevivalConfig(Settings):
     """How to keep latents alive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -24,6 +24,7 @@ from monosem.activations import (
     batches,
 )
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
+from monosem.files import whole_number
 from monosem.ranks import Division, Group, agreed, at_work, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
@@ -76,7 +77,7 @@ def train(
     """
     folder = Path(path) if path is not None else None
     source = source if loss is None else source.by_context()
-    member = Member(sae, source, config or TrainingConfig(), tokens, folder, loss)
+    member = Member(sae, source, config or TrainingConfig(), whole_number("tokens", tokens), folder, loss)
     return _train([member], folder, callbacks, progress)[0]
 
 
@@ -122,7 +123,7 @@ def train_together(
         own_source = own_source.by_context() if by_context else own_source
         own_config = config if isinstance(config, TrainingConfig | None) else config[name]
         own_folder = folder / name if folder is not None else None
-        own_tokens = tokens if isinstance(tokens, int) else tokens[name]
+        own_tokens = whole_number("tokens", tokens[name] if isinstance(tokens, Mapping) else tokens)
         members.append(Member(sae, own_source, own_config or TrainingConfig(), own_tokens, own_folder, losses[name]))
     if not members:
         raise ConfigError("no SAE to train: give at least one, {name: sae}")

@@ -37,12 +37,13 @@ def alone_in(*folders: Path | None) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise FileError(f"{folder} cannot be made or opened as a folder ({error.strerror}): give another") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{folder!s:.300} cannot be made or opened as a folder ({reason}): give another") from error
     about = os.fstat(descriptor)
     own = (about.st_dev, about.st_ino)
     token = None

@@ -1,0 +1,55 @@
+"""Settings that a program or a file gives: what does not fit is refused in a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from monosem.errors import ConfigError
+from monosem.files.checked import one_line
+from monosem.spelling import meant
+
+if TYPE_CHECKING:
+    Settings = BaseModel
+else:
+
+    class _Worded(type(BaseModel)):
+        """Of classes that are called by users. What stands inside others is checked with them, and named there."""
+
+        def __call__(cls, *args: Any, **values: Any) -> Any:
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as error:
+                raise ConfigError(refused(cls, error)) from error
+
+    class Settings(BaseModel, metaclass=_Worded):
+        """A pydantic model whose constructor raises a `ConfigError` of one line."""
+
+
+def whole_number(name: str, value: Any, least: int | None = 1) -> int:
+    """A whole number that a program gives, such as 1000 or 1e6.
+
+    Raises:
+        ConfigError: it is none, or too small.
+    """
+    try:
+        found = None if isinstance(value, str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        found = None
+    if found is None or found != value:
+        raise ConfigError(one_line(f"{name}: {value!r} is no whole number"))
+    if least is not None and found < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+    return found
+
+
+def refused(settings: type[BaseModel], error: ValidationError) -> str:
+    """What is wrong with the first value that does not fit."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = list(settings.model_fields)
+        return f"{settings.__name__} has no setting {where!r}; it has {', '.join(known)}{meant(where, known)}"
+    what = f": {where}" if where else ""
+    return one_line(f"{settings.__name__}{what}: {first['msg'].lower()}, got {first['input']!r}")

@@ -1,0 +1,65 @@
+"""Settings and lengths that a program gives: what does not fit is refused in a line, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import monosem as ms
+from monosem.errors import ConfigError
+from monosem.features import HarvestSettings
+from monosem.files import whole_number
+from monosem.training.revival import RevivalConfig
+
+X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "words"),
+    [
+        (ms.TrainingConfig, {"lr": float("nan")}, "TrainingConfig: lr: input should be greater than 0, got nan"),
+        (ms.TrainingConfig, {"batch_size": 2.5}, "TrainingConfig: batch_size: .*, got 2.5"),
+        (ms.TrainingConfig, {"batchsize": 5}, "TrainingConfig has no setting 'batchsize'; it has lr, batch_size, .*"),
+        (ms.TrainingConfig, {"revival": {"method": "prayer"}}, "TrainingConfig: revival.method: .*, got 'prayer'"),
+        (RevivalConfig, {"method": 5}, "RevivalConfig: method: .*, got 5"),
+        (HarvestSettings, {"near_every": -1}, "HarvestSettings: near_every: .*, got -1"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(make: Any, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}") as error:
+        make(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_fit_are_as_ever() -> None:
+    assert ms.TrainingConfig(revival={"method": "resample"}).revival.method == "resample"  # pyright: ignore[reportArgumentType]
+    assert ms.TrainingConfig.model_validate({"lr": 1}) == ms.TrainingConfig(lr=1)
+
+
+@pytest.mark.parametrize("value", [7, 7.0, np.int64(7), torch.tensor(7)])
+def test_whole_numbers_of_every_kind_are_whole_numbers(value: Any) -> None:
+    assert whole_number("rows", value) == 7
+    assert type(whole_number("rows", value)) is int
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.5, "7", None, [7]])
+def test_what_is_no_whole_number_is_refused_wherever_a_length_is_asked(value: Any, tmp_path: Path) -> None:
+    sae, words = ms.TopKSAE(6, 8, k=2), "tokens: .* is no whole number"
+    for call in (
+        lambda: ms.fit(sae, X, tokens=value, progress=False) if value is not None else whole_number("tokens", value),
+        lambda: ms.train_together({"a": sae}, ms.activations(X), tokens=value if value != [7] else {"a": value}),
+        lambda: ms.evaluate(sae, X, tokens=value, progress=False),
+        lambda: ms.harvest(sae, tmp_path / "features", X, tokens=value, progress=False),
+        lambda: ms.store_activations(None, "embed", path=tmp_path / "acts", tokens=value),  # pyright: ignore[reportArgumentType, reportCallIssue]
+    ):
+        with pytest.raises(ConfigError, match=words):
+            call()
+    with pytest.raises(ConfigError, match=r"n_latents: .* is no whole number"):
+        ms.TopKSAE(6, value, k=2)
+    with pytest.raises(ConfigError, match=r"k: .* is no whole number"):
+        ms.TopKSAE(6, 8, k=value)
+    assert list(tmp_path.iterdir()) == []
