@@ -142,7 +142,8 @@ def main() -> None:
             assert isinstance(crosscoder, ms.Crosscoder)
             both = ("base", "base again") if name == "null" else NAMES
             checked = 0 if name == "null" else 8 if options.quick else 64
-            diffs[name] = ms.diff_models(crosscoder, models, HOOK, names=both, rows=rows, checked=checked)
+            limits: dict[str, int] = {"rows": rows, "checked": checked, "contexts": 8}
+            diffs[name] = ms.diff_models(crosscoder, models, HOOK, names=both, **limits)
             print(diffs[name], flush=True)
     words = verdict(diffs)
     options.output.mkdir(parents=True, exist_ok=True)
