@@ -170,8 +170,8 @@ def absorbed(saes: dict[str, ms.SAE], world: World, seed: int) -> dict[str, dict
     found: dict[str, dict[str, float]] = {}
     for name, sae in saes.items():
         fired = truth if isinstance(sae, Oracle) else sae.encode(x[kept])
-        columns = [Columns(rows.double().numpy()) for rows in (fired.to_dense(), x[kept])]
-        letters = letters_of(*columns, labels[kept].numpy(), sae.decoder_directions().double().numpy())
+        codes_of, x_of = (Columns(rows.double().numpy()) for rows in (fired.to_dense(), x[kept]))
+        letters = letters_of(codes_of, x_of, labels[kept].numpy(), sae.decoder_directions().double().numpy())
         found[name] = {key: one.value for key, one in metrics_of_letters(letters, int(kept.sum()) // 5).items()}
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ from monosem.codes import SparseCodes
 from monosem.data import ContextBatch, Document, PackedText
 from monosem.errors import ConfigError, DataError, FileError, MismatchError
 from monosem.evaluation import EvaluationReport
+from monosem.evaluation.report import number
 from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata
+from monosem.text import printed
 
 MODULE = sys.modules["monosem.evaluation.evaluate"]
 ROWS_MODULE = sys.modules["monosem.evaluation.vectors"]
@@ -254,3 +257,29 @@ def test_an_sae_that_knows_everything_is_evaluated_alone(small_run: Path) -> Non
     assert report.facts["model"] == "bundled"
     assert report.facts["hook"] == "resid_post.2"
     assert report.facts["data"] == "bundled:held_out"
+
+
+def test_a_scorecard_fits_every_terminal_whole_and_says_why_a_metric_has_no_interval() -> None:
+    planted = ms.PlantedDictionary(24, 16, l0=2, seed=1)
+    report = ms.evaluate(ms.TopKSAE(16, 24, k=2), planted, tokens=1200, progress=False)
+    one = report.table()
+    assert [column.header for column in one.columns][:3] == ["", "SAE", "95 % interval"]
+    for width in (80, 100):
+        shown = printed(*report.fitting(width), width=width)
+        assert "…" not in shown
+        assert len(report.fitting(width)) == (2 if width == 80 else 1)
+        assert max(map(len, shown.splitlines())) <= width
+        for name in report.columns:
+            for key, value in report.columns[name].items():
+                assert number(value.value) in shown, (name, key)
+    whole = " ".join(printed(one, width=500).split())
+    marked = re.findall(r"none \((.)\)", whole)
+    reasons = dict(re.findall(r"(?<!none )\((\w)\) (.*?)\.(?= \(\w\) |$)", whole))
+    assert set(marked) == set(reasons)
+    assert set(reasons.values()) == {
+        note.removeprefix("no interval: ")
+        for key, note in report.notes.items()
+        if key in report.metrics and report[key].low is None
+    }
+    lacking = [key for key, value in report.metrics.items() if value.low is None]
+    assert not [key for key in lacking if key not in report.notes]

@@ -34,7 +34,7 @@ def demo(
         report = run_evaluation(run, model)
     store = run.features()
     print_features(out, store.features(store.notable(features)), 4, store.explanations())
-    out.print(report.table())
+    out.print(*report.fitting(out.width))
     minutes = (time.monotonic() - start) / 60
     out.print(f"{minutes:.1f} minutes. Run folder: {run.path} (its README.md says what is in it)")
     out.print(f"More features: monosem top {run.path} 17 256 1024, monosem explore {run.path}")

@@ -41,5 +41,8 @@ def evaluate(
     changes = {name: value for name, value in given.items() if value is not None}
     changes |= {} if suite is None else {"suite": suite.value}
     config = opened.config.evaluation.model_copy(update=changes)
-    measure = run_evaluations if opened.config.several else run_evaluation
-    console().print(measure(opened, config=config).table())
+    out = console()
+    if opened.config.several:
+        out.print(run_evaluations(opened, config=config).table())
+    else:
+        out.print(*run_evaluation(opened, config=config).fitting(out.width))

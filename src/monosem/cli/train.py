@@ -59,6 +59,7 @@ def train(
 
     `monosem train --list` prints every key; the architectures are below.
     """
+    from monosem.evaluation import EvaluationReport
     from monosem.runs import RunConfig, require_held_out, run_evaluation, run_evaluations, run_training
     from monosem.work import job
 
@@ -75,7 +76,7 @@ def train(
         run, model = run_training(config, evaluated=evaluation)
         report = (run_evaluations if config.several else run_evaluation)(run, model) if evaluation else None
     if report is not None:
-        out.print(report.table())
+        out.print(*(report.fitting(out.width) if isinstance(report, EvaluationReport) else [report.table()]))
     harvested = any((member.path / "features").is_dir() for member in run.members.values())
     look = f" To look at features: monosem {'explore' if config.several else 'top'} {run.path}"
     out.print(f"Run folder: {run.path}." + (look if harvested else ""))

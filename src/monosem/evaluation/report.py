@@ -22,6 +22,7 @@ from monosem.text import printed
 
 SECTIONS = 16
 """More metrics than these are shown in sections."""
+SPAN = "95 % interval"
 LABELS = {key: definition.label for key, definition in DEFINITIONS.items()}
 
 
@@ -125,27 +126,71 @@ class EvaluationReport:
         return self.metrics[metric]
 
     def table(self) -> Table:
-        """One row a metric; of one SAE it fits a terminal of 100 columns."""
-        table = Table(title=self._title(), caption=self._caption(), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.title_justify = table.caption_justify = "left"
-        table.add_column("", no_wrap=True)
-        for name in self.columns:
-            table.add_column(name, justify="right", no_wrap=True)
-            if [name] == self.saes:
-                table.add_column("95 % interval", justify="right", no_wrap=True, style="dim")
+        """One row a metric, one column a dictionary or control."""
+        return self.fitting(10_000)[0]
+
+    def fitting(self, width: int) -> list[Table]:
+        """The same for a terminal of that width: columns that find no room go on in tables below."""
+        rows, reasons = self._rows(), self._reasons()
+        columns = list(self.columns)
+        if len(self.saes) == 1:
+            columns.insert(1, SPAN)
+        sizes = {name: max([len(name), *(len(cells.get(name, "")) for _, cells in rows)]) + 2 for name in columns}
+        label = max((len(shown) for shown, _ in rows), default=0) + 3
+        parts: list[list[str]] = [[]]
+        for name in columns:
+            if parts[-1] and label + sum(sizes[one] for one in [*parts[-1], name]) > width:
+                parts.append([])
+            parts[-1].append(name)
+        found: list[Table] = []
+        for names in parts:
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=None if found else self._title())
+            table.title_justify = table.caption_justify = "left"
+            table.add_column("", no_wrap=True)
+            for name in names:
+                table.add_column(name, justify="right", no_wrap=True, style="dim" if name == SPAN else None)
+            for shown, cells in rows:
+                if not cells and len(rows) > SECTIONS:
+                    table.add_row(f"[bold]{shown}[/bold]")
+                elif not found or any(cells.get(name, "-") != "-" for name in names):
+                    table.add_row(shown, *(cells.get(name, "") for name in names))
+            found.append(table)
+        why = [f"({letter}) {reason}." for reason, letter in reasons.items()]
+        found[-1].caption = "\n".join([self._caption(), *why])
+        return found
+
+    def _rows(self) -> list[tuple[str, dict[str, str]]]:
+        """Names of metrics with their cells by column; names of groups without."""
         known = dict.fromkeys(metric for column in self.columns.values() for metric in column)
+        reasons, found = self._reasons(), list[tuple[str, dict[str, str]]]()
         for group, definitions in GROUPS.items():
             rows = [
                 (key, one.label, metric) for key, one in definitions.items() for metric in known if _is(metric, key)
             ]
             if rows and len(known) > SECTIONS:
-                table.add_row(f"[bold]{group}[/bold]")
+                found.append((group, {}))
             for key, label, metric in rows:
                 shown = label if metric == key else f"  {metric.removeprefix(key).strip()}"
-                cells = [number(c[metric].value) if metric in c else "-" for c in self.columns.values()]
-                spans = [span(self.metrics.get(metric))] if len(self.saes) == 1 else []
-                table.add_row(shown, cells[0], *spans, *cells[1:])
-        return table
+                cells = {
+                    name: number(own[metric].value) if metric in own else "-" for name, own in self.columns.items()
+                }
+                cells[SPAN] = span(self.metrics.get(metric))
+                if not cells[SPAN] and metric in self.metrics and key in self.notes:
+                    cells[SPAN] = f"none ({reasons[self._why(key)]})"
+                found.append((shown, cells))
+        return found
+
+    def _why(self, key: str) -> str:
+        return self.notes[key].removeprefix("no interval: ")
+
+    def _reasons(self) -> dict[str, str]:
+        """Why metrics of the only SAE have no interval, each with a letter."""
+        if len(self.saes) != 1:
+            return {}
+        lacking = [
+            key for key in DEFINITIONS if key in self.metrics and key in self.notes and not span(self.metrics[key])
+        ]
+        return {why: chr(ord("a") + i) for i, why in enumerate(dict.fromkeys(map(self._why, lacking)))}
 
     def _title(self) -> str:
         return "Evaluation" + (f" at {self.facts['hook']} of {self.facts['model']}" if "hook" in self.facts else "")
@@ -169,13 +214,10 @@ class EvaluationReport:
             lines.append(f"Trained on contexts of {trained:,} tokens; past them, on contexts of {longer:,}.")
         if "untrained_tokens" in self.facts:
             tokens = f"{self.facts['untrained_tokens']:,} tokens"
-            own, least = self.facts.get("tokens_trained", 0), self.facts["untrained_tokens"]
-            far = f", {own / least:.0f} times fewer than the SAE ({own:,}): it is worse for that alone" * (
-                own > 1.5 * least
-            )
-            lines.append(
-                f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}{far}."
-            )
+            own, least = int(self.facts.get("tokens_trained", 0)), int(self.facts["untrained_tokens"])
+            if own > 1.5 * least:
+                tokens += f", {own / least:.0f} times fewer than the SAE ({own:,}): it is worse for that alone"
+            lines.append(f"Untrained: an SAE of this kind of the model with shuffled weights, trained on {tokens}.")
         if "probed_features" in self.facts:
             lines.append(f"Probes: logistic ones, for the first {self.facts['probed_features']:,} features.")
         if "board_games" in self.facts:
@@ -191,7 +233,7 @@ class EvaluationReport:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        return printed(self.table(), width=120)
+        return printed(*self.fitting(120), width=120)
 
     def save(self, path: str | Path) -> None:
         """Write JSON."""
