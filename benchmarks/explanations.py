@@ -71,7 +71,8 @@ def main() -> None:
         one = interval(values)
         print(f"  {what:<26} {one['mean']:.3f}  [{one['low']:.3f}, {one['high']:.3f}]")
     for what in ("precision", "recall", *(f"level {i}" for i in range(1, 6))):
-        print(f"  {what:<26} {np.mean(levels[what]):.3f}")
+        one = interval(np.array(levels[what]))
+        print(f"  {what:<26} {one['mean']:.3f}  [{one['low']:.3f}, {one['high']:.3f}]")
     print(json.dumps({what: interval(values) for what, values in found.items()}))
 
 
