@@ -22,7 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("four")
     with alone_in(folder / "used"):
         command, settings = [sys.executable, str(WORKER), str(folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=480)
+        done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=900)
         output = done.stdout + done.stderr
     files = [folder / f"{rank}.json" for rank in range(4)]
     assert all(file.is_file() for file in files), output
