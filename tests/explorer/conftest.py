@@ -60,7 +60,7 @@ class Client:
     def ask(
         self, path: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None, **query: Any
     ) -> Reply:
-        connection = HTTPConnection(self.host, self.port, timeout=60)
+        connection = HTTPConnection(self.host, self.port, timeout=180)
         try:
             given = {"Content-Type": "application/json"} if body is not None else {}
             content = None if body is None else body if isinstance(body, bytes) else json.dumps(body)

@@ -223,10 +223,10 @@ def test_the_real_executable_serves_until_it_is_stopped(run_folder: Path) -> Non
         try:
             assert server.stdout is not None
             address = next(word for word in server.stdout.readline().split() if word.startswith("http://"))
-            with urlopen(f"{address}/api/d/small/f/3", timeout=30) as answer:
+            with urlopen(f"{address}/api/d/small/f/3", timeout=120) as answer:
                 assert json.load(answer)["latent"] == 3
             server.send_signal(signal.SIGINT)
-            _, errors = server.communicate(timeout=30)
+            _, errors = server.communicate(timeout=120)
         finally:
             server.kill()
     assert server.returncode == 0

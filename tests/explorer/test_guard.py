@@ -137,7 +137,7 @@ def test_the_page_answers_at_all_its_addresses(client: Any) -> None:
 def test_no_address_leads_to_another_file(client: Any, page: Any, target: str) -> None:
     secret = Path(page.folder).parent / "secret.txt"
     secret.write_text("the secret words")
-    with socket.create_connection((client.host, client.port), timeout=20) as connection:  # as sent, never normalised
+    with socket.create_connection((client.host, client.port), timeout=120) as connection:  # as sent, never normalised
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 ")
