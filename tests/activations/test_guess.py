@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import monosem as ms
-from monosem.activations.guess import guess, in_words
+from monosem.activations.guess import Trial, guess, in_words, looks_like
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -90,3 +90,13 @@ def test_what_is_tried_is_what_a_loop_finds(foreign: SAE, model: SubjectModel) -
     (first, *_) = guess(foreign, model, "resid_post.2")
     assert first.fvu == pytest.approx(error / total, rel=1e-4)
     assert in_words([first], foreign) is None
+
+
+def test_a_place_where_it_reconstructs_next_to_nothing_is_not_named() -> None:
+    """Of garbage everywhere, the least garbage is no guess."""
+    sae = ms.TopKSAE(8, 16, k=2, transform="none")
+    here, beside = Trial("resid_post.15", True, 1.0, 155.9, 174.0), Trial("resid_mid.15", True, 1.0, 118.0, 164.0)
+    assert looks_like([here, beside]) is None
+    assert "it reconstructs nothing there" in str(in_words([here, beside], sae))
+    good = beside._replace(fvu=0.3)
+    assert looks_like([here, good]) == "resid_mid.15"

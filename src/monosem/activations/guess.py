@@ -163,7 +163,7 @@ def looks_like(trials: Sequence[Trial]) -> str | None:
 
 
 def _clearly(better: Trial, given: Trial) -> bool:
-    return better.fvu <= BETTER * given.fvu and given.fvu - better.fvu > LEAST_BETTER
+    return better.fvu <= min(USELESS, BETTER * given.fvu) and given.fvu - better.fvu > LEAST_BETTER
 
 
 def in_words(trials: Sequence[Trial], sae: SAE) -> str | None:

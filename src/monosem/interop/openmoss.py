@@ -69,6 +69,8 @@ def read(place: Place) -> Parts:
             raise FileError(
                 f"{place.source} has no threshold, neither as a tensor nor in its config: download it again"
             )
+        if limit.shape not in ((n_latents,), (1,), ()):
+            raise FileError(f"{place.source} has {limit.numel()} thresholds of {n_latents} latents: download it again")
         found["threshold"] = limit.expand(n_latents)
     settings = {"k": config.get("top_k")} if how == "topk" else {}
     weighted = bool(config.get("sparsity_include_decoder_norm", False))
