@@ -11,6 +11,7 @@ import numpy as np
 from monosem.errors import ConfigError
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.shapes import Column, ColumnHistogram, Named, Page, Row
+from monosem.features.search import OFTEN_ENOUGH
 from monosem.features.store import NEVER
 from monosem.spelling import listed
 from monosem.sql import condition
@@ -196,7 +197,9 @@ def _order(dictionary: Dictionary, sort: str) -> str:
         raise ConfigError(
             f"sort={sort}: features have no column {column!r}; there are {listed(column, dictionary.columns)}"
         )
-    return f"{column} {way} nulls last, latent"
+    # A name is a share of few firings where there are few: it says little, however clear.
+    often = f"count >= {OFTEN_ENOUGH} desc, " if column == "clarity" and down else ""
+    return f"{often}{column} {way} nulls last, latent"
 
 
 def _range(given: str, columns: Sequence[str]) -> list[str]:

@@ -222,11 +222,15 @@ class Meanings:
     def _why(self, latent: int, reasons: Sequence[Reason]) -> str:
         """The reasons that count, most first, with words that show them."""
         parts: list[str] = []
+        told: list[str] = []
         for reason in sorted(reasons, key=lambda reason: -reason.scores[latent]):
             if reason.scores[latent] < 0.05:
                 continue
             if reason.words is not None:
                 shown = ", ".join(self._fired_on(latent, reason.words))
+                if shown in told:
+                    continue
+                told.append(shown)
                 kind = "" if reason.name == "its words" else f"{reason.name}: "
                 parts.append(f"fires on {kind}{shown}")
             elif reason.name == "explanation":

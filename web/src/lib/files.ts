@@ -7,6 +7,8 @@ import type * as t from './types'
 
 const ROWS_PER_FILE = 1024
 const FEATURES_PER_FILE = 32
+/** As in features/search.py. */
+const OFTEN_ENOUGH = 30
 
 /** An example as the file of its feature has it: where its window stands in the passages, in place of its texts. */
 type Placed = Omit<t.Example, 'texts' | 'before' | 'after' | 'text' | 'context'> & { length: number }
@@ -102,7 +104,8 @@ export class FileSource implements Source {
     const sort = query.get('sort') ?? 'latent'
     const down = sort.startsWith('-')
     const column = (down ? sort.slice(1) : sort) as keyof t.Row
-    const sorted = column === 'latent' && !down ? rows : [...rows].sort((a, b) => order(a[column], b[column], down))
+    const seldom = (row: t.Row) => Number(column === 'clarity' && down && row.count < OFTEN_ENOUGH)
+    const sorted = column === 'latent' && !down ? rows : [...rows].sort((a, b) => seldom(a) - seldom(b) || order(a[column], b[column], down))
     const offset = Number(query.get('offset') ?? 0)
     return { total: rows.length, offset, rows: sorted.slice(offset, offset + Number(query.get('limit') ?? 50)) }
   }

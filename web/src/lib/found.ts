@@ -25,17 +25,20 @@ export const HEADS: Record<string, string> = {
   'activating text': 'fires on this text',
 }
 
+/** What a score is; of weights it comes in tens of deviations. */
 export const SCORES: Record<string, string> = {
   named: 'clarity: of its strong firings, the share that its name holds for',
   'fires on': 'reliability × strength there',
   'fires on token': 'share of its firings that are there',
-  promotes: 'logit weight, in tens of deviations',
-  suppresses: 'logit weight, in tens of deviations',
+  promotes: 'logit weight, in deviations',
+  suppresses: 'logit weight, in deviations',
   passages: 'share of its passages, most where it is at the peak',
   'activating text': 'rarity: minus log10 of how often it fires so strongly',
   meaning: 'how much tells that it is meant, 0 to 1',
   similar: 'cosine of decoder rows',
 }
+
+export const scoreOf = (each: Result): number => (each.how === 'promotes' || each.how === 'suppresses' ? 10 * each.score : each.score)
 
 export interface ShownGroup {
   how: string
