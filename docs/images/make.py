@@ -1,4 +1,4 @@
-"""Makes the explorer's pictures in docs/images again: `python docs/images/make.py runs/demo [--beside RUN] [--smollm2 RUN]`.
+"""Makes the explorer's pictures again: `python docs/images/make.py runs/demo [--beside RUN] [--smollm2 RUN]`.
 
 It takes the run of `make demo`, another run of the same model with another seed for the comparison, and the run of
 `make smollm2`; a picture whose run is not given stays as it is. Runs are copied: nothing is written into them. What
@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page as Window
 from playwright.sync_api import sync_playwright
@@ -107,11 +106,12 @@ def of_the_demo(camera: Camera, run: Path) -> dict[str, Callable[[], None]]:
         camera.take("explanation", 560)
 
     def ablated() -> None:
+        answers = iter(range(11))
         camera.open(page, ".passage")
-        with camera.window.expect_response("**/effects?*"):
+        with camera.window.expect_event("response", lambda answer: next(answers, None) is None):
             camera.window.get_by_role("button", name="ablate").click()
-        camera.settle(".passage")
-        camera.window.locator(".evidence").evaluate("(it) => scrollTo(0, it.getBoundingClientRect().top + scrollY - 60)")
+        to_passages = "(it) => scrollTo(0, it.getBoundingClientRect().top + scrollY - 60)"
+        camera.window.locator(".evidence").evaluate(to_passages)
         camera.take("ablated", 460)
 
     def prompt() -> None:
@@ -127,7 +127,7 @@ def of_the_demo(camera: Camera, run: Path) -> dict[str, Callable[[], None]]:
         camera.take("meaning")
 
     def play() -> None:
-        strong = 2 * api.get(f"{camera.base}/api/d/demo/f/{first}").json()["max"]
+        strong = 0.8 * api.get(f"{camera.base}/api/d/demo/f/{first}").json()["max"]
         written = f"/d/demo/play?q=The old man&t=0&n=30&f={first}:add:{strong:.1f}"
         camera.open(written, "[aria-label=Steered] .tokens, section:nth-child(2) .tokens")
         camera.take("play", 560)
@@ -136,8 +136,10 @@ def of_the_demo(camera: Camera, run: Path) -> dict[str, Callable[[], None]]:
 
     def doctor() -> None:
         text = "The war was one of the most important battles of the century, and the king was killed."
-        unwanted = api.post(f"{camera.base}/api/d/demo/diagnose", data={"prompt": text, "chat": False, "answers": []})
-        latent = unwanted.json()["prompt"]["unusual"][0]["latent"]
+        asked = {"prompt": text, "chat": False, "answers": []}
+        found = api.post(f"{camera.base}/api/d/demo/diagnose", data=asked, timeout=WAIT).json()
+        unusual = [each["latent"] for each in found["prompt"]["unusual"]]
+        latent = next(latent for latent in unusual if found["features"][str(latent)]["name"])
         camera.open(f"/d/demo/doctor?q={text}&f={latent}&avoid={latent}&n=30", "[aria-label=avoid] p.text")
         camera.take("doctor", 1300)
 

@@ -1,7 +1,8 @@
-"""Heads over the wire: what Python gives, kept beside the store, and what is refused in a line."""
+"""Heads over the wire and on the page: what Python gives, kept beside the store, and what is refused in a line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,25 @@ def test_what_the_page_keeps_python_reads(measured: dict[str, Any], run_folder: 
     assert kept.scores["previous"].value[2, 3] == pytest.approx(
         next(each for each in measured["measured"]["scores"] if each["name"] == "previous")["value"][2][3], rel=1e-4
     )
+
+
+def test_the_page_sorts_heads_opens_one_and_reads_a_text(look: Callable[..., Any], site: Any) -> None:
+    scores = {each["name"]: each["value"] for each in site.send("POST", API, {})["measured"]["scores"]}
+    previous = {
+        f"{layer}.{head}": value for layer, row in enumerate(scores["previous"]) for head, value in enumerate(row)
+    }
+    best = max(previous, key=lambda head: previous[head])
+    with look(site.base) as visit:
+        page = visit.page
+        visit.open("/d/small/heads")
+        page.get_by_role("region", name="all heads").get_by_role("button", name="previous").click()
+        visit.stands_at("by=previous")
+        first = page.get_by_role("region", name="all heads").locator("tbody a").first
+        visit.expect(first).to_have_text(best)
+        first.click()
+        visit.sees("h1", f"Head {best}")
+        visit.sees(".facts", f"previous {previous[best]:.2f}")
+        page.get_by_label("prompt", exact=True).fill(TEXT)
+        page.get_by_label("prompt", exact=True).press("Enter")
+        visit.sees("section[aria-label='attention on the prompt'] canvas")
+        visit.stands_at("q=The")

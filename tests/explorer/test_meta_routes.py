@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import monosem as ms
-from monosem.explorer import shapes
+from monosem.explorer import export_site, open_dictionaries, shapes
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_meta_latents_of_other_weights_or_damaged_are_left_out(
         assert client.get("/api/d/small/f/3")["made_of"] is None
 
 
-def test_the_page_shows_what_a_feature_is_made_of(
+def test_the_page_and_a_static_site_show_what_a_feature_is_made_of(
     made: tuple[Path, ms.MetaSAE], start: Callable[..., Any], look: Callable[..., Any]
 ) -> None:
     from monosem.explorer.page import Page
@@ -79,6 +79,13 @@ def test_the_page_shows_what_a_feature_is_made_of(
         visit.open(f"/d/small/f/{latent}")
         visit.page.get_by_role("link", name=f"m/{first}", exact=True).click()
         visit.page.get_by_role("heading", name=f"m/{first} meta-latent").wait_for()
+        visit.page.get_by_text(f"A part of {len(meta.latents_of(first))} feature").wait_for()
+        visit.page.get_by_role("link", name="All meta-latents").click()
+        visit.page.get_by_text("16 meta-latents of").wait_for()
+    site = export_site(open_dictionaries([folder]), folder.parent / "site")
+    with look((site / "index.html").as_uri()) as visit:  # a double click
+        visit.open(f"#/d/small/f/{latent}")
+        visit.page.get_by_role("link", name=f"m/{first}", exact=True).click()
         visit.page.get_by_text(f"A part of {len(meta.latents_of(first))} feature").wait_for()
         visit.page.get_by_role("link", name="All meta-latents").click()
         visit.page.get_by_text("16 meta-latents of").wait_for()

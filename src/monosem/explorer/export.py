@@ -13,6 +13,7 @@ from monosem.explorer.answers import to_json
 from monosem.explorer.chunks import write_chunk
 from monosem.explorer.dictionary import Dictionary
 from monosem.explorer.export_features import second_process, write_features
+from monosem.explorer.metas import meta_latent, meta_latents
 from monosem.explorer.page import Page
 from monosem.explorer.search import firings_json
 from monosem.explorer.shapes import Abilities
@@ -24,7 +25,7 @@ from monosem.features.store import ROOM
 from monosem.files import write_bytes, write_text, writing
 from monosem.work import doing, each
 
-ROWS_A_FILE, WORDS_A_FILE = 1024, 128
+ROWS_A_FILE, WORDS_A_FILE, METAS_A_FILE = 1024, 128, 64
 MARK = "monosem-export.json"
 STATIC: Abilities = {
     "prompt": "a static site has no model: run `monosem explore` for prompts",
@@ -91,6 +92,12 @@ def _write_dictionary(site: Site, dictionary: Dictionary, folder: Path) -> None:
     pictures = dictionary.store.pictures
     for number, png in pictures.every() if pictures is not None else ():
         write_bytes(folder / f"data/{home}/image/{number}.png", png)
+    if dictionary.meta is not None:
+        write_chunk(folder, f"{home}/meta/index", meta_latents(dictionary))
+        for first in range(0, dictionary.meta.n_latents, METAS_A_FILE):
+            numbers = range(first, min(dictionary.meta.n_latents, first + METAS_A_FILE))
+            metas = [meta_latent(dictionary, number) for number in numbers]
+            write_chunk(folder, f"{home}/meta/{first // METAS_A_FILE}", metas)
     for first in range(0, dictionary.n_latents, ROWS_A_FILE):
         latents = range(first, min(dictionary.n_latents, first + ROWS_A_FILE))
         rows = {"first": first, "rows": rows_of(dictionary, latents)}

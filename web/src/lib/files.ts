@@ -7,6 +7,7 @@ import type * as t from './types'
 
 const ROWS_PER_FILE = 1024
 const FEATURES_PER_FILE = 32
+const METAS_PER_FILE = 64
 /** As in features/search.py. */
 const OFTEN_ENOUGH = 30
 
@@ -276,12 +277,14 @@ export class FileSource implements Source {
     throw this.absent('The playground')
   }
 
-  metas(): Promise<t.MetaLatents> {
-    return Promise.reject(this.absent('A look at meta-latents'))
+  metas(name: string): Promise<t.MetaLatents> {
+    return chunk(`d/${name}/meta/index`)
   }
 
-  meta(): Promise<t.MetaLatent> {
-    return Promise.reject(this.absent('A look at meta-latents'))
+  async meta(name: string, number: number): Promise<t.MetaLatent> {
+    const found = (await chunk<t.MetaLatent[]>(`d/${name}/meta/${Math.floor(number / METAS_PER_FILE)}`))[number % METAS_PER_FILE]
+    if (!found) throw new Error(`There is no meta-latent ${number} in ${name}.`)
+    return found
   }
 
   heads(): Promise<t.HeadsView> {

@@ -12,3 +12,9 @@ export function split(name: string, piece: [number, number] | null | undefined):
 export function called(feature: { latent: number; name: string | null; label?: string | null }): string {
   return feature.label ?? feature.name ?? `f/${feature.latent}`
 }
+
+/** Its number, with what it is called behind it if it is called anything. */
+export function titled(feature: Parameters<typeof called>[0]): string {
+  const [number, words] = [`f/${feature.latent}`, called(feature)]
+  return words === number ? number : `${number} “${words}”`
+}
