@@ -112,7 +112,7 @@ def of_the_demo(camera: Camera, run: Path) -> dict[str, Callable[[], None]]:
             camera.window.get_by_role("button", name="ablate").click()
         to_passages = "(it) => scrollTo(0, it.getBoundingClientRect().top + scrollY - 60)"
         camera.window.locator(".evidence").evaluate(to_passages)
-        camera.take("ablated", 460)
+        camera.take("ablated", 434)
 
     def prompt() -> None:
         camera.open(f"/d/demo/prompt?q={TEXT}", ".cell[data-i]")
@@ -145,7 +145,7 @@ def of_the_demo(camera: Camera, run: Path) -> dict[str, Callable[[], None]]:
 
     def heads() -> None:
         camera.window.request.post(f"{camera.base}/api/d/demo/heads", data={}, timeout=WAIT)
-        camera.open("/d/demo/heads?h=3.3", ".text", 1180)
+        camera.open("/d/demo/heads?h=3.1", ".text", 1180)
         camera.take("heads", 1180)
 
     def graph() -> None:
