@@ -142,7 +142,7 @@ def diff_models(
 ) -> ModelDiff:
     """What do two models have in common, latent by latent?
 
-    crosscoder = ms.Crosscoder(d_in=128, n_latents=1024, n_sources=2, k=24)
+    crosscoder = ms.Crosscoder(base.d_model, n_latents=1024, k=24)
     both = ms.ModelSet([base, chat])
     ms.train(crosscoder, ms.activations(both, "resid_post.2"), tokens=200_000)
     print(ms.diff_models(crosscoder, both, names=("base", "chat")))

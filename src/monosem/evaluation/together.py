@@ -70,7 +70,7 @@ def splice_together(
 ) -> Together:
     """Put dictionaries of several places into a model, each alone and all at once.
 
-    saes = {"early": ms.TopKSAE(128, 1024, k=16), "late": ms.TopKSAE(128, 1024, k=16)}
+    saes = {name: ms.TopKSAE(model.d_model, 1024, k=16) for name in ("early", "late")}
     ms.train_together(saes, {"early": acts.select("resid_post.0"), ...}, loss=ms.EndToEnd(model), ...)
     print(ms.splice_together(saes, model))
 
