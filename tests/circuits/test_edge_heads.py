@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from monosem.circuits.frozen.steps import Mix
-from monosem.circuits.graph.changes import traced_again
+from monosem.circuits.graph.changes import goals_of_graph, traced_again
 from monosem.circuits.graph.edge_heads import _column, _cotangent, _passing, edge_heads
 from monosem.circuits.graph.graph import Graph
 from monosem.circuits.graph.sources import Sources
 from monosem.circuits.graph.trace import trace
+from monosem.circuits.graph.traced import Traced
+from monosem.circuits.graph.view import graph_view
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import SAE, load_sae
@@ -46,8 +48,9 @@ def test_a_layers_heads_add_up_to_what_the_edge_loses_without_them(
 ) -> None:
     source, target = pairs(graph)[which]
     frozen = traced_again(graph, bundled, {"resid_post.2": sae})
-    changes = Sources(frozen).changes([_column(graph, frozen, source)])
-    site, cotangent = _cotangent(graph, frozen, target)
+    traced = Traced(bundled, frozen, Sources(frozen), goals_of_graph(graph, frozen), [])
+    changes = traced.sources.changes([_column(graph, traced, source)])
+    site, cotangent = _cotangent(graph, traced, target)
     n = cotangent.shape[1]
 
     def edge() -> float:
@@ -74,16 +77,32 @@ def test_heads_are_listed_by_strength_with_their_tokens(graph: Graph, bundled: S
     source, target = pairs(graph)[0]
     ids = graph.nodes.ids()
     found = edge_heads(graph, bundled, {"resid_post.2": sae}, ids[source], ids[target])
-    sizes = [abs(head.value) for head in found]
+    sizes = [abs(head["value"]) for head in found]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 0
     by_layer: dict[int, float] = defaultdict(float)
     for head in found:
-        by_layer[head.layer] += head.value
-        assert int(graph.nodes.position[source]) <= head.reads <= head.writes
+        by_layer[head["layer"]] += head["value"]
+        assert int(graph.nodes.position[source]) <= head["reads"] <= head["writes"]
     # The SAE stands behind layer 2, so that all of the edge goes through the heads of the last layer.
     assert by_layer.keys() == {3}
     assert by_layer[3] == pytest.approx(graph.edge(source, target), rel=1e-2)
+
+
+def test_what_is_kept_is_what_is_asked_for_and_goes_with_the_graph(
+    graph: Graph, bundled: SubjectModel, sae: SAE, tmp_path: Path
+) -> None:
+    graph.keep_heads(5)
+    assert len(graph.heads) == 5
+    (source, target), kept = next(iter(graph.heads.items()))
+    asked = edge_heads(graph, bundled, {"resid_post.2": sae}, source, target)
+    assert [(head["layer"], head["head"]) for head in kept] == [(head["layer"], head["head"]) for head in asked]
+    assert [head["value"] for head in kept] == pytest.approx([head["value"] for head in asked], rel=1e-3)
+    again = Graph.load(graph.save(tmp_path / "g"))
+    assert again.heads == graph.heads
+    assert len(graph_view(again)["heads"]) == 5
+    with pytest.raises(ConfigError, match="the pass of this graph is not there"):
+        again.keep_heads()
 
 
 def test_nodes_that_have_no_heads_are_said(graph: Graph, bundled: SubjectModel, sae: SAE) -> None:

@@ -168,6 +168,8 @@ def test_one_file_needs_nothing_else(browser: Any, look: Look, run: Path, tmp_pa
     graph = ms.Graph.load(run / "graphs/b")
     latent = int(graph.nodes.latent[graph.top(1)[0]])
     graph.labels[("resid_post.2", latent)] = "<img src=x onerror=document.title='run'>"
+    through = [{"layer": 3, "head": 1, "value": 0.5, "reads": 1, "writes": 2}]
+    graph.heads = {(graph.nodes.id(graph.top(1)[0]), graph.nodes.id(int(row))): through for row in graph.rows}  # type: ignore[assignment]
     path = graph.html(tmp_path / "graph.html")
     with look(path.as_uri()) as visit:
         visit.open("")
@@ -175,6 +177,8 @@ def test_one_file_needs_nothing_else(browser: Any, look: Look, run: Path, tmp_pa
         visit.page.get_by_label("find nodes").fill("<img")
         visit.page.keyboard.press("Enter")
         visit.sees("section[aria-label='selected node'] h2", "<img src=x")
+        visit.page.locator("section[aria-label='selected node'] table td.num button").last.click()
+        visit.sees("section[aria-label='selected edge'] td.mono", "3.1")
         assert visit.page.title() != "run"
         assert {address.partition(":")[0] for address in visit.asked} == {"file"}
         assert len(visit.asked) == 1

@@ -31,6 +31,9 @@ def graph(
     save: Annotated[Path | None, typer.Option(help="Write the graph into this folder.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as one HTML file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write it as Neuronpedia and circuit-tracer read it.")] = None,
+    heads: Annotated[
+        int, typer.Option(min=0, help="Keep through which attention heads so many of the strongest edges go.")
+    ] = 0,
     top: Annotated[int, typer.Option(min=1, help="Lines for each target.")] = 8,
 ) -> None:
     r"""Trace a circuit: which features, errors and tokens make what a model says of a prompt.
@@ -80,6 +83,9 @@ def graph(
     label_graph(made, dictionaries)
     if nodes < 1 or edges < 1:
         made = made.pruned(nodes, edges)
+    if heads:
+        with job():
+            made.keep_heads(heads)
     out = console()
     out.print(as_text(made, top), markup=False, soft_wrap=True)
     out.print()

@@ -35,7 +35,7 @@ def heads_of_edge(shelf: GraphShelf, name: str, source: str, target: str) -> sha
         return edge_heads(graph, model, dictionaries(), source, target)
 
     found = shelf.site.subjects.ask(shelf.dictionary, work)
-    return shapes.GraphEdgeHeads(heads=[shapes.GraphEdgeHead(**vars(head)) for head in found[:MOST_HEADS]])
+    return shapes.GraphEdgeHeads(heads=[shapes.GraphEdgeHead(**head) for head in found[:MOST_HEADS]])
 
 
 def _openable(shelf: GraphShelf, name: str) -> tuple[Graph, Callable[[], dict[str, SAE]]]:

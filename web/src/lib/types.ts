@@ -694,6 +694,8 @@ export interface GraphView {
   groups: GraphGroup[]
   /** Of the whole graph; held: what share of the influence the shown nodes hold. */
   all: { nodes: number; edges: number; held: number }
+  /** Of edges of which it was kept: the heads that they pass. */
+  heads: { source: string; target: string; heads: GraphEdgeHead[] }[]
   replacement_score: number | null
   completeness_score: number | null
   /** By hook: the dictionary, and under which name this server shows it, if it does. */

@@ -62,6 +62,18 @@ class Supernode(TypedDict):
     nodes: list[str]
 
 
+class EdgeHead(TypedDict):
+    """What of an edge passes one head."""
+
+    layer: int
+    head: int
+    value: float
+    reads: int
+    """The position from which it brings most of that ..."""
+    writes: int
+    """... and the one to which it brings it."""
+
+
 class TargetInfo(TypedDict):
     """What one of the last rows is of."""
 
@@ -102,6 +114,8 @@ class GraphCore:
     completeness_score: float = 0.0
     supernodes: list[Supernode] = field(default_factory=list[Supernode])
     labels: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    heads: dict[tuple[str, str], list[EdgeHead]] = field(default_factory=dict[tuple[str, str], list[EdgeHead]])
+    """Of some edges, by the ids of source and target, the heads that they go through: see `keep_heads`."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     traced: Any = field(default=None, repr=False, compare=False)
     """The pass that it was traced in, while it is there: for `verify`."""

@@ -8,8 +8,8 @@ without that layer's attention. A path through heads of two layers counts in bot
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,27 +18,19 @@ from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.steps import Mix
 from monosem.circuits.frozen.units import Dictionaries, layer_of
 from monosem.circuits.graph.changes import feature_entry, goals_of_graph, traced_again
-from monosem.circuits.graph.core import GraphCore
+from monosem.circuits.graph.core import EdgeHead, GraphCore
 from monosem.circuits.graph.sources import Sources
+from monosem.circuits.graph.traced import Traced
+from monosem.circuits.graph.view import carried, influences
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
+from monosem.work import doing
 
 SOURCES = ("feature", "error", "token", "position")
+KEPT = 24
+"""Heads of an edge that are kept, at most."""
 LEAST = 1e-3
 """Heads through which less than this share of the strongest head's goes are left out."""
-
-
-@dataclass(frozen=True)
-class EdgeHead:
-    """What of an edge passes one head."""
-
-    layer: int
-    head: int
-    value: float
-    reads: int
-    """The position from which it brings most of that ..."""
-    writes: int
-    """... and the one to which it brings it."""
 
 
 @torch.no_grad()
@@ -63,12 +55,42 @@ def edge_heads(
         if node not in at or str(graph.nodes.kind[at[node]]) not in kinds:
             raise ConfigError(f"{node[:80]!r} is no {' or '.join(kinds)} of the graph")
     frozen = traced_again(graph, model, dictionaries)
-    moved = frozen.push(Sources(frozen).changes([_column(graph, frozen, at[source])]))
-    site, cotangent = _cotangent(graph, frozen, at[target])
+    goals = goals_of_graph(graph, frozen) if str(graph.nodes.kind[at[target]]) == "target" else []
+    return _of_edge(graph, Traced(model, frozen, Sources(frozen), goals, []), at[source], at[target])
+
+
+@torch.no_grad()
+def keep_heads(graph: GraphCore, most: int = 100) -> None:
+    """Find for the strongest edges through which heads they go, and keep it in `graph.heads`: saved and shown with it.
+
+    Args:
+        graph: a graph as `ms.trace` has made it, or pruned from that.
+        most: so many edges, of those that carry most to the targets.
+
+    Raises:
+        ConfigError: it was read from a file, so that its pass is not there.
+    """
+    if graph.traced is None:
+        raise ConfigError("the pass of this graph is not there: trace the prompt anew, then keep heads and save it")
+    nodes, edges = graph.nodes, graph.matrix().tocoo()
+    targets, sources = graph.rows[edges.row], edges.col
+    strength = carried(graph, influences(graph), targets, edges.data) * np.isin(nodes.kind[sources], SOURCES)
+    order = np.argsort(-strength, kind="stable")[:most]
+    with doing("heads of edges", len(order), unit="edges") as work:
+        for source, target in zip(sources[order].tolist(), targets[order].tolist(), strict=True):
+            graph.heads[nodes.id(source), nodes.id(target)] = _of_edge(graph, graph.traced, source, target)[:KEPT]
+            work.advance(1)
+
+
+def _of_edge(graph: GraphCore, traced: Traced, source: int, target: int) -> list[EdgeHead]:
+    """The heads of one edge, by the numbers of its nodes, the strongest first."""
+    frozen = traced.frozen
+    moved = frozen.push(traced.sources.changes([_column(graph, traced, source)]))
+    site, cotangent = _cotangent(graph, traced, target)
     found = [head for layer, paths in _passing(frozen, moved, site, cotangent) for head in _heads(layer, paths)]
-    strongest = max((abs(head.value) for head in found), default=0.0)
-    kept = [head for head in found if abs(head.value) > LEAST * strongest]
-    return sorted(kept, key=lambda head: -abs(head.value))
+    strongest = max((abs(head["value"]) for head in found), default=0.0)
+    kept = [head for head in found if abs(head["value"]) > LEAST * strongest]
+    return sorted(kept, key=lambda head: -abs(head["value"]))
 
 
 def _passing(
@@ -97,16 +119,17 @@ def _heads(layer: int, paths: Float[Tensor, "heads query key"]) -> list[EdgeHead
     found: list[EdgeHead] = []
     for head, own in enumerate(paths):
         writes, reads = divmod(int(own.abs().argmax()), own.shape[1])
-        found.append(EdgeHead(layer, head, float(own.double().sum()), reads, writes))
+        value = float(own.double().sum())
+        found.append(EdgeHead(layer=layer, head=head, value=value, reads=reads, writes=writes))
     return found
 
 
-def _column(graph: GraphCore, frozen: Frozen, number: int) -> int:
+def _column(graph: GraphCore, traced: Traced, number: int) -> int:
     """The column of a node among all sources of the pass."""
-    nodes, sources = graph.nodes, Sources(frozen)
+    nodes, sources = graph.nodes, traced.sources
     kind, hook, position = str(nodes.kind[number]), str(nodes.hook[number]), int(nodes.position[number])
     if kind == "feature":
-        unit, entry = feature_entry(graph, frozen, number)
+        unit, entry = feature_entry(graph, traced.frozen, number)
         return sources.starts[unit] + entry
     for group in sources.groups:
         if group.kind == kind and group.by_position and (kind in ("token", "position") or group.hook == hook):
@@ -114,10 +137,11 @@ def _column(graph: GraphCore, frozen: Frozen, number: int) -> int:
     raise ConfigError(f"{nodes.id(number)} is not in the pass as it is traced now")
 
 
-def _cotangent(graph: GraphCore, frozen: Frozen, number: int) -> tuple[int, Float[Tensor, "1 pos d"]]:
+def _cotangent(graph: GraphCore, traced: Traced, number: int) -> tuple[int, Float[Tensor, "1 pos d"]]:
     """The site that a node reads, and by what its value grows with it."""
+    frozen = traced.frozen
     if str(graph.nodes.kind[number]) == "target":
-        goal = goals_of_graph(graph, frozen)[number - graph.n_sources]
+        goal = traced.goals[number - graph.n_sources]
         return goal.site, goal.cotangent(frozen)
     unit, entry = feature_entry(graph, frozen, number)
     site, position = frozen.read_at[unit], int(graph.nodes.position[number])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
 
 from monosem.circuits.graph.audit import Audit, audit
-from monosem.circuits.graph.core import KINDS, GraphCore, Nodes, Supernode, TargetInfo
+from monosem.circuits.graph.core import KINDS, EdgeHead, GraphCore, Nodes, Supernode, TargetInfo
+from monosem.circuits.graph.edge_heads import keep_heads
 from monosem.circuits.graph.exchange_write import write_exchanged
 from monosem.circuits.graph.prune import prune
 from monosem.circuits.graph.show import as_text
@@ -36,6 +37,7 @@ class _File(TypedDict):
     supernodes: list[Supernode]
     labels: list[tuple[str, int, str]]
     settings: dict[str, Any]
+    heads: NotRequired[list[tuple[str, str, list[EdgeHead]]]]
     replacement_score: float
     completeness_score: float
 
@@ -55,6 +57,10 @@ class Graph(GraphCore):
     def audit(self) -> Audit:
         """How exactly rows add up, and what explains each."""
         return audit(self)
+
+    def keep_heads(self, most: int = 100) -> None:
+        """Keep through which attention heads the strongest edges go: in what is saved, on the page, in its one file."""
+        keep_heads(self, most)
 
     def verify(self, n: int = 20, *, factor: float = 0.0, seed: int = 0) -> Verification:
         """Intervene in the model on n nodes, edges and groups each, and compare with what the graph predicts."""
@@ -118,6 +124,7 @@ class Graph(GraphCore):
             "supernodes": self.supernodes,
             "labels": [(hook, latent, text) for (hook, latent), text in sorted(self.labels.items())],
             "settings": self.settings,
+            "heads": [(source, target, heads) for (source, target), heads in self.heads.items()],
             "replacement_score": self.replacement_score,
             "completeness_score": self.completeness_score,
         }
@@ -135,6 +142,8 @@ class Graph(GraphCore):
         raw: Any = read_json(folder / "graph.json", dict, remedy=BROKEN)
         if isinstance(raw.get("labels"), list):
             raw["labels"] = [tuple(label) if isinstance(label, list) else label for label in raw["labels"]]
+        if isinstance(raw.get("heads"), list):
+            raw["heads"] = [tuple(each) if isinstance(each, list) else each for each in raw["heads"]]
         about = fits(raw, _File, folder / "graph.json", BROKEN)
         if about["format"] != FORMAT:
             raise FileError(f"{folder} is a graph of format {about['format']}, this version reads {FORMAT}: update it")
@@ -165,6 +174,7 @@ class Graph(GraphCore):
             supernodes=about["supernodes"],
             labels={(hook, latent): text for hook, latent, text in about["labels"]},
             settings=about["settings"],
+            heads={(source, target): heads for source, target, heads in about.get("heads", [])},
         )
 
     def __str__(self) -> str:

@@ -139,5 +139,6 @@ def _without(graph: Kind, matrix: csr_matrix, kept: np.ndarray, strong: csr_matr
         row_total=graph.row_total[rows],
         influence=np.zeros(0),
         supernodes=[group for group in groups if group["nodes"]],
+        heads=graph.heads,
         traced=traced,
     )

@@ -31,7 +31,7 @@ def graph_view(graph: GraphCore, most: int = MOST_NODES) -> dict[str, Any]:
     targets, sources, values = graph.rows[edges.row], edges.col, edges.data
     kept = (number[targets] >= 0) & (number[sources] >= 0) & (values != 0)
     targets, sources, values = targets[kept], sources[kept], values[kept]
-    strongest = np.argsort(-_carried(graph, influence, targets, values), kind="stable")[:MOST_EDGES]
+    strongest = np.argsort(-carried(graph, influence, targets, values), kind="stable")[:MOST_EDGES]
     ids = {graph.nodes.id(int(i)) for i in chosen}
     groups = [{"name": group["name"], "nodes": [n for n in group["nodes"] if n in ids]} for group in graph.supernodes]
     return {
@@ -51,6 +51,11 @@ def graph_view(graph: GraphCore, most: int = MOST_NODES) -> dict[str, Any]:
             "edges": len(graph.values),
             "held": float(influence[chosen].sum() / max(influence.sum(), SAFE)),
         },
+        "heads": [
+            {"source": source, "target": target, "heads": list(heads)}
+            for (source, target), heads in graph.heads.items()
+            if source in ids and target in ids
+        ],
         "replacement_score": graph.replacement_score,
         "completeness_score": graph.completeness_score,
         "dictionaries": {
@@ -74,7 +79,7 @@ def cumulative_ranks(graph: GraphCore) -> Float[np.ndarray, " nodes"]:
     return np.minimum(ranks, 1)
 
 
-def _carried(graph: GraphCore, influence: np.ndarray, targets: np.ndarray, values: np.ndarray) -> np.ndarray:
+def carried(graph: GraphCore, influence: np.ndarray, targets: np.ndarray, values: np.ndarray) -> np.ndarray:
     """By what edges are chosen: what they carry to the targets; those into targets come first."""
     sums = np.zeros(len(graph.nodes))
     np.add.at(sums, targets, np.abs(values))

@@ -93,6 +93,24 @@ class GraphDictionary(TypedDict):
     shown: str | None
 
 
+class GraphEdgeHead(TypedDict):
+    """What of an edge passes a head, and the positions from which and to which it brings most of that."""
+
+    layer: int
+    head: int
+    value: float
+    reads: int
+    writes: int
+
+
+class GraphKeptHeads(TypedDict):
+    """An edge and the heads that it passes."""
+
+    source: str
+    target: str
+    heads: list[GraphEdgeHead]
+
+
 class GraphView(TypedDict):
     """A graph's most influential nodes and the edges between them."""
 
@@ -104,21 +122,13 @@ class GraphView(TypedDict):
     edges: GraphEdges
     groups: list[GraphGroup]
     all: GraphSize
+    heads: list[GraphKeptHeads]
+    """Of edges of which it was kept."""
     replacement_score: float | None
     completeness_score: float | None
     dictionaries: dict[str, GraphDictionary]
     closed: str | None
     """None: nodes can be changed and the model measured; otherwise why not."""
-
-
-class GraphEdgeHead(TypedDict):
-    """What of an edge passes a head, and the positions from which and to which it brings most of that."""
-
-    layer: int
-    head: int
-    value: float
-    reads: int
-    writes: int
 
 
 class GraphEdgeHeads(TypedDict):
