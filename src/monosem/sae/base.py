@@ -200,8 +200,8 @@ class SAE(Weights, ABC):
         Raises:
             DataError: the last dimensions are not `in_shape`, or it is no tensor of real numbers.
         """
-        if not isinstance(x, Tensor) or x.dtype.is_complex:
-            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.dtype.is_complex:  # pyright: ignore[reportUnnecessaryIsInstance]
+            found = getattr(x, "dtype", type(x).__name__)
             raise DataError(f"this SAE reads a tensor of real numbers, got {found}: give torch.as_tensor(...) of them")
         split = x.ndim - len(self.in_shape)
         if split < 0 or tuple(x.shape[split:]) != self.in_shape:
