@@ -115,7 +115,8 @@ class SAELens:
         if not self.process.stdout.readline():
             self.process.wait()
             self.said.seek(0)
-            raise RuntimeError(self.said.read().decode(errors="replace").splitlines()[-1])
+            lines = self.said.read().decode(errors="replace").splitlines()
+            raise RuntimeError(next((line for line in reversed(lines) if "Error" in line), lines[-1]))
         with np.load(result) as found:
             directions, values, indices = (torch.from_numpy(found[key]) for key in ("directions", "values", "indices"))
             offsets = torch.from_numpy(np.concatenate([[0], found["counts"].cumsum()]))
@@ -225,7 +226,7 @@ def our_runs(bench: Any, architecture: str, target: float, options: Any, console
 
 
 def their_runs(saelens: SAELens, architecture: str, target: float, options: Any, console: Console) -> list[Run]:
-    sparsity, runs = float(round(target)), []
+    sparsity, runs = round(target), []
     for recipe in RECIPES:
         near, found = 1.0, Run()
 
