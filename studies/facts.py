@@ -79,6 +79,7 @@ def draw(path: Path, found: list[FactEdits]) -> None:
     axes[0].set(xlabel="gone of its neighbours", ylabel="gone of the fact")
     axes[1].set(xlabel="nats a token more on held-out text", ylabel="gone of the fact")
     axes[0].legend(frameon=False, fontsize=8)
+    axes[1].locator_params("x", nbins=4)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
