@@ -175,8 +175,9 @@ class EvaluationReport:
                     name: number(own[metric].value) if metric in own else "-" for name, own in self.columns.items()
                 }
                 cells[SPAN] = span(self.metrics.get(metric))
-                if not cells[SPAN] and metric in self.metrics and key in self.notes:
-                    cells[SPAN] = f"none ({reasons[self._why(key)]})"
+                letter = reasons.get(self._why(key)) if key in self.notes else None
+                if letter and not cells[SPAN] and metric in self.metrics:
+                    cells[SPAN] = f"none ({letter})"
                 found.append((shown, cells))
         return found
 
