@@ -220,7 +220,8 @@ def test_a_damaged_shard_is_found_named_and_rewritten(
     damage(shard)
     with pytest.raises(FileError, match=r"000006\.safetensors.*`monosem store`"):
         StoredActivations(store, buffer_tokens=TOKENS).make_pool(0)
-    store_activations(model, HOOKS, "bundled", store, tokens=TOKENS, dtype="float32", **OPTIONS)
+    with pytest.warns(UserWarning, match=r"damaged or not there: .*resid_post\.1/000006\.safetensors: written anew"):
+        store_activations(model, HOOKS, "bundled", store, tokens=TOKENS, dtype="float32", **OPTIONS)
     assert digest(store) == digest(written)
 
 

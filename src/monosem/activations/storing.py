@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -164,7 +165,7 @@ def _begun(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
     asked, there = index.model_dump(), store.index.model_dump()
     names = ("identity", "hooks", "n_models", "dtype", "shard_rows", "window_shards")
     differing = [
-        f"{label} ({old!s:.60} there, {new!s:.60} now)"
+        f"{label} ({_named(old)} there, {_named(new)} now)"
         for name in names
         for label, old, new in _compared(name, there[name], asked[name])
         if old != new
@@ -173,18 +174,28 @@ def _begun(folder: Path, index: StoreIndex) -> dict[int, Window | None]:
         raise ConfigError(
             f"{folder} holds activations of another {', '.join(differing)}: choose another folder, or delete that one"
         )
-    found: dict[int, Window | None] = {}
+    found, damaged = dict[int, Window | None](), list[Path]()
     shards, first = {name: store.shards(name) for name in store.index.folders()}, 0
     with doing("looking through what is there", store.rows, unit="tokens") as stage:
         for number, window in enumerate(store.windows):
             after = first + len(window.rows)
             if sum(window.rows) == _planned(index, number):
-                parts = [(name, i) for name in shards for i in range(first, after)]
-                whole = all(shards[name][i].whole(folder / name / shard_name(i)) for name, i in parts)
-                found[number] = window if whole else None
+                parts = [
+                    (shards[name][i], folder / name / shard_name(i)) for name in shards for i in range(first, after)
+                ]
+                bad = [path for shard, path in parts if not shard.whole(path)]
+                found[number] = None if bad else window
+                damaged += bad
             first = after
             stage.advance(sum(window.rows))
+    if damaged:
+        more = f" and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
+        warnings.warn(f"damaged or not there: {damaged[0]}{more}: written anew, with what was beside", stacklevel=2)
     return found
+
+
+def _named(value: Any) -> str:
+    return "nothing" if value is None else f"{value!s:.60}"
 
 
 def _compared(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
