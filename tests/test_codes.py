@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from monosem.codes import SparseCodes
+from monosem.errors import ConfigError
 
 
 @st.composite
@@ -177,3 +178,13 @@ def test_moves_and_prints() -> None:
     codes = SparseCodes.from_dense(torch.eye(3).reshape(3, 1, 3))
     assert torch.equal(codes.to("cpu").to_dense(), codes.to_dense())
     assert "shape=(3, 1, 3), mean L0 1.0" in repr(codes)
+
+
+def test_latents_that_are_not_there_or_named_twice_are_refused() -> None:
+    codes = SparseCodes.from_dense(torch.eye(3))
+    for latents in ([3], [-1], [0, 0]):
+        with pytest.raises(ConfigError, match="different latents from 0 to 2"):
+            codes.select(latents)
+    with pytest.raises(ConfigError, match="cannot be -1"):
+        codes.top(-1)
+    assert codes.select([]).to_dense().shape == (3, 0)

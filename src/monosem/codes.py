@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from monosem.errors import ConfigError
+
 
 @dataclass(frozen=True, eq=False)
 class SparseCodes:
@@ -105,6 +107,8 @@ class SparseCodes:
 
     def top(self, k: int) -> tuple[Float[Tensor, "*batch k"], Int32[Tensor, "*batch k"]]:
         """The k strongest entries of every row, strongest first: values and indices; 0 and -1 where there are fewer."""
+        if k < 0:
+            raise ConfigError(f"k strongest entries cannot be {k}: give a number from 0")
         rows = self.rows()
         strength = self.values.detach().masked_fill(self.values == 0, -torch.inf)
         order = torch.argsort(strength, descending=True, stable=True)
@@ -118,8 +122,15 @@ class SparseCodes:
         return values.reshape(*self.batch_shape, k), indices.reshape(*self.batch_shape, k)
 
     def select(self, latents: Sequence[int] | Int[Tensor, " m"]) -> SparseCodes:
-        """Only these latents, renumbered: `codes.select([3, 7]).to_dense()` is `codes.to_dense()[..., [3, 7]]`."""
+        """Only these latents, renumbered: `codes.select([3, 7]).to_dense()` is `codes.to_dense()[..., [3, 7]]`.
+
+        Raises:
+            ConfigError: one is not there, or is named twice.
+        """
         chosen = torch.as_tensor(latents, dtype=torch.int64, device=self.device)
+        named: list[int] = chosen.tolist()  # pyright: ignore
+        if len(set(named)) < len(named) or not all(0 <= latent < self.n_latents for latent in named):
+            raise ConfigError(f"give different latents from 0 to {self.n_latents - 1}, got {named!s:.60}")
         new_index = torch.full((self.n_latents,), -1, dtype=torch.int32, device=self.device)
         new_index[chosen] = torch.arange(chosen.numel(), dtype=torch.int32, device=self.device)
         indices = new_index[self.indices.long()]

@@ -106,7 +106,7 @@ def avoid(
         ConfigError: there is no such latent, or a setting is wrong.
         DataError: the prompt is empty.
     """
-    chosen = [latents] if isinstance(latents, int) else list(latents)
+    chosen = [latents] if isinstance(latents, int) else list(dict.fromkeys(latents))
     if not chosen or not all(0 <= latent < sae.n_latents for latent in chosen):
         raise ConfigError(f"give latents from 0 to {sae.n_latents - 1}, got {latents!r}")
     if words < 1 or alternatives < 0:
