@@ -1,6 +1,6 @@
 """How much of what earlier parts of the model do passes through the error of a dictionary?
 
-    python studies/errors.py [--output studies] [--contexts 48]
+    python studies/errors.py [--output studies] [--contexts 32]
 
 A circuit of features sees nothing of what passes a dictionary beside them. Here each attention, MLP and head before
 resid_post.2 of the bundled model is set to its mean over the texts, one at a time. What changes at resid_post.2 is a
@@ -141,7 +141,7 @@ def draw(path: Path, found: dict[str, list[Part]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--contexts", type=int, default=48)
+    parser.add_argument("--contexts", type=int, default=32)
     given = parser.parse_args()
     start = time.perf_counter()
     model = ms.load_model("bundled")
