@@ -9,7 +9,8 @@ from numba import njit, prange
 
 AT_ONCE = 16
 """Groups that are passed by together, where none of them reaches the edge."""
-BLOCK = 64
+BLOCK = 32
+"""Entries that are passed by together, where none of them exceeds its limit."""
 
 
 @njit(inline="always")
@@ -155,9 +156,9 @@ def _row_reach(
     filled = 0
     for first in range(0, n_groups, AT_ONCE):
         some = tops[first : first + AT_ONCE]
-        below = True
+        below = np.uint8(1)  # numbers, not truths: the loop is compiled to few steps then
         for g in range(some.shape[0]):
-            below &= some[g] < edge
+            below &= np.uint8(some[g] < edge)
         if below:
             continue
         for g in range(first, first + some.shape[0]):
@@ -208,44 +209,38 @@ def peaks_and_reach(
 
 
 @njit(cache=True, parallel=True)
-def count_reaching(products, scales, row_errors, row_norms, latent_scales, biases, norms, errors, own, limits, counts):
-    half = products.itemsize == 2
+def reach_limits(products, scales, row_errors, row_norms, latents, own, blocks, limits, places, counts):
+    """The entries that can exceed their latent's limit, and how many there are: those beyond `places` are not kept.
+
+    A block's largest errors tell if any of it can.
+    """
+    latent_scales, biases, norms, errors = latents
+    block_biases, block_norms, block_errors = blocks
+    half, n, width = products.itemsize == 2, products.shape[1], places.shape[1]
     for r in prange(products.shape[0]):
         row, scale, row_error, row_norm = products[r], scales[r], row_errors[r], row_norms[r]
-        total = 0
-        for i in range(row.shape[0]):
-            product = _wide(row[i], half) * (scale * latent_scales[i])
-            bound = _bound(product, biases[i], row_error, row_norm, norms[i], errors[i], own)
-            total += not product + biases[i] + bound <= limits[i]
-        counts[r] = total
-
-
-@njit(cache=True, parallel=True)
-def write_reaching(
-    products, scales, row_errors, row_norms, latent_scales, biases, norms, errors, own, limits, starts, ends, places
-):
-    half = products.itemsize == 2
-    n = products.shape[1]
-    for r in prange(products.shape[0]):
-        row, scale, row_error, row_norm = products[r], scales[r], row_errors[r], row_norms[r]
-        at, end = starts[r], ends[r]
-        for start in range(0, n, BLOCK):
-            if at == end:
-                break
-            stop = min(start + BLOCK, n)
-            here = 0
+        filled = 0
+        for block in range(block_biases.shape[0]):
+            start, stop = block * BLOCK, min((block + 1) * BLOCK, n)
+            rest = _bound(
+                np.float32(0), block_biases[block], row_error, row_norm, block_norms[block], block_errors[block], own
+            )
+            rest *= np.float32(1.0001)
+            few, few_scales, few_biases = row[start:stop], latent_scales[start:stop], biases[start:stop]
+            few_limits, below = limits[start:stop], np.uint8(1)
+            for i in range(few.shape[0]):
+                product = _wide(few[i], half) * (scale * few_scales[i])
+                below &= np.uint8(product + few_biases[i] + own * abs(product) + rest <= few_limits[i])
+            if below:
+                continue
             for i in range(start, stop):
                 product = _wide(row[i], half) * (scale * latent_scales[i])
                 bound = _bound(product, biases[i], row_error, row_norm, norms[i], errors[i], own)
-                here += not product + biases[i] + bound <= limits[i]
-            if here:
-                for i in range(start, stop):
-                    product = _wide(row[i], half) * (scale * latent_scales[i])
-                    bound = _bound(product, biases[i], row_error, row_norm, norms[i], errors[i], own)
-                    if not product + biases[i] + bound <= limits[i]:
-                        if at < end:
-                            places[at] = i
-                        at += 1
+                if not product + biases[i] + bound <= limits[i]:
+                    if filled < width:
+                        places[r, filled] = i
+                    filled += 1
+        counts[r] = filled
 
 
 @njit(cache=True, parallel=True)

@@ -112,10 +112,18 @@ class Screen:
 
     def groups(self, n_groups: int) -> tuple[np.ndarray, ...]:
         """Of every group of latents, `n_groups` apart, the largest size of a bias, norm, and norm of an error."""
+        return tuple(self._sizes(n_groups).max(1))
+
+    def blocks(self, size: int) -> tuple[np.ndarray, ...]:
+        """Likewise of every so many latents that follow one another."""
+        return tuple(self._sizes(size).max(2))
+
+    def _sizes(self, columns: int) -> np.ndarray:
+        """(3, latents / columns, columns), with zeros at the end."""
         sizes = np.stack([np.abs(latent) for latent in self.latents()[1:]])
-        padded = np.zeros((len(sizes), -(-sizes.shape[1] // n_groups) * n_groups), np.float32)
+        padded = np.zeros((len(sizes), -(-sizes.shape[1] // columns) * columns), np.float32)
         padded[:, : sizes.shape[1]] = sizes
-        return tuple(padded.reshape(len(sizes), -1, n_groups).max(1))
+        return padded.reshape(len(sizes), -1, columns)
 
     def rows(self, x: Rounded, d: int) -> tuple[np.ndarray, ...]:
         """Of every row: scale, and what its errors are of a latent's norm and of a latent's rounding error."""
@@ -173,15 +181,20 @@ def largest(
             reaching.peaks_and_reach(*given, groups, count, *tops, firsts[tile].numpy(), *found_here, evaluate is None)
         unsure[tile] = (held > width) | (held + known.shape[1] < k) | ~edges.isfinite()
         held[unsure[tile]] = 0
-        ends = held.cumsum(0)
-        indices = torch.empty(int(ends[-1]), dtype=torch.int32)
-        reaching.gathered(places[:rows].numpy(), held.numpy(), (ends - held).numpy(), indices.numpy())
-        found.append(indices)
+        found.append(_joined(places[:rows], held))
         if int(unsure[: tile.stop].sum()) > tile.stop // 2:  # of this text a screen is no help
             unsure[tile.stop :] = True
             break
     indices = torch.cat(found) if found else torch.zeros(0, dtype=torch.int32)
     return Candidates(known, firsts[:, : known.shape[1]], indices, counts.cumsum(0), unsure)
+
+
+def _joined(places: Int32[Tensor, "rows width"], held: Int[Tensor, " rows"]) -> Int32[Tensor, " entries"]:
+    """The first so many of every row, one row after the other."""
+    ends = held.cumsum(0)
+    joined = torch.empty(int(ends[-1]), dtype=torch.int32)
+    reaching.gathered(places.numpy(), held.numpy(), (ends - held).numpy(), joined.numpy())
+    return joined
 
 
 def above(
@@ -191,15 +204,17 @@ def above(
     counts, found = torch.zeros(len(x) + 1, dtype=torch.int64), list[Tensor]()
     rounded, latents, d = screen.rounded(x), screen.latents(), x.shape[1]
     edges = limits.detach().to(torch.float32).contiguous().numpy()
+    blocks, width = screen.blocks(reaching.BLOCK), max(reaching.BLOCK, len(screen.bias) // WIDEST)
     for tile, part, product in screen.products(rounded):
         own = np.float32(OUTPUT if product.dtype == torch.bfloat16 else 0)
-        given = (_bits(product), *screen.rows(part, d), *latents, own, edges)
-        held = counts[1:][tile]
-        reaching.count_reaching(*given, held.numpy())
-        ends = held.cumsum(0)
-        places = torch.empty(int(ends[-1]), dtype=torch.int32)
-        reaching.write_reaching(*given, (ends - held).numpy(), ends.numpy(), places.numpy())
-        found.append(places)
+        given = (_bits(product), *screen.rows(part, d), latents, own, blocks, edges)
+        held, places = counts[1:][tile], torch.empty(len(product), width, dtype=torch.int32)
+        reaching.reach_limits(*given, places.numpy(), held.numpy())
+        if int(held.max()) > width:
+            width = int(held.max())
+            places = torch.empty(len(product), width, dtype=torch.int32)
+            reaching.reach_limits(*given, places.numpy(), held.numpy())
+        found.append(_joined(places, held))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int32), counts.cumsum(0)
 
 
