@@ -83,7 +83,9 @@ def test_places_of_a_family_are_the_same_where_nothing_lies_between(family: str)
     assert not same_place(model, "resid_pre.1", "resid_post.1")
     assert not same_place(model, "attn_out.0", "mlp_out.0")
     assert same_place(model, "resid_pre.0", "embed")
-    assert same_place(model, "resid_mid.1", "mlp_in.1") == (FAMILY_MODELS[family].order == "post-norm")
+    spec = FAMILY_MODELS[family]
+    norms_behind = spec.order == "post-norm" or spec.mlp_norm is None
+    assert same_place(model, "resid_mid.1", "mlp_in.1") == norms_behind
     assert not same_place(model, "resid_pre.1", "resid_post.7")
 
 

@@ -18,7 +18,7 @@ from monosem.sae import TopKSAE, fold
 from monosem.sae.transform import TransformKind
 
 LANGUAGE_MODELS = sorted(f for f, model in FAMILY_MODELS.items() if "CausalLM" in model.head or "LMHead" in model.head)
-CENTRING = ("gpt2", "gpt_neox", "phi")
+CENTRING = ("gpt2", "gpt_neox", "phi", "cohere", "cohere2", "starcoder2")
 
 
 @pytest.fixture

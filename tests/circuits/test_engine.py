@@ -329,7 +329,7 @@ def test_bad_input_is_refused_before_work_starts(make_dictionary: Make) -> None:
         ms.trace(model, sae, TOKENS, ("feature", "resid_post.0", _off(model, sae)))
     with pytest.raises(ConfigError, match="reads no single place"):
         ms.trace(model, make_dictionary(ms.Crosscoder, D, 40), TOKENS, 7)
-    with pytest.raises(ConfigError, match="does not predict the next token: circuits are traced in causal models"):
+    with pytest.raises(ConfigError, match="does not predict the next token: this is of causal models alone"):
         ms.trace(subject("bert"), sae, TOKENS, 7)
     import transformers
 

@@ -173,7 +173,7 @@ def test_features_are_sorted_by_their_total_effect_on_a_next_token(look: Look, s
         visit.stands_at("order=total")
         visit.sees("thead", "total")
         page.locator("tbody tr").first.wait_for()
-        sync_api.expect(page.locator("p[role=status]", has_text="total: what the model adds")).to_be_visible()
+        sync_api.expect(page.locator("p", has_text="total: what the model adds")).to_be_visible()
         links = page.locator("tbody td.name a").all()
         shown = [int(str(link.get_attribute("href")).rpartition("/")[2]) for link in links]
         sizes = [abs(totals[str(latent)]) for latent in shown]

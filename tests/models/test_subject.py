@@ -195,7 +195,7 @@ def test_hooks_are_removed_after_an_exception(tiny: SubjectModel, tokens: Tensor
     with pytest.raises(KeyError), tiny.edit({"resid_post.1": lambda x, _: x * 0}):
         raise KeyError
     assert n_hooks(tiny.module) == 0
-    with pytest.raises(IndexError):
+    with pytest.raises(DataError, match="has no token 14021"):
         tiny.capture(tokens + 10_000, ["resid_post.1"])
     assert n_hooks(tiny.module) == 0
     assert torch.equal(tiny(tokens), before)

@@ -76,7 +76,7 @@ def direction_logits(directions: Float[Tensor, "m d_model"], model: SubjectModel
     if norm is not None:
         gain, centres = norm_of(norm, rows.shape[1])
         rows = (rows - rows.mean(-1, keepdim=True) if centres else rows) * gain.to(rows)
-    return rows @ W_U.T
+    return rows @ W_U.T if model.logit_scale == 1 else rows @ W_U.T * model.logit_scale
 
 
 def moments(weights: Float[Tensor, "m tokens"]) -> Float[Tensor, "m 4"]:

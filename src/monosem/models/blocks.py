@@ -121,7 +121,7 @@ def block_of(model: SubjectModel) -> Block:
         ConfigError: its family has no table, or it is no model that predicts the next token.
     """
     if not model.writes_text:
-        raise ConfigError(f"{model.name} does not predict the next token: circuits are traced in causal models")
+        raise ConfigError(f"{model.name} does not predict the next token: this is of causal models alone")
     found = BLOCKS.get(model.family or "")
     if found is None or not model.hook_points or not model.hook_points[0].startswith("embed"):
         raise ConfigError(

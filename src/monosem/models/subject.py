@@ -106,6 +106,11 @@ class SubjectModel:
         return max(1, (CPU_POSITIONS if self.device.type == "cpu" else GPU_POSITIONS) // length)
 
     @property
+    def logit_scale(self) -> float:
+        """What its logits are multiplied by, after the output embeddings: of Cohere's models alone not 1."""
+        return getattr(main_config(self.module), "logit_scale", None) or 1.0
+
+    @property
     def writes_text(self) -> bool:
         """Whether it predicts the next token; of a module of no known family it is taken to."""
         return getattr(self.module, "can_generate", lambda: self.family is None)()
@@ -129,10 +134,11 @@ class SubjectModel:
         """A short hash of the vocabulary; None without a tokenizer."""
         if self.tokenizer is None:
             return None
-        if self._vocabulary is None or self._vocabulary[:2] != (self.tokenizer, len(self.tokenizer)):
-            words = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        vocabulary = self.tokenizer.get_vocab()
+        if self._vocabulary is None or self._vocabulary[:2] != (self.tokenizer, len(vocabulary)):
+            words = sorted(vocabulary.items(), key=lambda item: item[1])
             found = hashlib.sha256(repr(words).encode()).hexdigest()[:16]
-            self._vocabulary = self.tokenizer, len(self.tokenizer), found
+            self._vocabulary = self.tokenizer, len(vocabulary), found
         return self._vocabulary[2]
 
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:

@@ -116,7 +116,7 @@ class _Head:
             raise ConfigError(f"{frozen.model.name} has no head that predicts tokens: give a direction, or 'reward'")
         self.frozen, self.at = frozen, at
         weight, bias = matrix(output)
-        factor = getattr(main_config(module), "logit_scale", None) or 1
+        factor = frozen.model.logit_scale
         self.weight = weight if factor == 1 else weight * factor
         self.bias = bias if bias is None or factor == 1 else bias * factor
         self.site = frozen.at["final_norm"]
