@@ -91,8 +91,13 @@ export async function json<T>(address: string, init?: RequestInit): Promise<T> {
   throw new Error(body?.error ?? `${address}: ${response.status} ${response.statusText}`)
 }
 
-export function send<T>(address: string, method: string, body: unknown): Promise<T> {
-  return json(address, { method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) })
+/** Bytes up to which a browser goes on sending when the page is left. */
+const OUTLIVES = 60_000
+
+export function send<T>(address: string, method: string, given: unknown): Promise<T> {
+  const body = JSON.stringify(given)
+  const keepalive = method === 'PUT' && body.length < OUTLIVES
+  return json(address, { method, headers: { 'Content-Type': 'application/json' }, body, keepalive })
 }
 
 /** Keeps the latest answers of a function by their key, and shares those under way. */
