@@ -11,6 +11,7 @@ from ruled import TRUTH, Ruled
 
 from monosem.explain.evidence import Evidence, Sample
 from monosem.explain.find import Found, find_rule
+from monosem.explain.rules import _said_as_word  # pyright: ignore[reportPrivateUsage]
 from monosem.explain.say import Sayer
 from monosem.explain.strongest import Strongest, common_peak, stands_before, strongest_first
 from monosem.features import Clause, Rule
@@ -82,3 +83,16 @@ def test_the_token_of_most_of_the_strongest_passages(evidence: Evidence) -> None
     the, time = places(evidence, 4, tokens=(" the",)), places(evidence, 6, words=("time",))
     assert common_peak(firing_at(evidence, np.concatenate([the, time[:3]]), np.ones(7)), 0) == Clause(tokens=(" the",))
     assert common_peak(firing_at(evidence, the[:3], np.ones(3)), 0) is None
+
+
+def test_what_is_said_as_a_word_is_not_called_unclear_where_it_stands_first() -> None:
+    """At the beginning of a context a token may be a piece of a word that is cut off: no rule of words holds of it."""
+    rule = Rule(clauses=(Clause(words=("there",)), Clause(tokens=(" here",))))
+    found = Found(rule, 0.67, (0.2, 0.1), (0.9, 0.9), ((1.0,), (1.0,)))
+    assert _said_as_word(Clause(tokens=("there",)), found)
+    assert _said_as_word(Clause(tokens=(" there",)), found)
+    assert not _said_as_word(Clause(tokens=(" here",)), found)
+    assert not _said_as_word(Clause(tokens=("fore",)), found)
+    assert not _said_as_word(Clause(tokens=("there",), behind=("o",)), found)
+    assert not _said_as_word(None, found)
+    assert not _said_as_word(Clause(tokens=("there",)), None)

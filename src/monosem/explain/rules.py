@@ -13,7 +13,7 @@ from monosem.explain.find import Found, find_rule
 from monosem.explain.measure import estimated, with_score
 from monosem.explain.say import CLEAR_Z, PROMOTED, Sayer, shown
 from monosem.explain.strongest import characters, common_peak, stands_before, strongest_first
-from monosem.features import Explanation, FeatureStore
+from monosem.features import Clause, Explanation, FeatureStore
 from monosem.features.files import PART
 from monosem.work import doing
 
@@ -82,8 +82,8 @@ def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str
     sure = 0.0 if rule is None else _sure(evidence, latent, rule)
     promotes = f"promotes {', '.join(promoted)}" if promoted else ""
     said = _tokens_said(sayer, evidence, samples.token[used]) if rule is None else sayer.line(rule)
-    if sure < UNSURE:
-        peak = common_peak(evidence, latent)
+    peak = common_peak(evidence, latent) if sure < UNSURE else None
+    if sure < UNSURE and not _said_as_word(peak, rule):
         said = f"unclear: {f'strongest on {sayer.phrase(peak)}; ' if peak else ''}{said}"
     elif rule is not None:
         before = stands_before(evidence, latent, rule.rule)
@@ -97,6 +97,14 @@ def _explained(evidence: Evidence, sayer: Sayer, latent: int, promoted: list[str
     if promotes and sure < UNSURE:
         return [first, Explanation(**common, text=promotes, side="output")]
     return [first]
+
+
+def _said_as_word(peak: Clause | None, found: Found | None) -> bool:
+    """Whether the rule says the strongest passages' token as a word: where a context begins, it may be a piece."""
+    if peak is None or found is None or peak.behind:
+        return False
+    first = found.rule.clauses[0]
+    return [said.strip() for said in (first.words or first.tokens)[:1]] == [peak.tokens[0].strip()]
 
 
 def _tokens_said(sayer: Sayer, evidence: Evidence, at: np.ndarray) -> str:

@@ -116,7 +116,7 @@ def characters(evidence: Evidence, latent: int) -> str:
         if "\ufffd" in text.vocabulary.text(int(text.tokens[at])):
             for one in {c for c in text.words.spelled[text.word[text.place[at]]] if not c.isascii() and c != "\ufffd"}:
                 found[one] = found.get(one, 0.0) + weight
-    return ", ".join(f"*{one}*" for one in sorted(found, key=lambda one: -found[one])[:CHARACTERS])
+    return ", ".join(f"*{one}*" for one in sorted(found, key=lambda one: (-found[one], one))[:CHARACTERS])
 
 
 def _shared(evidence: Evidence, at: np.ndarray, rule: Rule) -> Clause | None:
