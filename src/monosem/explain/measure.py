@@ -65,7 +65,7 @@ def estimated(rule: Rule, latent: int, evidence: Evidence) -> Score | None:
     at, weight, activation = samples.token[test], samples.weight[test], samples.activation[test]
     hit = np.zeros(len(at), bool)
     for clause in rule.clauses:
-        hit |= np.isin(at, evidence.text.holding(clause, at))
+        hit |= evidence.text.holds(clause, at)
     foretold = int((evidence.text.where(rule) < evidence.counted).sum())
     firings = float(evidence.logged[latent - evidence.first])
     recall = float((weight * hit).sum() / weight.sum())

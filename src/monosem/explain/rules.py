@@ -132,7 +132,7 @@ def _sure(evidence: Evidence, latent: int, found: Found) -> float:
     at = samples.token[used]
     inside = np.zeros(len(at), bool)
     for clause in found.rule.clauses:
-        inside |= np.isin(at, evidence.text.holding(clause, at))
+        inside |= evidence.text.holds(clause, at)
     return float((weight * inside).sum() / max(1e-12, weight.sum()))
 
 

@@ -46,7 +46,7 @@ class Strongest:
 
     def holds(self, clause: Clause) -> np.ndarray:
         """(firings,) whether a clause holds."""
-        return np.isin(self.at, self._text.holding(clause, self.at))
+        return self._text.holds(clause, self.at)
 
     def share(self, clause: Clause) -> float:
         """The share of their weight for which a clause holds."""

@@ -12,6 +12,8 @@ from monosem.features import Clause, Rule, Vocabulary
 from monosem.features.log import UNREAD, Logged
 from monosem.features.words import Words
 
+FEW = 8
+"""Numbers up to which one after the other is looked for."""
 REACH = 10
 """Words before a token among which one that it follows is looked for."""
 NO_WORD = -1
@@ -121,18 +123,28 @@ class Text:
 
     def holding(self, clause: Clause, tokens: np.ndarray) -> np.ndarray:
         """Those of some tokens at which a clause holds and that are read."""
-        found = tokens[self.read[tokens]]
+        return tokens[self._at(clause, tokens)]
+
+    def holds(self, clause: Clause, tokens: np.ndarray) -> np.ndarray:
+        """(tokens,) whether a clause holds at each, and it is read."""
+        mask = np.zeros(len(tokens), bool)
+        mask[self._at(clause, tokens)] = True
+        return mask
+
+    def _at(self, clause: Clause, tokens: np.ndarray) -> np.ndarray:
+        """Which of some tokens those are."""
+        at = np.flatnonzero(self.read[tokens])
         if clause.tokens:
-            found = found[np.isin(self.tokens[found], self._tokens_of(clause.tokens))]
+            at = at[_among(self.tokens[tokens[at]], self._tokens_of(clause.tokens))]
         if clause.piece is not None:
-            found = found[(self.piece[found] == 0) == (clause.piece == "first")]
+            at = at[(self.piece[tokens[at]] == 0) == (clause.piece == "first")]
         if clause.behind:
-            found = found[self.piece[found] > 0]
-            found = found[np.isin(self.tokens[found - 1], self._tokens_of(clause.behind))]
+            at = at[self.piece[tokens[at]] > 0]
+            at = at[_among(self.tokens[tokens[at] - 1], self._tokens_of(clause.behind))]
         if clause.positions is not None:
-            at = self.position[found]
-            found = found[(at >= clause.positions[0]) & (at < clause.positions[1])]
-        return found[self._holds(clause, self.place[found])]
+            where = self.position[tokens[at]]
+            at = at[(where >= clause.positions[0]) & (where < clause.positions[1])]
+        return at[self._holds(clause, self.place[tokens[at]])]
 
     def _holds(self, clause: Clause, places: np.ndarray) -> np.ndarray:
         """(places,) whether what is asked of words holds."""
@@ -218,3 +230,13 @@ def _runs(order: np.ndarray, first: np.ndarray, which: np.ndarray) -> np.ndarray
     if len(which) == 1:
         return order[first[which[0]] : first[which[0] + 1]]
     return np.concatenate([order[first[i] : first[i + 1]] for i in which.tolist()] or [np.zeros(0, np.int64)])
+
+
+def _among(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(values,) whether each is one of a few: what `np.isin` says, without its preparations."""
+    if len(wanted) > FEW:
+        return np.isin(values, wanted)
+    found = np.zeros(len(values), bool)
+    for one in wanted.tolist():
+        found |= values == one
+    return found
