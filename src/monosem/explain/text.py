@@ -12,7 +12,7 @@ from monosem.features import Clause, Rule, Vocabulary
 from monosem.features.log import UNREAD, Logged
 from monosem.features.words import Words
 
-FEW = 8
+FEW = 24
 """Numbers up to which one after the other is looked for."""
 REACH = 10
 """Words before a token among which one that it follows is looked for."""
