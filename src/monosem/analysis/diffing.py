@@ -256,8 +256,9 @@ def _effect(
 
 def _on(codes: SparseCodes, latents: list[int], mask: Tensor) -> list[int]:
     """Which of some latents are on anywhere."""
-    there = (codes.select(latents).to_dense() > 0).cpu() & mask[..., None]
-    return [latent for latent, one in zip(latents, there.flatten(0, 1).any(0).tolist(), strict=True) if one]
+    counted = (codes.values > 0) & mask.flatten().to(codes.device)[codes.rows()]
+    there = set(codes.indices[counted].tolist())
+    return [latent for latent in latents if latent in there]
 
 
 def _logits(model: SubjectModel, tokens: Tensor, edits: Any = None) -> Float[Tensor, "contexts pos vocabulary"]:

@@ -194,9 +194,10 @@ def edit_fact(
             raise ConfigError(
                 f"the model does not know that {one.prompt!r} goes on with {one.answer!r}: {one.foil!r} is likelier"
             )
-    ranked = {"latents": _latents(model, sae, own, hook)}
+    codes, gradient = _read(model, sae, own, hook)
+    ranked = {"latents": _latents(sae, codes, gradient)}
     if meta is not None:
-        ranked["meta-latents"] = _meta_latents(model, sae, meta, own, hook)
+        ranked["meta-latents"] = _meta_latents(sae, meta, codes, gradient)
     planned: list[tuple[str, int, list[int]]] = []
     generator = np.random.default_rng(seed)
     for way, scores in ranked.items():
@@ -246,8 +247,10 @@ def last_columns(mask: Int[Tensor, "n pos"]) -> Int[Tensor, " n"]:
     return mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
 
 
-def _gradient(model: SubjectModel, fact: Fact, hook: str) -> tuple[Float[Tensor, "pos d"], Float[Tensor, "pos d"]]:
-    """What stands at the hook point in the prompt, and the gradient of the fact's difference there."""
+def _read(
+    model: SubjectModel, sae: SAE, fact: Fact, hook: str
+) -> tuple[Float[Tensor, "pos n_latents"], Float[Tensor, "pos d"]]:
+    """The codes of the prompt, and the gradient of the fact's difference at the hook point."""
     kept: list[Tensor] = []
 
     def leaf(x: Tensor, _: Any) -> Tensor:
@@ -256,25 +259,25 @@ def _gradient(model: SubjectModel, fact: Fact, hook: str) -> tuple[Float[Tensor,
 
     alone = _Known(model, [fact])
     with torch.enable_grad(), model.edit({hook: leaf}):
-        gradient = torch.autograd.grad(alone.differences()[0], kept[0])[0]
-    return kept[0].detach()[0].float(), gradient[0].float()
+        gradient = torch.autograd.grad(alone.differences()[0], kept[0])[0][0]
+    with torch.no_grad():
+        codes = sae.encode(kept[0].detach()[0].to(sae.W_enc)).to_dense()
+    return codes, gradient.to(codes)
 
 
 @torch.no_grad()
-def _latents(model: SubjectModel, sae: SAE, fact: Fact, hook: str) -> Float[Tensor, " n_latents"]:
+def _latents(
+    sae: SAE, codes: Float[Tensor, "pos n_latents"], gradient: Float[Tensor, "pos d"]
+) -> Float[Tensor, " n_latents"]:
     """Each latent's attribution: 0 where it is not on."""
-    x, gradient = _gradient(model, fact, hook)
-    codes = sae.encode(x.to(sae.W_enc)).to_dense()
-    return (codes * (gradient.to(codes) @ sae.decoder_directions().T)).sum(0).cpu()
+    return (codes * (gradient @ sae.decoder_directions().T)).sum(0).cpu()
 
 
 @torch.no_grad()
 def _meta_latents(
-    model: SubjectModel, sae: SAE, meta: MetaSAE, fact: Fact, hook: str
+    sae: SAE, meta: MetaSAE, codes: Float[Tensor, "pos n_latents"], gradient: Float[Tensor, "pos d"]
 ) -> Float[Tensor, " meta_latents"]:
     """Each meta-latent's: its part of the rows of all latents that are on."""
-    x, gradient = _gradient(model, fact, hook)
-    codes = sae.encode(x.to(sae.W_enc)).to_dense()
     on = (codes > 0).any(0).nonzero()[:, 0]
     weights = meta.codes[on.tolist()].to_dense().to(codes) * sae.decoder_directions(on).norm(dim=-1, keepdim=True)
-    return ((codes[:, on] @ weights) * (gradient.to(codes) @ meta.directions.to(codes).T)).sum(0).cpu()
+    return ((codes[:, on] @ weights) * (gradient @ meta.directions.to(codes).T)).sum(0).cpu()

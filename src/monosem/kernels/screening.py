@@ -87,18 +87,20 @@ class Screen:
         return torch.mm(x.values, self._product.T, out=out)
 
     def products(self, x: Rounded) -> Iterator[tuple[slice, Rounded, Float[Tensor, "rows n"]]]:
-        """Tile after tile: which rows, what they are, and their matmul. All tiles are in the same memory."""
-        rows, n, held, at_once = len(x.values), len(self.bias), None, TILE_ROWS
+        """Tile after tile: which rows, what they are, and their matmul, which is gone when the next is asked for."""
+        rows, n, at_once, held = len(x.values), len(self.bias), TILE_ROWS, None
         if self.precision == "int8":
             fit = KEPT // (matmul.integer_output().itemsize * n)
             at_once = min(TILE_ROWS, max(1, fit // SMALLEST_TILE) * SMALLEST_TILE)
         else:
             held = empty(min(rows, TILE_ROWS), n, dtype=x.values.dtype)
-        for start in range(0, rows, at_once):
-            tile = slice(start, min(start + at_once, rows))
-            yield tile, x[tile], self.product(x[tile], None if held is None else held[: tile.stop - start])
-        if held is not None:
-            done_with(held)
+        try:
+            for start in range(0, rows, at_once):
+                tile = slice(start, min(start + at_once, rows))
+                yield tile, x[tile], self.product(x[tile], None if held is None else held[: tile.stop - start])
+        finally:
+            if held is not None:
+                done_with(held)
 
     def done(self) -> None:
         """Nobody needs it any more: its memory is used again."""
