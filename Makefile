@@ -8,7 +8,7 @@ SERVE ?= 1
 # three processes of one thread each, as tests also wait; whole files each, in the order of tests/conftest.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-avx2 fuzz interop bench format page smollm2
+.PHONY: demo test test-avx2 fuzz interop bench format page smollm2 types kernels
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
 	$(BIN)/monosem demo $(if $(filter 0,$(SERVE)),,--explore)
 
@@ -19,13 +19,22 @@ test: $(READY) page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pyright
-	$(BIN)/python web/build.py check
+	$(MAKE) --no-print-directory -j 2 types kernels
 	$(PYTEST)
 
+types: page
+	$(BIN)/pyright
+	$(BIN)/python web/build.py check
+
+# on a fresh clone each of the processes of tests would else compile them
+kernels: $(READY)
+	$(BIN)/python tests/compile_kernels.py
+
 # as on a processor with AVX2 and no more: without AVX-512, AMX and fast bfloat16
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell
 test-avx2: $(READY) page
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell $(PYTEST)
+	$(AVX2) $(BIN)/python tests/compile_kernels.py
+	$(AVX2) $(PYTEST)
 
 # 15,400 damaged files of eleven kinds; FUZZ_CASES=n takes n of each kind
 fuzz: $(READY)

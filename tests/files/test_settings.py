@@ -63,3 +63,27 @@ def test_what_is_no_whole_number_is_refused_wherever_a_length_is_asked(value: An
     with pytest.raises(ConfigError, match=r"k: .* is no whole number"):
         ms.TopKSAE(6, 8, k=value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_a_folder_to_write_into_has_a_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an unset variable of a shell gives is not the folder one happens to be in."""
+    monkeypatch.chdir(tmp_path)
+    sae = ms.TopKSAE(6, 8, k=2)
+    for write in (
+        lambda: ms.fit(sae, X, tokens=64, path=path, progress=False),
+        lambda: ms.train_together({"a": sae}, ms.activations(X), tokens=64, path=path, progress=False),
+        lambda: sae.save(path),
+        lambda: ms.harvest(sae, path, X, tokens=64, progress=False),
+        lambda: ms.export_sae(sae, path),
+    ):
+        with pytest.raises(ConfigError, match="no folder has the empty name"):
+            write()
+    with pytest.raises(ConfigError, match="output: no folder has the empty name"):
+        ms.RunConfig.read(None, ["output=' '"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_this_machine_cannot_hold_is_refused_before_any_row_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"training.batch_size: 1,000,000,000,000 rows take [0-9,]+ GiB"):
+        ms.fit(ms.TopKSAE(6, 8, k=2), X, config=ms.TrainingConfig(batch_size=10**12), progress=False)

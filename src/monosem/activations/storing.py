@@ -36,7 +36,7 @@ from monosem.activations.shards import (
 from monosem.activations.stored import PROBE, PROBE_ROWS, StoredActivations
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, Interrupted
-from monosem.files import whole_number, write_json, write_safetensors, writing
+from monosem.files import named_folder, whole_number, write_json, write_safetensors, writing
 from monosem.models import ModelSet, SubjectModel
 from monosem.ranks import any_of_all, everyone, first_alone_in
 from monosem.work import Stage, Stopped, StopRequest, doing, job, may_stop_here
@@ -93,7 +93,7 @@ def store_activations(
             f"{path}: a store is written into a folder of this machine: name one, then copy it there (with `aws s3 cp "
             "--recursive`, `gcloud storage cp -r`, `hf upload`, ...); what reads a store takes the address"
         )
-    folder = Path(path)
+    folder = named_folder(path)
     source = LiveActivations(model, hooks, text, images=images, **options)
     identity = {name: value for name, value in source.identity().items() if name != "buffer_tokens"}
     index = StoreIndex(

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from monosem.errors import FileError, Interrupted
 from monosem.evaluation.metric import added_up
-from monosem.files import as_json, parse_json, read_json, reading, write_json, write_safetensors, writing
+from monosem.files import as_json, named_folder, parse_json, read_json, reading, write_json, write_safetensors, writing
 from monosem.intervals import Interval
 from monosem.ranks import Group, agreed, everyone
 from monosem.work import StopRequest
@@ -44,7 +44,7 @@ class Keeping:
 
     def __init__(self, folder: str | Path, about: Mapping[str, Any], minutes: float) -> None:
         """Begin, or go on; `about` says which evaluation this is, in words of JSON."""
-        self.path, self.about, self.minutes = Path(folder), dict(about), minutes
+        self.path, self.about, self.minutes = named_folder(folder, "keep"), dict(about), minutes
 
     def keeper(self, part: str, metrics: Sequence[Accumulator], observers: Sequence[Any] = ()) -> Keeper:
         """Of a pass of that name."""

@@ -35,7 +35,7 @@ from monosem.features.parts import source_names
 from monosem.features.pictures import image_facts
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
-from monosem.files import whole_number
+from monosem.files import named_folder, whole_number
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.models.vocabulary import vocabulary_size
 from monosem.ranks import agreed, by_itself, everyone, first_alone_in
@@ -235,7 +235,7 @@ def harvest(
         Interrupted: Ctrl-C; the state is saved.
     """
     saes = [sae] if isinstance(sae, SAE) else list(sae)
-    folders = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    folders = [named_folder(p) for p in ([path] if isinstance(path, str | Path) else path)]
     if len(saes) != len(folders) or not saes or len({f.resolve() for f in folders}) != len(folders):
         raise ConfigError(f"{len(saes)} SAEs and {len(folders)} folders: give every SAE a folder of its own")
     tokens = whole_number("tokens", tokens)

@@ -159,7 +159,7 @@ def sort_firings(rows, indices, values, cells, n_latents):
 def take_in(firings, tokens, totals, slots, layout):
     """All firings of a batch."""
     for latent in prange(len(firings.starts) - 1):
-        _take_in_latent(latent, firings, tokens, totals, slots, layout)
+        _take_in_latent(np.int64(latent), firings, tokens, totals, slots, layout)
 
 
 @njit(cache=True)
@@ -206,7 +206,7 @@ def take_in_near_misses(cells, latents, values, firings, tokens, slots, layout):
 def merge_into(totals, slots, other_totals, other_slots, layout):
     """Add another harvest's totals and examples to this one's."""
     for latent in prange(len(totals.count)):
-        _merge_latent(latent, totals, slots, other_totals, other_slots, layout)
+        _merge_latent(np.int64(latent), totals, slots, other_totals, other_slots, layout)
 
 
 @njit(cache=True)

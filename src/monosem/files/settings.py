@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -42,6 +43,17 @@ def whole_number(name: str, value: Any, least: int | None = 1) -> int:
     if least is not None and found < least:
         raise ConfigError(f"{name} must be at least {least}, got {value}")
     return found
+
+
+def named_folder(path: str | Path, name: str = "path") -> Path:
+    """A folder to write into, which has a name.
+
+    Raises:
+        ConfigError: it has none: what an unset variable of a shell gives would be the folder one happens to be in.
+    """
+    if not str(path).strip():
+        raise ConfigError(f"{name}: no folder has the empty name: name one, or '.' for the folder you are in")
+    return Path(path)
 
 
 def refused(settings: type[BaseModel], error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from monosem.errors import ConfigError
-from monosem.files import replacing, write_json, write_safetensors, write_text
+from monosem.files import named_folder, replacing, write_json, write_safetensors, write_text
 from monosem.interop.writers import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
 from monosem.sae import SAE
 from monosem.spelling import listed
@@ -55,7 +55,7 @@ def export_sae(sae: SAE, path: str | Path, to: Format = "saelens", *, fold: bool
     """
     if to not in get_args(Format):
         raise ConfigError(f"{to!r} is no format that is written: {listed(str(to), get_args(Format))}")
-    folder = Path(path)
+    folder = named_folder(path)
     if to == "monosem":
         sae.save(folder)
         return folder

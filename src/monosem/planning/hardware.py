@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from monosem.errors import ConfigError
 from monosem.files import read_yaml
 from monosem.kernels import Precision
 from monosem.spelling import meant
+from monosem.work import memory_here
 
 FILE = Path(__file__).parent / "hardware.yaml"
 GIB = 2**30
@@ -105,16 +105,7 @@ def hardware(name: str | None = None) -> Hardware:
     if name not in known:
         raise ConfigError(f"hardware: {name!r} is not in the table; there are {', '.join(known)}{meant(name, known)}")
     found = known[name]
-    return found if found.memory_gib else found.model_copy(update={"memory_gib": memory_here()})
-
-
-def memory_here() -> float:
-    """GiB of memory of this machine, or of what this process may take of it."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        size = min(size, int(text))
-    return size / GIB
+    return found if found.memory_gib else found.model_copy(update={"memory_gib": memory_here() / GIB})
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import one_line, parse_yaml, read_yaml, write_text
+from monosem.files import named_folder, one_line, parse_yaml, read_yaml, write_text
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.sae.files import setting_type
@@ -266,6 +266,7 @@ class RunConfig(BaseModel):
         if self.activations.by_context and instead is not None:
             why = f"loss.kind: {self.loss.kind}" if self.loss.end_to_end else "activations.by_context"
             raise ConfigError(f"{why} needs the text that the model reads on: leave {instead} out")
+        named_folder(self.output, "output")
         if self.vectors is None and not self.model:
             raise ConfigError("model: name a model, or give vectors")
         if self.vectors is None and not (self.hook or self.hooks):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import fits, read_json, sharded_tensors, write_json, write_sharded
+from monosem.files import fits, named_folder, read_json, sharded_tensors, write_json, write_sharded
 from monosem.sae.base import SAE
 from monosem.sae.blank import blank, fill
 from monosem.sae.metadata import SAEMetadata
@@ -55,7 +55,7 @@ def save_sae(sae: SAE, path: str | Path) -> None:
     Raises:
         FileError: the disk is full, or the folder cannot be written.
     """
-    folder = Path(path)
+    folder = named_folder(path)
     config = {
         "format": "monosem",
         "format_version": FORMAT_VERSION,

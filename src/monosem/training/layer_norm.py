@@ -16,7 +16,7 @@ from monosem.activations.inputs import described, open_text
 from monosem.data import PackedText
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
-from monosem.files import write_json
+from monosem.files import named_folder, write_json
 from monosem.intervals import DocumentSums, Interval
 from monosem.models.subject import SubjectModel
 from monosem.training.model_tuning import Changes, Tuning, TuningConfig, available, losses_of, next_known
@@ -79,7 +79,7 @@ class LayerNormRemoval:
         Raises:
             FileError: the folder cannot be written.
         """
-        folder = Path(folder)
+        folder = named_folder(folder, "folder")
         self.model.save(folder / "model")
         self.control.save(folder / "control")
         write_json(folder / "removal.json", self.facts(), indent=1)
@@ -187,7 +187,7 @@ def remove_layer_norm(
         **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()},
         **{f"schedule.{key}": value for key, value in vars(schedule).items()},
     }
-    folder = None if path is None else Path(path)
+    folder = None if path is None else named_folder(path)
     ready = (model, contexts, config, steps, schedule, identity, folder)
     control = _tuned(*ready, removing=False)
     removed = _tuned(*ready, removing=True)

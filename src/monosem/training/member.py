@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from monosem.training.identity import Identity
 from monosem.training.loggers import Logger, MetricsFile, open_loggers, read_history, require_loggers
 from monosem.training.outcome import too_fast
 from monosem.training.trainer import Step, Trainer
-from monosem.work import doing
+from monosem.work import doing, memory_here
 
 LOOKED_AT, INITIALISED_ON = 4096, 65_536  # rows
 
@@ -65,6 +66,12 @@ class Member:
         if len(sae.in_shape) == 1 and source.n_sources > 1:
             raise MismatchError(
                 f"the SAE reads one activation, the source has {source.n_sources} side by side: take a Crosscoder"
+            )
+        size, memory = 4 * (math.prod(sae.in_shape) + sae.d_out) * config.batch_size, memory_here()
+        if size > memory:
+            raise ConfigError(
+                f"training.batch_size: {config.batch_size:,} rows take {size / 2**30:,.0f} GiB, this machine has "
+                f"{memory / 2**30:,.0f}: set some thousands"
             )
         require_loggers(config.loggers)
         self.loss_in_words = None if loss is None else loss.words

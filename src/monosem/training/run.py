@@ -24,7 +24,7 @@ from monosem.activations import (
     batches,
 )
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
-from monosem.files import whole_number
+from monosem.files import named_folder, whole_number
 from monosem.ranks import Division, Group, agreed, at_work, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
@@ -75,7 +75,7 @@ def train(
         FileError: another process is writing into the folder, or it cannot be written.
         TrainingInterrupted: Ctrl-C; the checkpoint is written.
     """
-    folder = Path(path) if path is not None else None
+    folder = named_folder(path) if path is not None else None
     source = source if loss is None else source.by_context()
     member = Member(sae, source, config or TrainingConfig(), whole_number("tokens", tokens), folder, loss)
     return _train([member], folder, callbacks, progress)[0]
@@ -114,7 +114,7 @@ def train_together(
         MismatchError: an SAE and its source have different widths.
         TrainingInterrupted: Ctrl-C; the checkpoints are written.
     """
-    folder = Path(path) if path is not None else None
+    folder = named_folder(path) if path is not None else None
     members: list[Member] = []
     losses = {name: loss.get(name) if isinstance(loss, Mapping) else loss for name in saes}
     by_context = any(one is not None for one in losses.values())

@@ -1,6 +1,7 @@
-"""Long work: it says where it is, can be stopped at safe places, and is alone in its folder."""
+"""Long work: says where it is, can be stopped at safe places, is alone in its folder, knows the memory there is."""
 
 from monosem.work.lock import alone_in
+from monosem.work.memory import free_memory, memory_here
 from monosem.work.progress import Job, Stage, as_job, doing, each, job, stage
 from monosem.work.stop import Stopped, StopRequest, may_stop_here
 
@@ -13,7 +14,9 @@ __all__ = [
     "as_job",
     "doing",
     "each",
+    "free_memory",
     "job",
     "may_stop_here",
+    "memory_here",
     "stage",
 ]

@@ -20,6 +20,7 @@ from monosem.analysis.meta.overlap import Overlap, overlap
 from monosem.analysis.meta.saved import Kept, read, write
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
+from monosem.files import named_folder
 from monosem.intervals import Interval
 from monosem.interventions import Redirect
 from monosem.sae import SAE, BatchTopKSAE
@@ -277,7 +278,7 @@ def meta_sae(
         {name: activations(world[order[n_out:]]) for name, world in worlds.items()},
         tokens=tokens or min(MOST_ROWS, max(FEWEST_ROWS, EPOCHS * len(rows))),
         config=config or TrainingConfig(batch_size=batch),
-        path=None if path is None else Path(path) / "training",
+        path=None if path is None else named_folder(path) / "training",
         progress=progress,
     )
     explained = {

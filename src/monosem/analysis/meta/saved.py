@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monosem.codes import SparseCodes
 from monosem.errors import FileError
-from monosem.files import read_json, read_safetensors, write_json, write_safetensors
+from monosem.files import named_folder, read_json, read_safetensors, write_json, write_safetensors
 from monosem.sae import SAE, load_sae
 
 FILE, WEIGHTS, FOLDER = "meta.json", "weights.safetensors", "meta_sae"
@@ -29,7 +29,7 @@ class Kept(NamedTuple):
 
 def write(path: str | Path, kept: Kept) -> None:
     """Write it into a folder."""
-    folder = Path(path)
+    folder = named_folder(path)
     (folder / FILE).unlink(missing_ok=True)
     kept.sae.save(folder / "sae")
     tensors = {

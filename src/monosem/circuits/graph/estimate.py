@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from monosem.errors import DataError
 from monosem.models import SubjectModel
 from monosem.models.attention import Attended
 from monosem.models.families import main_config
+from monosem.work import free_memory
 
 GIB = 2**30
 EDGE = 8
@@ -197,18 +197,3 @@ def _best(trial: Callable[[], None]) -> float:
         trial()
         found.append(time.process_time() - start)
     return min(found)
-
-
-def free_memory() -> int | None:
-    """Bytes that are free here; None where nothing says it."""
-    found: list[int] = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(found) if found else None
