@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVE ?= 1
+# compiled Python is kept, whatever the environment says: some hundred processes begin
+export PYTHONDONTWRITEBYTECODE :=
 # three processes of one thread each, as tests also wait; whole files each, in the order of tests/conftest.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
@@ -22,11 +24,12 @@ test: $(READY) page
 	$(MAKE) --no-print-directory -j 2 types kernels
 	$(PYTEST)
 
+# what each of the processes of tests would else do for itself on a fresh clone, beside what is checked without them
 types: page
 	$(BIN)/pyright
 	$(BIN)/python web/build.py check
+	$(BIN)/pytest --collect-only >/dev/null
 
-# on a fresh clone each of the processes of tests would else compile them
 kernels: $(READY)
 	$(BIN)/python tests/compile_kernels.py
 
