@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import pace
 
 from monosem.explorer import export_feature, export_site, open_dictionaries
 from monosem.explorer.page import Page
@@ -78,7 +80,7 @@ def test_the_first_view_is_there_within_a_second(look: Look, serve: Any, run: Pa
             visit.open("/")
             visit.sees_total(client.get(f"/api/d/{run.name}")["n_latents"])
             times.append(visit.page.evaluate("window.firstView"))
-        assert min(times) < FIRST_VIEW, times
+        assert min(times) < FIRST_VIEW * pace(time.monotonic), times
 
 
 def test_overview_loads_brushes_and_opens_a_feature(look: Look, serve: Any, run: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from concepts import CONCEPTS, first_five
 from naming import describes
+from pace import pace
 
 import monosem as ms
 from monosem.data import PackedText, read_documents
@@ -138,7 +139,7 @@ def test_forty_queries_find_first_what_fires_most_reliably(trained: Trained, rec
             assert row["passage"] is not None
             assert word in "".join(row["passage"]["texts"]).lower()
     assert tried >= 30
-    assert sorted(spent)[-2] <= 0.15, "seconds of the processor; the first reads the tables"
+    assert sorted(spent)[-2] <= 0.15 * pace(), "seconds of the processor; the first reads the tables"
     subjects.close()
 
 

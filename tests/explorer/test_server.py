@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import pace
 
 from monosem.explorer import connection, open_dictionaries
 from monosem.explorer.kept import Kept
@@ -197,8 +198,9 @@ def test_fifty_readers_are_answered(run_folder: Path, client_at: Any) -> None:
             return spent
 
         every = sorted(seconds for of_reader in readers.map(read, range(50)) for seconds in of_reader)
-    assert len(every) >= 100
-    assert every[int(0.99 * len(every))] < 3
+    slower = pace(time.monotonic)
+    assert len(every) >= 100 / slower
+    assert every[int(0.99 * len(every))] < 3 * slower
 
 
 def test_an_answer_that_is_kept_knows_the_notes(serve: Any, run_folder: Path, tmp_path: Path) -> None:
