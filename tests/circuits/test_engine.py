@@ -239,6 +239,22 @@ def test_rows_add_up_in_every_family(name: str, make_dictionary: Make) -> None:
         assert not graph.audit().signed["error"].any()
 
 
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("name", ["gpt2", "llama with biases", "gemma2", "gpt_neox"])
+def test_what_dictionaries_put_there_is_the_model(name: str, mix: str, make_dictionary: Make) -> None:
+    """All sources together, errors among them, come to the model's own values at every site and position."""
+    model = subject(name)
+    frozen = Frozen(model, TOKENS, units_of(model, mixes(name, make_dictionary)[mix]))
+    sources = Sources(frozen)
+    moved = frozen.push(sources.changes(range(sources.n_columns)))
+    inner = ("attn_q", "attn_k", "attn_v", "attn_pattern", "mlp_mid")
+    hooks = [hook for hook in model.hook_points if hook.partition(".")[0] not in inner]
+    rounding = 5e-7 if name in ("llama with biases", "gemma2") else 1e-12  # RMS norms of transformers count in float32
+    for hook, x in model.capture(TOKENS, hooks).items():
+        found = moved[frozen.at[frozen._canonical(hook)]].sum(0)
+        assert (found - x[0]).abs().max() <= rounding * x.abs().max(), hook
+
+
 def test_features_that_read_are_the_dictionarys(make_dictionary: Make) -> None:
     """The goal of a feature's row is its activation, its constant what its encoder adds: b_enc - W_enc b_dec."""
     model = subject("gpt2")

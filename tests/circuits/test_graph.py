@@ -60,7 +60,7 @@ def test_what_edges_predict_is_measured_in_the_model(name: str, make_dictionary:
             assert agreement.slope == pytest.approx(1, abs=1e-5)
 
 
-def test_every_error_and_token_is_what_its_edges_say(graph: ms.Graph) -> None:
+def test_every_error_and_token_and_a_hundred_features_are_what_their_edges_say(graph: ms.Graph) -> None:
     """All of them, not a sample: each taken away alone, on both targets."""
     from monosem.circuits.frozen.intervened import Intervened
 
@@ -68,7 +68,10 @@ def test_every_error_and_token_is_what_its_edges_say(graph: ms.Graph) -> None:
     assert traced is not None
     model = Intervened(traced.frozen)
     clean = model.run({}, "frozen")
-    for number in np.flatnonzero(np.isin(graph.nodes.kind, ("error", "token", "position"))).tolist():
+    ends = np.flatnonzero(np.isin(graph.nodes.kind, ("error", "token", "position"))).tolist()
+    features = graph.top(100, "feature")
+    assert len(features) == 100
+    for number in [*ends, *features]:
         moved = traced.sources.changes(traced.columns[number].tolist(), -1.0)
         values = model.run({site: change.sum(0) for site, change in moved.items()}, "frozen")
         for row, goal in enumerate(traced.goals):
