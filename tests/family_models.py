@@ -50,11 +50,15 @@ class FamilyModel:
     """Of a post-norm block: the norms of the two sums."""
     n_heads: int = 4
     head_width: int = 4
+    experts: bool = False
+    """Whether its MLP is several, whose neurons have no point."""
 
     def build(self, head: str | None = None, seed: int = 0, **changes: Any) -> nn.Module:
         import transformers
 
         config = getattr(transformers, self.config)(**{**self.sizes, **changes})
+        if self.experts:
+            config._experts_implementation = "eager"  # the grouped one has no float64
         return randomise(getattr(transformers, head or self.head)(config), seed)
 
     @property
@@ -101,7 +105,9 @@ SANDWICH = {
 }
 BESIDE: dict[str, Any] = {**LLAMA, "mlp_norm": "input_layernorm", "order": "parallel"}
 BEHIND: dict[str, Any] = {**SANDWICH, "mlp_norm": None, "head_width": 4}
-DINO = {
+EXPERTS: dict[str, Any] = {**LLAMA, "mlp": "", "experts": True}
+MIXED = {**GROUPED, "num_experts_per_tok": 2}
+DINO: dict[str, Any] = {
     "attn": "attention.o_proj",
     "mlp_norm": "norm2",
     "attn_after": "layer_scale1",
@@ -155,6 +161,65 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "cohere2": FamilyModel("cohere2", "Cohere2Config", "Cohere2ForCausalLM", GROUPED, **BESIDE),
     "olmo2": FamilyModel("olmo2", "Olmo2Config", "Olmo2ForCausalLM", GROUPED, **BEHIND),
     "olmo3": FamilyModel("olmo3", "Olmo3Config", "Olmo3ForCausalLM", {**GROUPED, "sliding_window": 4}, **BEHIND),
+    "gptj": FamilyModel(
+        "gptj",
+        "GPTJConfig",
+        "GPTJForCausalLM",
+        {**GPT2_SIZES, "rotary_dim": 2},
+        "attn.out_proj",
+        "mlp.fc_out",
+        "ln_1",
+        order="parallel",
+    ),
+    "gpt_neo": FamilyModel(
+        "gpt_neo",
+        "GPTNeoConfig",
+        "GPTNeoForCausalLM",
+        {
+            **{k: v for k, v in TEXT.items() if k not in ("num_hidden_layers", "num_attention_heads")},
+            "num_layers": LAYERS,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 4,
+        },
+        "attn.attention.out_proj",
+        "mlp.c_proj",
+        "ln_2",
+    ),
+    "bloom": FamilyModel(
+        "bloom",
+        "BloomConfig",
+        "BloomForCausalLM",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": D,
+            "n_layer": LAYERS,
+            "n_head": 4,
+            **{f"{kind}_token_id": i for i, kind in enumerate(("pad", "bos", "eos"))},
+        },
+        "self_attention.dense",
+        "mlp.dense_4h_to_h",
+        "post_attention_layernorm",
+    ),
+    "opt": FamilyModel(
+        "opt",
+        "OPTConfig",
+        "OPTForCausalLM",
+        {**{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim": 20, "word_embed_proj_dim": D},
+        "self_attn.out_proj",
+        "fc2",
+        "final_layer_norm",
+    ),
+    "mixtral": FamilyModel(
+        "mixtral", "MixtralConfig", "MixtralForCausalLM", {**MIXED, "num_local_experts": 4}, **EXPERTS
+    ),
+    "qwen3_moe": FamilyModel(
+        "qwen3_moe",
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {**MIXED, "num_experts": 4, "moe_intermediate_size": 12, "head_dim": 4},
+        **EXPERTS,
+    ),
     "bert": FamilyModel(
         "bert",
         "BertConfig",

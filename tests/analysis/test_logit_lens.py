@@ -18,7 +18,7 @@ from monosem.sae import TopKSAE, fold
 from monosem.sae.transform import TransformKind
 
 LANGUAGE_MODELS = sorted(f for f, model in FAMILY_MODELS.items() if "CausalLM" in model.head or "LMHead" in model.head)
-CENTRING = ("gpt2", "gpt_neox", "phi", "cohere", "cohere2", "starcoder2")
+CENTRING = ("bloom", "cohere", "cohere2", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "phi", "starcoder2")
 
 
 @pytest.fixture

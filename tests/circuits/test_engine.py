@@ -233,7 +233,7 @@ def test_rows_add_up_to_what_they_are_of(name: str, mix: str, make_dictionary: M
 def test_rows_add_up_in_every_family(name: str, make_dictionary: Make) -> None:
     found = mixes(name, make_dictionary)
     check_conservation(ms.trace(subject(name), found["transcoders"], TOKENS, target=7, progress=False))
-    if FAMILY_MODELS[name].family != "phi3":
+    if FAMILY_MODELS[name].family != "phi3" and not FAMILY_MODELS[name].experts:
         graph = ms.trace(subject(name), "neurons", TOKENS, target=7, max_features=40, progress=False)
         check_conservation(graph)
         assert not graph.audit().signed["error"].any()
@@ -347,13 +347,27 @@ def test_bad_input_is_refused_before_work_starts(make_dictionary: Make) -> None:
         ms.trace(model, make_dictionary(ms.Crosscoder, D, 40), TOKENS, 7)
     with pytest.raises(ConfigError, match="does not predict the next token: this is of causal models alone"):
         ms.trace(subject("bert"), sae, TOKENS, 7)
-    import transformers
-
-    bloom = transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=40, hidden_size=8, n_layer=1, n_head=2))
-    with pytest.raises(ConfigError, match=r"circuits are traced in models of these families: gpt2, .*; it is bloom"):
-        ms.trace(SubjectModel(bloom, None, "it"), sae, TOKENS, 7)
     with pytest.raises(ms.MonosemError):
         ms.trace(model, make_dictionary(ms.TopKSAE, 7, 30, hook="resid_post.0", k=5), TOKENS, 7)
+
+
+def test_families_and_blocks_that_are_not_known_are_named() -> None:
+    import transformers
+
+    small = {"vocab_size": VOCABULARY, "n_layers": 1, "n_heads": 2, "d_model": 8}
+    mpt = SubjectModel(transformers.MptForCausalLM(transformers.MptConfig(**small)), None, "it")
+    for ask in (lambda: ms.trace(mpt, [], TOKENS, 7), lambda: ms.heads(mpt, ["a text"])):
+        with pytest.raises(ConfigError, match=r"known family; it is mpt|these families: gpt2, .*; it is mpt"):
+            ask()
+    for name, change in (
+        ("opt", {"do_layer_norm_before": False}),  # as OPT-350m
+        ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    ):
+        other = SubjectModel(FAMILY_MODELS[name].build(**change), None, "it")
+        with pytest.raises(ConfigError, match=rf"not traced in it: its blocks .* otherwise than .* family, {name}"):
+            ms.trace(other, [], TOKENS, 7)
+    with pytest.raises(ConfigError, match=r"mixture of experts \(mixtral\): its neurons have no hook point"):
+        ms.trace(subject("mixtral"), "neurons", TOKENS, 7)
 
 
 def _off(model: SubjectModel, sae: SAE) -> int:

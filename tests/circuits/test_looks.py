@@ -13,10 +13,14 @@ import monosem as ms
 from monosem.circuits.heads.looks import Look, look
 from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
+from monosem.models.attention import scale_of
 
 CAUSAL = [
     name for name, spec in FAMILY_MODELS.items() if not spec.reads_images and spec.family not in ("bert", "roberta")
 ]
+
+
+LAYER_NORMS = ("gpt2", "gpt_neox", "phi", "gptj", "gpt_neo", "bloom", "opt")
 
 
 def random_sae(d: int, hook: str, seed: int = 0) -> ms.SAE:
@@ -45,8 +49,8 @@ def test_pairs_add_up_to_the_score(found: tuple[str, SubjectModel, Look]) -> Non
     q = x["attn_q.1"][0, 7].unflatten(-1, (spec.n_heads, -1))[2]
     keys = x["attn_k.1"][0].unflatten(-1, (-1, spec.head_width))
     keys = keys.repeat_interleave(spec.n_heads // keys.shape[1], dim=1)[:, 2]
-    scores = keys @ q * model.module.get_submodule(model.hook_point("attn_q.1").path).scaling
-    precise = 1e-10 if spec.family in ("gpt2", "gpt_neox", "phi") else 1e-4  # RMS norms count in float32
+    scores = keys @ q * scale_of(model.module.get_submodule(model.hook_point("attn_q.1").path))
+    precise = 1e-10 if spec.family in LAYER_NORMS else 1e-4  # RMS norms count in float32
     assert split.score == pytest.approx(float(scores[5]), abs=1e-10)
     assert float(split.pairs.sum()) == pytest.approx(split.score, abs=precise)
     mean = float((x["attn_pattern.1"][0, 2, 7] * scores)[:8].sum())
@@ -87,7 +91,7 @@ def test_each_part_is_what_the_score_loses_without_it(found: tuple[str, SubjectM
         q = moved["attn_q.1"][0, 7].unflatten(-1, (spec.n_heads, -1))[2]
         keys = moved["attn_k.1"][0].unflatten(-1, (-1, spec.head_width))
         key = keys.repeat_interleave(spec.n_heads // keys.shape[1], dim=1)[5, 2]
-        lost = split.score - float(q @ key) * model.module.get_submodule(model.hook_point("attn_q.1").path).scaling
+        lost = split.score - float(q @ key) * scale_of(model.module.get_submodule(model.hook_point("attn_q.1").path))
         assert lost == pytest.approx(float(split.pairs[i].sum()), abs=1e-6)
 
 

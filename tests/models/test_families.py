@@ -57,7 +57,8 @@ def test_every_family_is_tested() -> None:
 
 def test_sizes_come_from_the_config(model: SubjectModel, spec: FamilyModel) -> None:
     assert (model.family, model.n_layers, model.d_model) == (spec.family, LAYERS, D)
-    assert model.context_length == ((IMAGE // 4) ** 2 + 1 if spec.reads_images else POSITIONS)
+    text = None if spec.family == "bloom" else POSITIONS  # ALiBi has no table of positions
+    assert model.context_length == ((IMAGE // 4) ** 2 + 1 if spec.reads_images else text)
     assert model.width("resid_post.1") == model.width("attn_out.0") == D
     assert model.width("attn_z.0") == spec.n_heads * spec.head_width
 
@@ -92,7 +93,7 @@ def test_captures_equal_what_plain_forward_hooks_see(
     for handle in handles:
         handle.remove()
     assert seen.keys() == {name for name in x if name[:6] not in ("attn_q", "attn_k", "attn_v")}
-    assert all(torch.equal(seen[name], x[name]) for name in seen)
+    assert all(torch.equal(seen[name].reshape(x[name].shape), x[name]) for name in seen)
 
 
 def test_the_residual_stream_is_what_transformers_itself_reports(
@@ -155,7 +156,11 @@ def test_what_is_written_follows_from_attn_z_and_mlp_mid(
 ) -> None:
     inside = block(model, layer)
     same(x[f"attn_out.{layer}"], through(inside, (spec.attn, spec.attn_after), x[f"attn_z.{layer}"]))
-    same(x[f"mlp_out.{layer}"], through(inside, (spec.mlp, spec.mlp_after), x[f"mlp_mid.{layer}"]))
+    if spec.experts:
+        assert f"mlp_mid.{layer}" not in x
+        same(x[f"mlp_out.{layer}"], inside.mlp(x[f"mlp_in.{layer}"]))
+    else:
+        same(x[f"mlp_out.{layer}"], through(inside, (spec.mlp, spec.mlp_after), x[f"mlp_mid.{layer}"]))
     read = x[f"resid_pre.{layer}" if spec.order == "parallel" else f"resid_mid.{layer}"]
     same(x[f"mlp_in.{layer}"], through(inside, (spec.mlp_norm,), read))
 
@@ -174,12 +179,16 @@ def values_by_hand(model: SubjectModel, spec: FamilyModel) -> Tensor:
     """(batch, pos, key-value head, width) of block 1."""
     inside, width = block(model, 1), spec.head_width
     x = model.capture(spec.inputs(), ["resid_pre.1"])["resid_pre.1"]
-    for norm in ("ln_1", "input_layernorm", "layernorm_before", "layer_norm1", "norm1"):
+    for norm in ("ln_1", "self_attn_layer_norm", "input_layernorm", "layernorm_before", "layer_norm1", "norm1"):
         x = getattr(inside, norm)(x) if hasattr(inside, norm) else x
     if spec.family == "gpt2":
         x = inside.attn.c_attn(x)[..., 2 * D :]
     elif spec.family == "gpt_neox":  # query, key and value of each head lie together
         return inside.attention.query_key_value(x).unflatten(-1, (spec.n_heads, 3, width))[..., 2, :]
+    elif spec.family == "bloom":
+        return inside.self_attention.query_key_value(x).unflatten(-1, (spec.n_heads, 3, width))[..., 2, :]
+    elif spec.family in ("gptj", "gpt_neo"):
+        x = (inside.attn if spec.family == "gptj" else inside.attn.attention).v_proj(x)
     elif spec.family == "phi3":
         x = inside.self_attn.qkv_proj(x)[..., -2 * width :]
     elif spec.family in ("bert", "roberta"):

@@ -42,7 +42,8 @@ def test_replayed_passes_are_whole_ones_at_every_hook_point(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILY_MODELS)
 def test_blocks_before_the_edit_are_not_run_again(name: str) -> None:
     model, inputs = SubjectModel(family_module(name)), FAMILY_MODELS[name].inputs()
-    blocks = [model.module.get_submodule(model.hook_point(f"mlp_mid.{layer}").path) for layer in range(LAYERS)]
+    inside = "mlp_in" if FAMILY_MODELS[name].experts else "mlp_mid"
+    blocks = [model.module.get_submodule(model.hook_point(f"{inside}.{layer}").path) for layer in range(LAYERS)]
     calls = Counter[int]()
     handles = [b.register_forward_pre_hook(lambda *_, i=i: calls.update([i])) for i, b in enumerate(blocks)]
     try:

@@ -4,6 +4,8 @@ Between its matrices a transformers model leaves attention to a function that it
 (`transformers.AttentionInterface`). A layer that is watched finds ours there, for as long as it is watched; every other
 layer, and this one afterwards, goes on as before. Ours calls the function that the model would have called, so that no
 bit changes; only of a pattern that comes back changed it mixes the values itself.
+
+GPT-J, GPT-Neo and BLOOM attend in methods of their own: ours stands in the place of one while it is watched.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Watched:
     """An attention module that is watched."""
 
     functions: dict[Inner, list[Function]] = field(default_factory=dict[Inner, list[Function]])
-    keepers: list[Callable[[Attended], None]] = field(default_factory=list[Callable[["Attended"], None]])
+    keepers: list[Callable[[Looked], None]] = field(default_factory=list[Callable[["Looked"], None]])
     """Are given what its pattern is made of."""
     own: str = ""
     """The name of the function that its config asks for."""
@@ -83,9 +85,28 @@ def _leave(module: nn.Module) -> None:
 
 
 def attends(module: nn.Module) -> bool:
-    """Whether a module leaves attention to a function of that register."""
-    home = _home(module)
-    return hasattr(getattr(module, "config", None), "_attn_implementation") and home is not None
+    """Whether a module leaves attention to a function of that register, or to a method that is known."""
+    return _registered(module) or _method(module) is not None
+
+
+def _registered(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "config", None), "_attn_implementation") and _home(module) is not None
+
+
+def _method(module: nn.Module) -> Literal["_attn", "_reshape"] | None:
+    """The method in which queries, keys and values meet (GPT-J, GPT-Neo), or are told apart (BLOOM)."""
+    if hasattr(module, "_attn") and hasattr(module, "attn_dropout") and "Flash" not in type(module).__name__:
+        return "_attn"
+    return "_reshape" if hasattr(module, "_reshape") and hasattr(module, "attention_dropout") else None
+
+
+def scale_of(module: nn.Module) -> float:
+    """By what the product of a query and a key, as they meet, is multiplied: the score before cap, mask and ALiBi."""
+    if _method(module) == "_reshape":
+        return module.inv_norm_factor  # type: ignore[return-value]
+    if _method(module) == "_attn":
+        return 1 / getattr(module, "scale_attn", 1.0)
+    return 1.0 if type(module).__name__ == "OPTAttention" else module.scaling  # type: ignore[return-value]
 
 
 def watch(module: nn.Module, inner: Inner, function: Function, name: str) -> Handle:
@@ -112,16 +133,73 @@ def _watched(module: nn.Module, name: str) -> Watched:
         raise HookError(
             f"{name}: {type(module).__name__} is no attention of a transformers model, which alone can be looked into"
         )
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _attention)
     if module not in _WATCHED:
         watched = _WATCHED[module] = Watched()
-        watched.hooks = [
-            module.register_forward_pre_hook(_begin),
-            module.register_forward_hook(_end, always_call=True),
-        ]
+        watched.hooks = _opened(module, watched)
     return _WATCHED[module]
+
+
+def _opened(module: nn.Module, watched: Watched) -> list[Any]:
+    """Let what is watched be seen; gives what takes that away again."""
+    if _registered(module):
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(NAME, _attention)
+        return [module.register_forward_pre_hook(_begin), module.register_forward_hook(_end, always_call=True)]
+    if _method(module) == "_attn":
+        return [_Instead(module, "_attn", _meeting(module, watched))]
+
+    def pattern(_module: nn.Module, _args: Any, x: Tensor) -> Tensor:
+        return _as_asked(watched, x)
+
+    dropout: Any = module.attention_dropout
+    return [_Instead(module, "_reshape", _told_apart(module, watched)), dropout.register_forward_hook(pattern)]
+
+
+class _Instead:
+    """A function in the place of a module's method, until it is taken away."""
+
+    def __init__(self, module: nn.Module, name: str, function: Callable[..., Any]) -> None:
+        self.module, self.name = module, name
+        setattr(module, name, function)
+
+    def remove(self) -> None:
+        delattr(self.module, self.name)
+
+
+def _meeting(module: nn.Module, watched: Watched) -> Callable[..., tuple[Tensor, Tensor]]:
+    own: Any = getattr(type(module), "_attn")  # noqa: B009
+
+    def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        n = query.shape[2]
+        query, key = _shown(watched, "query", query, n), _shown(watched, "key", key, n)
+        value = _shown(watched, "value", value, n)
+        output, as_used = own(module, query, key, value, attention_mask)
+        pattern = _as_asked(watched, as_used)
+        return (output, as_used) if pattern is as_used else (pattern.to(value.dtype) @ value, pattern)
+
+    return attn
+
+
+def _told_apart(module: nn.Module, watched: Watched) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    own: Any = getattr(type(module), "_reshape")  # noqa: B009
+
+    def reshape(fused: Tensor) -> tuple[Tensor, ...]:
+        kinds: tuple[Inner, ...] = ("query", "key", "value")
+        found = zip(kinds, own(module, fused), strict=True)
+        return tuple(_shown(watched, kind, x, x.shape[2]) for kind, x in found)
+
+    return reshape
+
+
+def _as_asked(watched: Watched, as_used: Tensor) -> Tensor:
+    """A pattern that is there as a whole, shown; itself, unless it comes back changed."""
+    pattern = as_used
+    if watched.functions.get("pattern"):
+        pattern = watched.asked("pattern", as_used.clone())
+        pattern = as_used if torch.equal(pattern, as_used) and not pattern.requires_grad else pattern
+    _put_down(watched, Laid(pattern.detach()))
+    return pattern
 
 
 @dataclass(frozen=True)
@@ -137,17 +215,21 @@ class Attended:
     mask: Tensor | None = field(repr=False)
     own: str
     options: dict[str, Any] = field(repr=False)
-    changed: Float[Tensor, "batch heads pos pos"] | None = field(default=None, repr=False)
-    """The pattern itself, where somebody had changed it."""
 
     @property
     def heads(self) -> int:
         return self.query.shape[1]
 
+    @property
+    def length(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
     def pattern(self, queries: Int[Tensor, " n"], n_keys: int) -> Float[Tensor, "batch heads n keys"]:
         """How some queries look at the first keys; no query may look at later ones."""
-        if self.changed is not None:
-            return self.changed[:, :, queries, :n_keys]
         mask = self.mask
         if mask is None:
             mask = queries[:, None] >= torch.arange(n_keys, device=queries.device)
@@ -166,15 +248,41 @@ class Attended:
         return found
 
 
+@dataclass(frozen=True)
+class Laid:
+    """What an attention has looked at, as a whole: where somebody had changed it, or it is made in a method."""
+
+    whole: Float[Tensor, "batch heads query key"] = field(repr=False)
+
+    @property
+    def heads(self) -> int:
+        return self.whole.shape[1]
+
+    @property
+    def length(self) -> int:
+        return self.whole.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.whole.device
+
+    def pattern(self, queries: Int[Tensor, " n"], n_keys: int) -> Float[Tensor, "batch heads n keys"]:
+        """How some queries look at the first keys."""
+        return self.whole[:, :, queries, :n_keys]
+
+
+Looked = Attended | Laid
+
+
 @contextmanager
-def keeping(modules: dict[Any, nn.Module]) -> Iterator[dict[Any, Attended]]:
+def keeping(modules: dict[Any, nn.Module]) -> Iterator[dict[Any, Looked]]:
     """Within this block every pass puts down what the attention modules look at, each under its key.
 
     Raises:
         HookError: one is no attention of a transformers model.
     """
-    found: dict[Any, Attended] = {}
-    keepers: list[tuple[nn.Module, Callable[[Attended], None]]] = []
+    found: dict[Any, Looked] = {}
+    keepers: list[tuple[nn.Module, Callable[[Looked], None]]] = []
     try:
         for key, module in modules.items():
             keeper = _putting_down(found, key)
@@ -187,8 +295,8 @@ def keeping(modules: dict[Any, nn.Module]) -> Iterator[dict[Any, Attended]]:
             _leave(module)
 
 
-def _putting_down(found: dict[Any, Attended], key: Any) -> Callable[[Attended], None]:
-    def function(attended: Attended) -> None:
+def _putting_down(found: dict[Any, Looked], key: Any) -> Callable[[Looked], None]:
+    def function(attended: Looked) -> None:
         found[key] = attended
 
     return function
@@ -240,14 +348,16 @@ def _attention(
     if torch.equal(pattern, as_used) and not pattern.requires_grad:
         _put_down(watched, seen)
         return output, as_used
-    _put_down(watched, replace(seen, changed=pattern.detach()))
+    _put_down(watched, Laid(pattern.detach()))
     mixed = pattern.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     return mixed.transpose(1, 2).contiguous(), pattern
 
 
-def _put_down(watched: Watched, attended: Attended) -> None:
+def _put_down(watched: Watched, attended: Looked) -> None:
     if watched.keepers:
-        kept = replace(attended, query=attended.query.detach().clone(), key=attended.key.detach().clone())
+        kept = attended
+        if isinstance(attended, Attended):
+            kept = replace(attended, query=attended.query.detach().clone(), key=attended.key.detach().clone())
         for keeper in watched.keepers:
             keeper(kept)
 

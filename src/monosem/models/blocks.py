@@ -39,7 +39,7 @@ class Block:
     mlp_norm: str | None
     """None where the MLP reads what attention reads, or where it does not lie beside it, the stream as it is."""
     mlp_output: str
-    """The matrix behind the neurons."""
+    """The matrix behind the neurons; of several MLPs there is none."""
     after_attention: str | None = None
     """A norm that attention's result passes before it is added."""
     after_mlp: str | None = None
@@ -50,6 +50,8 @@ class Block:
     gate: str | None = None
     up: str | None = None
     """The two matrices before gated neurons."""
+    norm_of_tokens: bool = False
+    """Whether a norm stands between tokens and the first block."""
 
 
 _LLAMA = Block(
@@ -109,6 +111,38 @@ BLOCKS: dict[str, Block] = {
     "starcoder2": replace(_LLAMA, mlp_output="mlp.c_proj", neurons="mlp.c_fc", gate=None, up=None),
     **dict.fromkeys(("cohere", "cohere2"), replace(_LLAMA, mlp_norm=None, parallel=True)),
     **dict.fromkeys(("olmo2", "olmo3"), _NORMS_BEHIND),
+    **dict.fromkeys(("mixtral", "qwen3_moe"), replace(_LLAMA, mlp_output="", gate=None, up=None)),
+    "opt": Block(
+        "self_attn_layer_norm",
+        "self_attn.v_proj",
+        "alone",
+        "self_attn.out_proj",
+        "final_layer_norm",
+        "fc2",
+        neurons="fc1",
+    ),
+    "gptj": Block(
+        "ln_1", "attn.v_proj", "alone", "attn.out_proj", None, "mlp.fc_out", parallel=True, neurons="mlp.fc_in"
+    ),
+    "gpt_neo": Block(
+        "ln_1",
+        "attn.attention.v_proj",
+        "alone",
+        "attn.attention.out_proj",
+        "ln_2",
+        "mlp.c_proj",
+        neurons="mlp.c_fc",
+    ),
+    "bloom": Block(
+        "input_layernorm",
+        "self_attention.query_key_value",
+        "interleaved",
+        "self_attention.dense",
+        "post_attention_layernorm",
+        "mlp.dense_4h_to_h",
+        neurons="mlp.dense_h_to_4h",
+        norm_of_tokens=True,
+    ),
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
 }
@@ -123,12 +157,19 @@ def block_of(model: SubjectModel) -> Block:
     if not model.writes_text:
         raise ConfigError(f"{model.name} does not predict the next token: this is of causal models alone")
     found = BLOCKS.get(model.family or "")
-    if found is None or not model.hook_points or not model.hook_points[0].startswith("embed"):
+    if found is None:
         raise ConfigError(
             f"circuits are traced in models of these families: {', '.join(BLOCKS)}; {model.name} is "
             f"{model.family or 'of no known family'}"
         )
-    if model.family == "gpt_neox" and not getattr(main_config(model.module), "use_parallel_residual", True):
+    config = main_config(model.module)
+    normed = getattr(config, "apply_residual_connection_post_layernorm", False)
+    if normed or not model.hook_points or not model.hook_points[0].startswith("embed"):
+        raise ConfigError(
+            f"circuits are not traced in {model.name}: its blocks are put together otherwise than those of its family, "
+            f"{model.family}"
+        )
+    if model.family == "gpt_neox" and not getattr(config, "use_parallel_residual", True):
         return replace(found, parallel=False)
     return found
 

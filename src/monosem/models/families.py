@@ -113,6 +113,62 @@ OLMO2: Table = {
 # Parallel like Phi, with Llama's names.
 COHERE: Table = {name: path for name, path in LLAMA.items() if name != "resid_mid"}
 
+# A norm stands between tokens and the first block. Attention and MLP add what they read the stream for themselves: what
+# they add is what their matrices give.
+BLOOM: Table = {
+    "embed": "word_embeddings_layernorm:output",
+    "resid_pre": "h.{layer}:input",
+    **_within("h.{layer}.self_attention"),
+    "attn_z": "h.{layer}.self_attention.dense:input",
+    "attn_out": "h.{layer}.self_attention.dense:output",
+    "resid_mid": "h.{layer}.post_attention_layernorm:input",
+    "mlp_in": "h.{layer}.mlp:input",
+    "mlp_mid": "h.{layer}.mlp.dense_4h_to_h:input",
+    "mlp_out": "h.{layer}.mlp.dense_4h_to_h:output",
+    "resid_post": "h.{layer}:output",
+    "final_norm": "ln_f:output",
+}
+
+GPT_NEO: Table = {
+    **GPT2,
+    **_within("h.{layer}.attn.attention"),
+    "attn_z": "h.{layer}.attn.attention.out_proj:input",
+}
+
+# Parallel, with one norm for both: mlp_in is what attention reads too.
+GPTJ: Table = {
+    "embed": "drop:output",
+    "resid_pre": "h.{layer}:input",
+    **_within("h.{layer}.attn"),
+    "attn_z": "h.{layer}.attn.out_proj:input",
+    "attn_out": "h.{layer}.attn:output",
+    "mlp_in": "h.{layer}.mlp:input",
+    "mlp_mid": "h.{layer}.mlp.fc_out:input",
+    "mlp_out": "h.{layer}.mlp:output",
+    "resid_post": "h.{layer}:output",
+    "final_norm": "ln_f:output",
+}
+
+# Norms before attention and MLP, as all but OPT-350m have them: that one's stream is normed, and it is in no table.
+OPT: Table = {
+    "embed": "layers.0:input",
+    "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.self_attn"),
+    "attn_z": "layers.{layer}.self_attn.out_proj:input",
+    "attn_out": "layers.{layer}.self_attn:output",
+    "resid_mid": "layers.{layer}.final_layer_norm:input",
+    "mlp_in": "layers.{layer}.fc1:input",
+    "mlp_mid": "layers.{layer}.fc2:input",
+    "mlp_out": "layers.{layer}.fc2:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "final_layer_norm:output",
+}
+FLAT = {"opt": ("resid_mid", "mlp_in", "mlp_mid", "mlp_out")}
+"""Points at which a family has all texts' positions in one column: (batch pos, d)."""
+
+# Several MLPs, of which each token is sent to a few: what they do together is one MLP, whose neurons have no point.
+EXPERTS: Table = {name: path for name, path in LLAMA.items() if name != "mlp_mid"}
+
 # Post-norm: the residual stream itself is normed after each addition. resid_mid = LN(resid_pre + attn_out) and
 # resid_post = LN(resid_mid + mlp_out); mlp_in is resid_mid, and there is no norm at the end.
 BERT: Table = {
@@ -191,6 +247,12 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "olmo2": (OLMO2,),
     "olmo3": (OLMO2,),
     "phi": (PHI,),
+    "bloom": (BLOOM,),
+    "gptj": (GPTJ,),
+    "gpt_neo": (GPT_NEO,),
+    "opt": (OPT,),
+    "mixtral": (EXPERTS,),
+    "qwen3_moe": (EXPERTS,),
     "phi3": (LLAMA,),
     "bert": (BERT,),
     "roberta": (BERT,),

@@ -19,7 +19,7 @@ from monosem.files import writing
 from monosem.models.alone import as_studied
 from monosem.models.attention import INNER, watch
 from monosem.models.edits import Continued, Edit, EditContext, EditFunction, EditReport, Joining
-from monosem.models.families import hook_table, main_config
+from monosem.models.families import FLAT, hook_table, main_config
 from monosem.models.hooks import HookPoint, resolve
 from monosem.models.inputs import Inputs
 from monosem.models.writing import Sampling, require_writing, write
@@ -343,6 +343,11 @@ class SubjectModel:
         if beside is not None:
             block = self.module.get_submodule(self.hook_point(point.name.replace("mid", "post")).path)
             put.callback(block.register_forward_hook(beside.arrive, prepend=True).remove)
+        kind, _, layer = point.name.partition(".")
+        folded = _Folded() if kind in FLAT.get(self.family or "", ()) and layer else None
+        if folded is not None:
+            block = self.module.get_submodule(self.hook_point(f"resid_post.{layer}").path)
+            put.callback(block.register_forward_pre_hook(folded.note).remove)
 
         def replaced(x: Any) -> Any:
             if beside is not None:
@@ -352,6 +357,7 @@ class SubjectModel:
             first = x[0] if isinstance(x, tuple) else x
             if not isinstance(first, Tensor):
                 raise HookError(f"{point.name} gives a {type(first).__name__}, not a tensor: choose a module inside it")
+            first = first if folded is None else first.unflatten(0, folded.shape)
             now = replace(context[0], hook=point.name, report=report) if context else EditContext(point.name)
             new = function(first, now).to(first)  # an edit may compute in float32 in a bfloat16 model
             if report is not None:
@@ -360,6 +366,7 @@ class SubjectModel:
                 return None
             if beside is not None:
                 beside.change = new - first
+            new = new if folded is None else new.flatten(0, 1)
             return (new, *x[1:]) if isinstance(x, tuple) else new
 
         if point.side in INNER:
@@ -440,6 +447,16 @@ class _Beside:
         if isinstance(output, tuple):
             return (output[0] + change, *output[1:])
         return output + change
+
+
+class _Folded:
+    """How many texts and positions stand in one column within a block."""
+
+    shape: tuple[int, int] = (1, 1)
+
+    def note(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See what the block reads."""
+        self.shape = args[0].shape[:2]
 
 
 class InForce:

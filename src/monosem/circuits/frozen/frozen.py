@@ -133,7 +133,10 @@ class Frozen:
     def _begin(self) -> None:
         embedding = self.model.module.get_input_embeddings()  # type: ignore[operator]
         whole = self._captured["embed"]
-        tokens = embedding(self.tokens)[0].to(self.dtype)
+        tokens = embedding(self.tokens)
+        if self.block.norm_of_tokens:
+            tokens = self.model.module.get_submodule(self.model.hook_point("embed").path)(tokens)
+        tokens = tokens[0].to(self.dtype)
         positions = whole - tokens
         site = Site("resid_pre.0", whole, leaves=[("token", tokens)])
         if bool(positions.abs().max() > 1e-6 * whole.abs().max()):

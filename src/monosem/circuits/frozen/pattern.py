@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.models.attention import Attended
+from monosem.models.attention import Looked
 
 HELD_BYTES = 2**28
 """Patterns of so many bytes are laid up, of the lowest layers, through which all rows pass; others are made again."""
@@ -23,7 +23,7 @@ BLOCK = 512
 class Pattern:
     """How the queries of one layer look at keys, in one pass over one text."""
 
-    attended: Attended = field(repr=False)
+    attended: Looked = field(repr=False)
     dtype: torch.dtype
     held: Float[Tensor, "heads query key"] | None = field(default=None, repr=False)
 
@@ -33,7 +33,7 @@ class Pattern:
 
     @property
     def length(self) -> int:
-        return self.attended.query.shape[2]
+        return self.attended.length
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class Pattern:
 
     def blocks(self, n: int) -> Iterator[tuple[slice, Float[Tensor, "heads n keys"]]]:
         """The first n queries in blocks, each by the keys up to its last query."""
-        every = torch.arange(n, device=self.attended.query.device)
+        every = torch.arange(n, device=self.attended.device)
         size = min(BLOCK, max(1, BLOCK_NUMBERS // (self.heads * n)))
         for queries in every.split(size):
             first, end = int(queries[0]), int(queries[-1]) + 1

@@ -250,7 +250,7 @@ class NeuronUnit(Unit):
 
 
 def _activation(model: SubjectModel, layer: int) -> Callable[[Tensor], Tensor]:
-    for name in ("mlp.act_fn", "mlp.act", "mlp.activation_fn"):
+    for name in ("mlp.act_fn", "mlp.act", "mlp.activation_fn", "mlp.gelu_impl", "activation_fn"):
         try:
             return block_module(model, layer, name)
         except AttributeError:
@@ -299,6 +299,8 @@ def _units(model: SubjectModel, hook: str | None, one: SAE | str) -> list[Unit]:
         if one != NEURONS:
             raise ConfigError(f'a dictionary is an SAE, a transcoder or "{NEURONS}", got {one!r}')
         layers = range(model.n_layers) if hook is None else [layer_of(model.hook_point(hook).name)]
+        if "mlp_mid.0" not in model.hook_points:
+            raise ConfigError(f"{model.name} is a mixture of experts ({model.family}): its neurons have no hook point")
         return [NeuronUnit(f"mlp_mid.{layer}", f"mlp_in.{layer}", [f"mlp_raw.{layer}"], model) for layer in layers]
     if one.architecture in UNREADABLE:
         raise ConfigError(

@@ -25,7 +25,7 @@ from monosem.circuits.heads.weights import attention_of, n_heads
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
-from monosem.models.attention import watch
+from monosem.models.attention import scale_of, watch
 from monosem.models.blocks import NormWeights, block_norm, block_of, norm_weights
 from monosem.sae import SAE
 
@@ -54,7 +54,7 @@ class Look:
     key: int
     tokens: Int[Tensor, " pos"]
     score: float
-    """Before softmax and soft cap, as the model has it."""
+    """Before softmax and soft cap, as the model has it; without what ALiBi adds for the distance."""
     attention: float
     """After them."""
     queries: list[Part]
@@ -143,7 +143,7 @@ def look(
     every = seen.keys[: at + 1, head]
     with seen.held(to) as made:
         keys, k = seen.parts(to, made, "key", head)
-    scale: float = attention.scaling
+    scale = scale_of(attention)
     mean = row[: at + 1] @ every
     return Look(
         model=model,
@@ -176,6 +176,7 @@ class _Pass:
             return x
 
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept["rest"] = args[1:]
             kept["kwargs"] = {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
         names = [f"attn_{kind}.{layer}" for kind in ("q", "k", "pattern")]
@@ -185,13 +186,8 @@ class _Pass:
                 q, k, pattern = (x[0] for x in model.capture(tokens, names).values())
         finally:
             handle.remove()
-        self.model, self.x, self.read, self.kwargs, self.pattern = (
-            model,
-            kept["x"],
-            kept["read"],
-            kept["kwargs"],
-            pattern,
-        )
+        self.model, self.x, self.read, self.pattern = model, kept["x"], kept["read"], pattern
+        self.kwargs, self.rest = kept["kwargs"], kept["rest"]
         heads = pattern.shape[0]
         self.width = q.shape[-1] // heads
         self.queries = q.unflatten(-1, (heads, self.width))
@@ -264,6 +260,10 @@ class _Pass:
                 handle.remove()
 
 
+class _Seen(Exception):
+    """Queries or keys are made: what follows is not asked for."""
+
+
 class _Made:
     """Makes queries and keys of rows, as the attention module makes them at one position."""
 
@@ -275,13 +275,22 @@ class _Made:
         for name in ("past_key_values", "layer_past", "attention_mask"):
             if name in kwargs:
                 kwargs[name] = None
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = kwargs["position_ids"][:, self.position : self.position + 1]
         turn = kwargs.get("position_embeddings")
         if turn is not None:
             kwargs["position_embeddings"] = tuple(x[:, self.position : self.position + 1] for x in turn)
         found: list[Tensor] = []
-        handle = watch(self.seen.attention, side, lambda x: found.append(x), "a look")  # type: ignore[func-returns-value]
+
+        def see(x: Tensor) -> None:
+            found.append(x)
+            raise _Seen
+
+        handle = watch(self.seen.attention, side, see, "a look")
         try:
-            self.seen.attention(rows[:, None].to(self.seen.x), **kwargs)
+            self.seen.attention(rows[:, None].to(self.seen.x), *self.seen.rest, **kwargs)
+        except _Seen:
+            pass
         finally:
             handle.remove()
         return found[0][:, 0].unflatten(-1, (-1, self.seen.width))
