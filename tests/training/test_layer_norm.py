@@ -298,6 +298,7 @@ def test_what_cannot_be_done_is_said_before_it_begins(tiny: SubjectModel, tokeni
     for family, words in (
         ("gemma2", "norms in places"),
         ("qwen3", "q_norm"),
+        ("opt", "in these families: gpt2, .* opt is opt"),
         ("bert", "does not predict"),
         ("vit", "does not predict"),
     ):

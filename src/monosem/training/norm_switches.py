@@ -16,6 +16,8 @@ from monosem.models.families import main_config
 from monosem.models.subject import SubjectModel
 from monosem.training.norm_schedule import Removal
 
+FAMILIES = ("gpt2", "gpt_neox", "phi", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3")
+"""Of whose models it is proven, or of which it is known which norms stand in the way."""
 EPSILON = 1e12
 """Of a norm that was removed: beside it no variance counts, so that it divides by its root."""
 EPSILON_NAMES = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps")
@@ -35,6 +37,10 @@ class Switches:
         """
         self.model, module = model, model.module
         block = block_of(model)
+        if model.family not in FAMILIES:
+            raise ConfigError(
+                f"norms are removed in these families: {', '.join(FAMILIES)}; {model.name} is {model.family}"
+            )
         last = model.hook_point("final_norm").path if "final_norm" in model.hook_points else ""
         self.norms: dict[str, SwitchedNorm] = {}
         for layer in range(model.n_layers):
