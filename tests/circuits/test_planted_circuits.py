@@ -175,6 +175,21 @@ def test_a_plan_grows_with_what_is_asked_for_and_too_much_is_refused(monkeypatch
         ms.trace(model, coders, [1, 3], target=5)
 
 
+def test_a_plan_tries_rows_as_long_as_features_stand_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row ends at its feature's position: what is tried is the mean of these, not the whole prompt."""
+    from monosem.circuits.frozen.steps import Mix
+
+    lengths, own = set[int](), Mix.transpose
+
+    def transpose(self: Mix, g: torch.Tensor) -> torch.Tensor:
+        lengths.add(g.shape[1])
+        return own(self, g)
+
+    monkeypatch.setattr(Mix, "transpose", transpose)
+    ms.plan_trace(planted(), transcoders(), 100)
+    assert lengths == {65}
+
+
 def test_the_command_prints_a_graph_and_writes_it(
     monosem: Callable[..., Any], tmp_path: Any, bundled: SubjectModel
 ) -> None:

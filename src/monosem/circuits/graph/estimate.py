@@ -166,9 +166,10 @@ def tried(model: SubjectModel, length: int, plan: Estimate, n_units: int) -> tup
     heads, d = int(config.num_attention_heads), model.d_model
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     width = int(getattr(config, "head_dim", None) or d // heads)
-    n, active = min(length, BLOCK), plan.active
+    reach = max(1, round(LATE * length))  # no row goes beyond its feature's position, nor its batch, which is sorted
+    n, active = min(reach, BLOCK), plan.active
     of_a_unit = max(1, min(plan.features, a_round(plan.features)) // max(1, n_units))
-    batch = min(of_a_unit, max(AT_LEAST, BATCH_NUMBERS // (length * d)))
+    batch = min(of_a_unit, max(AT_LEAST, BATCH_NUMBERS // (reach * d)))
     at_a_place = max(1, active // (length * model.n_layers))
     g, out = torch.randn(batch, n, d), Linear(0, 0, torch.randn(d, heads * width) / d)
     written, columns = torch.randn(n, at_a_place, d), torch.randn(2, active + length * (model.n_layers + 2))
@@ -185,7 +186,7 @@ def tried(model: SubjectModel, length: int, plan: Estimate, n_units: int) -> tup
         varies = np.ones(columns.shape[1])
         kept_rows(columns.numpy(), active, varies, others, len(others), 1.0, edges_a_row(5_000))
 
-    return _best(layer) / torch.get_num_threads() / batch * length / n, _best(row) / len(columns)
+    return _best(layer) / torch.get_num_threads() / batch * reach / n, _best(row) / len(columns)
 
 
 def _best(trial: Callable[[], None]) -> float:
