@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from typing import Any
 
 import pytest
@@ -162,6 +163,58 @@ def test_a_body_without_a_length_is_cut_off(client: Any) -> None:
     finally:
         connection.close()
     assert client.get("/api/d/small/notes/9")["label"] is None
+
+
+def test_a_body_that_is_refused_is_received_and_the_answer_is_seen(client: Any) -> None:
+    """A connection that is closed while somebody still sends loses what was said on it."""
+    sent = b"x" * 6 * 2**20
+    length = f"Content-Type: application/json\r\nContent-Length: {len(sent)}"
+    for path, status in (("/api/d/small/notes/9", 413), ("/api/d/small/f/3", 413), ("/api/d/none/f/3", 413)):
+        with socket.create_connection((client.host, client.port), timeout=60) as connection:
+            head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode() + sent)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(f"HTTP/1.1 {status}".encode())
+        assert b"larger than 1 MiB" in answer
+
+
+def test_a_table_without_stars_is_sorted_by_them(client: Any) -> None:
+    for sort in ("starred", "-starred"):
+        page = client.get("/api/d/second/features", sort=sort, limit=3)
+        assert [row["latent"] for row in page["rows"]] == [0, 1, 2]
+
+
+def test_what_is_asked_at_length_is_not_answered_at_length(client: Any) -> None:
+    long = "9" * 4_000
+    for path in (f"/api/d/small/f/{long}", f"/api/d/small/features?latents={long}x", f"/api/d/small/graphs/{long}"):
+        reply = client.ask(path)
+        assert reply.status in (400, 404)
+        assert 20 < len(reply.json["error"]) < 700
+    ends = client.ask("/api/d/small/features", sort="rat" + "e" * 900).json["error"]
+    assert ends.startswith("sort=rate")
+    assert "there are latent" in ends or "norm" in ends
+
+
+def test_parameters_that_would_be_ignored_are_refused(client: Any) -> None:
+    """A filter that is misspelt would answer with everything."""
+    for query, words in (
+        ("limt=5", "limt: is no parameter here: there are sort, limit,"),
+        ("limt=5", "Did you mean limit?"),
+        ("limit=5&limit=6", "limit: is given 2 times"),
+        ("where=true&where=false", "where: is given 2 times"),
+    ):
+        reply = client.ask(f"/api/d/small/features?{query}")
+        assert (reply.status, words in reply.json["error"]) == (422, True), reply
+    assert "there are none" in client.ask("/api/dictionaries?x=1").json["error"]
+    assert client.ask("/api/d/small/features?range=rate,0,1&range=max,0,").status == 200
+    assert client.ask("/d/small?whatever=1&whatever=2").status == 200
+
+
+def test_a_body_that_is_no_json_is_told_so(client: Any) -> None:
+    reply = client.ask("/api/d/small/notes/9", "PUT", b'{"label": ')
+    assert reply.status == 422
+    assert reply.json["error"].startswith("the body is no JSON: ")
+    assert "character" in reply.json["error"]
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_features_are_those_of_one_forward_pass_over_the_whole_text(model: Subje
     torch.testing.assert_close(out.features.to_dense(), expected, rtol=1e-9, atol=1e-9)
     assert out.text == model.tokenizer.decode(out.tokens)
     assert str(out) == "One day" + out.text
+
+
+@pytest.mark.parametrize("least", [{"temperature": 1e-300}, {"temperature": 1e-30}, {"top_p": 1e-300}, {"top_k": 1}])
+def test_where_nothing_is_left_to_chance_it_is_the_likeliest(model: SubjectModel, least: dict[str, float]) -> None:
+    settings: Any = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3, **least}
+    for each in (model, single(model)):
+        likeliest = ms.generate(each, "One day", max_new_tokens=6, temperature=0)
+        assert ms.generate(each, "One day", **settings).tokens == likeliest.tokens
+
+
+def single(model: SubjectModel) -> SubjectModel:
+    """The same in float32, which knows no number below 1e-45."""
+    return SubjectModel(copy.deepcopy(model.module).float(), model.tokenizer, model.name)
 
 
 def test_pieces_add_up_to_the_text_and_nothing_is_in_force_between_them(model: SubjectModel, sae: TopKSAE) -> None:

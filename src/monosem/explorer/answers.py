@@ -26,6 +26,8 @@ class Ready(dict[str, Any]):
     """What stands in it is as short already as it shall be, and finite."""
 
 
+LONGEST_LINE = 600
+"""Characters of an error's words."""
 AS_IT_IS = {str, int, bool, type(None), Rounded, Ready}
 
 
@@ -81,9 +83,17 @@ async def of_error(request: Request, error: Exception) -> Response:
 
 
 def explained(error: Exception) -> tuple[int, str]:
-    """The status of an exception, and its words."""
+    """The status of an exception, and its words in a line of reasonable length: what was asked may stand in it."""
+    status, words = _explained(error)
+    words, half = " ".join(words.split()), LONGEST_LINE // 2
+    return status, words if len(words) <= LONGEST_LINE else f"{words[:half]} ... {words[-half:]}"
+
+
+def _explained(error: Exception) -> tuple[int, str]:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return 422, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
         place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
         words = "is no field of this request" if first["type"] == "extra_forbidden" else first["msg"]
         return 422, f"{place or 'the request'}: {words.removeprefix('Value error, ')}"

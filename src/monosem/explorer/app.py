@@ -30,6 +30,7 @@ from monosem.explorer.lanes import QUICK, Lanes
 from monosem.explorer.meta_routes import add_meta_routes
 from monosem.explorer.openai_routes import add_openai_routes
 from monosem.explorer.page import NOT_BUILT, Page
+from monosem.explorer.parameters import known_parameters
 from monosem.explorer.rating_routes import add_rating_routes
 from monosem.explorer.search import falls_back, search, search_as_text, search_everywhere, warm
 from monosem.explorer.site import Site
@@ -98,6 +99,7 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        dependencies=[Depends(known_parameters)],
     )
     for kind in (RequestValidationError, HTTPException, MonosemError, IndexError, Exception):
         app.add_exception_handler(kind, of_error)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from anyio import move_on_after
+
 from monosem.explorer.names import names_it
 
 Scope = MutableMapping[str, Any]
@@ -15,6 +17,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY, LARGEST_FILE = 2**20, 32 * 2**20
 """Bytes: of a note or a prompt, and of a file of notes."""
+MOST_READ_ON = 2 * LARGEST_FILE
+"""Bytes of a body that is refused which are received before it is said."""
+PATIENCE = 0.5
+"""Seconds to wait for the next piece of it."""
 CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 OWN_POLICY = (
     "default-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
@@ -50,8 +56,12 @@ class Guard:
         if scope["type"] != "http":
             return
 
+        body = _Body(receive)
+
         async def send_guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    await body.read_on()
                 given = [(name, value) for name, value in message["headers"] if name.decode() not in HEADERS]
                 message["headers"] = given + [(k.encode(), v.encode()) for k, v in HEADERS.items()]
             await send(message)
@@ -64,7 +74,7 @@ class Guard:
         if refusal is not None:
             await _answer(send_guarded, *refusal)
             return
-        await self.app(scope, _bounded(receive, most), send_guarded)
+        await self.app(scope, body.bounded(most), send_guarded)
 
     def _refusal_of_asker(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -98,17 +108,34 @@ def _refusal_of_body(method: str, headers: dict[str, str], most: int) -> tuple[i
     return None
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """A body that comes in pieces, without a length, is cut off where it gets too large."""
-    seen = 0
+class _Body:
+    """The body of a request, in the pieces in which it comes."""
 
-    async def bounded() -> MutableMapping[str, Any]:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if seen > most else message
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._seen, self._whole = receive, 0, False
 
-    return bounded
+    async def _next(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    def bounded(self, most: int) -> Receive:
+        """A body that comes without a length is cut off where it gets too large."""
+
+        async def bounded() -> MutableMapping[str, Any]:
+            message = await self._next()
+            return {"type": "http.disconnect"} if self._seen > most else message
+
+        return bounded
+
+    async def read_on(self) -> None:
+        """Take in the rest of what is refused, up to a limit: who still sends would not see the answer."""
+        while not self._whole and self._seen <= MOST_READ_ON:
+            with move_on_after(PATIENCE) as waited:
+                await self._next()
+            if waited.cancelled_caught:
+                return
 
 
 async def _answer(send: Send, status: int, words: str) -> None:

@@ -184,8 +184,8 @@ def _order(dictionary: Dictionary, sort: str) -> str:
     if column == "latent":
         return f"latent {way}"
     if column == "starred":
-        starred = _among(latent for latent, note in dictionary.notes.all().items() if note["starred"])
-        return f"{starred} {way}, latent"
+        starred = [latent for latent, note in dictionary.notes.all().items() if note["starred"]]
+        return f"{_among(starred)} {way}, latent" if starred else "latent"  # SQL sorts by no constant
     if column == "name":
         return f"lower(name) {way} nulls last, latent"
     if column == "label":

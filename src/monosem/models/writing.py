@@ -56,15 +56,16 @@ class Sampling:
 
     def probabilities(self, logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch vocabulary"]:
         """Of what is drawn, for a temperature above 0."""
-        logits = logits / self.temperature
+        least = torch.finfo(logits.dtype).tiny
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, least)
         if 0 < self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            last = logits.topk(self.top_k).values[:, -1:]
+            logits = logits.masked_fill(logits < last, -torch.inf)
         if self.top_p < 1:
             ordered, order = logits.sort(descending=True)
             before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            out = (before >= self.top_p).scatter(-1, order, before >= self.top_p)
-            logits = logits.masked_fill(out, -torch.inf)
+            beyond = before >= max(self.top_p, least)  # never the likeliest
+            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         return logits.softmax(-1)
 
     def draw(
