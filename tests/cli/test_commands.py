@@ -261,6 +261,8 @@ def test_the_manual_of_all_names_every_command(monosem: Command) -> None:
         (["training.loggers=[tensorbord]"], ". Did you mean tensorboard?"),
         (["model=bundeld"], "there is no model 'bundeld' here. Did you mean bundled?"),
         (["sae.k=many"], "sae.k: input should be a valid integer"),
+        (["tokens=1" + "0" * 400], "tokens: the number is too large: write one of at most 1e+18"),
+        (["grid={sae.k: [4, 1" + "0" * 30 + "]}"], "grid.sae.k.1: the number is too large"),
         (["tokens=many"], "tokens: input should be a valid integer"),
         (["hok=resid_post.2"], "unknown key 'hok'; known here: output, model, hook"),
         (["hok=resid_post.2"], ". Did you mean hook?"),
@@ -297,6 +299,37 @@ def test_a_wrong_setting_ends_in_one_line_before_work_starts(
     outcome = monosem("train", *given, f"--set=output={tmp_path / 'run'}")
     assert says in one_line(outcome)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("scaling --widths inf,5,6", "--widths: write whole numbers with commas, such as 512,1024,2048, got 'inf'"),
+        ("scaling --tokens 1e400", "--tokens: write whole numbers"),
+        ("scaling --most nan", "the most compute, latents x tokens, must be above 0, got nan"),
+        ("scaling --budget nan", "a budget must be above 0 and an overhead not negative, got nan"),
+        ("scaling --overhead nan", "an overhead not negative, got 1.0 and nan"),
+        ("heads bundled --save TMP", "cannot be written ([Errno 21] a folder stands there)"),
+        ("graph missing --prompt x --save TMP/file", "file cannot be written ([Errno 20] Not a directory"),
+        ("graph missing --prompt x --html TMP/file/x.html", "x.html cannot be written"),
+        ("probe missing data.csv --figure TMP", "cannot be written"),
+        ("compare missing --figures TMP/file", "cannot be written"),
+        ("compare-texts missing a b --save TMP", "cannot be written"),
+        ("token-sets missing --save TMP", "cannot be written"),
+        ("explore missing --export TMP/file", "cannot be written"),
+        ("explore missing --feature 3", "one feature in one file takes both"),
+        ("plan --hardware=", "hardware: '' is not in the table"),
+    ],
+)
+def test_what_cannot_be_ends_in_a_line_before_the_work_whose_result_it_concerns(
+    monosem: Command, tmp_path: Path, command: str, says: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    outcome = monosem(*command.replace("TMP", str(tmp_path)).split())
+    assert outcome.code == 2, outcome
+    assert says in outcome.err
+    assert "fault of monosem" not in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.filterwarnings("default")

@@ -26,9 +26,12 @@ def failing(error: BaseException) -> Callable[[], None]:
         (KeyError("x"), 1, "KeyError('x')"),
         (FileError("x\ud83d"), 2, "x?"),
         (RecursionError("deep"), 1, "Please report it"),
+        (RuntimeError("can't allocate memory: you tried to allocate 400 bytes. Error"), 2, "(400 bytes more were"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.5 GiB. GPU 0"), 2, "(2.5 GiB more were wanted): take"),
+        (MemoryError(), 2, "not enough memory: take less"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
-    ids=["expected", "system", "fault", "half a character", "recursion", "stopped"],
+    ids=["expected", "system", "fault", "half a character", "recursion", "memory", "of a GPU", "of Python", "stopped"],
 )
 def test_every_error_is_one_line(
     error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

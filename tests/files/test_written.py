@@ -10,6 +10,7 @@ import pytest
 
 from monosem import files
 from monosem.errors import FileError
+from monosem.files import require_place
 
 SMALL_DISK = """
 import resource, signal, sys
@@ -64,3 +65,27 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError), files.replacing(tmp_path / "x") as new:
         new.write_text("half, then \ud83d" * 10_000, encoding="utf-8")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_to_write_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    """Nothing is left there, and what cannot be is said as it would be in the end."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    require_place(tmp_path / "new.json")
+    require_place(tmp_path / "file")
+    require_place(tmp_path / "a" / "b" / "new.json")
+    require_place(tmp_path / "folder", "folder")
+    require_place(tmp_path / "c" / "d", "folder")
+    for path, kind in (
+        (tmp_path / "folder", "file"),
+        (tmp_path / "file", "folder"),
+        (tmp_path / "file" / "x.json", "file"),
+        (tmp_path / "file" / "x", "folder"),
+        ("a\0b", "file"),
+        ("x" * 300, "file"),
+        ("/proc/x/y.json", "file"),
+    ):
+        with pytest.raises(FileError, match="cannot be written"):
+            require_place(path, kind)  # pyright: ignore[reportArgumentType]
+    assert sorted(tmp_path.rglob("*")) == before

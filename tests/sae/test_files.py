@@ -28,6 +28,7 @@ from monosem.sae import (
     Transcoder,
     load_sae,
 )
+from monosem.sae.blank import outlined
 
 MakeSAE = Callable[..., SAE]
 CASES = [
@@ -278,3 +279,12 @@ def test_a_limit_may_be_infinite(make_sae: MakeSAE, tmp_path: Path) -> None:
     sae.save(tmp_path)
     with pytest.raises(FileError, match="1 of the 20 numbers of b_enc are not finite"):
         load_sae(tmp_path)
+
+
+def test_an_outline_takes_no_memory_whatever_its_size() -> None:
+    """400 GB for a number of each latent alone."""
+    made = outlined(lambda: TopKSAE(8, 10**11, k=3))
+    assert made.W_enc.is_meta
+    assert tuple(made.b_enc.shape) == (10**11,)
+    small = outlined(lambda: TopKSAE(8, 1000, k=3))
+    assert not small.b_enc.is_meta

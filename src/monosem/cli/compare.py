@@ -26,8 +26,11 @@ def compare(
     `stability` of runs at one place, whose latents are matched one to one.
     """
     from monosem.cli.console import console
+    from monosem.files import require_place
     from monosem.runs.comparison import compare_runs
 
+    if figures is not None:
+        require_place(figures, "folder")
     comparison = compare_runs(runs)
     console().print(comparison.table(metric or ()))
     if figures is not None:

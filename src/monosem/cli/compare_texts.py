@@ -34,10 +34,13 @@ def compare_texts(
     """
     from monosem.cli.console import console
     from monosem.evaluation.probing import compare_texts as compared
+    from monosem.files import require_place
     from monosem.models import load_model
     from monosem.runs import open_run
     from monosem.work import doing, job
 
+    if save is not None:
+        require_place(save)
     opened = open_run(run, model, hook)
     sae = opened.sae()
     with job(), doing("loading the model"):

@@ -53,8 +53,11 @@ def explain(
     from monosem.explain import explain as explain_store
     from monosem.explain.written import questions
     from monosem.features.exchange import import_explanations
+    from monosem.files import require_place
     from monosem.runs import Run, explain_run
 
+    if json is not None:
+        require_place(json)
     out, asker = console(), judge_of(judge, model, prices, max_price, parallel)
     for member in Run(run).members.values():
         store = member.features()

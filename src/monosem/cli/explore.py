@@ -47,9 +47,16 @@ def explore(
     from monosem.cli.console import console
     from monosem.errors import ConfigError
     from monosem.explorer import export_feature, export_site, open_dictionaries
+    from monosem.files import require_place
     from monosem.runs import feature_folders, open_run, run_harvest
     from monosem.work import doing, job
 
+    if (feature is None) != (html is None):
+        raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
+    if html is not None:
+        require_place(html)
+    if export is not None:
+        require_place(export, "folder")
     paths: list[Path] = []
     for name in names:
         if any((Path(name) / known).is_file() for known in ("run.yaml", "index.json", "features/index.json")):
@@ -59,8 +66,6 @@ def explore(
         if not (run.path / "features" / "index.json").is_file():
             run_harvest(run, tokens=tokens)
         paths.append(run.path)
-    if (feature is None) != (html is None):
-        raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
     opened = open_dictionaries(paths)
     for missing in opened.missing:
         console().print(f"Left out: {missing['words']}", soft_wrap=True, highlight=False)

@@ -61,6 +61,7 @@ def graph(
     from monosem.circuits.graph.show import as_text
     from monosem.cli.console import console
     from monosem.errors import ConfigError
+    from monosem.files import require_place
     from monosem.interop.load import load_sae
     from monosem.models import load_model
     from monosem.runs.graph_labels import label_graph
@@ -68,6 +69,11 @@ def graph(
 
     if target is not None and len(target) > 2:
         raise ConfigError(f"--target is given once, or twice for a difference, not {len(target)} times")
+    if save is not None:
+        require_place(save, "folder")
+    for place in (html, json):
+        if place is not None:
+            require_place(place)
     loaded = ["neurons" if name == "neurons" else load_sae(name) for name in dictionaries]
     known = list(dict.fromkeys(sae.metadata.model for sae in loaded if not isinstance(sae, str)))
     name = model or next((each for each in known if each), None)

@@ -53,6 +53,7 @@ def heads(
     from monosem.circuits import heads as measured
     from monosem.cli.console import console
     from monosem.errors import ConfigError
+    from monosem.files import require_place
     from monosem.models import load_model
     from monosem.spelling import nearest
     from monosem.work import doing, job
@@ -60,6 +61,8 @@ def heads(
     if by is not None and by not in MEANING:
         near = nearest(by, list(MEANING))
         raise ConfigError(f"there is no score {by!r}: {'did you mean ' + near if near else ', '.join(MEANING)}")
+    if save is not None:
+        require_place(save)
     with job(), doing(f"loading {model}"):
         subject = load_model(model)
     found = measured(subject, text, documents=documents, context_length=context_length, seed=seed)

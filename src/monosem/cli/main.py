@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -49,6 +50,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+"""What torch says, and numpy's error of its own kind does not need."""
 TOGETHER = ("train", "store", "harvest", "eval")
 """Commands that several processes, started by torchrun, do together."""
 
@@ -140,11 +143,25 @@ def run() -> None:
     except Exception as error:
         if os.environ.get("MONOSEM_DEBUG"):
             raise
-        expected = isinstance(error, MonosemError | OSError)
+        lacking = _of_memory(error)
+        expected = isinstance(error, MonosemError | OSError) or lacking is not None
         if not first_to_fail():
             sys.exit(2 if expected else 1)
-        print_line(f"monosem: {error}" if expected else _report(error), "red")
+        print_line(f"monosem: {lacking or error}" if expected else _report(error), "red")
         sys.exit(2 if expected else 1)
+
+
+def _of_memory(error: Exception) -> str | None:
+    """What to say where memory did not suffice, of the machine or of a GPU; None of other errors."""
+    words = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not NO_MEMORY.search(words):
+        return None
+    found = re.search(r"tried to allocate ([\d.]+ ?\w+)", words, re.IGNORECASE)
+    wanted = f" ({found[1]} more were wanted)" if found else ""
+    return (
+        f"not enough memory{wanted}: take less of what is large (sae.n_latents, training.batch_size, "
+        "activations.buffer_tokens); monosem plan says what a run takes"
+    )
 
 
 def _yes() -> bool:

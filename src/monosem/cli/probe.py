@@ -51,12 +51,16 @@ def probe(
     from monosem.cli.console import console
     from monosem.errors import ConfigError
     from monosem.evaluation.probing import probe as probed
+    from monosem.files import require_place
     from monosem.models import load_model
     from monosem.runs import open_run
     from monosem.work import doing, job
 
     if not all(part.strip().isdigit() for part in k.split(",")):
         raise ConfigError(f"--k is whole numbers with commas between them, as 1,5,20; got {k!r}")
+    for place in (save, figure):
+        if place is not None:
+            require_place(place)
     opened = open_run(run, model, hook)
     sae = opened.sae()
     with job(), doing("loading the model"):

@@ -44,10 +44,13 @@ def scaling(
     The run folder holds every dictionary (`512x250000/`), `scaling.json` and `scaling.svg`. Stop it, kill it: the same
     command goes on.
     """
+    from monosem.analysis.scaling import require_budget
     from monosem.cli.console import console
     from monosem.runs import RunConfig, require_held_out, run_scaling
     from monosem.runs.scaling import FIGURE, numbers
 
+    for compute in budget or (1.0,):
+        require_budget(compute, overhead)
     config = RunConfig.read(run_yaml, settings)
     require_held_out(config)
     out = console()

@@ -47,10 +47,13 @@ def token_sets(
     """
     from monosem.analysis import token_sets as tested
     from monosem.cli.console import console
+    from monosem.files import require_place
     from monosem.models import load_model
     from monosem.runs import open_run
     from monosem.work import doing, job
 
+    if save is not None:
+        require_place(save)
     opened = open_run(run)
     with job():
         with doing("loading the dictionary and its model"):

@@ -6,10 +6,11 @@ import errno
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 
@@ -67,6 +68,24 @@ def writing(path: str | Path, n_bytes: int = 0) -> Iterator[None]:
             f"{path} cannot be written, the disk is full: {size}{free / MIB:,.1f} MiB are free{lacking}: "
             "make room, then run the same command again"
         ) from error
+
+
+def require_place(path: str | Path, kind: Literal["file", "folder"] = "file") -> None:
+    """See that a file or a folder can be written at a path, before the work whose result it shall take; nothing stays.
+
+    Raises:
+        FileError: something else stands there, or nothing can be written beside.
+    """
+    path = Path(path)
+    with writing(path):
+        if "\0" in str(path):
+            raise OSError(errno.EINVAL, "its name holds a zero byte")
+        if kind == "file" and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder stands there")
+        nearest = next(found for found in (path.absolute(), *path.absolute().parents) if found.exists())
+        nearest = nearest.parent if kind == "file" and nearest == path.absolute() else nearest
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
 
 
 def _free(path: Path) -> int:

@@ -101,7 +101,7 @@ def hardware(name: str | None = None) -> Hardware:
         ConfigError: there is none of that name.
     """
     known = {key: Hardware.model_validate(value) for key, value in read_yaml(FILE, dict).items()}
-    name = name or _here()
+    name = _here() if name is None else name
     if name not in known:
         raise ConfigError(f"hardware: {name!r} is not in the table; there are {', '.join(known)}{meant(name, known)}")
     found = known[name]

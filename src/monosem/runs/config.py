@@ -22,6 +22,10 @@ SIDE_BY_SIDE = ("n_sources", "n_layers")
 """What architectures that read several activations side by side call their number."""
 
 
+LARGEST = 10**18
+"""No number of a description is larger: nothing counts so far, and arithmetic of 64 bits goes no further."""
+
+
 class SAEConfig(BaseModel):
     """Which SAE to train. The parameters of its architecture stand beside these: `k: 24` for topk."""
 
@@ -312,6 +316,10 @@ class RunConfig(BaseModel):
         Raises:
             ConfigError: a key is unknown or a value does not fit.
         """
+        for key, value in _leaves(content):
+            if isinstance(value, int) and abs(value) > LARGEST:
+                place = f"{source}: " if source is not None else ""
+                raise ConfigError(f"{place}{key}: the number is too large: write one of at most {LARGEST:.0e}")
         try:
             return RunConfig.model_validate(content)
         except ValidationError as error:
@@ -322,6 +330,16 @@ class RunConfig(BaseModel):
         import yaml
 
         write_text(path, yaml.safe_dump(self.model_dump(), sort_keys=False))
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that stands in keys and lists, and its key with dots."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
+    if inner is None:
+        yield key, content
+        return
+    for name, value in inner:
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

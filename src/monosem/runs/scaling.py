@@ -92,6 +92,8 @@ def pairs_of(widths: Sequence[int], tokens: Sequence[int], most: float | None = 
     Raises:
         ConfigError: they are too few for a law.
     """
+    if most is not None and not most > 0:
+        raise ConfigError(f"the most compute, latents x tokens, must be above 0, got {most}")
     every = [(n, d) for n in dict.fromkeys(widths) for d in dict.fromkeys(tokens) if most is None or n * d <= most]
     require_enough([n for n, _ in every], [d for _, d in every])
     return {f"{n}x{d}": (n, d) for n, d in every}
@@ -109,8 +111,8 @@ def numbers(words: str, where: str) -> list[int]:
             value = float(word)
         except ValueError:
             value = float("nan")
-        if not (value >= 1 and value == int(value)):
-            raise ConfigError(f"{where}: write whole numbers with commas, such as 512,1024,2048, got {word!r}")
+        if not (1 <= value < float("inf") and value == int(value)):
+            raise ConfigError(f"{where}: write whole numbers with commas, such as 512,1024,2048, got {word[:60]!r}")
         found.append(int(value))
     return found
 

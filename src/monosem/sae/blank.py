@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,8 @@ from monosem.sae.base import SAE
 
 META = torch.device("meta")
 MAKERS = (torch.empty, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
+OUTLINED = 2**24
+"""Numbers of the largest tensor that an SAE of shapes alone has in memory: 64 MiB."""
 LIKE = (torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like)
 
 
@@ -44,14 +47,15 @@ def blank(
 class _Blank(TorchFunctionMode):
     """Random weights, and what is made of them, have shapes alone; of other tensors, so many numbers and no more."""
 
-    def __init__(self, path: Path, left: int, device: Any) -> None:
+    def __init__(self, path: Path, left: int, device: Any, largest: int = sys.maxsize) -> None:
         super().__init__()
+        self.largest = largest
         self.path, self.left, self.device = path, left, torch.device(device or "cpu")
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given, kwargs = list[Any](args), dict(kwargs or {})
+        given, kwargs, numbers = list[Any](args), dict(kwargs or {}), 0
         if func in MAKERS or func is torch.eye:
             numbers = math.prod(args if args and isinstance(args[0], int) else args[0] if args else ())
             self.left -= numbers**2 if func is torch.eye else numbers
@@ -62,6 +66,8 @@ class _Blank(TorchFunctionMode):
         if func is torch.randn:  # not drawn: for that torch would load its compiler first
             func, kwargs["device"] = torch.empty, META
             kwargs.pop("generator", None)
+        elif func in MAKERS and numbers > self.largest:
+            kwargs["device"] = META
         elif func is Tensor.to and given[0].is_meta:
             given = [given[0], *(arg for arg in given[1:] if not isinstance(arg, str | torch.device))]
             kwargs.pop("device", None)
@@ -118,5 +124,5 @@ def _name(stored: Stored | Tensor, name: str) -> str:
 
 def outlined(make: Callable[[], SAE]) -> SAE:
     """The SAE that `make` makes, of which what would be drawn at random, and so the weights, have shapes alone."""
-    with _Blank(Path(), 2**62, None):
+    with _Blank(Path(), 2**90, None, largest=OUTLINED):
         return make()

@@ -32,6 +32,16 @@ FAR = 32.0
 NAMES = ("floor", "a", "alpha", "b", "beta")
 
 
+def require_budget(compute: float, overhead: float = 0.0) -> None:
+    """See that a budget, and what a token costs beside the dictionary, are numbers that can be.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not 0 < compute < float("inf") or not 0 <= overhead < float("inf"):
+        raise ConfigError(f"a budget must be above 0 and an overhead not negative, got {compute} and {overhead}")
+
+
 @dataclass(frozen=True)
 class ScalingLaw:
     """loss(N, D) = floor + a (N / N0)^-alpha + b (D / D0)^-beta, of N latents trained on D tokens.
@@ -167,8 +177,7 @@ class ScalingLaw:
         Raises:
             ConfigError: the fit is too poor to recommend, or the budget is too far from what was swept.
         """
-        if not compute > 0 or overhead < 0:
-            raise ConfigError(f"a budget must be above 0 and an overhead not negative, got {compute} and {overhead}")
+        require_budget(compute, overhead)
         if self.too_poor:
             raise ConfigError(f"the fit is too poor to recommend: {self.too_poor}. Sweep more widths and tokens")
         found = self.best_at(compute, overhead)
