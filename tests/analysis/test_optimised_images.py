@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_vit import HOOK
 
 import monosem as ms
 from monosem.activations import reopened
-from monosem.analysis import OptimisedImages
+from monosem.analysis import KeptImages, OptimisedImages
 from monosem.analysis.optimised_images import pre_activations
 from monosem.analysis.picture import Pictures, colours_of, jittered
 from monosem.data import Images
-from monosem.errors import ConfigError, DataError
+from monosem.errors import ConfigError, DataError, FileError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.sae.metadata import PixelFormat
@@ -135,6 +137,33 @@ def test_the_activations_are_those_of_the_stored_images(
     ]
     expected = torch.stack(natural).amax((0, 1)).detach()
     np.testing.assert_allclose(made.natural or [], expected, atol=1e-5)
+
+
+def test_images_are_added_to_those_that_a_folder_has_of_the_same_dictionary(
+    vit: SubjectModel, vit_sae: SAE, made: OptimisedImages, tmp_path: Path
+) -> None:
+    made.save(tmp_path / "made")
+    again = ms.optimise_image(vit, vit_sae, [3], steps=2, n_random=0, progress=False)
+    again.save(tmp_path / "made")
+    kept = KeptImages(tmp_path / "made")
+    assert sorted(kept.facts) == list(range(24))
+    assert kept.facts[7]["activation"] == made.activation[7]
+    assert kept.facts[7]["natural"] == (made.natural or [])[7]
+    assert kept.facts[7]["activations"] == pytest.approx(made.activations[7].tolist(), rel=1e-4)
+    assert (kept.facts[3]["natural"], kept.facts[3]["n_random"]) == (None, 0)
+    with Image.open(io.BytesIO(kept.png(3))) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.asarray(again.image(3).convert("RGB")))
+    with pytest.raises(IndexError, match="no image was made for feature 24"):
+        kept.png(24)
+    other = ms.optimise_image(vit, ms.TopKSAE(16, 24, k=4, seed=9), 0, hook=HOOK, steps=1, n_random=0, progress=False)
+    with pytest.raises(ConfigError, match="another dictionary"):
+        other.save(tmp_path / "made")
+    (tmp_path / "made/3.png").write_bytes(b"nothing")
+    with pytest.raises(FileError, match="no PNG"):
+        kept.png(3)
+    (tmp_path / "made/images.json").write_text('{"dictionary": "x", "images": [{"latent": "3"}]}')
+    with pytest.raises(FileError, match=r"images\.0\."):
+        KeptImages(tmp_path / "made")
 
 
 def pixels(sae: SAE, model: SubjectModel, photos: np.ndarray) -> Any:

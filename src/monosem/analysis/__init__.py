@@ -3,6 +3,7 @@
 from monosem.analysis.diffing import CausalCheck, ModelDiff, diff_models
 from monosem.analysis.facts import Fact, FactEdit, FactEdits, edit_fact
 from monosem.analysis.geometry import Geometry, geometry
+from monosem.analysis.kept_images import KeptImages
 from monosem.analysis.latent_scaling import LatentScaling, latent_scaling
 from monosem.analysis.logit_lens import TokenEffects, direction_logits, logit_lens, logit_weights, moments
 from monosem.analysis.meta.made import MetaSAE, Part, meta_sae
@@ -25,6 +26,7 @@ __all__ = [
     "FactEdits",
     "Geometry",
     "Importance",
+    "KeptImages",
     "LatentProperties",
     "LatentScaling",
     "MetaSAE",

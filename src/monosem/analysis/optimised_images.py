@@ -14,14 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from monosem.activations.inputs import open_images, pixel_format
+from monosem.analysis.kept_images import Facts, keep
 from monosem.analysis.picture import Pictures, colours_of, jittered
 from monosem.data.batch import kept_positions
 from monosem.data.images import Images
 from monosem.data.pixels import as_image
 from monosem.errors import ConfigError, DataError
-from monosem.files import write_json
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.sae.identity import dictionary_hash
 from monosem.sae.metadata import PixelFormat
 from monosem.work import doing, job
 
@@ -55,6 +56,8 @@ class OptimisedImages:
     n_random: int
     history: np.ndarray = field(repr=False)
     """(steps, latents) what was maximised: the pre-activation."""
+    dictionary: str
+    """The hash of the SAE's weights."""
 
     @property
     def times_natural(self) -> list[float] | None:
@@ -75,13 +78,31 @@ class OptimisedImages:
         return as_image(self.images[self.latents.index(latent)])
 
     def save(self, folder: str | Path) -> None:
-        """Write LATENT.png of each, and images.json with the numbers."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for latent in self.latents:
-            self.image(latent).save(folder / f"{latent}.png")
-        names = ("latents", "activation", "start", "random", "natural", "n_natural", "n_random")
-        write_json(folder / "images.json", {name: getattr(self, name) for name in names}, indent=1)
+        """Write LATENT.png of each, and images.json with the numbers, beside those of other features that are there.
+
+        The page shows them where the folder is `optimised` beside the feature store.
+
+        Raises:
+            ConfigError: the folder has images made for another dictionary.
+            FileError: what it has is damaged, or it cannot be written.
+        """
+        keep(
+            folder,
+            self.dictionary,
+            {latent: (self._facts(i), self.image(latent)) for i, latent in enumerate(self.latents)},
+        )
+
+    def _facts(self, i: int) -> Facts:
+        return Facts(
+            latent=self.latents[i],
+            activations=[float(f"{value:.5g}") for value in self.activations[i].tolist()],
+            activation=self.activation[i],
+            start=self.start[i],
+            random=self.random[i],
+            natural=None if self.natural is None else self.natural[i],
+            n_natural=self.n_natural,
+            n_random=self.n_random,
+        )
 
     def __str__(self) -> str:
         natural = self.natural or [float("nan")] * len(self.latents)
@@ -111,7 +132,7 @@ def optimise_image(
     """Make the image on which a feature fires most, to see what it is for; and measure it as one measures any image.
 
     made = ms.optimise_image(model, sae, [60, 351], images="cifar10_test.npz")
-    print(made); made.image(60).save("60.png")
+    print(made); made.image(60).save("60.png"); made.save("run/optimised")  # where the page finds them
 
     What rises is the pre-activation <w, t(x) - b> + b', which has a gradient where the feature is off too, at one patch
     or all; by Adam, on Fourier coefficients of decorrelated colours, each time moved, turned and scaled, less and less.
@@ -174,6 +195,7 @@ def optimise_image(
         n_natural=0 if natural is None else len(natural),
         n_random=n_random,
         history=history[:, :n],
+        dictionary=dictionary_hash(sae),
     )
 
 

@@ -161,9 +161,20 @@ def _read_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:
         pictures = dictionary.store.pictures
         if pictures is None:
             raise IndexError(f"{name} is of text: it has no images")
-        return Response(
-            pictures.png(number), headers={"cache-control": "private, max-age=3600"}, media_type="image/png"
-        )
+        return _png(pictures.png(number))
+
+    @get("/api/d/{name}/f/{latent}/image", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    def made_image(name: str, latent: int) -> Response:
+        """The image made for a feature (PNG), where its `made_image` says that there is one."""
+        dictionary = site[name]
+        dictionary.check(latent)
+        if dictionary.optimised is None:
+            raise IndexError(f"{name} has no images made for features: ms.optimise_image makes them")
+        return _png(dictionary.optimised.png(latent))
+
+
+def _png(content: bytes) -> Response:
+    return Response(content, headers={"cache-control": "private, max-age=3600"}, media_type="image/png")
 
 
 def _table_routes(app: FastAPI, site: Site, lanes: Lanes, kept: Kept) -> None:

@@ -142,6 +142,25 @@ def _feature(
         ],
         reads=feature.reads,
         made_of=made_of(dictionary, feature.latent),
+        made_image=_made_image(dictionary, feature.latent),
+    )
+
+
+def _made_image(dictionary: Dictionary, latent: int) -> shapes.MadeImage | None:
+    """What is known of the image made for a latent, if there is one."""
+    kept = dictionary.optimised
+    facts = None if kept is None else kept.facts.get(latent)
+    if facts is None:
+        return None
+    return shapes.MadeImage(
+        activation=facts["activation"],
+        activations=facts["activations"],
+        peak=int(np.argmax(facts["activations"])),
+        start=facts["start"],
+        random=facts["random"],
+        natural=facts["natural"],
+        n_natural=facts["n_natural"],
+        n_random=facts["n_random"],
     )
 
 

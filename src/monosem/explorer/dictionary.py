@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from monosem.analysis import MetaSAE
+from monosem.analysis import KeptImages, MetaSAE
 from monosem.errors import ConfigError, FileError, MonosemError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.definitions import GROUPS
@@ -159,6 +159,26 @@ class Dictionary:
             return None
         if found.dictionary != self.index.get("dictionary"):
             _LOG.warning("%s is of another dictionary than was harvested: make it anew with ms.meta_sae", folder)
+            return None
+        return found
+
+    @functools.cached_property
+    def optimised(self) -> KeptImages | None:
+        """Images made for its features, kept in `optimised` beside the store; None if there are none."""
+        folder, pictures = self.store.path.resolve().parent / "optimised", self.store.pictures
+        if pictures is None or not (folder / "images.json").is_file():
+            return None
+        try:
+            found = KeptImages(folder)
+        except FileError as error:
+            _LOG.warning("%s", error)
+            return None
+        positions = pictures.n_special + pictures.rows * pictures.columns
+        if found.dictionary != self.index.get("dictionary"):
+            _LOG.warning("%s is of another dictionary than was harvested: make it anew with ms.optimise_image", folder)
+            return None
+        if any(len(facts["activations"]) != positions for facts in found.facts.values()):
+            _LOG.warning("%s is of images of another size than were harvested: it is left out", folder)
             return None
         return found
 

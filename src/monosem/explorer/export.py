@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from monosem.analysis import KeptImages
 from monosem.errors import ConfigError
 from monosem.explorer.answers import to_json
 from monosem.explorer.chunks import write_chunk
@@ -92,6 +94,9 @@ def _write_dictionary(site: Site, dictionary: Dictionary, folder: Path) -> None:
     pictures = dictionary.store.pictures
     for number, png in pictures.every() if pictures is not None else ():
         write_bytes(folder / f"data/{home}/image/{number}.png", png)
+    kept = dictionary.optimised
+    for latent, png in () if kept is None else kept.every():
+        write_bytes(folder / f"data/{home}/made/{latent}.png", png)
     if dictionary.meta is not None:
         write_chunk(folder, f"{home}/meta/index", meta_latents(dictionary))
         for first in range(0, dictionary.meta.n_latents, METAS_A_FILE):
@@ -162,6 +167,8 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
     if note["comment"]:
         parts.append(f"<p>{escape(note['comment'])}</p>")
     parts.append(feature_card(feature))
+    if dictionary.optimised is not None and latent in dictionary.optimised.facts:
+        parts.append(_made_image(dictionary.optimised, latent))
     about = f"{dictionary.index['architecture']} SAE, {dictionary.n_latents:,} latents"
     place = f" at {dictionary.hook} of {dictionary.model_name}" if dictionary.hook and dictionary.model_name else ""
     parts.append(
@@ -173,6 +180,18 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{"".join(parts)}</body></html>\n'
+
+
+def _made_image(kept: KeptImages, latent: int) -> str:
+    """The image made for a feature, with how strongly it fires there and on others."""
+    facts, content = kept.facts[latent], b64encode(kept.png(latent)).decode()
+    natural = (
+        "" if facts["natural"] is None else f", {facts['natural']:.3g} on the best of {facts['n_natural']:,} natural"
+    )
+    random = f"{facts['random']:.3g} on those made for {facts['n_random']} random directions"
+    said = f"Made for it: {facts['activation']:.3g} on this image{natural}, {random}."
+    style = "width:176px;image-rendering:pixelated"
+    return f'<p><img src="data:image/png;base64,{content}" alt="made for the feature" style="{style}"><br>{said}</p>'
 
 
 def export_feature(dictionaries: dict[str, Dictionary], latent: int, file: str | Path) -> Path:

@@ -177,6 +177,10 @@ export class FileSource implements Source {
     return `data/d/${encodeURIComponent(name)}/image/${number}.png`
   }
 
+  madeImage(name: string, latent: number): string {
+    return `data/d/${encodeURIComponent(name)}/made/${latent}.png`
+  }
+
   async searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere> {
     const { dictionaries } = await this.site()
     const found = await Promise.all(dictionaries.map(async ({ name }) => ({ name, found: await this.search(name, query, kind, 12), error: null })))

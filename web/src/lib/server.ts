@@ -74,6 +74,10 @@ export class ServerSource implements Source {
     return `${this.base(name)}/image/${number}`
   }
 
+  madeImage(name: string, latent: number): string {
+    return `${this.base(name)}/f/${latent}/image`
+  }
+
   search(name: string, query: string, kind: string, limit = 50, offset = 0): Promise<t.Found> {
     return json(`${this.base(name)}/search?${new URLSearchParams({ q: query, kind, limit: String(limit), offset: String(offset) })}`)
   }

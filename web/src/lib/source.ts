@@ -27,6 +27,8 @@ export interface Source {
   totals(name: string, text: string, target: string, latents: number[]): Promise<t.Totals>
   /** Address of an image. */
   image(name: string, number: number): string
+  /** Address of the image made for a feature. */
+  madeImage(name: string, latent: number): string
   search(name: string, query: string, kind: string, limit?: number, offset?: number): Promise<t.Found>
   /** In every dictionary. */
   searchEverywhere(query: string, kind: string): Promise<t.FoundEverywhere>

@@ -284,6 +284,22 @@ export interface Feature {
   /** The layer that a latent of a cross-layer transcoder reads. */
   reads: string | null
   made_of?: MadeOf | null
+  /** Of the image made for it, where there is one. */
+  made_image?: MadeImage | null
+}
+
+/** What a feature does on the image made for it, and at most on others. */
+export interface MadeImage {
+  activation: number
+  activations: number[]
+  peak: number
+  /** On the image that the optimisation began at. */
+  start: number
+  /** On images made in the same way for random directions. */
+  random: number
+  natural: number | null
+  n_natural: number
+  n_random: number
 }
 
 export interface Weighted extends Named {

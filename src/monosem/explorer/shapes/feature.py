@@ -113,6 +113,19 @@ class Moments(TypedDict):
     kurtosis: float
 
 
+class MadeImage(TypedDict):
+    """What a latent does on the image made for it, at each position, and at most on other images: the controls."""
+
+    activation: float
+    activations: list[float]
+    peak: int
+    start: float
+    random: float
+    natural: float | None
+    n_natural: int
+    n_random: int
+
+
 class Feature(TypedDict):
     """Everything on a feature's page."""
 
@@ -152,6 +165,7 @@ class Feature(TypedDict):
     parts: list[SourcePart]
     reads: str | None
     made_of: MadeOf | None
+    made_image: MadeImage | None
 
 
 class Preview(Named):
