@@ -1,16 +1,17 @@
 """Which features does a chat-tuned model have that its base has not, and do the features that they share do the same?
 
-    python studies/model_diff.py [--chat FOLDER] [--output studies] [--runs runs/model_diff] [--quick]
+    python studies/model_diff.py [--chat FOLDER] [--output studies] [--runs runs/model_diff]
+        [--tokens 200000] [--quick]
 
 Rules, written before looking. Base: the bundled model; chat: the same, fine-tuned on dialogues (recipes/bundled_chat;
-made first if FOLDER is not there). Crosscoders of both (1,024 latents, resid_post.2, 200,000 tokens of the same plain
-text): BatchTopK (k = 24) and L1. A latent looks exclusive if 9/10 of its decoder norms are one model's; it is
-confirmed if latent scaling finds less than 0.2 of it in the other's errors and less than 0.5 in its reconstructions
-(`ms.diff_models`). Published (Minder et al., 2025): most latents that look exclusive under L1 are not, under BatchTopK
-they are; here that holds if the shares confirmed differ with 95 % intervals apart. Shared latents do the same if taking
-one out of either model changes logits more alike than taking out another shared latent in the second model (paired
-over latents, interval above 0). Null: the base beside itself must have none that looks exclusive. Writes model_diff.svg
-and .md.
+made first if FOLDER is not there). Crosscoders of both (1,024 latents, resid_post.2, --tokens of the same plain text,
+200,000 if not given): BatchTopK (k = 24) and L1. A latent looks exclusive if 9/10 of its decoder norms are one
+model's; it is confirmed if latent scaling finds less than 0.2 of it in the other's errors and less than 0.5 in its
+reconstructions (`ms.diff_models`). Published (Minder et al., 2025): most latents that look exclusive under L1 are
+not, under BatchTopK they are; here that holds if the shares confirmed differ with 95 % intervals apart. Shared
+latents do the same if taking one out of either model changes logits more alike than taking out another shared latent
+in the second model (paired over latents, interval above 0). Null: the base beside itself must have none that looks
+exclusive. Writes model_diff.svg and .md.
 """
 
 from __future__ import annotations
@@ -122,11 +123,13 @@ def main() -> None:
     parser.add_argument("--chat", type=Path, default=Path("recipes/bundled_chat/work/model"))
     parser.add_argument("--output", type=Path, default=Path("studies"))
     parser.add_argument("--runs", type=Path, default=Path("runs/model_diff"))
+    parser.add_argument("--tokens", type=int, default=200_000, help="that the crosscoders read")
     parser.add_argument("--quick", action="store_true", help="small, to see that it runs")
     options = parser.parse_args()
     began, small = time.process_time(), 10 if options.quick else 1
     base, chat = ms.load_model("bundled"), ms.load_model(str(chat_model(options.chat, options.quick)))
-    tokens, latents, rows = 200_000 // small, 1024 // (4 if options.quick else 1), 40_000 // small
+    tokens, rows = options.tokens // small, min(40_000, options.tokens) // small
+    latents = 1024 // (4 if options.quick else 1)
     diffs: dict[str, ModelDiff] = {}
     for models, names in ((ms.ModelSet([base, chat]), ("BatchTopK", "L1")), (ms.ModelSet([base, base]), ("null",))):
         made: dict[str, ms.SAE] = {
@@ -149,7 +152,8 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     draw(options.output / "model_diff.svg", diffs)
     shown = "\n\n".join(f"{name}:\n\n```\n{str(one).rstrip()}\n```" for name, one in diffs.items())
-    quick = " --quick" if options.quick else ""
+    asked = "" if options.tokens == 200_000 else f" --tokens {options.tokens}"
+    quick = asked + (" --quick" if options.quick else "")
     parts = [
         "# What a chat-tuned model has that its base has not, by crosscoders",
         f"**{words}**",
