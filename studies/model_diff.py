@@ -1,7 +1,7 @@
 """Which features does a chat-tuned model have that its base has not, and do the features that they share do the same?
 
     python studies/model_diff.py [--chat FOLDER] [--output studies] [--runs runs/model_diff]
-        [--tokens 200000] [--quick]
+        [--tokens 200000] [--checked 64] [--quick]
 
 Rules, written before looking. Base: the bundled model; chat: the same, fine-tuned on dialogues (recipes/bundled_chat;
 made first if FOLDER is not there). Crosscoders of both (1,024 latents, resid_post.2, --tokens of the same plain text,
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("studies"))
     parser.add_argument("--runs", type=Path, default=Path("runs/model_diff"))
     parser.add_argument("--tokens", type=int, default=200_000, help="that the crosscoders read")
+    parser.add_argument("--checked", type=int, default=64, help="shared latents of BatchTopK's that are taken out")
     parser.add_argument("--quick", action="store_true", help="small, to see that it runs")
     options = parser.parse_args()
     began, small = time.process_time(), 10 if options.quick else 1
@@ -138,13 +139,13 @@ def main() -> None:
             else ms.Crosscoder(base.d_model, latents, k=24)
             for name in names
         }
-        source = ms.activations(models, HOOK, buffer_tokens=65_536 // small)
-        config = ms.TrainingConfig(batch_size=1024 // small)
+        source = ms.activations(models, HOOK, buffer_tokens=min(65_536 // small, tokens))
+        config = ms.TrainingConfig(batch_size=max(64, 1024 * tokens // 200_000))
         ms.train_together(made, source, tokens=tokens, config=config, path=options.runs / "_".join(names))
         for name, crosscoder in made.items():
             assert isinstance(crosscoder, ms.Crosscoder)
             both = ("base", "base again") if name == "null" else NAMES
-            checked = 0 if name == "null" else 8 if options.quick else 64
+            checked = 0 if name != "BatchTopK" else min(8, options.checked) if options.quick else options.checked
             limits: dict[str, int] = {"rows": rows, "checked": checked, "contexts": 8}
             diffs[name] = ms.diff_models(crosscoder, models, HOOK, names=both, **limits)
             print(diffs[name], flush=True)
@@ -152,14 +153,19 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     draw(options.output / "model_diff.svg", diffs)
     shown = "\n\n".join(f"{name}:\n\n```\n{str(one).rstrip()}\n```" for name, one in diffs.items())
-    asked = "" if options.tokens == 200_000 else f" --tokens {options.tokens}"
-    quick = asked + (" --quick" if options.quick else "")
+    quick = "".join(
+        f" --{name} {getattr(options, name)}"
+        for name in ("tokens", "checked")
+        if getattr(options, name) != parser.get_default(name)
+    ) + (" --quick" if options.quick else "")
     parts = [
         "# What a chat-tuned model has that its base has not, by crosscoders",
         f"**{words}**",
         "![shares, latent scaling and the causal check](model_diff.svg)",
         f"Crosscoders of {latents:,} latents at {HOOK}, {tokens:,} tokens of plain text; latent scaling on {rows:,} "
-        "rows held out; intervals are 95 %, of shares over latents (Wilson) and of cosines over latents.",
+        f"rows held out; {len(diffs['BatchTopK'].causal.agreement)} shared latents taken out; intervals are 95 %, of "
+        "shares over latents (Wilson) and of cosines over latents."
+        + ("" if tokens >= 200_000 else " Made at less than the whole size, which is 200,000 tokens and 64 latents."),
         shown,
         f"`python studies/model_diff.py{quick}`",
     ]

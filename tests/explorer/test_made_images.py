@@ -107,7 +107,7 @@ def test_the_page_a_static_site_and_one_file_show_it(
         visit.open("/d/vit/f/3")
         visit.page.get_by_text("No image has been made for it").wait_for()
         still.open("#/d/vit/f/3")
-        still.page.get_by_role("heading", name="Strongest").wait_for()
+        still.page.get_by_role("heading", name="Strongest", exact=True).wait_for()
         assert still.page.get_by_text("No image has been made for it").count() == 0
     one = export_feature(open_dictionaries([folder]), 5, tmp_path / "one.html").read_text()
     assert "Made for it:" in one
