@@ -185,9 +185,8 @@ def feature_html(dictionary: Dictionary, latent: int) -> str:
 def _made_image(kept: KeptImages, latent: int) -> str:
     """The image made for a feature, with how strongly it fires there and on others."""
     facts, content = kept.facts[latent], b64encode(kept.png(latent)).decode()
-    natural = (
-        "" if facts["natural"] is None else f", {facts['natural']:.3g} on the best of {facts['n_natural']:,} natural"
-    )
+    best, number = facts["natural"], facts["n_natural"]
+    natural = "" if best is None else f", {best:.3g} on the best of {number:,} natural ones"
     random = f"{facts['random']:.3g} on those made for {facts['n_random']} random directions"
     said = f"Made for it: {facts['activation']:.3g} on this image{natural}, {random}."
     style = "width:176px;image-rendering:pixelated"
