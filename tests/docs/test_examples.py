@@ -38,6 +38,7 @@ SMALLER = [
     (r"(?<=of\()1572|301, 1572", "17"),
     (r"sae\.k: \[16, 32\]", "sae.k: [16]"),
     (r"batches\(acts, 4096\)", "islice(batches(acts, 512), 2)"),  # it has no end
+    (r"checked=8", "checked=2, contexts=2"),
     (r"--feature \d+", "--feature 36"),
     (r"(monosem heads \S+)", r"\1 --documents 8"),
     (r"(monosem explore [^-]+)$", r"\1 --export site"),  # it would serve until Ctrl-C

@@ -186,10 +186,13 @@ def test_a_screened_batch_selection_misses_nothing(guess: float, screen: kernels
 
 # Screens ----------------------------------------------------------------------------------------------------------
 
-KINDS = ["plain", "heavy", "constant", "one hot", "sizes", "zeros", "outlier", "tiny"]
+ONE_BY_ONE = ["plain", "heavy", "constant", "one hot", "tiny"]
+KINDS = [*(ONE_BY_ONE if DEVICE == "cuda" else []), "mixed", "sizes", "zeros", "outlier"]  # an interpreter is slow
 
 
 def hard_rows(kind: str, n: int, d: int, seed: int) -> Tensor:
+    if kind == "mixed":
+        return torch.stack([hard_rows(ONE_BY_ONE[i % len(ONE_BY_ONE)], n, d, seed)[i] for i in range(n)])
     x = random(n, d, seed=seed, dtype=SINGLE)
     if kind == "heavy":
         x = x / random(n, d, seed=seed + 7, dtype=SINGLE).abs().clamp_min(1e-3)
@@ -215,7 +218,7 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(
 ) -> None:
     """No entry is further from what a screen says than it may be, and so the largest found are the largest."""
     monkeypatch.setattr(triton_screens, "ROUNDED", 32)  # an interpreter has few programs rather than small ones
-    monkeypatch.setattr(triton_screens, "COLUMNS", 16 if kind == "plain" else 64)
+    monkeypatch.setattr(triton_screens, "COLUMNS", 16 if kind == "mixed" else 64)
     rows_of_x, n, tile = (6, 40, 5) if DEVICE == "cpu" else (10, 90, 7)
     monkeypatch.setattr(cuda, "TILE_BYTES", 4 * n * tile)
     x, W = hard_rows(kind, rows_of_x, 20, 0), hard_rows("sizes" if kind == "sizes" else "plain", n, 20, 1)
@@ -243,7 +246,8 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(
     values, indices = cuda.top_k_screened(x, W, b, 4, precision, True)
     named = cuda.top_k_screened(x, W, b, 4, "float32", True)
     assert torch.equal(values.sort().values, named[0].sort().values)
-    assert torch.equal(indices.sort().values, named[1].sort().values) or kind in ("constant", "zeros")
+    told_apart = ~(x == x[:, :1]).all(1)  # of equal numbers the least difference in rounding makes the order
+    assert torch.equal(indices.sort().values[told_apart], named[1].sort().values[told_apart])
     best = exact.topk(4).values
     assert ((values.double().sort(descending=True).values - best).abs() <= 1e-5 * size).all()
     limits = torch.linspace(0, float(best.median()), n)
