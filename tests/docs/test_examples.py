@@ -25,7 +25,6 @@ from monosem.training import LOGGERS
 
 SMALLER = [
     (r"\btokens=[\d_]{4,}", "tokens=2048"),
-    (r"\bloss_tokens=[\d_]{4,}", "loss_tokens=512"),
     (r"\bgames=[\d_]{4,}", "games=60"),
     (r"\bn_latents=[\d_]{4,}", "n_latents=256"),
     (r"--tokens [\d_]{4,}", "--tokens 1000"),
