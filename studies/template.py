@@ -79,7 +79,7 @@ def draw(path: Path, reports: dict[str, EvaluationReport]) -> None:
         axis.set_xticks(range(2), [f"dialogues, {form}" for form in FORMS])
         axis.set_ylabel(label)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     with replacing(path) as new:
         figure.savefig(new, metadata={"Date": None}, format="svg")
 
