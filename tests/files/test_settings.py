@@ -87,3 +87,11 @@ def test_a_folder_to_write_into_has_a_name(path: str, tmp_path: Path, monkeypatc
 def test_a_batch_that_this_machine_cannot_hold_is_refused_before_any_row_is_read() -> None:
     with pytest.raises(ConfigError, match=r"training.batch_size: 1,000,000,000,000 rows take [0-9,]+ GiB"):
         ms.fit(ms.TopKSAE(6, 8, k=2), X, config=ms.TrainingConfig(batch_size=10**12), progress=False)
+
+
+def test_where_nothing_says_how_much_memory_there_is_no_batch_is_refused_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("os.sysconf")  # as on Windows
+    trained = ms.fit(ms.TopKSAE(6, 8, k=2), X, tokens=64, config=ms.TrainingConfig(batch_size=32), progress=False)
+    assert trained.history

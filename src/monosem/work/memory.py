@@ -1,13 +1,16 @@
 """How much memory this machine has, and how much of it is free."""
 
 import os
+import sys
 from pathlib import Path
 
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory_here() -> int:
-    """Bytes of memory of this machine, or of what this process may take of it."""
+    """Bytes of memory of this machine, or of what this process may take of it; no bound where nothing says it."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if LIMIT.is_file() and (text := LIMIT.read_text().strip()).isdigit():
         size = min(size, int(text))
