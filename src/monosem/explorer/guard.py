@@ -21,6 +21,8 @@ MOST_READ_ON = 2 * LARGEST_FILE
 """Bytes of a body that is refused which are received before it is said."""
 PATIENCE = 0.5
 """Seconds to wait for the next piece of it."""
+LONGEST = 10
+"""Seconds for all of it: one that drips holds nobody up."""
 CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 OWN_POLICY = (
     "default-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
@@ -131,11 +133,12 @@ class _Body:
 
     async def read_on(self) -> None:
         """Take in the rest of what is refused, up to a limit: who still sends would not see the answer."""
-        while not self._whole and self._seen <= MOST_READ_ON:
-            with move_on_after(PATIENCE) as waited:
-                await self._next()
-            if waited.cancelled_caught:
-                return
+        with move_on_after(LONGEST):
+            while not self._whole and self._seen <= MOST_READ_ON:
+                with move_on_after(PATIENCE) as waited:
+                    await self._next()
+                if waited.cancelled_caught:
+                    return
 
 
 async def _answer(send: Send, status: int, words: str) -> None:
