@@ -38,6 +38,13 @@ def test_the_import_is_light() -> None:
     assert min(times) <= 0.3
 
 
+def test_what_only_a_plan_counts_is_not_imported_by_runs() -> None:
+    """The counter of operations of torch of operations imports triton, 66 MiB."""
+    code = "import sys, monosem.runs.storing, monosem.planning; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["harvest", "--help"], ["--version"]])
 def test_the_command_line_explains_itself_without_torch(arguments: list[str]) -> None:
     code = "import sys; from monosem.cli.main import app; app(sys.argv[1:], standalone_mode=False)"

@@ -6,18 +6,20 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
 
 from monosem.models.gguf import check_gguf, gguf_file
 from monosem.models.load import described, reaching, readable_errors, source_of
 from monosem.models.subject import SubjectModel
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 class TensorCount(TorchDispatchMode):
@@ -122,7 +124,7 @@ class Outline:
         model = self.model
         model.module.requires_grad_(False)
         counted = TensorCount([*model.module.parameters(), *model.module.buffers()])
-        flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+        flops = _counted_flops()
 
         def put_in(x: torch.Tensor, _: Any) -> torch.Tensor:
             return x.detach().requires_grad_()
@@ -139,7 +141,7 @@ class Outline:
     def _rehearse(self, hooks: Sequence[str] | None, contexts: int, length: int) -> Rehearsal:
         model, shape = self.model, self.model.inputs.image_shape
         counted = TensorCount([*model.module.parameters(), *model.module.buffers()])
-        flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+        flops = _counted_flops()
         with self._mode, torch.no_grad():
             inputs = torch.zeros(contexts, *shape) if shape else torch.zeros(contexts, length, dtype=torch.int64)
             with counted, flops:
@@ -147,6 +149,12 @@ class Outline:
             widths = {} if hooks is None else {hook: x.shape[-1] for hook, x in found.items()}
         positions = contexts * (model.inputs.context_length or length if shape else length)
         return Rehearsal(widths, flops.get_total_flops(), counted.peak, positions)
+
+
+def _counted_flops() -> FlopCounterMode:
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton, 66 MiB that only counting needs
+
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
