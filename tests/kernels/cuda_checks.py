@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -107,12 +108,13 @@ def test_the_largest_of_each_row(rows: int, n: int, k: int, dtype: torch.dtype) 
 
 
 def test_the_largest_of_ties_zeros_and_infinities() -> None:
-    pre = torch.zeros(4, 130, device=DEVICE)
+    n = 70 if DEVICE == "cpu" else 130
+    pre = torch.zeros(4, n, device=DEVICE)
     pre[1, ::2] = -0.0
     pre[2] = float("-inf")
-    pre[2, 77] = float("inf")
-    pre[3] = torch.tensor([float("-inf"), -1e-45, 1e-45, 3e38, -3e38], device=DEVICE).repeat(26)
-    for k in (1, 9, 129, 130):
+    pre[2, 67] = float("inf")
+    pre[3] = torch.tensor([float("-inf"), -1e-45, 1e-45, 3e38, -3e38], device=DEVICE).repeat(n // 5)
+    for k in (1, 9, n - 1, n):
         check_largest(pre, k)
 
 
@@ -144,11 +146,12 @@ def test_top_k_equals_dense_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("screen", ["bfloat16", "int8", "float8"])
 def test_screened_values_are_exact(screen: kernels.Precision) -> None:
-    x, W = random(6, 40, dtype=SINGLE), normalize(random(200, 40, seed=1, dtype=SINGLE), dim=1)
-    bias = 0.1 * random(200, seed=2, dtype=SINGLE)
+    rows, n = (3, 100) if DEVICE == "cpu" else (6, 200)
+    x, W = random(rows, 40, dtype=SINGLE), normalize(random(n, 40, seed=1, dtype=SINGLE), dim=1)
+    bias = 0.1 * random(n, seed=2, dtype=SINGLE)
     values, selection = kernels.top_k(x, W, bias, 16, screen=screen)
     pre = x @ W.T + bias
-    values, chosen = values.reshape(6, 16), selection.indices.reshape(6, 16).long()
+    values, chosen = values.reshape(rows, 16), selection.indices.reshape(rows, 16).long()
     check_near(values, pre.gather(1, chosen))
     check_near(values.sort(descending=True).values, pre.topk(16).values)
     assert all(len(set(row)) == 16 for row in chosen.tolist())
@@ -186,8 +189,10 @@ def test_a_screened_batch_selection_misses_nothing(guess: float, screen: kernels
 
 # Screens ----------------------------------------------------------------------------------------------------------
 
-ONE_BY_ONE = ["plain", "heavy", "constant", "one hot", "tiny"]
-KINDS = [*(ONE_BY_ONE if DEVICE == "cuda" else []), "mixed", "sizes", "zeros", "outlier"]  # an interpreter is slow
+ONE_BY_ONE = ["plain", "heavy", "constant", "one hot", "tiny", "zeros"]
+KINDS = [*(ONE_BY_ONE if DEVICE == "cuda" else []), "mixed", "sizes", "outlier"]  # an interpreter is slow
+NAMED: dict[str, Any] = {}
+"""Of rows of a kind, what is selected without a screen."""
 
 
 def hard_rows(kind: str, n: int, d: int, seed: int) -> Tensor:
@@ -203,7 +208,7 @@ def hard_rows(kind: str, n: int, d: int, seed: int) -> Tensor:
     if kind == "sizes":
         x = x * 10.0 ** (torch.arange(n, device=DEVICE)[:, None] % 9 - 4)
     if kind == "zeros":
-        x[::3] = 0
+        x[2::3] = 0
     if kind == "outlier":
         x[:, 3] = 500
     if kind == "tiny":
@@ -244,22 +249,24 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(
         assert found.sum() == len(places)
         assert all((row.diff() > 0).all() for row in places.split(counts.tolist()))
     values, indices = cuda.top_k_screened(x, W, b, 4, precision, True)
-    named = cuda.top_k_screened(x, W, b, 4, "float32", True)
+    limits = torch.linspace(0, float(exact.topk(4).values.median()), n)
+    if kind not in NAMED:
+        selections = cuda.top_k_screened(x, W, b, 4, "float32", True), cuda.above_screened(x, W, b, limits, "float32")
+        NAMED[kind] = selections
+    named, above = NAMED[kind]
     assert torch.equal(values.sort().values, named[0].sort().values)
     told_apart = ~(x == x[:, :1]).all(1)  # of equal numbers the least difference in rounding makes the order
     assert torch.equal(indices.sort().values[told_apart], named[1].sort().values[told_apart])
     best = exact.topk(4).values
     assert ((values.double().sort(descending=True).values - best).abs() <= 1e-5 * size).all()
-    limits = torch.linspace(0, float(best.median()), n)
-    for one, other in zip(
-        *(cuda.above_screened(x, W, b, limits, name) for name in ("float32", precision)), strict=True
-    ):
+    for one, other in zip(above, cuda.above_screened(x, W, b, limits, precision), strict=True):
         assert torch.equal(one, other)
 
 
 def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
-    W = torch.ones(130, 24, device=DEVICE) + 1e-5 * random(130, 24, dtype=SINGLE)
-    x, b = random(6, 24, seed=1, dtype=SINGLE), torch.zeros(130, device=DEVICE)
+    n = 70 if DEVICE == "cpu" else 130
+    W = torch.ones(n, 24, device=DEVICE) + 1e-5 * random(n, 24, dtype=SINGLE)
+    x, b = random(3, 24, seed=1, dtype=SINGLE), torch.zeros(n, device=DEVICE)
     found = cuda.top_k_screened(x, W, b, 3, "bfloat16", True)[0].sort(descending=True).values
     torch.testing.assert_close(found.double(), (x.double() @ W.double().T).topk(3).values, rtol=0, atol=2e-5)
 
