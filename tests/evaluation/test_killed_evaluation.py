@@ -18,8 +18,8 @@ from monosem.models import SubjectModel
 from monosem.runs import pipeline
 pipeline.KEEP_MINUTES = 0
 pipeline._explain = lambda *_: None  # it has no part in this, and tests of its own
-untrained.TOKENS, untrained.LEAST = 2048, 1024
-usefulness.EXAMPLES, usefulness.WORDS = 160, 12
+untrained.TOKENS, untrained.LEAST = 1024, 512
+usefulness.EXAMPLES, usefulness.WORDS = 120, 8
 SubjectModel.contexts_at_once = lambda model, length: 4
 run()
 """
@@ -39,10 +39,10 @@ def test_killed_in_every_part_an_evaluation_ends_in_the_same_numbers(
 ) -> None:
     whole, run, words = tmp_path / "whole", tmp_path / "run", tmp_path / "words.txt"
     words.write_text("\n".join(f"{who} went to the city to see the king." for who in ("We", "They", "Anna") * 4))
-    short = ["--set=activations.context_length=48", "--set=tokens=4096", f"--set=output={whole}"]
-    assert monosem("train", *SMALL_RUN, *short, "--no-evaluation").code == 0
+    short = ["sae.n_latents=48", "sae.k=8", "activations.context_length=48", "tokens=2048", f"output={whole}"]
+    assert monosem("train", *SMALL_RUN, *(f"--set={one}" for one in short), "--no-evaluation").code == 0
     copytree(whole, run)
-    options = ["--suite", "full", "--tokens", "1500", "--loss-tokens", "700", "--last-words", words]
+    options = ["--suite", "full", "--tokens", "800", "--loss-tokens", "400", "--last-words", words]
     process = forks("-c", SOON_KEPT, "eval", whole, *options)
     assert process.wait() == 0, process.said
 
