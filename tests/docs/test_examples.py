@@ -24,19 +24,23 @@ from monosem.runs import RunConfig
 from monosem.training import LOGGERS
 
 SMALLER = [
-    (r"\btokens=[\d_]{4,}", "tokens=2048"),
+    (r"\b((?:(?:held_out|buffer)_)?tokens(?:=|: ))[\d_]{4,}", r"\g<1>1024"),
+    (r"\b(loss_tokens(?:=|: ))[\d_]{4,}", r"\g<1>300"),
     (r"\bgames=[\d_]{4,}", "games=60"),
-    (r"\bn_latents=[\d_]{4,}", "n_latents=256"),
+    (r"\b(n_latents(?:=|: ))(?:[\d_]{3}|[12]_?\d{3})\b", r"\g<1>64"),
+    (r"\b(n_latents(?:=|: ))[\d_]{4,}", r"\g<1>96"),
+    (r"\b(batch_size(?:=|: ))[\d_]{3,}", r"\g<1>256"),
+    (r"--widths [\d,]+ --tokens [\d,]+", "--widths 16,32,64 --tokens 1000,2000,4000"),
     (r"--tokens [\d_]{4,}", "--tokens 1000"),
-    (r"\b((?:loss_)?tokens): \d+", r"\1: 2048"),
-    (r"\bn_latents: \d+", "n_latents: 256"),
+    (r"budgets=\[1024, 2048\]", "budgets=[256, 512]"),
     (r"(ms\.evaluate\(sae, model)\)", r"\1, tokens=1000, loss_tokens=300)"),
-    (r"(ms\.harvest\(\[sae[^)]*)\)", r"\1, tokens=4096)"),
-    (r"(ms\.activations\((?![^\n]*buffer_tokens)(?:[^()]|\([^()]*\))*)\)", r"\1, buffer_tokens=4096)"),
-    (r"ms\.fit\(own, x\)", "ms.fit(own, x, tokens=4096)"),
+    (r"(ms\.harvest\(\[sae[^)]*)\)", r"\1, tokens=1024)"),
+    (r"(ms\.activations\((?![^\n]*buffer_tokens)(?:[^()]|\([^()]*\))*)\)", r"\1, buffer_tokens=1024)"),
+    (r"ms\.fit\(own, x\)", "ms.fit(own, x, tokens=1024)"),
     (r"(monosem (?:top|token-sets) \S+)( \d+)+", r"\1 17 25"),
     (r"(?<=of\()1572|301, 1572", "17"),
     (r"sae\.k: \[16, 32\]", "sae.k: [16]"),
+    (r"hooks(=|: )attn_out\.\*", r"hooks\1attn_out.[01]*"),
     (r"batches\(acts, 4096\)", "islice(batches(acts, 512), 2)"),  # it has no end
     (r"checked=8", "checked=2, contexts=2"),
     (r"--feature \d+", "--feature 36"),
@@ -46,10 +50,10 @@ SMALLER = [
 ]
 """Replaced in every block and command: lengths, sizes, numbers of features."""
 TRAINING = {
-    "tokens": 2048,
-    "sae.n_latents": 256,
-    "training.batch_size": 512,
-    "activations.buffer_tokens": 4096,
+    "tokens": 1024,
+    "sae.n_latents": 64,
+    "training.batch_size": 256,
+    "activations.buffer_tokens": 1024,
     "evaluation.tokens": 1000,
     "evaluation.loss_tokens": 300,
     "evaluation.controls": "false",
@@ -67,7 +71,7 @@ x = torch.randn(4096, model.d_model)
 codes = sae.encode(x[:64])
 tokens = [17, 18, 19]
 base = chat = model
-acts = ms.activations(model, "resid_post.2", buffer_tokens=4096)
+acts = ms.activations(model, "resid_post.2", buffer_tokens=1024)
 pairs = [(torch.randn(64, 128), torch.randn(64, 128))]
 """
 """What pages take as given (with the files that `folder` makes)."""
@@ -75,7 +79,7 @@ OF_PAGES = {
     "docs/architectures.md": """
 sae = ms.TopKSAE(d_in=128, n_latents=64, k=8)
 ms.CrossLayerTranscoder(d_in=16, n_latents=120, n_layers=4, k=8).save("my_clt")
-transcoder = ms.SkipTranscoder(d_in=128, n_latents=256, k=24)
+transcoder = ms.SkipTranscoder(d_in=128, n_latents=96, k=24)
 codes = transcoder.encode(torch.randn(64, 128))
 """,
     "docs/data.md": """
@@ -85,9 +89,7 @@ trainers = [ms.Trainer(ms.TopKSAE(256, 64, k=8)), ms.Trainer(ms.Transcoder(256, 
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, small_run: Path, make_gpt2: Callable[..., Any], tokenizer: Any
-) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, small_run: Path, tokenizer: Any) -> Path:
     """One for all pages: a trained run, a Llama of stories and a reward model (of random weights), images, notes."""
     import transformers
 
