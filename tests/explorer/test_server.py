@@ -6,22 +6,21 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forked, Forks
 from pace import pace
 
 from monosem.explorer import connection, open_dictionaries
 from monosem.explorer.kept import Kept
 from monosem.explorer.names import is_loopback, own_names, reached_at
 
-EXECUTABLE = Path(sys.executable).parent / "monosem"
 ENDLESS = "levenshtein(repeat('a' || latent, 99999), repeat('b', 99999)) > 0"
 STUCK = """
 import time
@@ -43,17 +42,14 @@ SLOW_MACHINE = 2.0
 class Started:
     """A server in a process of its own."""
 
-    def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.said = ""
-        for line in self.process.stdout:
-            self.said += line
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            if found:
-                self.port = int(found[1])
-                return
-        raise AssertionError(self.process.communicate())
+    def __init__(self, process: Forked) -> None:
+        self.process = process
+        process.until(lambda: re.search(r"http://127\.0\.0\.1:(\d+)\s", self.printed))
+        self.port = int(re.findall(r"http://127\.0\.0\.1:(\d+)\s", self.printed)[0])
+
+    @property
+    def printed(self) -> str:
+        return self.process.out.read_text()
 
     def connect(self, sent: str = "") -> socket.socket:
         made = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -67,15 +63,21 @@ class Started:
         """Exit status, seconds taken, and what was said about it."""
         begun = time.monotonic()
         self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=60)
-        return self.process.returncode, time.monotonic() - begun, said
+        status = self.process.wait()
+        return status, time.monotonic() - begun, self.process.complained
 
     def __enter__(self) -> Started:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def explore(forks: Forks, run_folder: Path) -> Callable[..., Started]:
+    """`monosem explore` on the small run, in a process of its own."""
+    return lambda *words: Started(forks("monosem", "explore", run_folder, "--port", "0", "--no-open", *words))
 
 
 def workers() -> set[str]:
@@ -92,10 +94,10 @@ def _content(path: Path) -> bytes:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to one process")
-def test_ctrl_c_ends_it_whatever_it_does(run_folder: Path) -> None:
+def test_ctrl_c_ends_it_whatever_it_does(explore: Callable[..., Started]) -> None:
     """With SQL that does not end, a connection that is kept alive, and halves of requests."""
     before = workers()
-    with Started(str(EXECUTABLE), "explore", str(run_folder), "--port", "0", "--no-open") as server:
+    with explore() as server:
         where = re.sub(r"[^\w]", lambda found: f"%{ord(found[0]):02x}", ENDLESS)
         open_ones = [
             server.ask(f"/api/d/small/features?where={where}"),
@@ -117,8 +119,8 @@ def test_ctrl_c_ends_it_whatever_it_does(run_folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to one process")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_thread_that_is_stuck_does_not_keep_it(how: signal.Signals) -> None:
-    with Started(sys.executable, "-c", STUCK) as server:
+def test_a_thread_that_is_stuck_does_not_keep_it(forks: Forks, how: signal.Signals) -> None:
+    with Started(forks("-c", STUCK)) as server:
         stuck = server.ask("/api/stuck")
         time.sleep(0.3)
         status, seconds, said = server.stop(how)
@@ -149,8 +151,8 @@ server.serve([Path(sys.argv[1])], port=0, ready=lambda found: print(found[0], fl
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to one process")
-def test_a_map_in_the_making_keeps_nobody_waiting(run_folder: Path, client_at: Any) -> None:
-    with Started(sys.executable, "-c", LAYING_OUT, str(run_folder)) as server:
+def test_a_map_in_the_making_keeps_nobody_waiting(forks: Forks, run_folder: Path, client_at: Any) -> None:
+    with Started(forks("-c", LAYING_OUT, run_folder)) as server:
         client = client_at(server.port)
         client.get("/api/d/small/f/0")
         maps = [server.ask("/api/d/small/map") for _ in range(3)]
@@ -172,8 +174,8 @@ def test_a_map_in_the_making_keeps_nobody_waiting(run_folder: Path, client_at: A
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to one process")
-def test_a_model_that_is_being_loaded_does_not_keep_it(run_folder: Path, client_at: Any) -> None:
-    with Started(str(EXECUTABLE), "explore", str(run_folder), "--port", "0", "--no-open") as server:
+def test_a_model_that_is_being_loaded_does_not_keep_it(explore: Callable[..., Started], client_at: Any) -> None:
+    with explore() as server:
         client = client_at(server.port)
         assert client.send("POST", "/api/d/small/model", {})["state"] == "loading"
         status, seconds, said = server.stop(signal.SIGINT)
@@ -181,10 +183,9 @@ def test_a_model_that_is_being_loaded_does_not_keep_it(run_folder: Path, client_
         assert seconds < ENDS_WITHIN + SLOW_MACHINE
 
 
-def test_fifty_readers_are_answered(run_folder: Path, client_at: Any) -> None:
+def test_fifty_readers_are_answered(explore: Callable[..., Started], client_at: Any) -> None:
     """By a process of its own. The bound is one that a busy machine keeps; benchmarks/explorer.py measures."""
-    command = [str(EXECUTABLE), "explore", str(run_folder), "--port", "0", "--no-open"]
-    with Started(*command) as server, ThreadPoolExecutor(50) as readers:
+    with explore() as server, ThreadPoolExecutor(50) as readers:
         client, stop = client_at(server.port), time.monotonic() + 3
 
         def read(reader: int) -> list[float]:
@@ -345,9 +346,8 @@ def test_a_server_of_the_network_knows_its_own_names() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to one process")
-def test_a_server_of_the_network_says_what_is_open_and_answers_to_its_name(run_folder: Path) -> None:
-    command = [str(EXECUTABLE), "explore", str(run_folder), "--port", "0", "--no-open", "--host", "0.0.0.0"]
-    with Started(*command, "--allow-host", "lab.example") as server:
+def test_a_server_of_the_network_says_what_is_open_and_answers_to_its_name(explore: Callable[..., Started]) -> None:
+    with explore("--host", "0.0.0.0", "--allow-host", "lab.example") as server:
         name = socket.gethostname()
 
         def status(host: str) -> bytes:
@@ -358,7 +358,6 @@ def test_a_server_of_the_network_says_what_is_open_and_answers_to_its_name(run_f
             assert status(host) == b"HTTP/1.1 200", host
         for host in ("evil.example", f"{name}.evil.example", "lab.example.evil"):
             assert status(host) == b"HTTP/1.1 403", host
-        assert server.process.stdout is not None
-        warning = server.process.stdout.readline()
+        server.process.until(lambda: "without a password" in server.printed)
+        warning = next(line for line in server.printed.splitlines() if "without a password" in line)
         assert f"http://{name}:{server.port}" in warning
-        assert "without a password" in warning

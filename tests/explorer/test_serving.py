@@ -6,17 +6,16 @@ import json
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import chdir, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 import monosem as ms
 from monosem.explorer.alone import Alone
@@ -28,31 +27,22 @@ from monosem.sae.identity import dictionary_hash
 
 openai = pytest.importorskip("openai", reason="the extra `judge` is not installed: no client to serve")
 PROMPT = "The history of"
-COMMAND = Path(sys.executable).parent / "monosem"
 
 
 DEMO = Path(__file__).parents[1] / "data" / "demo_sae"
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """`monosem serve` in a process of its own, of the demo's SAE, without a feature store."""
     folder = tmp_path_factory.mktemp("serving")
     shutil.copytree(DEMO, folder / "demo")
-    command = [str(COMMAND), "serve", "demo", "--port", "0"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = ""
-    with process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                said += line
-                if found := re.search(r"Serving at http://127\.0\.0\.1:(\d+)/v1", line):
-                    yield int(found[1])
-                    return
-            raise AssertionError(said)
-        finally:
-            process.kill()
+    with chdir(folder):
+        process = forks("monosem", "serve", "demo", "--port", "0")
+    address = r"Serving at http://127\.0\.0\.1:(\d+)/v1"
+    process.until(lambda: re.search(address, process.said))
+    yield int(re.findall(address, process.said)[0])
+    process.kill()
 
 
 @pytest.fixture(scope="module")
