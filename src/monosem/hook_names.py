@@ -23,6 +23,12 @@ TRANSFORMER_LENS = {
 """Inside a block, in ours."""
 
 
+def layer_of(name: str | None) -> int | None:
+    """`2` of `resid_post.2`; None of a name that ends in no layer's number."""
+    end = (name or "").rpartition(".")[2]
+    return int(end) if re.fullmatch("[0-9]{1,9}", end) else None
+
+
 def from_transformer_lens(name: str) -> str:
     """`resid_post.2` of `blocks.2.hook_resid_post`; any other name as it is."""
     if name == "ln_final.hook_normalized":  # hook_embed is no alias of ours: it has no positions yet

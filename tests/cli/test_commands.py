@@ -197,6 +197,27 @@ def test_eval_measures_again_as_asked(monosem: Command, copied_run: Path) -> Non
     assert (copied_run / "figures" / "l0.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--images", "."), "bundled reads text, not images"),
+        (("--last-words", "nowhere"), "text 'nowhere' is not a file"),
+        (("--model", "elsewhere"), "says its model itself, 'bundled', not 'elsewhere': leave --model out"),
+    ],
+)
+def test_eval_of_what_the_run_does_not_read_ends_before_it_begins(
+    monosem: Command, small_run: Path, asked: tuple[str, str], says: str
+) -> None:
+    def written() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in small_run.rglob("[!.]*") if file.is_file()}
+
+    before = written()
+    outcome = monosem("eval", small_run, *asked)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert written() == before
+
+
 def test_training_a_finished_run_again_changes_nothing(monosem: Command, copied_run: Path) -> None:
     before = (copied_run / "sae" / "sae.safetensors").read_bytes()
     metrics = (copied_run / "metrics.jsonl").read_text()
@@ -313,6 +334,8 @@ def test_a_wrong_setting_ends_in_one_line_before_work_starts(
         ("graph missing --prompt x --save TMP/file", "file cannot be written ([Errno 20] Not a directory"),
         ("graph missing --prompt x --html TMP/file/x.html", "x.html cannot be written"),
         ("probe missing data.csv --figure TMP", "cannot be written"),
+        (f"probe missing data.csv --k 5,{'9' * 5000}", "--k is whole numbers with commas between them"),
+        ("probe missing data.csv --k ²", "--k is whole numbers with commas between them"),
         ("compare missing --figures TMP/file", "cannot be written"),
         ("compare-texts missing a b --save TMP", "cannot be written"),
         ("token-sets missing --save TMP", "cannot be written"),

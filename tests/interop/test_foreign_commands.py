@@ -75,6 +75,17 @@ def test_what_the_files_do_not_say_is_asked_for_and_kept(tmp_path: Path, monkeyp
     assert open_run(silent).path == run.path
 
 
+def test_a_run_says_itself_what_it_is_of(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: bundled\nhook: resid_post.1\n")
+    assert open_run(tmp_path, model="bundled", hook="resid_post.1").path == tmp_path
+    with pytest.raises(
+        ConfigError, match=r"says its hook itself, 'resid_post.1', not 'resid_post.2': leave --hook out"
+    ):
+        open_run(tmp_path, hook="resid_post.2")
+    with pytest.raises(ConfigError, match=r"leave --model out, or change model in .*run.yaml"):
+        open_run(tmp_path, model="elsewhere")
+
+
 def test_what_is_no_dictionary_is_told_as_before(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"holds no run"):
         open_run(tmp_path)

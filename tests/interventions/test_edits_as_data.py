@@ -123,6 +123,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"edit": "Standing", "never": [64]}, "there is no latent 64"),
     ({"edit": "Standing", "always": [3]}, "always is amounts"),
     ({"edit": "Standing", "always": {"x": 1.0}}, "whole numbers"),
+    ({"edit": "Standing", "always": {"9" * 5000: 1.0}}, "whole numbers"),
     ({"edit": "Standing", "always": {"3": "much"}}, "a finite number above 0"),
     ({"edit": "Standing", "always": {"3": True}}, "a finite number above 0"),
     ({"edit": "Standing", "never": [3], "always": {"3": 1.0}}, "never to fire and always"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem.errors import DataError, HookError
+from monosem.hook_names import layer_of
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.text import first_token
@@ -113,10 +114,9 @@ def _tokens(model: SubjectModel, begin: int | None) -> Tensor | None:
 
 def _others(sae: SAE, model: SubjectModel, hook: str, target: str | None) -> list[tuple[str, str | None]]:
     """Other hook points of the same width: layers near by, and, of an autoencoder, other sites of this layer."""
-    site, _, number = hook.rpartition(".")
-    if not site or not number.isdigit():
+    site, layer = hook.rpartition(".")[0], layer_of(hook)
+    if not site or layer is None:
         return []
-    layer = int(number)
     shifted = [(f"{site}.{layer + by}", _moved(target, by)) for by in range(-REACH, REACH + 1) if by]
     sites = [(f"{other}.{layer}", None) for other in SITES if other != site] if target is None else []
     return [
@@ -132,8 +132,8 @@ def _widths(sae: SAE, pair: tuple[str, str | None]) -> list[tuple[str, int]]:
 def _moved(hook: str | None, by: int) -> str | None:
     if hook is None:
         return None
-    site, _, number = hook.rpartition(".")
-    return f"{site}.{int(number) + by}" if number.isdigit() else hook
+    layer = layer_of(hook)
+    return hook if layer is None else f"{hook.rpartition('.')[0]}.{layer + by}"
 
 
 def _has(model: SubjectModel, place: str, width: int) -> bool:

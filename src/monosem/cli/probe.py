@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,8 +57,8 @@ def probe(
     from monosem.runs import open_run
     from monosem.work import doing, job
 
-    if not all(part.strip().isdigit() for part in k.split(",")):
-        raise ConfigError(f"--k is whole numbers with commas between them, as 1,5,20; got {k!r}")
+    if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", part) for part in k.split(",")):
+        raise ConfigError(f"--k is whole numbers with commas between them, as 1,5,20; got {k[:40]!r}")
     for place in (save, figure):
         if place is not None:
             require_place(place)

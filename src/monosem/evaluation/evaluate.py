@@ -20,6 +20,7 @@ from monosem.errors import ConfigError
 from monosem.evaluation.controls import PCA, fit_controls
 from monosem.evaluation.downstream import LOSSES
 from monosem.evaluation.going_on import Keeping
+from monosem.evaluation.last_word import require_passages
 from monosem.evaluation.losses import Losses
 from monosem.evaluation.metric import Column, Dictionary, Metric, Seen
 from monosem.evaluation.model_reading import ModelReading
@@ -138,6 +139,8 @@ def evaluate(
         model, text = _fill_in(first, model, hook, text, images)
         reading = ModelReading(saes, model, hook, tokens, text=text, images=images, labels=labels)
         facts = reading.facts
+    if last_words is not None:
+        require_passages(last_words, loss_tokens)
     with doing("reading a sample"):
         x, wanted = reading.sample(FIT_TOKENS)
     with doing("fitting controls"):

@@ -46,14 +46,31 @@ class LastWord(Metric):
         return {"last_word": self.sums.interval(lambda s: s[name] / s["rows"])}
 
 
-def passages(file: str) -> list[str]:
+WITH_LOSSES = "last_words is for a dictionary of one place of a language model, with loss_tokens above 0"
+
+
+def passages(file: str | Path) -> list[str]:
     """The passages of a file: its lines, or what stands under the key "text" of each."""
-    documents = read_documents(file)
+    documents = read_documents(str(file))
     found = documents.window(0) if isinstance(documents, DocumentStream) else documents
     by_line = ".txt" in Path(file).suffixes
     return [
         text.strip() for one in found for text in (one.text.splitlines() if by_line else [one.text]) if text.strip()
     ]
+
+
+def require_passages(file: str | Path, loss_tokens: int) -> None:
+    """Say before all else what the last words, which come last, would end with.
+
+    Raises:
+        FileError: the file cannot be read.
+        ConfigError: no losses are measured.
+        DataError: no passage has two words.
+    """
+    if not loss_tokens:
+        raise ConfigError(WITH_LOSSES)
+    if not any(len(text.split()) > 1 for text in passages(file)):
+        raise DataError(f"{file}: no passage has two words")
 
 
 def last_words(survey: Survey) -> Extra | None:
@@ -67,10 +84,10 @@ def last_words(survey: Survey) -> Extra | None:
         return None
     place = survey.one_place()
     if place is None or not isinstance(next(iter(place.losses.losses.values())), LanguageLoss):
-        raise ConfigError("last_words is for a dictionary of one place of a language model, with loss_tokens above 0")
+        raise ConfigError(WITH_LOSSES)
     tokenizer, texts, lengths, longest = place.model.tokenizer, list[str](), list[int](), 0
     room = (place.model.context_length or 1024) - 1
-    for text in passages(str(survey.last_words)):
+    for text in passages(survey.last_words):
         context = text.rsplit(None, 1)[0] if len(text.split()) > 1 else ""
         whole, before = (
             len(tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"]) for one in (text, context)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem.errors import FileError
 from monosem.files import Stacked, Stored
+from monosem.hook_names import layer_of
 from monosem.interop.layout import Layout, Parts, matrix, refusal, wanted
 from monosem.interop.place import Place
 from monosem.sae import CrossLayerTranscoder, JumpReLUSAE, JumpReLUSkipTranscoder, SAEMetadata
@@ -55,7 +56,7 @@ def read(place: Place) -> Parts:
     if len(W_dec.shape) == 3:
         raise refusal(place, "it is one layer of a set, under another name", "give the folder of params_layer files")
     reads, predicts, metadata = _about(place)
-    layer = reads.rpartition(".")[2] if reads else ""
+    layer = layer_of(reads)
     kind = JumpReLUSkipTranscoder if SKIP in tensors else JumpReLUSAE
     found: dict[str, Stored | Tensor] = {
         "W_enc": W_enc.T,
@@ -67,8 +68,8 @@ def read(place: Place) -> Parts:
     if SKIP in tensors:
         found["W_skip"] = tensors[SKIP].T
     autoencodes = predicts in (None, reads) and SKIP not in tensors
-    metadata.hook = reads if layer.isdigit() else None
-    metadata.target_hook = None if autoencodes or not layer.isdigit() else predicts
+    metadata.hook = None if layer is None else reads
+    metadata.target_hook = None if autoencodes or layer is None else predicts
     d_out = None if autoencodes else matrix(W_dec)[1]
     return Parts(kind, d_in, n_latents, found, metadata, d_out=d_out, subtract_b_dec=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from monosem.errors import FileError
 from monosem.files import Stored
 from monosem.interop.layout import Layout, Parts, matrix, refusal, wanted
@@ -52,7 +54,7 @@ def _metadata(place: Place) -> SAEMetadata:
     site = next((SITES[word] for word in place.words if word in SITES), None)
     original = next((word for word in place.words if word in SITES), None)
     layer = place.words[-1].partition(".")[0]
-    if site is None or not layer.isdigit():
+    if site is None or not re.fullmatch("[0-9]{1,9}", layer):
         return SAEMetadata()
     return SAEMetadata(
         model="openai-community/gpt2" if any("gpt2" in word for word in place.words) else None,

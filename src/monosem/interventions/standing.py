@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,8 +148,8 @@ def _amounts(always: Any) -> dict[int, float]:
         raise ConfigError(f"always is amounts of latents, as {{40: 3.0}}, got {always!r}")
     found: dict[int, float] = {}
     for latent, amount in always.items():
-        if not str(latent).isdecimal():
-            raise ConfigError(f"latents are whole numbers, got {latent!r}")
+        if not re.fullmatch("[0-9]{1,18}", str(latent)):
+            raise ConfigError(f"latents are whole numbers, got {str(latent)[:40]!r}")
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < float("inf"):
             raise ConfigError(f"latent {latent} is always to fire with {amount}: give a finite number above 0")
         found[int(latent)] = float(amount)

@@ -40,11 +40,17 @@ def open_run(name: str | Path, model: str | None = None, hook: str | None = None
 
     Raises:
         FileError: there is no such thing, or it cannot be read.
-        ConfigError: it does not say its model or its hook point, and they were not given.
+        ConfigError: it does not say its model or its hook point, and they were not given; or a run that says them is
+            said to be of others.
     """
     path = Path(name)
     if (path / "run.yaml").is_file():
-        return Run(path)
+        run = Run(path)
+        for key, given, own in (("model", model, run.config.model), ("hook", hook, run.config.hook)):
+            if given is not None and given != own:
+                where = f"leave --{key} out, or change {key} in {path / 'run.yaml'}"
+                raise ConfigError(f"{name} says its {key} itself, {own!r}, not {given!r}: {where}")
+        return run
     nothing = path.is_dir() and not holds_dictionary(path)
     if nothing or not (path.exists() or listed_layer(path) or names_published(name)):
         return Run(path)  # which says what it lacks

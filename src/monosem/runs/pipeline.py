@@ -268,13 +268,16 @@ def run_evaluation(
 def _evaluated(run: Run, sae: SAE, model: Model | None, config: EvaluationConfig, progress: bool) -> EvaluationReport:
     described = run.config
     counts: dict[str, Any] = {"tokens": config.tokens, "controls": config.controls, "progress": progress}
-    data: dict[str, Any] = {"text": config.text} if described.images is None else {"images": config.images}
+    of_images = described.images is not None or config.images is not None
+    data: dict[str, Any] = {"images": config.images} if of_images else {"text": config.text}
     if model is None:
+        if config.text or config.images:
+            raise ConfigError(f"{run.path} reads vectors: it is measured on vectors, not on text or images")
         report = evaluate(sae, held_out_rows(described, config), suite=config.suite, **counts)
         _harvest_rows(run, config.vectors or described.vectors or "", {"tokens": config.tokens, "progress": progress})
     else:
         hooks = Places(sae, model, None if _remembers(sae) else described.hook).hooks
-        if described.images is not None:  # opened once, for the evaluation and the store
+        if of_images:  # opened once, for the evaluation and the store
             data["images"], _ = reopened(sae.metadata, model, hooks[0], images=_held_out_images(run, config.images))
         images = data.get("images")
         shown_text = config.images or config.text or HELD_OUT

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from monosem.activations.check import join
 from monosem.errors import ConfigError
+from monosem.hook_names import layer_of
 from monosem.interventions.plain import sae_hash
 from monosem.models import SubjectModel
 from monosem.models.blocks import block_module, block_of, matrix
@@ -43,7 +44,7 @@ class Unit(ABC):
 
     @property
     def layer(self) -> int:
-        return layer_of(self.name)
+        return layer_number(self.name)
 
     @property
     def rebuilds(self) -> bool:
@@ -258,10 +259,10 @@ def _activation(model: SubjectModel, layer: int) -> Callable[[Tensor], Tensor]:
     raise ConfigError(f"the activation function of {model.name} was not found: use dictionaries, not neurons")
 
 
-def layer_of(hook: str) -> int:
+def layer_number(hook: str) -> int:
     """The layer in a hook's name; -1 where it has none."""
-    number = hook.rpartition(".")[2]
-    return int(number) if number.isdigit() else -1
+    found = layer_of(hook)
+    return -1 if found is None else found
 
 
 def units_of(model: SubjectModel, dictionaries: Dictionaries) -> list[Unit]:
@@ -298,7 +299,7 @@ def _units(model: SubjectModel, hook: str | None, one: SAE | str) -> list[Unit]:
     if isinstance(one, str):
         if one != NEURONS:
             raise ConfigError(f'a dictionary is an SAE, a transcoder or "{NEURONS}", got {one!r}')
-        layers = range(model.n_layers) if hook is None else [layer_of(model.hook_point(hook).name)]
+        layers = range(model.n_layers) if hook is None else [layer_number(model.hook_point(hook).name)]
         if "mlp_mid.0" not in model.hook_points:
             raise ConfigError(f"{model.name} is a mixture of experts ({model.family}): its neurons have no hook point")
         return [NeuronUnit(f"mlp_mid.{layer}", f"mlp_in.{layer}", [f"mlp_raw.{layer}"], model) for layer in layers]

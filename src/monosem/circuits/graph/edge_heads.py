@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.steps import Mix
-from monosem.circuits.frozen.units import Dictionaries, layer_of
+from monosem.circuits.frozen.units import Dictionaries, layer_number
 from monosem.circuits.graph.changes import feature_entry, goals_of_graph, traced_again
 from monosem.circuits.graph.core import EdgeHead, GraphCore
 from monosem.circuits.graph.sources import Sources
@@ -110,7 +110,7 @@ def _passing(
                 values = values.repeat_interleave(step.group, dim=1)
                 wanted = g.unflatten(2, (step.heads, -1))[0]
                 paths = step.pattern.square(n) * torch.einsum("qhe,khe->hqk", wanted, values)
-                yield layer_of(here.name), paths
+                yield layer_number(here.name), paths
             back = step.transpose(g)
             waiting[step.source] = waiting[step.source] + back if step.source in waiting else back
 

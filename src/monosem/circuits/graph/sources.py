@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.circuits.frozen.frozen import Frozen, Site
-from monosem.circuits.frozen.units import layer_of
+from monosem.circuits.frozen.units import layer_number
 from monosem.circuits.graph.core import OWN
 
 LAID_OUT = 2**30
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def layer(self) -> int:
-        return layer_of(self.hook)
+        return layer_number(self.hook)
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from monosem.hook_names import to_transformer_lens
-from monosem.interop.writers.plain import kind, layer_of, plain, refuse, skip_of, threshold, without_transform
+from monosem.hook_names import layer_of, to_transformer_lens
+from monosem.interop.writers.plain import kind, plain, refuse, skip_of, threshold, without_transform
 from monosem.sae import SAE, CrossLayerTranscoder
 
 LOAD = "circuit_tracer: a folder of its layers, with config.yaml, as a repository on the hub"

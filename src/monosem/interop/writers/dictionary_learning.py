@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.hook_names import layer_of
 from monosem.interop.writers.plain import (
     kind,
-    layer_of,
     parameter,
     plain,
     refuse,

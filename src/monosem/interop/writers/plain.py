@@ -106,9 +106,3 @@ def threshold(sae: SAE) -> Tensor:
 def skip_of(sae: SAE) -> Tensor | None:
     """The linear path beside the latents, (d_out, d_in), if it has one."""
     return dict(sae.named_parameters()).get("W_skip")
-
-
-def layer_of(hook: str | None) -> int | None:
-    """`2` of `resid_post.2`."""
-    end = (hook or "").rpartition(".")[2]
-    return int(end) if end.isdigit() else None
