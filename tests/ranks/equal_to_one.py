@@ -151,14 +151,14 @@ def main(folder: Path) -> None:
 def passes(every: Group, found: dict[str, Any], folder: Path) -> None:
     """Into `found`: whether a store, a harvest and an evaluation of all are those of one process."""
     model, hook, quiet = load_model("bundled"), "resid_post.0", {"progress": False}
-    model.contexts_at_once = lambda length: max(1, 1024 // length)  # little text is several batches for each
+    model.contexts_at_once = lambda length: max(1, 256 // length)  # little text is several batches for each
     sae = TopKSAE(model.d_model, 64, k=4)
     sae.initialise(torch.randn(256, model.d_model, generator=torch.Generator().manual_seed(0)))
 
     def all_of(where: Path) -> tuple[Any, Any]:
         store_activations(model, hook, path=where / "acts", tokens=5000, shard_rows=512, window_shards=4, **quiet)
-        features = harvest(sae, where / "features", model, hook, tokens=6000, minutes=0, **quiet)
-        return features, evaluate(sae, model, hook, tokens=4000, loss_tokens=1000, **quiet)
+        features = harvest(sae, where / "features", model, hook, tokens=3000, minutes=0, **quiet)
+        return features, evaluate(sae, model, hook, tokens=3000, loss_tokens=700, **quiet)
 
     features, report = all_of(folder / "several")
     if every.first:

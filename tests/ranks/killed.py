@@ -34,12 +34,12 @@ def work(task: str, folder: Path) -> Any:
     if task == "store":
         options: dict[str, Any] = {"tokens": 5000, "shard_rows": 512, "window_shards": 2}
         return store_activations(model, HOOK, path=folder, progress=False, **options)
-    model.contexts_at_once = lambda length: max(1, 1024 // length)  # little text is several batches for each
+    model.contexts_at_once = lambda length: max(1, 512 // length)  # little text is several batches for each
     sae = TopKSAE(model.d_model, 64, k=4)
     sae.initialise(torch.randn(256, model.d_model, generator=torch.Generator().manual_seed(0)))
     if task == "harvest":
-        return harvest(sae, folder, model, HOOK, tokens=6000, minutes=0, progress=False)
-    return evaluate(sae, model, HOOK, tokens=6000, loss_tokens=700, progress=False)
+        return harvest(sae, folder, model, HOOK, tokens=3000, minutes=0, progress=False)
+    return evaluate(sae, model, HOOK, tokens=3000, loss_tokens=700, progress=False)
 
 
 def kill_at(name: str, call: int) -> None:
