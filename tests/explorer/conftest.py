@@ -283,10 +283,10 @@ def site(browser: Any, run_folder: Path, tmp_path_factory: pytest.TempPathFactor
         yield client
 
 
-@pytest.fixture
-def look(browser: Any, tmp_path: Path) -> Callable[..., Any]:
+@pytest.fixture(scope="session")
+def look(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Opens a window on an address; it fails at its end if the browser met an error."""
-    folder = Path(SHOTS) if SHOTS else tmp_path
+    folder = Path(SHOTS) if SHOTS else tmp_path_factory.mktemp("seen")
     folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager

@@ -252,25 +252,35 @@ def test_a_fault_in_one_row_of_many_is_found(browser: Any, odd: str, found: str 
         assert [line.partition(":")[0] for line in wrong(page)] == ([found] if found else [])
 
 
-@pytest.mark.parametrize("view", views() | further() | written())
-def test_axe_finds_nothing_and_every_text_can_be_read(look: Look, base: str, view: str) -> None:
-    path, sign = (views() | further() | written())[view]
+@pytest.fixture(scope="module")
+def window(look: Look, base: str) -> Iterator[Any]:
+    """One for all views, each of which is loaded anew: a window of its own takes the browser as long as a view."""
     with look(base, color_scheme="light") as visit:
-        visit.open(path)
-        whole(visit, sign)
-        if view == "home":
-            visit.page.keyboard.press("?")
-            visit.sees("dialog h1")
-            assert wrong(visit.page) == []
-            visit.page.keyboard.press("Escape")
-        assert wrong(visit.page) == []
-        for scheme in ("light", "dark"):
-            visit.page.emulate_media(color_scheme=scheme)
-            contrasts = visit.page.evaluate(CONTRASTS)
-            assert len(contrasts) > 10
-            assert [each for each in contrasts if each[0] < LEAST_CONTRAST] == [], scheme
-        if view in LYING_OVER:
-            assert wrong(visit.page, "color-contrast") == []
+        yield visit
+
+
+@pytest.mark.parametrize("view", views() | further() | written())
+def test_axe_finds_nothing_and_every_text_can_be_read(window: Any, view: str) -> None:
+    path, sign = (views() | further() | written())[view]
+    page = window.page
+    window.errors.clear()
+    page.emulate_media(color_scheme="light")
+    window.open(path)
+    whole(window, sign)
+    if view == "home":
+        page.keyboard.press("?")
+        window.sees("dialog h1")
+        assert wrong(page) == []
+        page.keyboard.press("Escape")
+    assert wrong(page) == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 10
+        assert [each for each in contrasts if each[0] < LEAST_CONTRAST] == [], scheme
+    if view in LYING_OVER:
+        assert wrong(page, "color-contrast") == []
+    assert window.errors == []
 
 
 @pytest.mark.parametrize(("width", "slower"), [("wide", 1), ("narrow", 1), ("narrow", SLOWER)])
