@@ -331,6 +331,8 @@ def test_a_wrong_setting_ends_in_one_line_before_work_starts(
         ("scaling --budget nan", "a budget must be above 0 and an overhead not negative, got nan"),
         ("scaling --overhead nan", "an overhead not negative, got 1.0 and nan"),
         ("heads bundled --save TMP", "cannot be written ([Errno 21] a folder stands there)"),
+        ("graph missing --prompt=", "--prompt is empty"),
+        ("top missing --save TMP/file/x.svg", "x.svg cannot be written"),
         ("graph missing --prompt x --save TMP/file", "file cannot be written ([Errno 20] Not a directory"),
         ("graph missing --prompt x --html TMP/file/x.html", "x.html cannot be written"),
         ("probe missing data.csv --figure TMP", "cannot be written"),

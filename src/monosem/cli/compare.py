@@ -29,8 +29,7 @@ def compare(
     from monosem.files import require_place
     from monosem.runs.comparison import compare_runs
 
-    if figures is not None:
-        require_place(figures, "folder")
+    require_place(figures, "folder")
     comparison = compare_runs(runs)
     console().print(comparison.table(metric or ()))
     if figures is not None:

@@ -39,8 +39,7 @@ def compare_texts(
     from monosem.runs import open_run
     from monosem.work import doing, job
 
-    if save is not None:
-        require_place(save)
+    require_place(save)
     opened = open_run(run, model, hook)
     sae = opened.sae()
     with job(), doing("loading the model"):

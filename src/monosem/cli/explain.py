@@ -56,8 +56,7 @@ def explain(
     from monosem.files import require_place
     from monosem.runs import Run, explain_run
 
-    if json is not None:
-        require_place(json)
+    require_place(json)
     out, asker = console(), judge_of(judge, model, prices, max_price, parallel)
     for member in Run(run).members.values():
         store = member.features()

@@ -53,10 +53,8 @@ def explore(
 
     if (feature is None) != (html is None):
         raise ConfigError("one feature in one file takes both: --feature 123 --html feature.html")
-    if html is not None:
-        require_place(html)
-    if export is not None:
-        require_place(export, "folder")
+    require_place(html)
+    require_place(export, "folder")
     paths: list[Path] = []
     for name in names:
         if any((Path(name) / known).is_file() for known in ("run.yaml", "index.json", "features/index.json")):

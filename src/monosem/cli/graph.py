@@ -69,11 +69,11 @@ def graph(
 
     if target is not None and len(target) > 2:
         raise ConfigError(f"--target is given once, or twice for a difference, not {len(target)} times")
-    if save is not None:
-        require_place(save, "folder")
+    if not prompt:
+        raise ConfigError("--prompt is empty: there is nothing to trace")
+    require_place(save, "folder")
     for place in (html, json):
-        if place is not None:
-            require_place(place)
+        require_place(place)
     loaded = ["neurons" if name == "neurons" else load_sae(name) for name in dictionaries]
     known = list(dict.fromkeys(sae.metadata.model for sae in loaded if not isinstance(sae, str)))
     name = model or next((each for each in known if each), None)

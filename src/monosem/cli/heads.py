@@ -61,8 +61,7 @@ def heads(
     if by is not None and by not in MEANING:
         near = nearest(by, list(MEANING))
         raise ConfigError(f"there is no score {by!r}: {'did you mean ' + near if near else ', '.join(MEANING)}")
-    if save is not None:
-        require_place(save)
+    require_place(save)
     with job(), doing(f"loading {model}"):
         subject = load_model(model)
     found = measured(subject, text, documents=documents, context_length=context_length, seed=seed)

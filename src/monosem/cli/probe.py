@@ -60,8 +60,7 @@ def probe(
     if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", part) for part in k.split(",")):
         raise ConfigError(f"--k is whole numbers with commas between them, as 1,5,20; got {k[:40]!r}")
     for place in (save, figure):
-        if place is not None:
-            require_place(place)
+        require_place(place)
     opened = open_run(run, model, hook)
     sae = opened.sae()
     with job(), doing("loading the model"):

@@ -52,8 +52,7 @@ def token_sets(
     from monosem.runs import open_run
     from monosem.work import doing, job
 
-    if save is not None:
-        require_place(save)
+    require_place(save)
     opened = open_run(run)
     with job():
         with doing("loading the dictionary and its model"):

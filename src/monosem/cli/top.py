@@ -23,8 +23,10 @@ def top(
     from monosem.cli.console import PICTURES, console, picture, save_picture
     from monosem.errors import ConfigError
     from monosem.features import print_features
+    from monosem.files import require_place
     from monosem.runs import open_run
 
+    require_place(save)
     opened = open_run(run)
     store = opened.features()
     for latent in latents or []:

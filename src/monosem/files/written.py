@@ -70,12 +70,16 @@ def writing(path: str | Path, n_bytes: int = 0) -> Iterator[None]:
         ) from error
 
 
-def require_place(path: str | Path, kind: Literal["file", "folder"] = "file") -> None:
+def require_place(path: str | Path | None, kind: Literal["file", "folder"] = "file") -> None:
     """See that a file or a folder can be written at a path, before the work whose result it shall take; nothing stays.
+
+    Of None nothing is to be written.
 
     Raises:
         FileError: something else stands there, or nothing can be written beside.
     """
+    if path is None:
+        return
     path = Path(path)
     with writing(path):
         if "\0" in str(path):
