@@ -6,8 +6,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from monosem.explorer import guard as guard_module
 from monosem.explorer.guard import LARGEST_BODY, Guard
 from monosem.explorer.names import own_names
 from monosem.explorer.page import Page
@@ -49,6 +51,29 @@ def test_a_host_given_is_a_name_of_the_server() -> None:
     assert guard.knows("lab.example:8321")
     assert not guard.knows("other.example:8321")
     assert own_names("127.0.0.1") == ()
+
+
+def test_a_refused_body_that_drips_for_ever_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "LONGEST", 0.4)
+    pieces, sent = 0, list[Any]()
+
+    async def drip() -> dict[str, Any]:
+        nonlocal pieces
+        pieces += 1
+        await anyio.sleep(0.02)
+        assert pieces < 2000, "it is received for ever"
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(*_: object) -> None:
+        raise AssertionError("what is refused goes no further")
+
+    scope = {"type": "http", "method": "POST", "path": "/api/prompt", "headers": [(b"host", b"localhost")]}
+    anyio.run(Guard(app), scope, drip, send)
+    assert sent[0]["status"] == 400
+    assert pieces > 1, "who still sends would not see the answer"
 
 
 @pytest.mark.parametrize(
