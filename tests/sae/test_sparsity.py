@@ -38,19 +38,16 @@ def planted(rows: int, d: int = 32, n: int = 64, on: float = 4.0) -> tuple[Tenso
     return (present * (1 + torch.rand(rows, n, generator=generator))) @ directions, directions
 
 
-def trained(
-    cls: type[SAE], x: Tensor, n_latents: int, tokens: int, batch_size: int, lr: float | None = None, **options: Any
-) -> SAE:
+def trained(cls: type[SAE], x: Tensor, n_latents: int, tokens: int, batch_size: int, **options: Any) -> SAE:
     sae = cls(x.shape[1], n_latents, **options)
-    return fit(sae, x, tokens=tokens, config=TrainingConfig(batch_size=batch_size, lr=lr), progress=False).sae
+    return fit(sae, x, tokens=tokens, config=TrainingConfig(batch_size=batch_size), progress=False).sae
 
 
 @pytest.mark.parametrize(("cls", "options"), CASES)
 def test_the_target_is_reached_and_the_planted_dictionary_found(cls: type[SAE], options: dict[str, Any]) -> None:
     """A warning, which a failure to reach it is, would be an error here. The square root, steep at 0, takes longer."""
     x, directions = planted(20_000)
-    tokens, lr = (400_000, None) if options.get("p") else (125_000, 8e-3)
-    sae = trained(cls, x, 128, tokens, 256, lr, target_l0=5.0, **options)
+    sae = trained(cls, x, 96, 600_000 if options.get("p") else 200_000, 256, target_l0=5.0, **options)
     assert sae.encode(x).l0().float().mean().item() == pytest.approx(5, rel=0.05)
     found = torch.nn.functional.normalize(sae.W_dec.detach(), dim=-1)
     best = (directions @ found.T).max(1).values
