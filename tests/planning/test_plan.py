@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from monosem.features.state import Harvest, HarvestSettings
 from monosem.kernels.screening import n_rough
 from monosem.models.outline import TensorCount, outline
 from monosem.planning import hardware, labour, memory
+from monosem.planning.calibrate import Measured
 from monosem.planning.shapes import Dictionary, shapes_of
 from monosem.runs import RunConfig
 from monosem.sae import SAE, TrainingContext
@@ -338,3 +340,23 @@ def test_a_model_too_large_to_be_compared_is_not_loaded_to_train_on_its_store(
     assert model is None
     assert run.sae().metadata.hook == "resid_post.2"
     assert "model" not in {part.name for part in memory.standing(shapes_of(config), CPU, "float32")}
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])
+def test_what_follows_a_pass_takes_as_many_times_longer_as_starting_does(
+    monkeypatch: pytest.MonkeyPatch, slower: float
+) -> None:
+    config: dict[str, Any] = {"sae": {"n_latents": 512}, "tokens": 10_000, "evaluation": {"tokens": 10_000}}
+    table = ms.plan(config, hardware="cpu")
+
+    def found(*_: object) -> Measured:
+        return Measured(table.rates, 2.0**29, slower * table.start_s, [])
+
+    monkeypatch.setattr(sys.modules["monosem.planning.plan"], "measure", found)
+    plan = ms.plan(config, hardware="cpu", calibrate=True)
+    (training, evaluation), (as_trained, as_evaluated) = table.stages, plan.stages
+    assert as_trained == training
+    assert as_evaluated.work == evaluation.work
+    assert as_evaluated.other_s == pytest.approx(slower * evaluation.other_s)
+    assert evaluation.other_s > 512 * 0.01
+    assert plan.start_s == slower * table.start_s

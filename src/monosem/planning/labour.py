@@ -25,8 +25,9 @@ LEARNED_K = 64
 STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PLACE_BYTES = 12
 """Document, position and token of a stored row."""
-STEP_S, FIRING_S, LATENT_S = 0.004, 1.2e-7, 1.1e-3
-"""Seconds on a CPU: of a step beside its arithmetic, of a firing in a harvest, of writing and explaining a latent."""
+STEP_S, FIRING_S, LATENT_S = 0.004, 1.2e-7, 12.5e-3
+"""Seconds on a CPU that starts in the time of the table: of a step beside its arithmetic, of a firing in a harvest, of
+raising, writing and explaining a latent."""
 
 
 @dataclass(frozen=True)

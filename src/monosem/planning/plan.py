@@ -83,7 +83,9 @@ def plan(
         if machine.is_cpu:
             machine = machine.model_copy(update={"libraries_gib": found.libraries_bytes / GIB})
     made = _planned(subject, machine, gpus, screen, store, evaluation, dtype)
-    made = replace(made, rates=rates, start_s=start, calibrated=calibrate, remarks=remarks)
+    slower = start / machine.start_s  # what follows a pass is work of Python and of loops, as starting is
+    stages = [replace(one, other_s=one.other_s * (slower if one.name == "evaluation" else 1)) for one in made.stages]
+    made = replace(made, stages=stages, rates=rates, start_s=start, calibrated=calibrate, remarks=remarks)
     made = replace(made, remarks=[*remarks, *_remarks(made)])
     refusals = _refusals(made, local=hardware in (None, "cpu"))
     if not refusals:
