@@ -82,6 +82,10 @@ def test_a_run_says_itself_what_it_is_of(tmp_path: Path) -> None:
         ConfigError, match=r"says its hook itself, 'resid_post.1', not 'resid_post.2': leave --hook out"
     ):
         open_run(tmp_path, hook="resid_post.2")
+    (tmp_path / "several").mkdir()
+    (tmp_path / "several" / "run.yaml").write_text("model: bundled\nhooks: [resid_post.0, resid_post.1]\n")
+    with pytest.raises(ConfigError, match=r"is a run, which says its hook itself: leave --hook out"):
+        open_run(tmp_path / "several", hook="resid_post.1")
     with pytest.raises(ConfigError, match=r"leave --model out, or change model in .*run.yaml"):
         open_run(tmp_path, model="elsewhere")
 
