@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from monosem.errors import ConfigError
-from monosem.runs import Run, RunConfig, run_training
+from monosem.runs import Run, RunConfig, run_evaluation, run_training
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def _times(folder: Path) -> dict[str, int]:
     """When the files of its dictionary were written."""
     files = [*(folder / "sae").iterdir(), folder / "metrics.jsonl", *(folder / "checkpoints").rglob("*.*")]
     return {str(file): file.stat().st_mtime_ns for file in files}
+
+
+@pytest.mark.parametrize("other", [{"text": "bundled:held_out"}, {"images": "photos"}])
+def test_a_run_on_vectors_is_not_measured_on_anything_else(
+    describe: Callable[..., RunConfig], other: dict[str, str]
+) -> None:
+    run, _ = run_training(describe(), progress=False)
+    with pytest.raises(ConfigError, match="reads vectors: it is measured on vectors, not on text or images"):
+        run_evaluation(run, config=run.config.evaluation.model_copy(update=other), progress=False)
+    assert not (run.path / "evaluation.json").exists()
