@@ -197,6 +197,20 @@ RUN: dict[str, Callable[[Cell, Path], None]] = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_step_of_training_leaves_memory_behind(architecture: str, dtype: torch.dtype) -> None:
+    """Gradients are kept for the next step where it asks for their memory, and nowhere else."""
+    name, options = ARCHITECTURES[architecture]
+    sae = SAE.registry[name](D, N, dtype=dtype, **options)
+    trainer, held = ms.Trainer(sae), list[int]()
+    for seed in range(6):
+        x = rows(sae.in_shape, seed).to(dtype)
+        trainer.step(x, None if sae.subtract_b_dec else rows(sae.out_shape, seed).to(dtype))
+        held.append(trainer.buffers.held)
+    assert held[-1] == held[1]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -27,6 +27,7 @@ from monosem.evaluation.suites import CALLS
 from monosem.intervals import DocumentSums, Interval
 from monosem.models import SubjectModel
 from monosem.sae import SAEMetadata
+from monosem.work import Stage
 
 HOOK = "resid_post.1"
 PLACES = ("home", "north", "far") * 4
@@ -248,6 +249,28 @@ def test_curves_add_up_to_their_means(tiny: SubjectModel) -> None:
         assert (n * np.array(columns["loss"])).sum() / n.sum() == pytest.approx(report["ce"].value)
         assert (n * np.array(columns["KL"])).sum() / n.sum() == pytest.approx(report["kl"].value)
         assert (n * np.array(columns["clean loss"])).sum() / n.sum() == pytest.approx(report.facts["ce_clean"])
+
+
+def test_every_pass_of_the_model_is_progress_and_each_kind_of_contexts_has_a_name(
+    tiny: SubjectModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow model a batch takes minutes."""
+    told: dict[str, list[float]] = {}
+    advance = Stage.advance
+
+    def listen(stage: Stage, units: float) -> None:
+        told.setdefault(stage.name, []).append(units)
+        advance(stage, units)
+
+    monkeypatch.setattr(Stage, "advance", listen)
+    monkeypatch.setitem(CALLS, "full", [beyond_training])
+    sae, text = made(tiny, 1), [" ".join(TEXTS[i : i + 6]) for i in range(30)]
+    sae.metadata.context_length = 10
+    report = ms.evaluate(sae, tiny, text=text, suite="full", tokens=300, loss_tokens=200, progress=False)
+    assert {"evaluating", "evaluating longer contexts", "measuring losses"} <= set(told)
+    passes = told["measuring losses"]
+    assert len(passes) > 2 * (1 + len(report.columns))  # without and with each column, in contexts of both lengths
+    assert max(passes) < 100
 
 
 def test_past_the_training_s_contexts_the_curve_adds_up_to_its_mean_and_the_model_ends_it(

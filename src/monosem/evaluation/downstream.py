@@ -74,8 +74,10 @@ class DownstreamLoss(ABC):
         self.take(self.predict(batch, chosen))
 
     @torch.no_grad()
-    def predict(self, batch: Batch, chosen: Bool[Tensor, "contexts pos"]) -> Predictions:
-        """What the model predicts, clean and with each replacement at the chosen positions."""
+    def predict(
+        self, batch: Batch, chosen: Bool[Tensor, "contexts pos"], done: Callable[[float], None] = lambda share: None
+    ) -> Predictions:
+        """What the model predicts, clean and with each replacement at the chosen positions; `done` is told shares."""
         where, documents, targets = self.counted(batch, chosen)
         single = where.ndim == 1
         found = Predictions(
@@ -93,6 +95,7 @@ class DownstreamLoss(ABC):
             loss = kl if targets is None else F.nll_loss(logarithms, targets, reduction="none")
             hits = logarithms.argmax(-1) == right
             found.loss[name], found.kl[name], found.right[name] = (one.cpu().numpy() for one in (loss, kl, hits))
+            done(1 / (1 + len(self.replacements)))
 
         with self._replay.of(batch.inputs) as logits:
             clean = F.log_softmax(logits[where].float(), dim=-1)

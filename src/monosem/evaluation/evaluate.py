@@ -170,12 +170,11 @@ def evaluate(
         with job() as shown:
             shown.expect("training", tokens_to_come(survey))
     losing = stage(LOSSES, min(loss_tokens, tokens) if losses else 0, unit="tokens")
+    if losses:
+        losses.work = losing
     with keeper.request if keeper else nullcontext():
         for seen in reading.seen(columns, keeper):
             _tell(observers, seen, next(iter(saes)))
-            if losses and seen.start < losses.last:
-                with losing:
-                    losing.advance(everyone().size * sum(map(len, seen.predictions().values())) / len(losses.losses))
             for metric in metrics:
                 metric.add(seen)
     losing.close()

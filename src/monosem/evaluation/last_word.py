@@ -101,6 +101,7 @@ def last_words(survey: Survey) -> Extra | None:
     rules = {"packing": False, "context_length": longest + 1}
     hook = place.reading.first.hooks
     reading = ModelReading(survey.saes, place.model, hook, survey.loss_tokens, rules, text=texts)
+    reading.work = "evaluating last words"
     columns = list(survey.columns)
     reading.losses = Losses(reading.first.predicted, columns, reading.contexts, reading.known, survey.loss_tokens)
     words = LastWord(columns, lengths)

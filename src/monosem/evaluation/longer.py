@@ -57,6 +57,7 @@ def beyond_training(survey: Survey) -> Extra | None:
     rules, hooks = {"context_length": length}, place.reading.first.hooks
     reading = ModelReading(survey.saes, place.model, hooks, survey.loss_tokens, rules, **place.reading.asked)
     reading.losses = Losses(reading.first.predicted, columns, reading.contexts, reading.known, survey.loss_tokens)
+    reading.work = "evaluating longer contexts"
     curve, beyond = ByPosition(columns, length), Beyond(columns, trained)
     pass_over(reading, survey.columns, [curve, beyond], survey.keeper("longer", [curve, beyond]))
     return Extra(

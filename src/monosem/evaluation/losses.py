@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from torch import Tensor
 from monosem.activations.reading import parts_of, positions_wanted
 from monosem.data import Batch, BatchReader, ImageBatch, Images
 from monosem.errors import DataError
-from monosem.evaluation.downstream import DownstreamLoss, OutputLoss, RowFunction, loss_contexts
+from monosem.evaluation.downstream import LOSSES, DownstreamLoss, OutputLoss, RowFunction, loss_contexts
 from monosem.evaluation.language import LanguageLoss
 from monosem.evaluation.metric import Metric, Seen
 from monosem.evaluation.predictions import Predictions
 from monosem.evaluation.sources import SourceLosses
 from monosem.intervals import Interval
 from monosem.models import SubjectModel
+from monosem.ranks import everyone
 from monosem.sae.metadata import SAEMetadata
+from monosem.work import Stage, doing
 
 Edit = Callable[[Float[Tensor, "rows d"], Float[Tensor, "rows d"], Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
 """From activations, their reconstruction and random numbers: what to put in."""
@@ -57,6 +60,8 @@ class Losses(Metric):
         self._seen: Seen | None = None
         self._rows, self._noise, self._noisy = torch.zeros(0, dtype=torch.int64), torch.zeros(0), bool(edits)
         self.one_in = one_in
+        self.work: Stage | None = None
+        """What its passes are a part of; each call of `predict` is a stage of its own where there is none."""
         self.losses: dict[str, DownstreamLoss] = {}
         for number, (source, (model, hook)) in enumerate(sources.items()):
             put_in: dict[str, RowFunction] = {} if edits else {"zero": torch.zeros_like}
@@ -124,13 +129,25 @@ class Losses(Metric):
             batch, kept, numbers = (
                 _some(one, -seen.start % self.one_in, self.one_in) for one in (batch, kept, numbers)
             )
-        for order, part in _parts(batch, next(iter(self.losses.values())).model):
-            own = kept[order, : part.tokens.shape[1]]
-            self._rows = numbers[order, : part.tokens.shape[1]][own]
-            for source, loss in self.losses.items():
-                found.setdefault(source, []).append(loss.predict(part, own))
+        with self._working(int(kept.sum())) as work:
+            for order, part in _parts(batch, next(iter(self.losses.values())).model):
+                own = kept[order, : part.tokens.shape[1]]
+                self._rows = numbers[order, : part.tokens.shape[1]][own]
+                each = everyone().size * int(own.sum()) / len(self.losses)
+                for source, loss in self.losses.items():
+                    passes = loss.predict(part, own, lambda share, each=each: work.advance(share * each))
+                    found.setdefault(source, []).append(passes)
         self._seen = None
         return {source: Predictions.cat(parts) for source, parts in found.items()}
+
+    @contextmanager
+    def _working(self, positions: int) -> Iterator[Stage]:
+        if self.work is None:
+            with doing(LOSSES, everyone().size * positions, unit="tokens") as work:
+                yield work
+        else:
+            with self.work:
+                yield self.work
 
     def add(self, seen: Seen) -> None:
         for source, found in seen.predictions().items():

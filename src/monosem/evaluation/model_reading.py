@@ -60,6 +60,8 @@ class ModelReading:
         rows_a_context(self.contexts, self.known)
         self.losses: Losses | None = None
         """To be measured of the first contexts."""
+        self.work = EVALUATING
+        """The name of this stage of the work."""
 
     def _require_one_place(self) -> None:
         (name, first), *others = self.places.items()
@@ -121,7 +123,7 @@ class ModelReading:
         """All that is read, or this process's part of it, as a stage of the work; from where it was kept."""
         place = keeper.go_on() if keeper else (0, 0)
         reading, before = self._reading(self.tokens, place), place[1]
-        with doing(EVALUATING, self.tokens, done=before, unit="tokens") as work:
+        with doing(self.work, self.tokens, done=before, unit="tokens") as work:
             for piece in reading.rounds():
                 if piece is not None:
                     yield self._of(piece, columns)

@@ -57,7 +57,7 @@ def untrained(survey: Survey) -> Extra | None:
     losses = Losses(
         own.first.predicted, list(columns), own.contexts, own.known, min(LOSSES, survey.loss_tokens, length)
     )
-    own.losses = losses
+    own.losses, own.work = losses, "evaluating the untrained model"
     rebuilt = Reconstruction(sample.mean(0), ["untrained"])
     pass_over(own, columns, [rebuilt, losses], survey.keeper("untrained", [rebuilt, losses]))
     found = rebuilt.result("untrained")

@@ -12,20 +12,34 @@ from torch import Tensor
 
 
 class Buffers:
-    """Tensors that nobody needs any more, by shape and type."""
+    """Memory that nobody needs any more, by size and type.
+
+    It takes back what it has lent and nothing else: for what others have made, such as gradients of dense matmuls,
+    nobody would ask here, and it would grow with every step.
+    """
 
     def __init__(self) -> None:
-        self._spare: defaultdict[tuple[torch.Size, torch.dtype], list[Tensor]] = defaultdict(list)
+        self._spare: defaultdict[tuple[int, torch.dtype], list[Tensor]] = defaultdict(list)
+        self._lent: dict[int, int] = {}
+        """Numbers that it has, by address."""
 
     def give(self, tensor: Tensor) -> None:
         """Hand in a tensor. Nobody else may hold it."""
-        if tensor.device.type == "cpu" and tensor.is_contiguous():
-            self._spare[tensor.shape, tensor.dtype].append(tensor)
+        if self._lent.get(tensor.data_ptr()) == tensor.numel() and tensor.is_contiguous():
+            del self._lent[tensor.data_ptr()]
+            self._spare[tensor.numel(), tensor.dtype].append(tensor.view(-1))
 
-    def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """One of that shape and type, with anything in it."""
-        spare = self._spare[shape, dtype]
-        return spare.pop() if spare else None
+        spare = self._spare[shape.numel(), dtype]
+        taken = spare.pop() if spare else torch.empty(shape.numel(), dtype=dtype)
+        self._lent[taken.data_ptr()] = taken.numel()
+        return taken.view(shape)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are here for those who ask next."""
+        return sum(tensor.nbytes for spare in self._spare.values() for tensor in spare)
 
     @contextmanager
     def in_use(self) -> Generator[None]:
@@ -43,8 +57,7 @@ _current: ContextVar[Buffers | None] = ContextVar("buffers", default=None)
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor on CPU, from the buffers in use if they have one."""
     buffers = _current.get()
-    spare = buffers.take(torch.Size(shape), dtype) if buffers is not None else None
-    return torch.empty(*shape, dtype=dtype) if spare is None else spare
+    return torch.empty(shape, dtype=dtype) if buffers is None else buffers.take(torch.Size(shape), dtype)
 
 
 def done_with(tensor: Tensor) -> None:

@@ -81,12 +81,17 @@ class Stage:
 
     def line(self, *more: str) -> str:
         """Where it is, and right behind it what else is to be said, for lines are cut where a terminal is narrow."""
-        parts = [self.name if self.total is None else f"{self.name} {self.share:.0%}", *more, self.figures]
+        parts = [self.where, *more, self.figures]
         elapsed = time.monotonic() - self._began
         if self.done > self._first and self.unit:
             rate = (self.done - self._first) / max(elapsed, 1e-9)
             parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s")
         return "  ".join(part for part in parts if part)
+
+    @property
+    def where(self) -> str:
+        """Its name, and how much of it is done where that is known."""
+        return self.name if self.total is None else f"{self.name} {self.share:.0%}"
 
     @property
     def share(self) -> float:
@@ -201,7 +206,7 @@ class Job:
         if whole is None or now is None:
             return ""
         long = now is not whole and time.monotonic() - now.entered >= FIRST_LINE
-        return "  ".join(filter(None, [whole.line(self.left()), f"({now.name})" if long else ""]))
+        return "  ".join(filter(None, [whole.line(self.left()), f"({now.where})" if long else ""]))
 
     def left(self) -> str:
         """The time left, in words."""
