@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import monosem
 from monosem import kernels
 from monosem.kernels import Selection, reference, sparse
 
@@ -261,6 +264,7 @@ def test_half_precision_runs_on_the_plain_backend(dtype: torch.dtype) -> None:
 
 THREADS = """
 import torch
+import monosem
 from monosem import kernels
 from monosem.kernels import sparse
 
@@ -303,6 +307,7 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 
 ONE_THREAD = """
 import torch, numba
+import monosem
 from monosem import kernels
 
 torch.set_num_threads(1)
@@ -313,10 +318,29 @@ with kernels.use_backend("cpu"):
 """
 
 
-def test_the_kernels_use_as_many_threads_as_torch_and_leave_torch_its_number() -> None:
+ONE_THREAD_ELSEWHERE = """
+import torch, numba
+import monosem as ms
+
+torch.set_num_threads(1)
+for seed in range(2):
+    ms.SynthSAEBench("small").sample(64, seed)
+    print(torch.get_num_threads(), numba.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize("code", [ONE_THREAD, ONE_THREAD_ELSEWHERE], ids=["kernels", "elsewhere"])
+def test_compiled_loops_use_as_many_threads_as_torch_and_leave_torch_its_number(code: str) -> None:
     """The first call of numba sets OpenMP's number, which is torch's too: ten times slower on a busy machine."""
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", ONE_THREAD]
+    command = [sys.executable, "-c", code]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == ["1 1", "1 1"]
+
+
+def test_every_parallel_loop_is_compiled_by_that_one_decorator() -> None:
+    """Whichever is called first gives the process its threads."""
+    source = Path(monosem.__file__).parent
+    texts = {str(path.relative_to(source)): path.read_text() for path in source.rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"njit\([^)]*parallel=", text)] == ["kernels/parallel.py"]

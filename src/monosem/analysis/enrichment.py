@@ -16,7 +16,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from monosem.kernels.parallel import parallel
 
 MOST_KNOTS = 64
 """Exact p values of a set's scores: of all of them if they are no more than this, else of so many points between."""
@@ -56,7 +58,7 @@ def scores(values: np.ndarray, order: np.ndarray, sets: Sets) -> np.ndarray:
     return _scores(np.ascontiguousarray(values), np.ascontiguousarray(order), *sets)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _scores(values, order, starts, members, sizes):
     n_rankings, n_tokens = order.shape
     found = np.empty((n_rankings, len(sizes)), np.float32)
@@ -118,7 +120,7 @@ def _knots(n: int, m: int) -> np.ndarray:
     return np.unique(np.r_[bulk[bulk < 1], near_one, 1.0])
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _tails(n, m, distances):
     """Of each distance d, the share of the ways through a lattice of n and m steps that leave |i/n - j/m| < d.
 

@@ -8,6 +8,7 @@ from numba import njit, prange
 
 from monosem.features.state import Harvest
 from monosem.features.streaming import EMPTY
+from monosem.kernels.parallel import parallel
 
 ALIKE = 0.75
 """Share of equal tokens from which two windows, laid side by side, are alike."""
@@ -34,7 +35,7 @@ def shown(harvest: Harvest, of_text: bool = True) -> np.ndarray:
     return chosen
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _choose(order, place, start, length, tokens, top, of_text, chosen):
     for latent in prange(len(order)):
         n = 0

@@ -12,6 +12,7 @@ from numba import njit, prange
 
 from monosem.features.log import Logged, float_of
 from monosem.features.words import Words
+from monosem.kernels.parallel import parallel
 from monosem.models.vocabulary import Vocabulary
 
 POWER = 4
@@ -89,7 +90,7 @@ def firing_tokens(firings: ByLatent, tokens: np.ndarray, size: int, m: int) -> t
     return found, counts
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _commonest(first, at, tokens, size, found, counts):
     for chunk in prange(CHUNKS):
         times = np.zeros(size, np.int64)
@@ -222,7 +223,7 @@ def _affixes(words: Words) -> tuple[list[str], np.ndarray]:
     return named.dictionary.to_pylist(), numbers.reshape(len(columns), -1).T.copy()
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _describe(first, at, values, text, size, found):
     for chunk in prange(CHUNKS):
         sums = np.zeros(size)

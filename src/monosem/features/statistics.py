@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from monosem.analysis import direction_logits, logit_weights, moments
@@ -16,6 +16,7 @@ from monosem.features import described, streaming
 from monosem.features.described import ByLatent
 from monosem.features.log import Logged, as_floats
 from monosem.features.state import Harvest
+from monosem.kernels.parallel import parallel
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -80,7 +81,7 @@ def cofiring(harvest: Harvest, logged: Logged, m: int, at_least: int = 3) -> tup
     return Ranked(found, shares.astype(np.float32)), lifts.astype(np.float32)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _together(starts, rows, latents, counts, m, at_least):
     n = len(counts)
     found, together = np.full((n, m), -1), np.zeros((n, m), np.int64)

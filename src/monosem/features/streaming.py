@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
+from monosem.kernels.parallel import parallel
+
 BINS_AN_OCTAVE = 6
 LOWEST_EXPONENT = -14
 N_BINS = 28 * BINS_AN_OCTAVE
@@ -155,7 +157,7 @@ def sort_firings(rows, indices, values, cells, n_latents):
     return starts, sorted_cells, sorted_values
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def take_in(firings, tokens, totals, slots, layout):
     """All firings of a batch."""
     for latent in prange(len(firings.starts) - 1):
@@ -202,7 +204,7 @@ def take_in_near_misses(cells, latents, values, firings, tokens, slots, layout):
                 _fill(slots, layout, latent, slot, place, values[i, j], cells[i], tokens, firings)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def merge_into(totals, slots, other_totals, other_slots, layout):
     """Add another harvest's totals and examples to this one's."""
     for latent in prange(len(totals.count)):

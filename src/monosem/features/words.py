@@ -11,6 +11,7 @@ from numba import njit, prange
 
 from monosem.features.log import Logged, float_of
 from monosem.features.streaming import hashes
+from monosem.kernels.parallel import parallel
 from monosem.models.vocabulary import Vocabulary
 
 LONGEST = 64
@@ -156,7 +157,7 @@ def of_words(logged: Logged, words: Words, rates: np.ndarray, maxima: np.ndarray
     return found
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _count_words(order, first, starts, offsets, latents, values, rates, maxima, found):
     for chunk in prange(CHUNKS):
         scratch = Scratch(
@@ -217,7 +218,7 @@ def windows_of(logged: Logged, tokens: np.ndarray, latents: np.ndarray) -> tuple
     return first, activations, into
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _fill_windows(first, stop, into, firings, latents, values, wanted, activations):
     for i in prange(len(first)):
         for token in range(first[i], stop[i]):

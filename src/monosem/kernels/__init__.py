@@ -10,6 +10,7 @@
     rounding.py    rows in few bits, with the true norms of what rounding took away
     screening.py   which entries can be among the wanted, found in few bits: on CPU
     reaching.py    its loops, compiled by numba
+    parallel.py    how they are compiled, on as many threads as torch has
     buffers.py     memory that is used again
     sparse.py      the two differentiable operations that architectures are made of, on any of the above
 

@@ -1,3 +1,4 @@
+# pyright: basic
 """Memory that is used again: on CPU, touching fresh memory costs more than what a sparse kernel writes into it."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class Buffers:
@@ -20,20 +22,22 @@ class Buffers:
 
     def __init__(self) -> None:
         self._spare: defaultdict[tuple[int, torch.dtype], list[Tensor]] = defaultdict(list)
-        self._lent: dict[int, int] = {}
-        """Numbers that it has, by address."""
+        self._lent: dict[int, StorageWeakRef] = {}
 
     def give(self, tensor: Tensor) -> None:
         """Hand in a tensor. Nobody else may hold it."""
-        if self._lent.get(tensor.data_ptr()) == tensor.numel() and tensor.is_contiguous():
-            del self._lent[tensor.data_ptr()]
+        memory = tensor.untyped_storage()
+        whole = memory.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        if whole and self._lent.pop(StorageWeakRef(memory).cdata, None) is not None:
             self._spare[tensor.numel(), tensor.dtype].append(tensor.view(-1))
 
     def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """One of that shape and type, with anything in it."""
         spare = self._spare[shape.numel(), dtype]
         taken = spare.pop() if spare else torch.empty(shape.numel(), dtype=dtype)
-        self._lent[taken.data_ptr()] = taken.numel()
+        self._lent = {key: reference for key, reference in self._lent.items() if not reference.expired()}
+        reference = StorageWeakRef(taken.untyped_storage())
+        self._lent[reference.cdata] = reference
         return taken.view(shape)
 
     @property

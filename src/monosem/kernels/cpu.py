@@ -5,21 +5,18 @@ Signatures are those of plain.py. Every output row is written by one thread, in 
 same bits, whatever the number of threads.
 """
 
-import numba
 import numpy as np
 import torch
 from numba import njit, prange
-from numba.core import config
 from torch import Tensor
 
 from monosem.kernels import screening
 from monosem.kernels.buffers import empty
 from monosem.kernels.matmul import linear
+from monosem.kernels.parallel import match_threads, parallel
 from monosem.kernels.plain import only_above
 from monosem.kernels.rounding import Precision
 from monosem.kernels.screening import Screen
-
-config.THREADING_LAYER = "omp"
 
 TILE_ROWS = 256
 BLOCK_ROWS = 256  # so many rows of activations stay in a core's own cache
@@ -32,7 +29,6 @@ def top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tens
     rows = x.shape[0]
     values = torch.empty(rows, k, dtype=x.dtype)
     indices = torch.empty(rows, k, dtype=torch.int32)
-    _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
         pre = linear(x[start:stop], weight, bias)
@@ -57,7 +53,6 @@ def top_k_screened(
         products = gather_dot(rows, weight, indices.reshape(-1), offsets).reshape(indices.shape)
         return products.add_(bias[indices])
 
-    _match_threads()
     screen = Screen.of(weight, bias, precision, x)
     candidates = screening.largest(x, screen, k, evaluated if exact else None)
     screen.done()
@@ -74,7 +69,6 @@ def top_k_screened(
 def above_screened(
     x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _match_threads()
     limits = threshold.detach().expand(len(weight)).contiguous()
     screen = Screen.of(weight, bias, precision, x)
     indices, offsets = screening.above(x, screen, limits)
@@ -89,7 +83,6 @@ def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> tuple[T
     counts = torch.zeros(rows + 1, dtype=torch.int64)
     values: list[Tensor] = []
     indices: list[Tensor] = []
-    _match_threads()
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
         pre = linear(x[start:stop], weight, bias)
@@ -111,13 +104,12 @@ def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> T
     order, starts, rows = by_latent(indices, offsets, weight.shape[0])
     dots, out = torch.empty(2, indices.numel(), dtype=x.dtype)
     arrays = (_array(x), _array(weight), order.numpy(), starts.numpy(), rows.numpy(), dots.numpy(), out.numpy())
-    _gather_dot(*arrays, _match_threads())
+    _gather_dot(*arrays, match_threads())
     return out
 
 
 def weighted_sum(values: Tensor, indices: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     out = torch.empty(offsets.numel() - 1, weight.shape[1], dtype=weight.dtype)
-    _match_threads()
     _weighted_sum(_array(values), indices.numpy(), offsets.numpy(), _array(weight), out.numpy())
     return out
 
@@ -127,7 +119,6 @@ def decode_error(
 ) -> tuple[Tensor, Tensor]:
     error = torch.empty(target.shape, dtype=weight.dtype)
     dots = torch.empty(indices.numel(), dtype=weight.dtype)
-    _match_threads()
     arrays = (_array(values), indices.numpy(), offsets.numpy(), _array(weight), _array(bias), _array(target))
     _decode_error(*arrays, error.numpy(), dots.numpy())
     return error, dots
@@ -136,7 +127,7 @@ def decode_error(
 def scatter_outer(values: Tensor, order: Tensor, starts: Tensor, rows: Tensor, y: Tensor) -> Tensor:
     out = empty(starts.shape[1] - 1, y.shape[1], dtype=y.dtype)
     arrays = (_array(values.index_select(0, order)), starts.numpy(), rows.numpy(), _array(y), out.numpy())
-    _scatter_outer(*arrays, 0, False, _match_threads())
+    _scatter_outer(*arrays, 0, False, match_threads())
     return out
 
 
@@ -146,7 +137,7 @@ def scatter_outer_of_all(every: list[list[Tensor]], latents: slice) -> Tensor:
     out = empty(latents.stop - latents.start, y.shape[1], dtype=y.dtype)
     for number, parts in enumerate(every):
         values, starts, rows, source = (_array(part) for part in parts)
-        _scatter_outer(values, starts, rows, source, out.numpy(), latents.start, number > 0, _match_threads())
+        _scatter_outer(values, starts, rows, source, out.numpy(), latents.start, number > 0, match_threads())
     return out
 
 
@@ -162,21 +153,18 @@ def by_latent(indices: Tensor, offsets: Tensor, n_latents: int) -> tuple[Tensor,
     order = torch.empty(n_entries, dtype=torch.int32)
     rows = torch.empty(n_entries, dtype=torch.int32)
     starts = torch.zeros(max(1, -(-n_rows // block)), n_latents + 1, dtype=torch.int64)
-    _match_threads()
     _by_latent(indices.numpy(), offsets.numpy(), block, starts.numpy(), order.numpy(), rows.numpy())
     return order, starts, rows
 
 
 def to_dense(values: Tensor, indices: Tensor, offsets: Tensor, n_latents: int) -> Tensor:
     dense = torch.zeros(offsets.numel() - 1, n_latents, dtype=values.dtype)
-    _match_threads()
     _to_dense(_array(values), indices.numpy(), offsets.numpy(), dense.numpy())
     return dense
 
 
 def from_dense(dense: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
     values = torch.empty(indices.numel(), dtype=dense.dtype)
-    _match_threads()
     _from_dense(_array(dense), indices.numpy(), offsets.numpy(), values.numpy())
     return values
 
@@ -187,7 +175,6 @@ def adam_(
     arrays = [t.detach().numpy() for t in (parameter, grad.contiguous(), mean, square)]
     if parameter.ndim == 1:
         arrays = [a.reshape(-1, 1) for a in arrays]
-    _match_threads()
     rows, grads, means, squares = arrays
     lr, beta1, beta2, eps, correction1, correction2 = settings
     numbers = (lr / correction1, 1 / correction2, beta1, 1 - beta1, beta2, 1 - beta2, eps, 0, 1)
@@ -196,16 +183,6 @@ def adam_(
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
-
-
-def _match_threads() -> int:
-    """Let numba use as many threads as torch does; its first call would give torch as many as there are cores."""
-    wanted = torch.get_num_threads()
-    threads = min(wanted, config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(threads)
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
-    return threads
 
 
 @njit(cache=True)
@@ -237,7 +214,7 @@ def _sift_up(values, indices, value, index, at):
     values[at], indices[at] = value, index
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _top_k_rows(pre, values, indices):
     """Exact: the k largest of a row lie in the k groups of the largest maxima."""
     n, k = pre.shape[1], values.shape[1]
@@ -281,7 +258,7 @@ def _top_k_rows(pre, values, indices):
                 i += n_groups
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _top_k_rows_by_bits(pre, bits, values, indices):
     """Exact: count by the leading bits, keep what lies in higher bins, and choose within the bin at the edge."""
     n, k = pre.shape[1], values.shape[1]
@@ -311,7 +288,7 @@ def _top_k_rows_by_bits(pre, bits, values, indices):
                     _sift_down(heap, heap_indices, pre[r, i], i, wanted)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _count_above(pre, limits, counts):
     for r in prange(pre.shape[0]):
         count = 0
@@ -320,7 +297,7 @@ def _count_above(pre, limits, counts):
         counts[r] = count
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _write_above(pre, limits, starts, values, indices):
     for r in prange(pre.shape[0]):
         at = starts[r]
@@ -361,7 +338,7 @@ def _dot_rows(vector, which, source, first, last, out):
         out[e], out[e1], out[e2], out[e3] = t0, t1, t2, t3
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _gather_dot(x, weight, order, starts, rows, dots, out, n_parts):
     n = weight.shape[0]
     for part in prange(n_parts):
@@ -373,14 +350,14 @@ def _gather_dot(x, weight, order, starts, rows, dots, out, n_parts):
                     out[order[o]] = dots[o]
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _weighted_sum(values, indices, offsets, weight, out):
     for r in prange(out.shape[0]):
         out[r, :] = 0
         _add_rows(out[r], values, indices, weight, offsets[r], offsets[r + 1])
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _decode_error(values, indices, offsets, weight, bias, target, error, dots):
     for r in prange(error.shape[0]):
         row, wanted = error[r], target[r]
@@ -391,7 +368,7 @@ def _decode_error(values, indices, offsets, weight, bias, target, error, dots):
         _dot_rows(row, indices, weight, offsets[r], offsets[r + 1], dots)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _scatter_outer(values, starts, rows, y, out, skipped, added, n_parts):
     n = out.shape[0]
     for part in prange(n_parts):
@@ -403,7 +380,7 @@ def _scatter_outer(values, starts, rows, y, out, skipped, added, n_parts):
                 _add_rows(out[latent], values, rows, y, first, last)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _by_latent(indices, offsets, block_rows, starts, order, rows):
     n_rows = offsets.shape[0] - 1
     for block in prange(starts.shape[0]):
@@ -423,14 +400,14 @@ def _by_latent(indices, offsets, block_rows, starts, order, rows):
                 cursor[indices[e]] = at + 1
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _to_dense(values, indices, offsets, dense):
     for r in prange(dense.shape[0]):
         for e in range(offsets[r], offsets[r + 1]):
             dense[r, indices[e]] = values[e]
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _from_dense(dense, indices, offsets, values):
     for r in prange(dense.shape[0]):
         for e in range(offsets[r], offsets[r + 1]):
@@ -460,7 +437,7 @@ def _adam_row(p, g, m, v, numbers, unit_row):
             p[c] *= inverse
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def _adam(parameter, grad, mean, square, numbers, unit_rows):
     for r in prange(parameter.shape[0]):
         _adam_row(parameter[r], grad[r], mean[r], square[r], numbers, unit_rows)

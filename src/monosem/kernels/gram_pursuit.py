@@ -11,7 +11,8 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from monosem.kernels.cpu import FAST, _match_threads
+from monosem.kernels.cpu import FAST
+from monosem.kernels.parallel import parallel
 
 TABLE_BYTES = 2**29
 """The largest table of products that is made."""
@@ -39,12 +40,11 @@ def gradient_pursuit(
     """
     slots = torch.full((len(products), k), -1, dtype=torch.int64)
     w = products.new_zeros(len(products), k)
-    _match_threads()
     _search(products.numpy(), table.numpy(), nothing.numpy(), nonnegative, slots.numpy(), w.numpy())
     return slots, w
 
 
-@njit(cache=True, parallel=True, fastmath=FAST)
+@parallel(fastmath=FAST)
 def _search(products, table, nothing, nonnegative, slots, w):
     k = slots.shape[1]
     for row in prange(len(products)):

@@ -7,6 +7,8 @@ A row's entries are looked at in groups, `n_groups` of them, whose entries are s
 import numpy as np
 from numba import njit, prange
 
+from monosem.kernels.parallel import parallel
+
 AT_ONCE = 16
 """Groups that are passed by together, where none of them reaches the edge."""
 BLOCK = 32
@@ -57,7 +59,7 @@ def nth_largest(values, count):
     return least
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def gathered(places, counts, starts, out):
     for r in prange(places.shape[0]):
         out[starts[r] : starts[r] + counts[r]] = places[r, : counts[r]]
@@ -181,14 +183,14 @@ def _row_reach(
     return filled
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def peaks(products, scales, row_errors, row_norms, latents, own, count, tops, edges, firsts):
     for r in prange(products.shape[0]):
         given = (products[r], scales[r], row_errors[r], row_norms[r], *latents, own)
         edges[r] = _row_peaks(*given, count, tops[r], firsts[r])
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def reach(products, scales, row_errors, row_norms, latents, own, groups, tops, edges, beside, places, counts, rough):
     """The entries beside those that are known."""
     for r in prange(products.shape[0]):
@@ -196,7 +198,7 @@ def reach(products, scales, row_errors, row_norms, latents, own, groups, tops, e
         counts[r] = _row_reach(*given, *groups, tops[r], edges[r], beside[r], places[r], rough)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def peaks_and_reach(
     products, scales, row_errors, row_norms, latents, own, groups, count, tops, edges, firsts, places, counts, rough
 ):
@@ -208,7 +210,7 @@ def peaks_and_reach(
         counts[r] = _row_reach(*given, *groups, tops[r], edges[r], nothing, places[r], rough)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def reach_limits(products, scales, row_errors, row_norms, latents, own, blocks, limits, places, counts):
     """The entries that can exceed their latent's limit, and how many there are: those beyond `places` are not kept.
 
@@ -243,7 +245,7 @@ def reach_limits(products, scales, row_errors, row_norms, latents, own, blocks, 
         counts[r] = filled
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def best(known, known_places, values, indices, offsets, largest, places):
     """In falling order, of equal ones those of the first latents."""
     k, n_known = largest.shape[1], known.shape[1]

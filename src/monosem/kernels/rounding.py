@@ -14,10 +14,11 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from monosem.kernels.buffers import empty
+from monosem.kernels.parallel import parallel
 
 Precision = Literal["float32", "bfloat16", "int8", "float8"]
 """What a screen multiplies; float32 is no screen. Float8 is e4m3: a sign, four bits of exponent, three of fraction."""
@@ -91,7 +92,7 @@ def _array(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().numpy()
 
 
-@njit(cache=True, parallel=True, fastmath=FAST)
+@parallel(fastmath=FAST)
 def _to_bfloat16(x, bits, norms):
     for r in prange(x.shape[0]):
         row, own = x[r].view(np.uint32), bits[r]
@@ -107,7 +108,7 @@ def _to_bfloat16(x, bits, norms):
         norms[0, r], norms[1, r], norms[2, r] = np.sqrt(norm), np.sqrt(rounded_norm), np.sqrt(error)
 
 
-@njit(cache=True, parallel=True, fastmath=FAST)
+@parallel(fastmath=FAST)
 def _to_integers(x, factors, levels, zero, values, scales, norms):
     for r in prange(x.shape[0]):
         row, own = x[r] * factors, values[r]

@@ -34,7 +34,7 @@ ROWS_HELD_ELSE, REVIVED = 5.6, 1.3
 """Tensors as large as a batch that a step has at most, and how many of them are of dead latents; counted."""
 DENSE = {"relu": 13.0, "prolu": 13.4, "jumprelu": 24.5, "jumprelu_skip_transcoder": 24.5, "gated": 29.2}
 """Bytes for every row and latent, where half of the latents are on as a run begins."""
-COPIED = {"crosscoder": 4.0, "matryoshka": 5.6, "cross_layer_transcoder": 4.0, "relu": 4.0, "prolu": 4.0}
+COPIED = {"crosscoder": 4.0, "matryoshka": 5.6, "relu": 4.0, "prolu": 4.0}
 """Bytes for each number of W_enc: it is laid out anew with sources side by side, or gradients are made in parts."""
 READING_ON = "model: reading on from reconstructions"
 AN_ENTRY = 24

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 import monosem.kernels.cpu  # noqa: F401  (the threading layer is chosen there)
+from monosem.kernels.parallel import parallel
 
 BLOCK = 16  # rows that a thread draws at a time
 LOW, BINS, WIDTH = -9.0, 4608, 1 / 256  # a table of upper tails: most features are seen to be off without computing one
@@ -45,7 +46,7 @@ def _above(limit, uniform, upper):
     return uniform <= upper[place] and uniform <= 0.5 * math.erfc(limit / math.sqrt(2))
 
 
-@njit(cache=True, parallel=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@parallel(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def draw(
     seed, first, x, counts, indices, values, alone, by_rank, factor, own, limits, children, exclusive, scaled, size,
     deviation, features, mean, upper,
