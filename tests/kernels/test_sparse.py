@@ -264,7 +264,6 @@ def test_half_precision_runs_on_the_plain_backend(dtype: torch.dtype) -> None:
 
 THREADS = """
 import torch
-import monosem
 from monosem import kernels
 from monosem.kernels import sparse
 
@@ -307,7 +306,6 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
 
 ONE_THREAD = """
 import torch, numba
-import monosem
 from monosem import kernels
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from monosem.kernels import screening
 from monosem.kernels.buffers import empty
 from monosem.kernels.matmul import linear
-from monosem.kernels.parallel import match_threads, parallel
+from monosem.kernels.parallel import parallel
 from monosem.kernels.plain import only_above
 from monosem.kernels.rounding import Precision
 from monosem.kernels.screening import Screen
@@ -104,7 +104,7 @@ def gather_dot(x: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor) -> T
     order, starts, rows = by_latent(indices, offsets, weight.shape[0])
     dots, out = torch.empty(2, indices.numel(), dtype=x.dtype)
     arrays = (_array(x), _array(weight), order.numpy(), starts.numpy(), rows.numpy(), dots.numpy(), out.numpy())
-    _gather_dot(*arrays, match_threads())
+    _gather_dot(*arrays, torch.get_num_threads())
     return out
 
 
@@ -127,7 +127,7 @@ def decode_error(
 def scatter_outer(values: Tensor, order: Tensor, starts: Tensor, rows: Tensor, y: Tensor) -> Tensor:
     out = empty(starts.shape[1] - 1, y.shape[1], dtype=y.dtype)
     arrays = (_array(values.index_select(0, order)), starts.numpy(), rows.numpy(), _array(y), out.numpy())
-    _scatter_outer(*arrays, 0, False, match_threads())
+    _scatter_outer(*arrays, 0, False, torch.get_num_threads())
     return out
 
 
@@ -137,7 +137,7 @@ def scatter_outer_of_all(every: list[list[Tensor]], latents: slice) -> Tensor:
     out = empty(latents.stop - latents.start, y.shape[1], dtype=y.dtype)
     for number, parts in enumerate(every):
         values, starts, rows, source = (_array(part) for part in parts)
-        _scatter_outer(values, starts, rows, source, out.numpy(), latents.start, number > 0, match_threads())
+        _scatter_outer(values, starts, rows, source, out.numpy(), latents.start, number > 0, torch.get_num_threads())
     return out
 
 

@@ -30,7 +30,7 @@ def parallel(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable
 
         @wraps(function)
         def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
-            match_threads()
+            _match_threads()
             return loop(*arguments, **named)
 
         return call
@@ -38,11 +38,9 @@ def parallel(**options: Any) -> Callable[[Callable[Arguments, Result]], Callable
     return compiled
 
 
-def match_threads() -> int:
-    """Let numba use as many threads as torch does; returns how many."""
+def _match_threads() -> None:
+    """Let numba use as many threads as torch does, and leave torch its number."""
     wanted = torch.get_num_threads()
-    threads = min(wanted, config.NUMBA_NUM_THREADS)
-    numba.set_num_threads(threads)
+    numba.set_num_threads(min(wanted, config.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
-    return threads

@@ -49,9 +49,8 @@ def open_run(name: str | Path, model: str | None = None, hook: str | None = None
         for key, given, own in (("model", model, run.config.model), ("hook", hook, run.config.hook)):
             if given is not None and given != own:
                 where = f"leave --{key} out, or change {key} in {path / 'run.yaml'}"
-                itself = (
-                    "itself" if own is None else f"itself, {own!r}, not {given!r}"
-                )  # none: of several, or of vectors
+                # a run of several, or of vectors, has none to tell
+                itself = "itself" if own is None else f"itself, {own!r}, not {given!r}"
                 raise ConfigError(f"{name} is a run, which says its {key} {itself}: {where}")
         return run
     nothing = path.is_dir() and not holds_dictionary(path)
