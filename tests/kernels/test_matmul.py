@@ -7,10 +7,12 @@ import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from monosem import kernels
+from monosem.kernels import matmul
 from monosem.kernels.matmul import linear
 
 # without NUMBA_CPU_NAME: numba would compile everything anew, and has nothing to do with precisions
@@ -41,6 +43,31 @@ def test_the_speed_of_a_precision_is_a_ratio_to_float32s() -> None:
     assert kernels.speed(torch.complex64, device) != kernels.speed(torch.float32, device)
     assert kernels.fast_bfloat16(device) == (kernels.speed(torch.bfloat16, device) > 1.2)
     assert not kernels.fast_bfloat16(torch.device("meta"))
+
+
+def test_a_precision_is_as_fast_beside_other_work() -> None:
+    """What is taken decides the bits of a run, and so must not depend on what else the machine does."""
+    device, dtypes = torch.device("cpu"), (torch.int8, torch.bfloat16)
+    quiet = [kernels.speed(dtype, device) > matmul.FAST for dtype in dtypes]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: sum(range(1000))"]) for _ in range(4)]
+    try:
+        again = [[matmul.speed.__wrapped__(dtype, device) > matmul.FAST for dtype in dtypes] for _ in range(4)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert again == [quiet] * 4
+
+
+@pytest.mark.parametrize("ratio", [0.15, 1.03, 1.5, 8])
+def test_trials_that_are_far_off_do_not_change_what_is_fast(ratio: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def trial() -> float:
+        return ratio * rng.normal(1, 0.02) * (rng.choice([0.4, 2.5]) if rng.random() < 0.1 else 1)
+
+    found = np.array([matmul._ratio(trial) > matmul.FAST for _ in range(5000)])
+    assert (found != (ratio > matmul.FAST)).mean() < 1e-3
 
 
 WITH_AVX2_ALONE = """

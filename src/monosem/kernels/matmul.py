@@ -7,6 +7,7 @@ otherwise at the edges.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import cache
@@ -24,7 +25,10 @@ WIDE = 512
 """Width from which integers of few levels pay: those of processors that add two products in 16 bits."""
 SLOW = 0.5
 """Times the speed of float32 below which one is worth a warning."""
-TRIALS = 4
+LEAD, MOST = 4, 31
+"""Trials by which those that show a precision fast must lead those that do not, or the other way round; most of all."""
+CLEAR = 4
+"""Times above or below `FAST` from which a trial counts twice."""
 AT_ONCE = 16
 SMALL = {"cpu": (1024, 768, 512), "cuda": (4096, 2048, 8192)}
 """Rows, width and latents of the matmul that is timed, some milliseconds: a part of a real one, with as many rows, as
@@ -179,7 +183,7 @@ def integer_levels() -> int:
 def speed(dtype: torch.dtype, device: torch.device) -> float:
     """How many times as fast as in float32 a matmul is, tried once on a small one; 0 where there is none.
 
-    On one thread, so that what else runs on the machine changes little. Of int8 it is `integer_product`.
+    Of int8 it is `integer_product`.
     """
     if device.type not in SMALL:
         return 1.0
@@ -187,18 +191,27 @@ def speed(dtype: torch.dtype, device: torch.device) -> float:
     torch.set_num_threads(1)
     try:
         few, singles = _matmul(dtype, device), _matmul(torch.float32, device)
-        times = list[tuple[float, float]]()
-        for trial in range(1 + TRIALS):
-            times.append((_seconds(singles, device), _seconds(few, device)))
-            if trial and times[-1][0] < SLOW * times[-1][1]:  # no close call
-                break
-        times = times[1:]
+        for work in (singles, few):  # the first of each is not like the others
+            _seconds(work, device)
+        return _ratio(lambda: _seconds(singles, device) / _seconds(few, device))
     except (RuntimeError, AttributeError, NotImplementedError):
         return 0.0
     finally:
         torch.set_num_threads(threads)
-    single, less = (min(column) for column in zip(*times, strict=True))
-    return single / less
+
+
+def _ratio(trial: Callable[[], float]) -> float:
+    """The median of as many trials as it takes to be sure on which side of `FAST` it is.
+
+    What `fastest` answers must not hang on what else the machine does, for another precision gives another run: where
+    one trial in ten is far off, as by the clock on a busy machine, one answer in thousands is another.
+    """
+    ratios, lead = list[float](), 0
+    while abs(lead) < LEAD and len(ratios) < MOST:
+        ratios.append(trial())
+        weight = 1 if FAST / CLEAR < ratios[-1] < FAST * CLEAR else 2
+        lead += weight if ratios[-1] > FAST else -weight
+    return statistics.median(ratios)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -210,7 +223,7 @@ def fastest(device: torch.device, d: int) -> Precision:
     """In which precision to look for the largest products of rows of width d.
 
     Bfloat16 where it is fast, as it shows few candidates, else eight bits where they are. Not a close call on any
-    processor: every run on one of a kind takes the same.
+    processor: every run on one of a kind takes the same, whatever else the machine does.
     """
     if device.type == "cuda":
         few = max(("float8", "int8"), key=lambda name: speed(_dtype(name), device))
@@ -251,10 +264,16 @@ def _matmul(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
 
 
 def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
-    repeats = AT_ONCE if device.type == "cuda" else 1  # starting one takes about as long as one takes
-    start = time.perf_counter()
-    for _ in range(repeats):
+    """Of a GPU by the clock; of a CPU the time of the one thread that works, without its waits for other work."""
+    if device.type != "cuda":
+        start = _thread_time()
         work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / repeats
+        return _thread_time() - start
+    start = time.perf_counter()
+    for _ in range(AT_ONCE):  # starting one takes about as long as one takes
+        work()
+    torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / AT_ONCE
+
+
+_thread_time = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-4 else time.perf_counter
