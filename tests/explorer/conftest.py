@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
@@ -87,22 +87,65 @@ class Client:
         return reply.json
 
 
+class Windows:
+    """Browser windows that are used again: to open one takes more processor time than most visits."""
+
+    SIZE: ClassVar = {"width": 1280, "height": 900}
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+        self.free: list[Any] = []
+
+    def new(self, **settings: Any) -> Any:
+        """One that nobody had before."""
+        context = self.browser.new_context(viewport=self.SIZE, **settings)
+        context.set_default_timeout(WAIT)
+        return context.new_page()
+
+    def take(self, color_scheme: str) -> Any:
+        """One that looks as new."""
+        page = self.free.pop() if self.free else self.new()
+        page.set_viewport_size(self.SIZE)
+        page.emulate_media(media="null", color_scheme=color_scheme)
+        return page
+
+    def give(self, page: Any) -> None:
+        """Let it be used again, without what the last visit left in it."""
+        page.unroute_all(behavior="ignoreErrors")
+        page.context.clear_permissions()
+        for other in page.context.pages:
+            if other is not page:
+                other.close()
+        if page.url != "about:blank":
+            page.evaluate("localStorage.clear()")
+        page.mouse.move(0, 0)
+        page.goto("about:blank")
+        self.free.append(page)
+
+
 class Visit:
     """A browser window on a server: every error that the browser reports, every address that it asks."""
 
-    def __init__(self, browser: Any, base: str, folder: Path, **settings: Any) -> None:
+    def __init__(self, page: Any, base: str, folder: Path) -> None:
         from playwright.sync_api import expect
 
-        self.expect = expect
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
-        self.context.set_default_timeout(WAIT)
-        self.page = self.context.new_page()
+        self.expect, self.page = expect, page
+        self.context = page.context
         self.base, self.folder = base, folder
         self.errors: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self._listeners: dict[str, Callable[[Any], None]] = {
+            "console": lambda said: self.errors.append(said.text) if said.type == "error" else None,
+            "pageerror": lambda error: self.errors.append(str(error)),
+            "request": lambda request: self.asked.append(request.url),
+        }
+        for event, listener in self._listeners.items():
+            page.on(event, listener)
+
+    def end(self) -> None:
+        """Hear no more of the window."""
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
 
     def open(self, path: str) -> None:
         """Go to an address of the server."""
@@ -285,17 +328,31 @@ def site(browser: Any, run_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def look(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Opens a window on an address; it fails at its end if the browser met an error."""
+    """Opens a window on an address; it fails at its end if the browser met an error.
+
+    With settings of a context it is a new one; so it is where `new` says that something will be left in it (a script of
+    every page, a slower processor).
+    """
     folder = Path(SHOTS) if SHOTS else tmp_path_factory.mktemp("seen")
     folder.mkdir(parents=True, exist_ok=True)
+    windows = Windows(browser)
 
     @contextmanager
-    def opened(base: str, **settings: Any) -> Iterator[Visit]:
-        visit = Visit(browser, base, folder, **settings)
+    def opened(base: str, color_scheme: str = "light", new: bool = False, **settings: Any) -> Iterator[Visit]:
+        own = new or bool(settings)
+        page = windows.new(color_scheme=color_scheme, **settings) if own else windows.take(color_scheme)
+        visit = Visit(page, base, folder)
         try:
             yield visit
             assert visit.errors == []
+        except BaseException:
+            own = True  # as the test has left it, who knows how
+            raise
         finally:
-            visit.context.close()
+            visit.end()
+            if own:
+                page.context.close()
+            else:
+                windows.give(page)
 
     return opened

@@ -293,7 +293,7 @@ def test_whatever_answer_comes_late_no_page_is_blank_and_nothing_moves(
     """
     wrong = {}
     others = further() | written()
-    with look(base) as visit:
+    with look(base, new=True) as visit:
         page = visit.page
         page.set_viewport_size({"width": WIDTHS[width], "height": 900})
         page.add_init_script(WATCH)

@@ -16,7 +16,7 @@ DESCRIPTION: dict[str, Any] = {
     "hook": "mlp_in.0",
     "store": "acts",
     "output": "out",
-    "tokens": 4000,
+    "tokens": 2000,
     "sae": {"n_latents": 48},
     "grid": {"sae.k": [4, 8]},
     "activations": {"context_length": 64, "buffer_tokens": 1024},
