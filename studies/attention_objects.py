@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from indirect_objects import PROMPTS, TEMPLATES, Prompts, prompts
+from indirect_objects import TEMPLATES, Prompts, prompts
 from torch import Tensor
 
 import monosem as ms
@@ -39,6 +39,8 @@ from monosem.models import Replay, SubjectModel
 from monosem.sae import SAE
 from monosem.sae.control import random_sae
 
+PROMPTS = 8
+"""Of each template."""
 DAMAGED = 0.9
 MOST, LEAST = 0.8, 0.2
 SHOWN = 12
@@ -87,6 +89,16 @@ class Layers:
         return [layer for layer in self.needed if kept["features"][layer].value > kept["mean"][layer].value]
 
 
+def half_of(row: int) -> int:
+    """In which half of the prompts one is; in each half of both every other one repeats the name after "and"."""
+    return row // 2 % 2
+
+
+def few(one: Prompts, rows: slice | list[int]) -> Prompts:
+    """Some of the prompts."""
+    return Prompts(one.clean[rows], one.corrupt[rows], one.names[rows])
+
+
 def difference(model: SubjectModel, one: Prompts) -> np.ndarray:
     """Of the two names' logits, prompt by prompt."""
     return one.difference(SimpleNamespace(logits=model.forward(one.clean))).double().numpy()
@@ -132,6 +144,8 @@ def spliced(model: SubjectModel, edits: dict[str, list[ms.Intervention]], every:
         with model.edit(list(used)):
             return difference(model, one)
 
+    # first, as edits look at the model when they are first used, which within a replay they may not
+    together = {way: Share(np.concatenate([run(*edits[way], one=one) for one in every]), whole) for way in WAYS}
     kept: dict[str, list[Share]] = {way: [] for way in WAYS}
     for layer in range(model.n_layers):
         parts: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
@@ -142,7 +156,6 @@ def spliced(model: SubjectModel, edits: dict[str, list[ms.Intervention]], every:
                     parts[way].append(run(edits[way][layer], one=one))
         for way in WAYS:
             kept[way].append(Share(np.concatenate(parts[way]), whole))
-    together = {way: Share(np.concatenate([run(*edits[way], one=one) for one in every]), whole) for way in WAYS}
     return Layers(kept, together)
 
 
@@ -178,7 +191,7 @@ def places(one: Prompts, row: int) -> tuple[int, list[int], list[int]]:
 def movers(model: SubjectModel, saes: list[SAE], every: list[Prompts]) -> list[Mover]:
     """The features that move the difference most on half of the prompts, and where they take from on the other half."""
     found: list[tuple[float, int, int]] = []
-    half = [Prompts(one.clean[::2], one.corrupt[::2], one.names[::2]) for one in every]
+    half = [few(one, [row for row in range(len(one.clean)) if half_of(row) == 0]) for one in every]
     whole = sum(float(difference(model, one).sum()) for one in half)
     for layer, sae in enumerate(saes):
         sums = torch.zeros(sae.n_latents)
@@ -198,7 +211,7 @@ def taken_apart(
     right = names = whole = 0.0
     heads: Any = 0
     for one in every:
-        for row in range(1, len(one.clean), 2):
+        for row in filter(half_of, range(len(one.clean))):
             found = ms.direct_attribution(model, saes[layer], one.clean[row], latent, hook=f"attn_z.{layer}")
             if not found.activations[-1] > 0:
                 continue
@@ -215,15 +228,14 @@ def taken_apart(
 def beside_and(model: SubjectModel, saes: list[SAE], every: list[Prompts]) -> list[tuple[int, int, str, float, float]]:
     """Features of the name before "and", or of that after it: layer, latent, which, and how often on at each."""
     found: list[tuple[int, int, str, float, float]] = []
+    hooks = [f"attn_z.{layer}" for layer in range(model.n_layers)]
+    got = [model.capture(one.clean, hooks) for one in every]
+    n = sum(len(one.clean) for one in every)
     for layer, sae in enumerate(saes):
         counts = torch.zeros(2, 2, sae.n_latents)  # half, place, latent
-        n = 0
-        for one in every:
-            z = model.capture(one.clean, [f"attn_z.{layer}"])[f"attn_z.{layer}"]
-            for row in range(len(z)):
-                before, after = places(one, row)[2]
-                counts[row % 2] += (sae.encode(z[row, [before, after]]).to_dense() > 0).float()
-            n += len(z)
+        for one, of in zip(every, got, strict=True):
+            for row, z in enumerate(of[hooks[layer]]):
+                counts[half_of(row)] += (sae.encode(z[places(one, row)[2]]).to_dense() > 0).float()
         often = counts / (n / 2)
         for which, other in ((0, 1), (1, 0)):
             told = ((often[:, which] >= MOST) & (often[:, other] <= LEAST)).all(0).nonzero()[:, 0].tolist()
@@ -294,7 +306,7 @@ def main() -> None:
     run = ms.Run(given.run)
     model = ms.load_model(given.model or str(run.config.model))
     saes = [run.members[f"attn_z.{layer}"].sae() for layer in range(model.n_layers)]
-    every = [prompts(model, template, number) for number, template in enumerate(TEMPLATES)]
+    every = [few(prompts(model, template, number), slice(PROMPTS)) for number, template in enumerate(TEMPLATES)]
     clean = np.concatenate([difference(model, one) for one in every])
     controls = untrained(saes, brought(model, every))
     layers = spliced(model, edits_of(model, saes, controls, every), every)

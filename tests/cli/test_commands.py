@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -383,6 +384,15 @@ def test_a_run_that_is_not_there_is_looked_for_in_runs(
     monkeypatch.setattr("monosem.models.load._pretrained", lambda *_: pytest.fail("a hub was asked"))
     for word in ("demmo", "demo", "runs/dmo"):
         assert ". Did you mean runs/demo?" in one_line(monosem(command, word))
+
+
+@pytest.mark.parametrize("words", [("info", "x" * 5000), ("train", "--set", "tokens=" + "9" * 5000)])
+def test_a_word_without_end_is_cut_in_the_line(monosem: Command, words: tuple[str, ...]) -> None:
+    refused = monosem(*words)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert 300 < len(refused.err) < 700
+    assert re.search(r"(\w)\1{99}\.\.\.", refused.err)
 
 
 def test_a_missing_run_yaml_ends_in_one_line(monosem: Command, tmp_path: Path) -> None:

@@ -157,6 +157,21 @@ def test_integrated_gradients_are_complete_to_second_order(model: SubjectModel, 
     assert left[2] < left[0] / 8
 
 
+def test_an_sae_is_compared_with_its_model_once_until_one_of_them_changes(
+    model: SubjectModel, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compare them is to run the model, which on a large one takes longer than what is asked."""
+    sae, asked = fitted(model, tokens, HOOK), list[str]()
+    monkeypatch.setattr("monosem.interventions.base.join", lambda _sae, _model, hook: asked.append(hook))
+    for _ in range(3):
+        ms.attribute(model, sae, tokens, of=17)
+    assert asked == [HOOK]
+    with torch.no_grad():
+        sae.b_dec.add_(1)
+    ms.attribute(model, sae, tokens, of=17)
+    assert asked == [HOOK, HOOK]
+
+
 def test_a_context_has_the_scores_that_it_has_alone(model: SubjectModel) -> None:
     texts = ["One day the girl went", "The cat", "and then it was the end"]
     sae = fitted(model, model.padded(texts)["input_ids"], HOOK)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from monosem.activations.check import join
 from monosem.errors import ConfigError
+from monosem.interventions.base import joined_once
 from monosem.interventions.way import Site
 from monosem.kernels import Selection
 from monosem.models import SubjectModel
@@ -43,7 +43,7 @@ def sites_of(model: SubjectModel, dictionaries: Dictionaries) -> list[Site]:
                 f"the {sae.architecture} at {hook} does not know what it predicts: set sae.metadata.target_hook"
             )
         if not isinstance(sae, Neurons):
-            join(sae, model, hook)
+            joined_once(sae, model, hook)
         write = None if sae.autoencodes else model.hook_point(str(sae.metadata.target_hook)).name
         found.append(Site(sae, model.hook_point(hook).name, write))
     places = [site.write for site in found]

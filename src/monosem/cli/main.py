@@ -147,8 +147,13 @@ def run() -> None:
         expected = isinstance(error, MonosemError | OSError) or lacking is not None
         if not first_to_fail():
             sys.exit(2 if expected else 1)
-        print_line(f"monosem: {lacking or error}" if expected else _report(error), "red")
+        print_line(f"monosem: {_cut(lacking or str(error))}" if expected else _report(error), "red")
         sys.exit(2 if expected else 1)
+
+
+def _cut(line: str) -> str:
+    """Without the middle of words (paths, settings) that nobody would read to their end."""
+    return re.sub(r"\S{400,}", lambda word: f"{word[0][:150]}...{word[0][-150:]}", line)
 
 
 def _of_memory(error: Exception) -> str | None:

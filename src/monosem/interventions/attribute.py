@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.activations.check import join
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
-from monosem.interventions.base import reads
+from monosem.interventions.base import joined_once, reads
 from monosem.interventions.number import Of, number_of
 from monosem.interventions.way import Put, Site, Way, like, midpoints
 from monosem.models import EditContext, SubjectModel
@@ -128,9 +127,9 @@ def attribute(
         raise ConfigError(f"a {sae.architecture} does not rebuild what it reads: attribute takes an SAE of one place")
     if method not in ("gradient", "integrated") or steps < 1:
         raise ConfigError(f'method is "gradient" or "integrated" of 1 step or more, got {method!r} of {steps}')
-    join(sae, model, name)
+    joined_once(sae, model, name)
     for later in through:
-        join(later, model, later.metadata.hook)
+        joined_once(later, model, later.metadata.hook or [])
     if isinstance(inputs, list | tuple) and all(isinstance(text, str) for text in inputs):
         inputs = model.padded(list(inputs))
     site = Site(sae, name)

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosem.activations.check import join
 from monosem.circuits.connections.expand import Source, Sources, sources_of
 from monosem.circuits.sites import Dictionaries, sites_of
 from monosem.errors import ConfigError, DataError
+from monosem.interventions.base import joined_once
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -161,7 +161,7 @@ def direct_attribution(
     if not name.startswith("attn_z.") or not sae.autoencodes:
         raise ConfigError(f"direct attribution is of an SAE that reads the heads side by side, attn_z.L, not {place}")
     sae.transform.require_affine()
-    join(sae, model, name)
+    joined_once(sae, model, name)
     reader = sae.encoder_directions([latent])[0]
     layer = name.rpartition(".")[2]
     hooks = [name, f"attn_v.{layer}", f"attn_pattern.{layer}"]

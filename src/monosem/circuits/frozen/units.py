@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosem.activations.check import join
 from monosem.errors import ConfigError
 from monosem.hook_names import layer_of
+from monosem.interventions.base import joined_once
 from monosem.interventions.plain import sae_hash
 from monosem.models import SubjectModel
 from monosem.models.blocks import block_module, block_of, matrix
@@ -328,5 +328,5 @@ def _units(model: SubjectModel, hook: str | None, one: SAE | str) -> list[Unit]:
         if target is None:
             raise ConfigError(f"this transcoder reads {read} and does not say what it predicts: metadata.target_hook")
         write = model.hook_point(target).name
-    join(one, model, read)
+    joined_once(one, model, read)
     return [DictionaryUnit(write, read, [write], one)]

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.activations.check import join
 from monosem.circuits.heads.weights import attention_of, head_weights, n_heads, output_matrix
 from monosem.errors import ConfigError
+from monosem.interventions.base import joined_once
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 
@@ -79,7 +79,7 @@ def head_features(
     if not 0 <= head < n_heads(model):
         raise ConfigError(f"layer {layer} has heads 0 to {n_heads(model) - 1}, not {head}")
     at, place = stream_layer(model, sae, hook)
-    join(sae, model, place)
+    joined_once(sae, model, place)
     weights = head_weights(model, layer)
     lists: dict[str, Strengths] = {"queries": [], "keys": [], "values": [], "writes": []}
     if at <= layer:

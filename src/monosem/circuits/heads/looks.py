@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from monosem.activations.check import join, same_place
+from monosem.activations.check import same_place
 from monosem.circuits.heads.weights import attention_of, n_heads
 from monosem.errors import ConfigError, DataError
-from monosem.interventions.base import reads
+from monosem.interventions.base import joined_once, reads
 from monosem.models import EditContext, SubjectModel
 from monosem.models.attention import scale_of, watch
 from monosem.models.blocks import NormWeights, block_norm, block_of, norm_weights
@@ -126,7 +126,7 @@ def look(
     if not 0 <= head < heads:
         raise ConfigError(f"layer {layer} has heads 0 to {heads - 1}, not {head}")
     sae.transform.require_affine()
-    join(sae, model, place)
+    joined_once(sae, model, place)
     tokens = model.tokens(inputs) if isinstance(inputs, str) else torch.as_tensor(inputs, device=model.device)
     tokens = tokens if tokens.ndim == 2 else tokens[None]
     if tokens.shape[0] != 1:
