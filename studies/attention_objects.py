@@ -6,12 +6,12 @@ The prompts are those of studies/indirect_objects.py: "When Mary and John went t
 to". RUN is that of recipes/smollm2_attention, a dictionary of what the heads of each layer bring (`attn_z.L`).
 
 1. Layer by layer the dictionary's reconstruction takes the place of what the heads bring: which share of the difference
-   of the two names' logits is kept? Beside it the mean over all prompts in the same place (what hangs on the layer),
-   and a dictionary that never learned. Rule, written before looking: a layer is damaged where the 95 % interval of the
+   of the two names' logits is kept? Beside it the mean over all tokens of the prompts (what hangs on the layer), and
+   a dictionary that never learned. Rule, written before looking: a layer is damaged where the 95 % interval of the
    share lies below 0.9, and its features carry it where they keep more of the difference than the mean does.
 2. The features at the last token that move the difference most (code times gradient, on half of the prompts), taken
-   apart by the token and the head that they take from (on the other half): a name mover's takes more than half of what
-   it takes from names from the name that is right.
+   apart by the token and the head that they take from (on the other half): a name mover's takes more than half from
+   names, and of that more than half from the one that is right.
 3. Features that tell the name before "and" from that after it: on at one in 80 % of the prompts, at the other in no
    more than 20 %, on both halves.
 

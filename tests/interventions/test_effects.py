@@ -157,7 +157,7 @@ def test_integrated_gradients_are_complete_to_second_order(model: SubjectModel, 
     assert left[2] < left[0] / 8
 
 
-def test_an_sae_is_compared_with_its_model_once_until_one_of_them_changes(
+def test_an_sae_is_compared_with_its_model_once_until_it_changes(
     model: SubjectModel, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To compare them is to run the model, which on a large one takes longer than what is asked."""

@@ -131,7 +131,7 @@ _JOINED: WeakKeyDictionary[SAE, set[tuple[str, ...]]] = WeakKeyDictionary()
 
 
 def joined_once(sae: SAE, model: SubjectModel, hook: str | list[str]) -> None:
-    """Ask whether an SAE fits a model, which runs on what the SAE was probed on: once for all that uses the two.
+    """Ask whether an SAE fits a model, which runs on what the SAE was probed on: once, until one changes.
 
     Raises:
         MismatchError: it does not.
