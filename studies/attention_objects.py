@@ -283,6 +283,7 @@ def verdict(layers: Layers, found: list[Mover], told: list[tuple[int, int, str, 
     """What the figures say, whichever way they have come out."""
     names = [one for one in found if one.moves]
     sides = [sum(which == side for _, _, which, _, _ in told) for side in SIDES]
+    counted = "1 is a name mover's" if len(names) == 1 else f"{len(names)} are name movers'"
     together = layers.together
     return (
         f"Features in the place of one layer's attention damage the difference at {len(layers.damaged)} of "
@@ -290,7 +291,7 @@ def verdict(layers: Layers, found: list[Mover], told: list[tuple[int, int, str, 
         f"({listed(layers.needed)}), at {len(layers.carried)} of which features keep more than the mean. At all "
         f"layers at once features keep {together['features'].value:.0%}, a random dictionary "
         f"{together['random dictionary'].value:.0%}. Of the {len(found)} features that move the difference most, "
-        f"{len(names)} are name movers' (layers {listed(sorted({one.layer for one in names}))}). Features that tell "
+        f"{counted} (layers: {listed(sorted({one.layer for one in names}))}). Features that tell "
         f'the name before "and" from the one after it: {sides[0]} of the first, {sides[1]} of the second (of random '
         f"dictionaries {random})."
     )

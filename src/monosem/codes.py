@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 
 
@@ -105,6 +106,7 @@ class SparseCodes:
         counts = torch.zeros(self.n_latents, dtype=torch.int64, device=self.device)
         return counts.index_add_(0, self.indices, (self.values != 0).long())
 
+    @checked
     def top(self, k: int) -> tuple[Float[Tensor, "*batch k"], Int32[Tensor, "*batch k"]]:
         """The k strongest entries of every row, strongest first: values and indices; 0 and -1 where there are fewer."""
         if k < 0:
@@ -121,6 +123,7 @@ class SparseCodes:
         values = values.index_put((rows[kept], rank[kept]), self.values[order[kept]])
         return values.reshape(*self.batch_shape, k), indices.reshape(*self.batch_shape, k)
 
+    @checked
     def select(self, latents: Sequence[int] | Int[Tensor, " m"]) -> SparseCodes:
         """Only these latents, renumbered: `codes.select([3, 7]).to_dense()` is `codes.to_dense()[..., [3, 7]]`.
 

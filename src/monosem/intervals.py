@@ -159,5 +159,7 @@ def _present(sums: Sequence[DocumentSums]) -> np.ndarray:
 @lru_cache(maxsize=2)  # all metrics of a pass are of the same documents
 def draws(n: int, seed: int) -> np.ndarray:
     """(N_RESAMPLES, n) how often each of n documents is drawn in each resample."""
+    if not n:
+        return np.zeros((N_RESAMPLES, 0))
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64)

@@ -156,7 +156,7 @@ def test_any_address_that_fsspec_knows_is_read(written: Path, tmp_path: Path, ca
     server.server_close()
 
 
-def test_what_cannot_be_reached_is_said_in_a_line(address: str, bucket: Any, cache: Path) -> None:
+def test_what_cannot_be_reached_is_said_in_a_line(address: str, bucket: Any, cache: Path, tiny: SubjectModel) -> None:
     for wrong, words in (
         ("s3://bucket/nothing_here", r"s3://bucket/nothing_here holds no activations \(no index\.json\)"),
         ("s3://no-such-bucket/acts", r"s3://no-such-bucket/acts holds no activations"),
@@ -168,7 +168,7 @@ def test_what_cannot_be_reached_is_said_in_a_line(address: str, bucket: Any, cac
             ms.activations(wrong)
         assert "\n" not in str(raised.value)
     with pytest.raises(ConfigError, match=r"s3://bucket/new: a store is written into a folder of this machine"):
-        ms.store_activations(None, "embed", path="s3://bucket/new")  # type: ignore[arg-type]
+        ms.store_activations(tiny, "embed", path="s3://bucket/new")
     store = StoredActivations(address, "embed", buffer_tokens=128)
     store.make_pool(0)
     bucket.rm(address, recursive=True)

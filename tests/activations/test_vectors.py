@@ -401,5 +401,5 @@ def test_batches_come_wrapped_as_a_data_loader_wraps_them() -> None:
     assert torch.equal(activations(TensorDataset(x)).pool(0), VectorActivations(x).pool(0))
     with pytest.raises(DataError, match="2 arrays: give the activations alone"):
         activations(DataLoader(TensorDataset(x, x), batch_size=8))
-    with pytest.raises(DataError, match="not from int"):
+    with pytest.raises(ConfigError, match=r"source must be .*, not 5"):
         activations(5)  # pyright: ignore[reportArgumentType]

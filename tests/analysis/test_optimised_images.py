@@ -203,7 +203,7 @@ def test_bad_input_is_refused(vit: SubjectModel, vit_sae: SAE, bundled: SubjectM
         ms.optimise_image(vit, vit_sae, [3, 24])
     with pytest.raises(ConfigError, match="no latent is given"):
         ms.optimise_image(vit, vit_sae, [])
-    with pytest.raises(ConfigError, match="over is"):
+    with pytest.raises(ConfigError, match="over must be"):
         ms.optimise_image(vit, vit_sae, 1, over="min")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="hook"):
         ms.optimise_image(vit, ms.TopKSAE(16, 8, k=2), 1)

@@ -189,7 +189,7 @@ def test_what_is_wrong_is_one_clear_line() -> None:
     with pytest.raises(ConfigError, match="units of each row's own"):
         ms.stitch(small, ms.TopKSAE(D, 40, k=5, transform="layer_norm"), x)
     found = ms.stitch(small, large, x, progress=False)
-    with pytest.raises(ConfigError, match="choose one of steady"):
+    with pytest.raises(ConfigError, match="order must be one of 'steady'"):
         found.path("quickest")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not on by themselves"):
         found.at(found.path(), 3).to_sae()

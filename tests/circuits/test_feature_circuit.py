@@ -552,8 +552,8 @@ def test_questions_that_have_no_answer(model: SubjectModel, dictionaries: list[S
         ({"resid_post.7": sae}, {}, "resid_post.7"),
         (sae, {"corrupt": CORRUPT[:, :5]}, "side by side"),
         (sae, {"clean": CLEAN[:1]}, "a mean needs several prompts"),
-        (sae, {"method": "slopes"}, "method is"),
-        (sae, {"ablate": "median"}, "ablate is"),
+        (sae, {"method": "slopes"}, "method must be"),
+        (sae, {"ablate": "median"}, "ablate must be"),
         (sae, {"metric": " the cat"}, "is 2 tokens, not one"),
         (sae, {"metric": lambda out: out.logits[:, 0, 0] * torch.nan}, "not finite"),
     ]

@@ -301,3 +301,15 @@ def test_a_graph_of_a_wrong_kind_is_refused(graph: ms.Graph, tmp_path: Path) -> 
     (folder / "graph.safetensors").unlink()
     with pytest.raises(FileError):
         ms.Graph.load(folder)
+
+
+def test_what_has_no_sources_and_a_folder_that_is_a_file_are_told_in_a_line(graph: ms.Graph, tmp_path: Path) -> None:
+    token = graph.top(1, "token")[0]
+    for asked in (lambda: graph.edge(0, token), lambda: graph.sources_of(10**9)):
+        with pytest.raises(ms.MonosemError, match="has no sources"):
+            asked()
+    with pytest.raises(ms.MonosemError, match=r"kind must be one of .*Did you mean token"):
+        graph.top(1, "tokens")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    with pytest.raises(ms.MonosemError, match=r"file.*cannot be written"):
+        graph.save(tmp_path / "file")

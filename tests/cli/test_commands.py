@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from torch import nn
+from typer.main import get_command
 
 import monosem as ms
+from monosem.cli.main import app
 from monosem.errors import FileError
 from monosem.evaluation import EvaluationReport
 from monosem.runs import Run
@@ -257,6 +260,18 @@ def test_every_command_has_a_manual(monosem: Command, command: str) -> None:
     assert len(outcome.out.splitlines()) > 8
     if command == "train":
         assert "monosem train run.yaml --set hook=mlp_out.1" in outcome.out
+
+
+@pytest.mark.parametrize("command", sorted(get_command(app).commands))  # type: ignore[attr-defined]
+def test_examples_in_a_manual_have_lines_of_their_own(
+    monosem: Command, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    written = cleandoc(get_command(app).commands[command].help or "").splitlines()  # type: ignore[attr-defined]
+    shown = [" ".join(line.split()) for line in monosem(command, "--help").out.splitlines()]
+    examples = [" ".join(line.split()) for line in written if line.startswith("    ")]
+    assert [line for line in examples if line not in shown] == []
+    assert not any("\\b" in line for line in shown)
 
 
 def test_the_manual_of_all_names_every_command(monosem: Command) -> None:

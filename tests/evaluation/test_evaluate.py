@@ -235,7 +235,7 @@ def test_what_is_not_known_must_be_given(
     with pytest.raises(DataError, match="no tokenizer"):
         ms.evaluate(sae, SubjectModel(tiny.module), text=TEXTS)
     for tokens in (0, -5):
-        with pytest.raises(ConfigError, match="tokens must be at least 1"):
+        with pytest.raises(ConfigError, match=r"tokens must be a whole number of at least 1"):
             ms.evaluate(sae, tiny, text=TEXTS, tokens=tokens, progress=False)
 
 

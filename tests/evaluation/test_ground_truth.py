@@ -69,7 +69,7 @@ def test_intervals_hold_the_value_and_narrow_with_more_features() -> None:
 
 
 def test_rows_of_another_width_are_refused() -> None:
-    with pytest.raises(MismatchError, match="width 24"):
+    with pytest.raises(MismatchError, match="d is 23 in sae"):
         recovery(torch.randn(5, 23), FEATURES)
 
 

@@ -52,7 +52,7 @@ def test_the_control_has_as_many_tokens_as_the_sae_or_as_are_asked_for(
     wanted: int | None, length: int, tiny: SubjectModel
 ) -> None:
     assert untrained.training_length(tiny, 600, wanted) == length
-    with pytest.raises(ConfigError, match="untrained_tokens must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"untrained_tokens must be a whole number of at least 1 or None, not 0"):
         ms.evaluate(ms.TopKSAE(32, 64, k=4), tiny, "resid_post.1", untrained_tokens=0)
 
 

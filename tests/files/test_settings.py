@@ -12,7 +12,6 @@ import torch
 import monosem as ms
 from monosem.errors import ConfigError
 from monosem.features import HarvestSettings
-from monosem.files import whole_number
 from monosem.training.revival import RevivalConfig
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -42,25 +41,27 @@ def test_settings_that_fit_are_as_ever() -> None:
 
 @pytest.mark.parametrize("value", [7, 7.0, np.int64(7), torch.tensor(7)])
 def test_whole_numbers_of_every_kind_are_whole_numbers(value: Any) -> None:
-    assert whole_number("rows", value) == 7
-    assert type(whole_number("rows", value)) is int
+    sae = ms.TopKSAE(value, value, k=value)
+    assert [type(size) for size in (sae.d_in, sae.n_latents, sae.k)] == [int, int, int]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.5, "7", None, [7]])
-def test_what_is_no_whole_number_is_refused_wherever_a_length_is_asked(value: Any, tmp_path: Path) -> None:
-    sae, words = ms.TopKSAE(6, 8, k=2), "tokens: .* is no whole number"
+def test_what_is_no_whole_number_is_refused_wherever_a_length_is_asked(
+    value: Any, tmp_path: Path, tiny: ms.SubjectModel
+) -> None:
+    sae, words = ms.TopKSAE(6, 8, k=2), "tokens must be a whole number of at least 1"
     for call in (
-        lambda: ms.fit(sae, X, tokens=value, progress=False) if value is not None else whole_number("tokens", value),
+        lambda: ms.train(sae, ms.activations(X), tokens=value, progress=False),
         lambda: ms.train_together({"a": sae}, ms.activations(X), tokens=value if value != [7] else {"a": value}),
         lambda: ms.evaluate(sae, X, tokens=value, progress=False),
         lambda: ms.harvest(sae, tmp_path / "features", X, tokens=value, progress=False),
-        lambda: ms.store_activations(None, "embed", path=tmp_path / "acts", tokens=value),  # pyright: ignore[reportArgumentType, reportCallIssue]
+        lambda: ms.store_activations(tiny, "embed", path=tmp_path / "acts", tokens=value),
     ):
         with pytest.raises(ConfigError, match=words):
             call()
-    with pytest.raises(ConfigError, match=r"n_latents: .* is no whole number"):
+    with pytest.raises(ConfigError, match="n_latents must be a whole number"):
         ms.TopKSAE(6, value, k=2)
-    with pytest.raises(ConfigError, match=r"k: .* is no whole number"):
+    with pytest.raises(ConfigError, match="k must be a whole number"):
         ms.TopKSAE(6, 8, k=value)
     assert list(tmp_path.iterdir()) == []
 

@@ -89,3 +89,9 @@ def test_a_place_to_write_is_looked_at_before_the_work(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="cannot be written"):
             require_place(path, kind)  # pyright: ignore[reportArgumentType]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_no_file(path: str) -> None:
+    with pytest.raises(FileError, match="names no file to write"):
+        files.write_text(path, "text")

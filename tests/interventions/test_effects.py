@@ -101,7 +101,7 @@ def test_a_latent_that_is_never_on_changes_nothing_and_says_so(model: SubjectMod
     assert str(found) == "latent 5 is never on here: its ablation changes nothing"
     with pytest.raises(ConfigError, match="no latent 64"):
         ms.effects(model, sae, tokens, 64)
-    with pytest.raises(DataError, match="give a text"):
+    with pytest.raises(ConfigError, match="inputs must be"):
         ms.effects(model, sae, 3, 5)  # type: ignore[arg-type]
 
 
@@ -242,13 +242,13 @@ def test_the_sums_of_latents_and_what_is_printed(model: SubjectModel, tokens: Te
 def test_questions_that_have_no_answer(model: SubjectModel, tokens: Tensor, sae: TopKSAE) -> None:
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (" the cat", {}, "is 2 tokens, not one"),
-        ((1, 2, 3), {}, "one token, or two"),
-        (1.5, {}, 'of is "loss"'),
+        ((1, 2, 3), {}, "of must be"),
+        (1.5, {}, "of must be"),
         (1, {"position": 12}, "position 12 is outside the text, which has 12 tokens"),
         ((LATER, torch.ones(5)), {}, "width 5"),
         (lambda out: out.logits, {}, "one number"),
         (lambda out: torch.zeros(3), {}, "does not depend"),
-        ("loss", {"method": "slopes"}, "method is"),
+        ("loss", {"method": "slopes"}, "method must be"),
         (("resid_post.9", torch.ones(32)), {}, "resid_post.9"),
     ]
     for of, options, words in cases:

@@ -185,7 +185,7 @@ def test_what_cannot_be_written_is_refused_before_anything_runs(model: SubjectMo
     v = torch.ones(32)
     cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         ([], {}, DataError, "got nothing"),
-        (3, {}, DataError, "a prompt is a text"),
+        (3, {}, ConfigError, "prompt must be a string, a list of strings"),
         ([{"role": "user", "content": "hello"}], {}, ConfigError, "no chat template"),
         ([{"role": "user"}], {}, DataError, "role and content"),
         ("One day", {"max_new_tokens": 0}, ConfigError, "max_new_tokens"),

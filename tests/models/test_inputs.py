@@ -267,7 +267,7 @@ def test_inputs_that_a_model_does_not_read_are_refused_in_one_line(name: str, in
 
 @pytest.mark.parametrize("text", [5, None, b"bytes", ["one", 2]])
 def test_what_is_no_text_has_no_tokens(text: Any, tiny: SubjectModel) -> None:
-    with pytest.raises(DataError, match="reads text: give a string or several"):
+    with pytest.raises(ConfigError, match="text must be a string or a list of strings"):
         tiny.tokens(text)
 
 

@@ -24,7 +24,7 @@ def tensor(output: Any) -> Tensor:
 @pytest.mark.parametrize("name", FAMILY_MODELS)
 def test_replayed_passes_are_whole_ones_at_every_hook_point(name: str) -> None:
     model, inputs = SubjectModel(family_module(name)), FAMILY_MODELS[name].inputs(batch=3)
-    clean = tensor(model(inputs))
+    clean, fewer = tensor(model(inputs)), tensor(model(inputs[:2]))
     for hook in model.hook_points:
         with model.edit({hook: halved}):
             whole = tensor(model(inputs))
@@ -34,6 +34,7 @@ def test_replayed_passes_are_whole_ones_at_every_hook_point(name: str) -> None:
             for _ in range(2):
                 with model.edit({hook: halved}):
                     assert torch.equal(tensor(model(inputs)), whole), hook
+            assert torch.equal(tensor(model(inputs[:2])), fewer), "other inputs"
             assert torch.equal(tensor(model(inputs)), clean), hook
         assert torch.equal(tensor(model(inputs)), clean)
         assert not any("forward" in module.__dict__ for module in model.module.modules())

@@ -242,8 +242,8 @@ def test_what_is_saved_comes_back_bit_for_bit(sparsity: str, make_sae: MakeSAE, 
 def test_what_cannot_be_is_refused(make_sae: MakeSAE) -> None:
     for options, message in (
         ({"d_out": 5}, "predicts what it reads"),
-        ({"n_sources": 0}, "n_sources must be at least 1"),
-        ({"sparsity": "l2"}, "unknown sparsity 'l2': choose one of batchtopk, l1"),
+        ({"n_sources": 0}, "n_sources must be a whole number of at least 1"),
+        ({"sparsity": "l2"}, "sparsity must be one of 'batchtopk', 'l1'"),
         ({"l1_coefficient": -1.0}, "must not be negative"),
     ):
         with pytest.raises(ConfigError, match=message):

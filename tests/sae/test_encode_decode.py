@@ -134,9 +134,9 @@ def test_the_seed_decides_the_weights() -> None:
 
 
 def test_sizes_below_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match="d_in must be at least 1"):
+    with pytest.raises(ConfigError, match="d_in must be a whole number of at least 1"):
         ReLUSAE(0, 4)
-    with pytest.raises(ConfigError, match="n_latents must be at least 1"):
+    with pytest.raises(ConfigError, match="n_latents must be a whole number of at least 1"):
         ReLUSAE(4, 0)
 
 

@@ -123,7 +123,7 @@ def test_thresholds_stay_at_or_above_0(make_sae: MakeSAE) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"penalty": "l2"}, "unknown penalty 'l2': choose one of l0, target_l0, tanh, frequency"),
+        ({"penalty": "l2"}, "penalty must be one of 'l0', 'target_l0', 'tanh', 'frequency'"),
         ({"penalty": "target_l0"}, "needs to know it: give target_l0"),
         ({"bandwidth": 0}, "bandwidth must be above 0"),
         ({"frequency_scale": -1}, "frequency_scale must be above 0"),

@@ -106,5 +106,5 @@ def test_within_the_active_region_the_bias_changes_no_value(make_sae: MakeSAE) -
 
 
 def test_an_unknown_gradient_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown gradient 'true': choose one of relu, ste"):
+    with pytest.raises(ConfigError, match="gradient must be one of 'relu', 'ste'"):
         ProLUSAE(4, 8, gradient="true")  # pyright: ignore

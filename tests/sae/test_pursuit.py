@@ -206,7 +206,7 @@ def test_what_is_made_up_already_takes_no_more_latents(make_sae: MakeSAE) -> Non
 
 def test_what_cannot_be_searched_is_refused() -> None:
     sae, x = TopKSAE(16, 50, k=3), torch.randn(4, 16)
-    with pytest.raises(ConfigError, match="unknown method 'greedy': choose one of omp, gradient, matching"):
+    with pytest.raises(ConfigError, match="method must be one of 'omp', 'gradient', 'matching'"):
         ms.pursue(sae, x, k=3, method="greedy")  # pyright: ignore
     with pytest.raises(ConfigError, match="k must be between 1 and n_latents = 50, got 0"):
         ms.pursue(sae, x, k=0)

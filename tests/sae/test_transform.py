@@ -85,7 +85,7 @@ def test_float32_rows_are_averaged_in_float64() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="choose one of centre_scale"):
+    with pytest.raises(ConfigError, match="kind must be one of 'centre_scale'"):
         InputTransform(9, "whiten-ish")  # pyright: ignore[reportArgumentType]
 
 

@@ -125,7 +125,7 @@ def test_cleaning_keeps_what_the_loss_needs_and_a_larger_penalty_keeps_no_more()
     [
         ((torch.zeros(16),), {}, "nothing to decompose"),
         ((torch.ones(5),), {}, "width 16"),
-        ((torch.ones(16), "nearest"), {}, "unknown method"),
+        ((torch.ones(16), "nearest"), {}, "method must be"),
         ((torch.ones(16), "task"), {}, "loss"),
     ],
 )

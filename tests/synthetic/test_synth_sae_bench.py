@@ -141,7 +141,7 @@ def test_the_16k_setting_is_the_published_one() -> None:
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [
-        ("32k", {}, "no SynthSAEBench of size '32k'"),
+        ("32k", {}, "size must be one of '16k'"),
         ("small", {"features": 3}, "Laws has no field"),
         ("small", {"rates": (1.2, 0.1)}, "rates must be"),
         ("small", {"rates": (0.1, 0.2)}, "rates must be"),

@@ -323,7 +323,7 @@ def test_bad_input_is_refused_in_a_line_before_work_starts(
     headless = SubjectModel(model.module.get_submodule("transformer"), letter_tokenizer(), "headless")
     other = SubjectModel(make_gpt2(seed=1, width=16, vocabulary=40), letter_tokenizer(), "other")
     loss = EndToEnd(model)
-    refused(ConfigError, "needs the model", lambda: EndToEnd("gpt2"))  # pyright: ignore
+    refused(ConfigError, "model must be a SubjectModel", lambda: EndToEnd("gpt2"))  # pyright: ignore
     refused(ConfigError, "kl_weight must not be negative", lambda: EndToEnd(model, kl_weight=-1))
     refused(ConfigError, "nothing to learn", lambda: EndToEnd(model, kl_weight=0))
     refused(ConfigError, "no meaning without downstream", lambda: EndToEnd(model, downstream_weight=1))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from monosem.activations.guess import Trial, guess, in_words, looks_like
 from monosem.activations.limits import limit_norms
 from monosem.activations.live import models_of, probe_rows
+from monosem.arguments import checked
 from monosem.errors import DataError, HookError, MismatchError
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
@@ -50,6 +51,7 @@ class CheckResult:
             raise MismatchError("; ".join(self.problems))
 
 
+@checked
 @torch.no_grad()
 def check(sae: SAE, model: SubjectModel | ModelSet, hook: str | Sequence[str] | None = None) -> CheckResult:
     """Compare what an SAE remembers of its model with a model: weights, tokenizer, hook, width, scale, quality.

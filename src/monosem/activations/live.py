@@ -18,6 +18,7 @@ from monosem.activations.by_context import ContextActivations, ContextReader, Pa
 from monosem.activations.content import reader_hash
 from monosem.activations.inputs import open_images, open_text
 from monosem.activations.reading import READ_TOKENS, Wanted, contexts_at_once, read_rows, rows_a_context
+from monosem.arguments import AboveZero, NotNegative, Positive, checked
 from monosem.data import Batch, BatchReader, ContextBatch, PackedText, ReadAhead
 from monosem.data.batch import Span
 from monosem.data.documents import Text
@@ -47,6 +48,7 @@ class LiveActivations(ContextReader):
     reads it.
     """
 
+    @checked
     def __init__(
         self,
         model: SubjectModel | ModelSet,
@@ -55,15 +57,15 @@ class LiveActivations(ContextReader):
         *,
         images: Any = None,
         pixels: PixelFormat | None = None,
-        context_length: int | None = None,
+        context_length: Positive | None = None,
         prepend_bos: bool | None = None,
         packing: bool | None = None,
         exclude_special: bool = True,
-        skip_first: int = 0,
+        skip_first: NotNegative = 0,
         last_only: bool = False,
-        max_norm_ratio: float | None = None,
-        buffer_tokens: int = 131_072,
-        seed: int = 0,
+        max_norm_ratio: AboveZero | None = None,
+        buffer_tokens: Positive = 131_072,
+        seed: NotNegative = 0,
     ) -> None:
         """Open a stream.
 
@@ -91,10 +93,8 @@ class LiveActivations(ContextReader):
         """
         self.model, self.n_models = model, len(models_of(model))
         points = [model.hook_point(name) for name in ([hook] if isinstance(hook, str) else hook)]
-        patterns = [point.name for point in points if point.is_pattern]
-        if patterns:
-            beside = patterns[0].replace("attn_pattern", "attn_z")
-            raise ConfigError(f"{patterns[0]} has a number for every pair of tokens, no vector for each: read {beside}")
+        for point in points:
+            point.require_rows()
         self.hooks = tuple(point.name for point in points)
         if not self.hooks or len(set(self.hooks)) < len(self.hooks):
             raise ConfigError(f"name one hook point or several different ones, got {hook!r}")

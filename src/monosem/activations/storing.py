@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +34,10 @@ from monosem.activations.shards import (
     write_index,
 )
 from monosem.activations.stored import PROBE, PROBE_ROWS, StoredActivations
+from monosem.arguments import Positive, checked
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, Interrupted
-from monosem.files import named_folder, whole_number, write_json, write_safetensors, writing
+from monosem.files import named_folder, write_json, write_safetensors, writing
 from monosem.models import ModelSet, SubjectModel
 from monosem.ranks import any_of_all, everyone, first_alone_in
 from monosem.work import Stage, Stopped, StopRequest, doing, job, may_stop_here
@@ -44,6 +45,7 @@ from monosem.work import Stage, Stopped, StopRequest, doing, job, may_stop_here
 FLOAT16_MOST = 65_504.0
 
 
+@checked
 def store_activations(
     model: SubjectModel | ModelSet,
     hooks: str | Sequence[str],
@@ -51,10 +53,10 @@ def store_activations(
     path: str | Path = "activations",
     *,
     images: Any = None,
-    tokens: int = 1_000_000,
+    tokens: Positive = 1_000_000,
     dtype: Dtype = "bfloat16",
-    shard_rows: int = 65_536,
-    window_shards: int = 16,
+    shard_rows: Positive = 65_536,
+    window_shards: Positive = 16,
     progress: bool = True,
     **options: Any,
 ) -> StoredActivations:
@@ -84,10 +86,6 @@ def store_activations(
         DataError: the text is empty, an activation is not finite, or too large for float16.
         Interrupted: Ctrl-C; whole windows are kept.
     """
-    if dtype not in get_args(Dtype):
-        raise ConfigError(f"dtype: {dtype!r} is none of {', '.join(get_args(Dtype))}")
-    tokens, shard_rows = whole_number("tokens", tokens), whole_number("shard_rows", shard_rows)
-    window_shards = whole_number("window_shards", window_shards)
     if is_address(path):
         raise ConfigError(
             f"{path}: a store is written into a folder of this machine: name one, then copy it there (with `aws s3 cp "

@@ -20,6 +20,7 @@ from monosem.activations.remote import Remote, place_of
 from monosem.activations.shards import INDEX
 from monosem.activations.source import ActivationSource
 from monosem.activations.stored import StoredActivations
+from monosem.arguments import NotNegative, checked
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, FileError
 from monosem.files import from_bfloat16, one_line, open_parquet, parse_json, read_array, read_safetensors, require_whole
@@ -37,7 +38,7 @@ END = object()
 class VectorActivations(ActivationSource):
     """Rows of a tensor or array (also memory-mapped), in another random order every epoch, for ever."""
 
-    def __init__(self, x: Tensor | np.ndarray, seed: int = 0, name: str | None = None) -> None:
+    def __init__(self, x: Tensor | np.ndarray, seed: NotNegative = 0, name: str | None = None) -> None:
         """Rows to train on.
 
         Args:
@@ -170,6 +171,7 @@ def _one_array(batch: Any) -> Tensor | np.ndarray:
         raise DataError(f"a batch of activations must have the shape (rows, d_in): {one_line(error)}") from error
 
 
+@checked
 def activations(
     source: SubjectModel | ModelSet | ActivationSource | Generator | Tensor | np.ndarray | str | Path | Iterable[Any],
     hook: str | Sequence[str] | None = None,

@@ -16,6 +16,7 @@ from monosem.activations import activations, first_rows, join
 from monosem.activations.inputs import open_text
 from monosem.analysis.cosines import over_latents
 from monosem.analysis.latent_scaling import LatentScaling, latent_scaling
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
@@ -125,6 +126,7 @@ def _said(value: Interval) -> str:
     return f"{value.value:.2f}" + ("" if value.low is None else f" ({value.low:.2f} to {value.high:.2f})")
 
 
+@checked
 @as_job
 @torch.no_grad()
 def diff_models(
@@ -137,7 +139,7 @@ def diff_models(
     rows: int = 20_000,
     checked: int = 32,
     contexts: int = 16,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> ModelDiff:
     """What do two models have in common, latent by latent?

@@ -17,6 +17,7 @@ from monosem.activations import join
 from monosem.activations.inputs import open_text
 from monosem.analysis.cosines import over_latents
 from monosem.analysis.meta.made import MetaSAE
+from monosem.arguments import NotNegative, checked
 from monosem.data.documents import Text
 from monosem.errors import ConfigError
 from monosem.interventions import Ablate, Intervention
@@ -115,6 +116,7 @@ class FactEdits:
         return printed(self.table(), width=100)
 
 
+@checked
 @as_job
 def edit_fact(
     model: SubjectModel,
@@ -129,7 +131,7 @@ def edit_fact(
     text: Text = "bundled:held_out",
     contexts: int = 8,
     length: int = 64,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> FactEdits:
     """Take out what a fact rests on, by latents and by meta-latents, and see what else goes.

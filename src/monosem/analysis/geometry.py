@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monosem.analysis.shapes import Shape, require_members, shape_of
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -63,6 +64,7 @@ class Geometry:
         return len(self.latents) - self.of_one
 
 
+@checked
 @as_job
 @torch.no_grad()
 def geometry(
@@ -74,8 +76,8 @@ def geometry(
     hook: str | None = None,
     templates: Sequence[str] = TEMPLATES,
     controls: Sequence[str] | None = None,
-    permutations: int = 10_000,
-    seed: int = 0,
+    permutations: Positive = 10_000,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Geometry:
     """The features that stand for a family of words, and how what they write lies: a circle, a line.
@@ -101,8 +103,10 @@ def geometry(
     Source: Engels et al., Not all language model features are linear, 2024, for circles.
     """
     require_members(len(words), "words")
-    if not all(each.endswith("{}") for each in templates):
-        raise ConfigError("every template must end in {}: a word is read at its last token")
+    if not templates or not all(each.endswith("{}") and each.count("{") == 1 for each in templates):
+        raise ConfigError(
+            "every template must end in {}, its only brace: a word is read at its last token; give one or more"
+        )
     place = hook or sae.metadata.hook
     if not isinstance(place, str):
         raise MismatchError("the dictionary does not say where it reads: geometry(..., hook='resid_post.2')")

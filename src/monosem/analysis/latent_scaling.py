@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae import Crosscoder
 
@@ -42,6 +43,7 @@ class LatentScaling:
         return others / torch.where(own > 0, own, torch.nan)
 
 
+@checked
 @torch.no_grad()
 def latent_scaling(crosscoder: Crosscoder, batches: Iterable[Float[Tensor, "rows source d"]]) -> LatentScaling:
     """Read rows of all sources once.

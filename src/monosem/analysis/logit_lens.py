@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.arguments import Positive, checked
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -22,8 +23,9 @@ class TokenEffects(NamedTuple):
     suppressed: list[tuple[str, float]]
 
 
+@checked
 @torch.no_grad()
-def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: int = 8) -> list[TokenEffects]:
+def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: Positive = 8) -> list[TokenEffects]:
     """For each latent, the tokens with the highest and lowest logit weights.
 
     A latent's decoder row in raw units (`sae.decoder_directions`) is multiplied by the gain of the final norm (and
@@ -40,6 +42,7 @@ def logit_lens(sae: SAE, model: SubjectModel, latents: Sequence[int], n_tokens: 
         raise ConfigError(f"{model.name} has no tokenizer to name tokens with: load_model(module, tokenizer=...)")
     logits = logits - logits.mean(-1, keepdim=True)
     effects: list[TokenEffects] = []
+    n_tokens = min(n_tokens, logits.shape[1])
     for row in logits:
         high, low = row.topk(n_tokens), row.topk(n_tokens, largest=False)
         effects.append(TokenEffects(*(_named(model, t.indices, t.values) for t in (high, low))))

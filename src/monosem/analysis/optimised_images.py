@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.activations.inputs import open_images, pixel_format
 from monosem.analysis.kept_images import Facts, keep
 from monosem.analysis.picture import Pictures, colours_of, jittered
+from monosem.arguments import NotNegative, checked
 from monosem.data.batch import kept_positions
 from monosem.data.images import Images
 from monosem.data.pixels import as_image
@@ -115,6 +116,7 @@ class OptimisedImages:
         return "\n".join([head, *lines, "", said])
 
 
+@checked
 def optimise_image(
     model: SubjectModel,
     sae: SAE,
@@ -126,7 +128,7 @@ def optimise_image(
     n_random: int = 8,
     jitter: bool = True,
     hook: str | None = None,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> OptimisedImages:
     """Make the image on which a feature fires most, to see what it is for; and measure it as one measures any image.

@@ -14,6 +14,7 @@ from monosem.activations.check import join
 from monosem.activations.inputs import open_text
 from monosem.activations.reading import Reading, Wanted, positions_wanted
 from monosem.analysis.position_shares import PositionSums, beyond_chance, corrected, p_values
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.data import PackedText
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
@@ -113,6 +114,7 @@ class Positional:
         return "\n".join(lines)
 
 
+@checked
 @torch.no_grad()
 @as_job
 def positional(
@@ -122,12 +124,12 @@ def positional(
     *,
     text: Text = "bundled:held_out",
     tokens: int = 100_000,
-    context_length: int | None = None,
+    context_length: Positive | None = None,
     exact: bool | None = None,
-    most_rows: int = 2_000_000,
+    most_rows: Positive = 2_000_000,
     turns: int = 100,
     least: float = 0.1,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Positional:
     """Which latents say where a token stands, and which say what it is.

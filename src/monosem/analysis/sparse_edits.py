@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae import SAE
 
@@ -22,6 +23,7 @@ class SparseEdit(NamedTuple):
     """To the target after 0, 1, ... k features, as a share of the distance without any."""
 
 
+@checked
 @torch.no_grad()
 def sparse_edit(sae: SAE, x: Float[Tensor, "n d"], target: Float[Tensor, "n d"], k: int) -> SparseEdit:
     """Set k features to what they are in a target, those first that lead nearest to it; the error stays as it is.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError
 from monosem.interventions import AddVector, Where
 from monosem.models import SubjectModel
@@ -130,6 +131,7 @@ class SupervisedDictionary:
         return f"{sizes}{at}: FVU {self.fvu:.3f} where it was made"
 
 
+@checked
 def supervised_dictionary(
     model: SubjectModel | None,
     inputs: Any,
@@ -170,6 +172,8 @@ def supervised_dictionary(
             raise ConfigError(f"attribute {name!r} has the same value everywhere: there is nothing to learn of it")
     if model is not None and hook is None:
         raise ConfigError("say where: supervised_dictionary(..., hook='resid_post.2')")
+    if model is None and not hasattr(inputs, "__array__"):
+        raise ConfigError("without a model inputs are rows of activations, a tensor (n, d)")
     x = torch.as_tensor(inputs) if model is None else rows_at(model, str(hook), inputs, position)
     if x.ndim != 2 or len(x) != n:
         raise ConfigError(f"{n} values of every attribute, but activations of shape {tuple(x.shape)}: one row an input")
@@ -197,6 +201,7 @@ def rows_at(model: SubjectModel, hook: str, inputs: Any, position: int = -1) -> 
         DataError: a text has no such token.
         HookError: the model has no such place.
     """
+    model.hook_point(hook).require_rows()
     given = _as_batch(model, inputs)
     mask = given.get("attention_mask")
     size = max(len(value) for value in given.values())
@@ -214,6 +219,7 @@ def _as_batch(model: SubjectModel, inputs: Any) -> dict[str, Tensor]:
         inputs = [inputs]
     if isinstance(inputs, list | tuple):
         return model.padded(list(inputs))
+    model.inputs.arguments(inputs, model.device)  # does the model read such
     return dict(inputs) if isinstance(inputs, Mapping) else {model.inputs.main or "": inputs}
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from monosem.activations.check import join
 from monosem.analysis.position_shares import PositionSums, beyond_chance
-from monosem.errors import ConfigError, DataError
+from monosem.arguments import NotNegative, checked
+from monosem.errors import ConfigError, DataError, MismatchError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
 from monosem.work import each
@@ -21,7 +22,8 @@ from monosem.work import each
 KINDS = ("shuffled", "gaussian", "whitened")
 
 
-def surrogates(x: Float[Tensor, "rows d"], seed: int = 0) -> dict[str, Float[Tensor, "rows d"]]:
+@checked
+def surrogates(x: Float[Tensor, "rows d"], seed: NotNegative = 0) -> dict[str, Float[Tensor, "rows d"]]:
     """Rows like activations in some respects, to train dictionaries on: what these have too is not of the model.
 
     - "shuffled": every coordinate has its values in another order, by itself: their distributions are as they were, and
@@ -79,6 +81,7 @@ class LatentProperties:
     """Share of the variance by the token alone, beyond chance; NaN where rows are of no tokens."""
 
 
+@checked
 @torch.no_grad()
 def latent_properties(
     sae: SAE,
@@ -94,9 +97,20 @@ def latent_properties(
         x: rows that it was not trained on.
         other: one of another seed, trained on rows of the same kind.
         tokens: of each row, where it has one.
+
+    Raises:
+        DataError: fewer than two rows that differ, or of another width.
+        MismatchError: the other dictionary is of another width.
     """
+    if len(x) < 2 or x.shape[1] != sae.d_in:
+        raise DataError(f"properties of latents are of two rows or more of width {sae.d_in}, got {tuple(x.shape)}")
+    if other is not None and other.d_out != sae.d_out:
+        raise MismatchError(f"one dictionary writes width {sae.d_out}, the other {other.d_out}")
     x = x.to(sae.W_enc)
     sums, moments, error = PositionSums(1, sae.n_latents), torch.zeros(4, sae.n_latents, dtype=torch.float64), 0.0
+    total = float((x - x.mean(0)).double().pow(2).sum())
+    if not total:
+        raise DataError("the rows are all alike: nothing is to be explained")
     n, zero = len(x), torch.zeros(len(x), dtype=torch.int64)
     for part in torch.arange(n).split(8192):
         codes = sae.encode(x[part])
@@ -114,7 +128,7 @@ def latent_properties(
     share = beyond_chance(sums.token_share(), len(sums.token_weights), n)[sums.firings >= 20]
     alike = _alike(sae, other)[fires] if other is not None else torch.full((1,), torch.nan)
     return LatentProperties(
-        fvu=error / float((x - x.mean(0)).double().pow(2).sum()),
+        fvu=error / total,
         l0=float(firing.sum()),
         dead=1 - float(fires.double().mean()),
         dense=float((firing > 0.1).double().mean()),
@@ -148,6 +162,7 @@ class Importance:
         return float(found.statistic)
 
 
+@checked
 @torch.no_grad()
 def causal_importance(
     sae: SAE,

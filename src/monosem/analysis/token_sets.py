@@ -16,6 +16,7 @@ from torch import Tensor
 from monosem.analysis.enrichment import Sets, corrected, exact_p, scores, sets_of
 from monosem.analysis.logit_lens import direction_logits, logit_weights, moments
 from monosem.analysis.word_sets import Set, read_sets, shipped, tokens_of
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError
 from monosem.files import write_text
 from monosem.models import SubjectModel
@@ -164,6 +165,7 @@ class TokenSets:
         return Enriched(self.names[column], *values)
 
 
+@checked
 @as_job
 @torch.no_grad()
 def token_sets(
@@ -173,7 +175,7 @@ def token_sets(
     *,
     latents: Sequence[int] | None = None,
     permutations: int | None = None,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> TokenSets:
     """Which sets of tokens each feature promotes or suppresses, by its logit lens.
@@ -243,7 +245,7 @@ def token_sets(
     )
 
 
-def permuted_p(found: np.ndarray, sets: Sets, n_tokens: int, permutations: int, seed: int = 0) -> np.ndarray:
+def permuted_p(found: np.ndarray, sets: Sets, n_tokens: int, permutations: int, seed: NotNegative = 0) -> np.ndarray:
     """As `exact_p`, counted in random orders of the tokens, the same for all: (1 + further ones) / (1 + all)."""
     draw = np.random.default_rng(seed)
     orders = np.stack([draw.permutation(n_tokens) for _ in range(permutations)])

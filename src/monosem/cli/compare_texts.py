@@ -19,9 +19,10 @@ def compare_texts(
     model: Annotated[str | None, typer.Option(help="The model, where the dictionary's files do not say it.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
-    r"""Which features are on more often in one text than in another, and whether L0 and error tell the two apart.
+    """Which features are on more often in one text than in another, and whether L0 and error tell the two apart.
 
-    \b
+    For example:
+
         monosem compare-texts runs/demo ours.jsonl theirs.jsonl
         monosem compare-texts runs/demo bundled:held_out new_data/ --tokens 300000 --save differences.json
 

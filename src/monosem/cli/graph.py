@@ -36,19 +36,17 @@ def graph(
     ] = 0,
     top: Annotated[int, typer.Option(min=1, help="Lines for each target.")] = 8,
 ) -> None:
-    r"""Trace a circuit: which features, errors and tokens make what a model says of a prompt.
+    """Trace a circuit: which features, errors and tokens make what a model says of a prompt.
 
     Dictionaries may be of any kinds and places: transcoders in the place of MLPs, SAEs in that of the stream, of
     attention or of its heads. An MLP without one is an error alone. What is printed:
 
-    \b
         ' dog' (59.7%) = +15.742        the target: its logit less the mean logit
           +3.912  error mlp_out.3 ...   what each source adds to it, the largest first; all of them add up to it
 
     then the features that most of it passes, each with what made it, and the audit: how exactly all rows add up, and
     what share of them features explain. `--verify 20` takes 60 things away in the model itself and compares.
 
-    \b
         monosem graph runs/demo --prompt "Once upon a time there was a little"
         monosem graph runs/t0 runs/t1 runs/t2 --prompt "..." --target " Mary" --target " John" --save graphs/mary
 

@@ -24,16 +24,16 @@ def heads(
     save: Annotated[Path | None, typer.Option(help="Write all scores and examples to this file (JSON).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of documents and of the probes.")] = 0,
 ) -> None:
-    r"""What each attention head of a model does, measured on its attention patterns.
+    """What each attention head of a model does, measured on its attention patterns.
 
-    \b
+    For example:
+
         monosem heads bundled
         monosem heads bundled --by induction --top 16 --compose --save heads.json
 
     Heads are named LAYER.HEAD, both from 0. Every document is read as it is, and once more as some of its tokens in
     random order, twice in a row. Scores:
 
-    \b
         induction   attention, in the repeated sequence, to the token after this one's earlier occurrence
         duplicate   attention, in the repeated sequence, to this token's earlier occurrence
         previous    attention to the token before

@@ -32,9 +32,10 @@ def probe(
     model: Annotated[str | None, typer.Option(help="The model, where the dictionary's files do not say it.")] = None,
     hook: Annotated[str | None, typer.Option(help="Likewise: the hook point that it reads.")] = None,
 ) -> None:
-    r"""How well a few latents tell the labels of texts apart, beside what else could.
+    """How well a few latents tell the labels of texts apart, beside what else could.
 
-    \b
+    For example:
+
         monosem probe runs/demo reviews.csv
         monosem probe runs/demo bundled:held_out --label-column source --examples 400
         monosem probe runs/demo prompts.jsonl --leave-out source --k 5 --test-share 0.5

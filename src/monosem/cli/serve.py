@@ -26,7 +26,6 @@ def serve(
     {"edit": "Add", "latents": [12], "amount": 3.0}, and "features", {"top": 5} or {"latents": [12]}, which shows what
     fires on every token. A field that is not known is refused. docs/serving.md shows each.
 
-    \b
         monosem serve runs/demo
         curl http://127.0.0.1:8321/v1/completions -H 'Content-Type: application/json' \
              -d '{"model": "demo", "prompt": "The history of", "max_tokens": 20}'

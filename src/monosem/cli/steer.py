@@ -34,7 +34,6 @@ def steer(
     What is done with the activation of feature 12 (`monosem top RUN`, the explorer's search and its feature pages tell
     which number is what):
 
-    \b
         --feature 12=+3     add 3 to it, also where it is off
         --feature 12=-3     take 3 away
         --feature 12=3      set it to 3
@@ -45,7 +44,6 @@ def steer(
     Amounts are in the SAE's own units, those of `max` in `monosem top`: to add once or twice the largest activation is
     a strong push. What the SAE does not explain of an activation stays as it is.
 
-    \b
         monosem steer bundled --sae runs/demo --feature 365=+6 --prompt "The king said"
         monosem steer HuggingFaceTB/SmolLM2-135M-Instruct --sae runs/smollm2 --chat \
                 --feature 633=+8 --where generated --prompt "Tell me about the sea."

@@ -24,9 +24,10 @@ def token_sets(
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Write all that is found to this file (CSV).")] = None,
 ) -> None:
-    r"""Which sets of tokens each latent promotes or suppresses at the output (logit lens).
+    """Which sets of tokens each latent promotes or suppresses at the output (logit lens).
 
-    \b
+    For example:
+
         monosem token-sets runs/demo
         monosem token-sets runs/demo 1572 --sets my_sets.yaml
         monosem token-sets runs/demo --set countries --save found.csv
@@ -36,7 +37,6 @@ def token_sets(
     further from the mean than random directions bring it (z, in standard deviations); both at a false discovery rate of
     5 % over all sets and latents that are tested. A file of sets holds lines such as
 
-    \b
         fruits: apple orange banana lemon cherry
         numbers: /^ ?[0-9]+$/
         units: [second, minute, hour, day, week]

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from monosem.activations import join
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.states import StateScores, floor_scores, probe_states, state_scores, told_scores
@@ -88,6 +89,7 @@ class BoardRows:
     """(rows,) the game of each row."""
 
 
+@checked
 @as_job
 @torch.no_grad()
 def board_scores(
@@ -96,7 +98,7 @@ def board_scores(
     hook: str | None = None,
     *,
     games: int = 2000,
-    seed: int = 0,
+    seed: NotNegative = 0,
     controls: bool = True,
     progress: bool = True,
 ) -> BoardReport:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.activations import ActivationSource, PlantedActivations, models_of
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.codes import SparseCodes
 from monosem.data import Batch
 from monosem.data.documents import Text
@@ -31,7 +32,6 @@ from monosem.evaluation.survey import Suite, Survey
 from monosem.evaluation.truth import Planted
 from monosem.evaluation.untrained import tokens_to_come
 from monosem.evaluation.vectors import VectorReading
-from monosem.files import whole_number
 from monosem.intervals import Interval
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.ranks import everyone
@@ -47,6 +47,7 @@ FIT_TOKENS = 32_768
 """Rows to which controls are fitted."""
 
 
+@checked
 @as_job
 @torch.no_grad()
 def evaluate(
@@ -59,12 +60,12 @@ def evaluate(
     text: Text | None = None,
     images: Any = None,
     labels: Any = None,
-    tokens: int = 500_000,
-    loss_tokens: int = 65_536,
+    tokens: Positive = 500_000,
+    loss_tokens: NotNegative = 65_536,
     controls: bool = True,
     observers: Sequence[Observer] = (),
     last_words: str | Path | None = None,
-    untrained_tokens: int | None = None,
+    untrained_tokens: Positive | None = None,
     keep: str | Path | None = None,
     minutes: float = 2.0,
     progress: bool = True,
@@ -115,8 +116,6 @@ def evaluate(
             too short; or several SAEs cannot share a pass.
         DataError: the text is empty.
     """
-    tokens, loss_tokens = whole_number("tokens", tokens), whole_number("loss_tokens", loss_tokens, least=0)
-    untrained_tokens = None if untrained_tokens is None else whole_number("untrained_tokens", untrained_tokens)
     saes = named(sae)
     drawn = next(iter(saes.values())).metadata.vectors if model is None else None
     if drawn is not None and is_world(drawn):

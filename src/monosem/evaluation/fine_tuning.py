@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from monosem.activations import ActivationSource
+from monosem.arguments import checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.evaluate import evaluate
 from monosem.intervals import Interval
@@ -64,6 +65,7 @@ def _said(interval: Interval) -> str:
     return f"{value:.4f}" if low is None else f"{value:.4f} ({low:.4f} - {high:.4f})"
 
 
+@checked
 @as_job
 def fine_tuning_curve(
     sae: SAE,

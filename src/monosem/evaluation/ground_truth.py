@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.errors import MismatchError
+from monosem.arguments import NotNegative, Share, checked
+from monosem.errors import DataError, MismatchError
 from monosem.intervals import DocumentSums, Interval
 from monosem.sae import SAE
 
@@ -27,8 +28,9 @@ class Recovery:
     threshold: float
 
 
+@checked
 def recovery(
-    sae: SAE | Float[Tensor, "n_latents d"], features: Float[Tensor, "n_features d"], threshold: float = 0.9
+    sae: SAE | Float[Tensor, "n_latents d"], features: Float[Tensor, "n_features d"], threshold: Share = 0.9
 ) -> Recovery:
     """Compare decoder rows, in raw units, with true features.
 
@@ -51,7 +53,7 @@ def recovery(
 
 
 def random_recovery(
-    n_latents: int, features: Float[Tensor, "n_features d"], threshold: float = 0.9, seed: int = 0
+    n_latents: int, features: Float[Tensor, "n_features d"], threshold: float = 0.9, seed: NotNegative = 0
 ) -> Recovery:
     """What as many random directions recover: the control."""
     generator = torch.Generator().manual_seed(seed)
@@ -63,11 +65,15 @@ def cosines_with(rows: Float[Tensor, "n_latents d"], features: Float[Tensor, "n_
 
     Raises:
         MismatchError: other widths.
+        DataError: there are none, or some are not finite.
     """
     if rows.ndim != 2 or rows.shape[1] != features.shape[1]:
         raise MismatchError(
             f"decoder rows of shape {tuple(rows.shape)} cannot be compared with features of width {features.shape[1]}"
         )
+    for name, each in (("decoder rows", rows), ("features", features)):
+        if not len(each) or not bool(each.isfinite().all()):
+            raise DataError(f"{name} must be one or more, of finite numbers")
     return (_unit(features) @ _unit(rows).T).cpu().numpy()
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from monosem.arguments import checked
 from monosem.evaluation.report import EvaluationReport
 from monosem.files import read_safetensors, write_safetensors
 from monosem.intervals import Drawn, Interval
@@ -35,6 +36,7 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+@checked
 def paired_difference(a: Interval, b: Interval) -> Difference | None:
     """The difference b - a of a metric measured twice on the same documents.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.evaluation.ground_truth import mean_of
@@ -37,13 +38,14 @@ class ProbeCeiling:
     """F1 of each of them."""
 
 
+@checked
 def probe_ceiling(
     planted: Planted,
-    features: int | Int[Tensor, " probes"],
+    features: Positive | Int[Tensor, " probes"],
     *,
     rows: int = 1_000_000,
     test_rows: int = 50_000,
-    seed: int = 2_000_003,
+    seed: NotNegative = 2_000_003,
 ) -> ProbeCeiling:
     """Train one logistic regression for each feature on fresh rows with the truth as labels, and test it on others.
 
@@ -62,7 +64,14 @@ def probe_ceiling(
         ConfigError: no features, or fewer than 2 rows.
     """
     chosen = torch.arange(features) if isinstance(features, int) else features
-    if not len(chosen) or len(chosen) > len(planted.features) or min(rows, test_rows) < 2:
+    known = len(planted.features)
+    if (
+        not len(chosen)
+        or len(chosen) > known
+        or int(chosen.min()) < 0
+        or int(chosen.max()) >= known
+        or min(rows, test_rows) < 2
+    ):
         raise ConfigError(
             f"cannot probe {len(chosen)} of {len(planted.features)} features on {rows} rows, tested on {test_rows}"
         )

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from monosem.arguments import Share, checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.directions import unit_rows
 from monosem.intervals import DocumentSums, Interval
@@ -44,12 +45,13 @@ class Stability:
     """Of every two dictionaries the cosines of their matched latents, largest first."""
 
 
+@checked
 @as_job
 @torch.no_grad()
 def seed_stability(
     saes: Sequence[SAE] | Mapping[str, SAE],
     *,
-    threshold: float = SAME,
+    threshold: Share = SAME,
     alive: Sequence[Bool[Tensor, " n_latents"]] | None = None,
     progress: bool = True,
 ) -> Stability:
@@ -64,13 +66,15 @@ def seed_stability(
         progress: show where it is.
 
     Raises:
-        ConfigError: there are fewer than two, or more latents than can be matched.
+        ConfigError: there are fewer than two, alive is not of them, or more latents than can be matched.
         MismatchError: they write to other widths.
     """
     named = dict(saes) if isinstance(saes, Mapping) else {str(i): sae for i, sae in enumerate(saes)}
     if len(named) < 2:
         raise ConfigError("stability is between two or more dictionaries, trained from other seeds")
     rows = [unit_rows(sae.decoder_directions()) for sae in named.values()]
+    if alive is not None and [len(keep) for keep in alive] != [len(own) for own in rows]:
+        raise ConfigError("alive must say of each dictionary which of its latents count, in their order")
     rows = rows if alive is None else [own[keep] for own, keep in zip(rows, alive, strict=True)]
     widths = sorted({own.shape[1] for own in rows})
     if len(widths) > 1:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from monosem.activations import join
 from monosem.activations.inputs import open_text
+from monosem.arguments import checked
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
 from monosem.intervals import DocumentSums, Interval
@@ -58,6 +59,7 @@ def _said(value: Interval) -> str:
     return f"{value.value:+.4f}{interval}"
 
 
+@checked
 @as_job
 @torch.no_grad()
 def splice_together(

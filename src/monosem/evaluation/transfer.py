@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.activations.inputs import reopened
 from monosem.activations.reading import positions_wanted
+from monosem.arguments import checked
 from monosem.data import Batch
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError, MismatchError
@@ -85,6 +86,7 @@ def _said(interval: Interval | None) -> str:
     return f"{value:.4g}" if low is None else f"{value:.4g} ({low:.4g} - {high:.4g})"
 
 
+@checked
 @as_job
 @torch.no_grad()
 def transfer_matrix(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation.definitions import DEFINITIONS
@@ -35,7 +36,7 @@ class Planted(Protocol):
     def features(self) -> Float[Tensor, "n_features d"]: ...
     @property
     def parents(self) -> Int[Tensor, " n_features"]: ...
-    def sample(self, rows: int, seed: int = 0) -> PlantedBatch: ...
+    def sample(self, rows: int, seed: NotNegative = 0) -> PlantedBatch: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class TruthScore:
         return "\n".join(lines)
 
 
-def score_truth(sae: SAE, planted: Planted, rows: int = 50_000, seed: int = 1_000_003) -> TruthScore:
+@checked
+def score_truth(sae: SAE, planted: Planted, rows: Positive = 50_000, seed: NotNegative = 1_000_003) -> TruthScore:
     """Compare directions and firing of an SAE with the features that its data were made of.
 
     Directions: `matched_cosine`, pairs of latents and features chosen for the largest sum of absolute cosines (SAELens
@@ -220,7 +222,8 @@ def _leaning(parents: np.ndarray, owner: np.ndarray, directions: np.ndarray, fea
     return mean_of(of_parent / np.where(of_child == 0, np.nan, of_child))
 
 
-def random_truth(n_latents: int, planted: Planted, rows: int = 50_000, seed: int = 0) -> TruthScore:
+@checked
+def random_truth(n_latents: Positive, planted: Planted, rows: Positive = 50_000, seed: NotNegative = 0) -> TruthScore:
     """What chance has: random directions, each of which fires at random as often as its nearest feature does."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(n_latents, planted.features.shape[1], generator=generator)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, JudgeError
 from monosem.explain.kept import KeptReplies, Reply
 from monosem.explain.questions import Answer, Question
@@ -78,6 +79,7 @@ class Judge(Writes):
     the same name would not be noticed. Needs the extra `judge`.
     """
 
+    @checked
     def __init__(
         self,
         model: str,

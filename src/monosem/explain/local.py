@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.explain.questions import Answer, Question
 from monosem.explain.replies import understood
@@ -28,6 +29,7 @@ class LocalJudge(Writes):
     pass the chances of the digits 0 to 9 are read at each, of which 9 counts as 10.
     """
 
+    @checked
     def __init__(self, model: SubjectModel | str, name: str | None = None) -> None:
         """Take a model, or load one.
 

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.explain.held_out import HeldOut, held_out
 from monosem.explain.measure import measure
@@ -35,6 +36,7 @@ class Explainer(Protocol):
         ...
 
 
+@checked
 @as_job
 def explain(
     store: FeatureStore,

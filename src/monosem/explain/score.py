@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, DataError
 from monosem.explain.cases import LEVELS, Case, case, testable
 from monosem.explain.failures import FAILURES, failure
@@ -105,6 +106,7 @@ def _number(value: float | None) -> str:
     return f"{'' if value is None else f'{value:.2f}':>6}"
 
 
+@checked
 @as_job
 def score(
     store: FeatureStore,
@@ -116,7 +118,7 @@ def score(
     sae: SAE | None = None,
     random: Explanations | None = None,
     limit: int | None = 200,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Scores:
     """Test explanations on passages that their explainer has not seen, and two floors in the same way.
@@ -165,7 +167,7 @@ def plan(
     *,
     random: Explanations | None = None,
     limit: int | None = 200,
-    seed: int = 0,
+    seed: NotNegative = 0,
 ) -> list[Question]:
     """All that `score` with the same arguments would ask, for `Judge.estimate`."""
     tests = [JUDGED[asked]() for asked in scorers if isinstance(asked, str) and asked in JUDGED]

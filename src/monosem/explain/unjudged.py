@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError
 from monosem.explain.cases import Case
 from monosem.explain.questions import Answer, Question
@@ -37,6 +38,7 @@ class Surprisal:
     name = "surprisal"
     chance = 0.5
 
+    @checked
     def __init__(self, model: SubjectModel) -> None:
         if not model.writes_text or model.tokenizer is None:
             raise ConfigError(f"{model.name} predicts no text: surprisal needs a language model with a tokenizer")
@@ -88,6 +90,7 @@ class Similarity:
     name = "similarity"
     chance = 0.5
 
+    @checked
     def __init__(self, encoder: Encoder, query: str = QUERY) -> None:
         """Take an encoder: a function from a list of sentences to vectors.
 

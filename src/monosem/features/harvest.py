@@ -24,6 +24,7 @@ from monosem.activations import (
     reopened,
     rows_a_context,
 )
+from monosem.arguments import Positive, checked
 from monosem.codes import SparseCodes
 from monosem.data import Batch, BatchReader, Images
 from monosem.data.documents import Text
@@ -35,7 +36,7 @@ from monosem.features.parts import source_names
 from monosem.features.pictures import image_facts
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.features.store import FeatureStore
-from monosem.files import named_folder, whole_number
+from monosem.files import named_folder
 from monosem.models import ModelSet, SubjectModel, load_model
 from monosem.models.vocabulary import vocabulary_size
 from monosem.ranks import agreed, by_itself, everyone, first_alone_in
@@ -183,6 +184,7 @@ def harvest(
 ) -> list[FeatureStore]: ...
 
 
+@checked
 @as_job
 @torch.no_grad()
 def harvest(
@@ -195,7 +197,7 @@ def harvest(
     images: Any = None,
     vectors: Any = None,
     labels: Any = None,
-    tokens: int = 1_000_000,
+    tokens: Positive = 1_000_000,
     settings: HarvestSettings | None = None,
     keep_state: bool = False,
     minutes: float = 2.0,
@@ -238,7 +240,6 @@ def harvest(
     folders = [named_folder(p) for p in ([path] if isinstance(path, str | Path) else path)]
     if len(saes) != len(folders) or not saes or len({f.resolve() for f in folders}) != len(folders):
         raise ConfigError(f"{len(saes)} SAEs and {len(folders)} folders: give every SAE a folder of its own")
-    tokens = whole_number("tokens", tokens)
     if isinstance(model, ActivationSource | Tensor | np.ndarray):
         model, vectors = None, model
     if vectors is not None:

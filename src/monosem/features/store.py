@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monosem.arguments import Positive, checked
 from monosem.errors import ConfigError
 from monosem.features import embeddings as embedded
 from monosem.features import explanations as explained
@@ -99,6 +100,7 @@ class FeatureStore:
     Reading needs neither model nor tokenizer. May be used by several threads.
     """
 
+    @checked
     def __init__(self, path: str | Path) -> None:
         """Open a store.
 
@@ -132,6 +134,7 @@ class FeatureStore:
         tables = {name: [part["file"] for part in about["parts"]] for name, about in self.index["tables"].items()}
         return Tables(self.path, tables | ({"explanations": list(explanations)} if explanations else {}))
 
+    @checked
     def explanations(self, explainer: str | None = None) -> Explanations:
         """What latents mean, as an explainer said; none if nobody has explained them.
 
@@ -160,6 +163,7 @@ class FeatureStore:
         """
         return self.features([latent])[0]
 
+    @checked
     def features(self, latents: Sequence[int]) -> list[Feature]:
         """Several features, in the order asked for."""
         for latent in latents:
@@ -216,6 +220,7 @@ class FeatureStore:
         about = self.index["tables"][table]
         return self.path / about["parts"][latent // about["latents_per_part"]]["file"]
 
+    @checked
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some columns of the table `features`, of every latent in order; words as dictionaries."""
         with readable(self.path):
@@ -330,6 +335,7 @@ class FeatureStore:
         """The images of a store of images; None for others."""
         return Pictures(self.path, self.index) if self.index.get("images") else None
 
+    @checked
     def table(
         self,
         where: str | None = None,
@@ -371,6 +377,7 @@ class FeatureStore:
     def _names(self) -> list[str]:
         return self.tables.run("select * from features limit 0").column_names
 
+    @checked
     def count(self, where: str | None = None) -> int:
         """How many features a condition leaves: one expression in SQL.
 
@@ -380,8 +387,9 @@ class FeatureStore:
         found = self.tables.ask(f"select count(*) as n from features where {condition(where)}", where=where)
         return found.column("n")[0].as_py()
 
+    @checked
     def search(
-        self, token: str | None = None, words: str | None = None, limit: int = 50, *, meaning: str | None = None
+        self, token: str | None = None, words: str | None = None, limit: Positive = 50, *, meaning: str | None = None
     ) -> pa.Table:
         """Features by a word or token that they fire on, promote or suppress; by words in passages; or by meaning.
 
@@ -438,6 +446,7 @@ class FeatureStore:
     def _open_embeddings(self) -> Embeddings | None:
         return embedded.opened(self.path / embedded.FOLDER, self.n_latents)
 
+    @checked
     def embed(self, encoder: str | Path | None = None, *, progress: bool = True) -> Embeddings:
         """Make embeddings of explanations and strongest passages, and keep them beside the store, for `search`.
 
@@ -461,6 +470,7 @@ class FeatureStore:
         assert found is not None, "they have just been written"
         return found
 
+    @checked
     def sql(self, query: str, values: Sequence[Any] = ()) -> pa.Table:
         """One query (DuckDB's SQL) on `features`, `details`, `examples`, `passages`, `vocabulary`, `explanations`.
 
@@ -471,7 +481,8 @@ class FeatureStore:
         """
         return self.tables.ask(query, values)
 
-    def notable(self, n: int = 20, whole_words: bool = True) -> list[int]:
+    @checked
+    def notable(self, n: Positive = 20, whole_words: bool = True) -> list[int]:
         """Latents worth looking at first: those that fire on few tokens, strongly, and clearly on what names them.
 
         They are ordered by clarity times maximum; of several of the same name the best is taken. Of images: those that
@@ -487,7 +498,8 @@ class FeatureStore:
             return search_rows.notable(self, n)
         return search.notable(self, n, whole_words)
 
-    def similar(self, latent: int, n: int = 8) -> list[tuple[int, float]]:
+    @checked
+    def similar(self, latent: int, n: Positive = 8) -> list[tuple[int, float]]:
         """The latents with the closest decoder rows, and cosines; as many as were stored, at most n."""
         return [(found, cosine) for found, cosine in self[latent].neighbours[:n]]
 

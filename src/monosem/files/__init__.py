@@ -18,7 +18,7 @@ from monosem.files.arrays import (
 )
 from monosem.files.checked import DAMAGE, fits, one_line, reading, regular_file
 from monosem.files.plain import json_value, parse_json, read_bytes, read_json, read_json_lines, read_text
-from monosem.files.settings import Settings, named_folder, whole_number
+from monosem.files.settings import Settings, named_folder
 from monosem.files.sharded import file_with, sharded_tensors, write_sharded
 from monosem.files.tables import open_parquet
 from monosem.files.tensors import Stacked, Stored, plain_values, stored_tensors
@@ -75,7 +75,6 @@ __all__ = [
     "safetensors_shapes",
     "sharded_tensors",
     "stored_tensors",
-    "whole_number",
     "write_bytes",
     "write_json",
     "write_safetensors",

@@ -28,23 +28,6 @@ else:
         """A pydantic model whose constructor raises a `ConfigError` of one line."""
 
 
-def whole_number(name: str, value: Any, least: int | None = 1) -> int:
-    """A whole number that a program gives, such as 1000 or 1e6.
-
-    Raises:
-        ConfigError: it is none, or too small.
-    """
-    try:
-        found = None if isinstance(value, str) else int(value)
-    except (TypeError, ValueError, OverflowError):
-        found = None
-    if found is None or found != value:
-        raise ConfigError(one_line(f"{name}: {value!r} is no whole number"))
-    if least is not None and found < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-    return found
-
-
 def named_folder(path: str | Path, name: str = "path") -> Path:
     """A folder to write into, which has a name.
 

@@ -36,6 +36,8 @@ def replacing(path: str | Path, n_bytes: int = 0) -> Iterator[Path]:
         FileError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise FileError(f"{str(path)!r} names no file to write: give a file's name")
     new = path.with_name(f".{path.name}.new")
     with writing(path, n_bytes):
         try:

@@ -10,6 +10,7 @@ from typing import Any, overload
 
 from pydantic import BaseModel
 
+from monosem.arguments import checked
 from monosem.files import fits, opened, parse_json
 from monosem.spelling import meant
 
@@ -197,6 +198,7 @@ def _of(release: _Release, columns: list[str]) -> Iterator[PublishedSAE]:
         )
 
 
+@checked
 def catalogue(
     words: str = "",
     *,

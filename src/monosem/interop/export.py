@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.files import named_folder, replacing, write_json, write_safetensors, write_text
 from monosem.interop.writers import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
@@ -33,6 +34,7 @@ LOADS = {
 """How each is read where it was meant for."""
 
 
+@checked
 def export_sae(sae: SAE, path: str | Path, to: Format = "saelens", *, fold: bool = False) -> Path:
     """Write an SAE as another library reads it, so that it gives the same codes and reconstructions there.
 

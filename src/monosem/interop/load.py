@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from monosem.arguments import Device, checked
 from monosem.errors import ConfigError, FileError
 from monosem.interop.addresses import described, followed, listed_layer, lists
 from monosem.interop.catalogue import PublishedSAE, published
@@ -24,9 +25,10 @@ DEEPEST = 4
 LISTED = 12
 
 
+@checked
 def load_sae(
     path_or_name: str | Path,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     *,
     revision: str | None = None,
     lazy: bool = False,

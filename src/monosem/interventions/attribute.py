@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import Positive, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.interventions.base import joined_once, reads
@@ -78,6 +79,7 @@ class Attribution:
         return f"{float(self.metric.sum()):.4g} = {named or 'no feature'}, ..., errors {float(self.errors.sum()):+.3g}"
 
 
+@checked
 def attribute(
     model: SubjectModel,
     sae: SAE,
@@ -85,7 +87,7 @@ def attribute(
     of: Of = "loss",
     *,
     method: Method = "gradient",
-    steps: int = 16,
+    steps: Positive = 16,
     position: int = -1,
     hook: str | None = None,
     through: Sequence[SAE] = (),

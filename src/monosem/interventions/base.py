@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosem.activations.check import join
 from monosem.activations.reading import within_norm
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Places
 from monosem.interventions.plain import plain, sae_hash
@@ -38,6 +39,7 @@ class Intervention(ABC):
     required: ClassVar[tuple[str, ...]] = ()
     """Of these, what must be given."""
 
+    @checked
     def __init__(self, hooks: list[str], where: Condition = None) -> None:
         if where is not None and not isinstance(where, Where | Tensor) and not callable(where):
             raise ConfigError(f"where is ms.Where(...), a tensor of bools or a function, got a {type(where).__name__}")
@@ -92,6 +94,8 @@ class Intervention(ABC):
         """The activations with those in its places replaced; the very same tensor where it has none."""
         if x.ndim == 2:
             return self.apply(x[:, None], context)[:, 0]
+        if x.ndim != 3:
+            raise ConfigError(f"{type(self).__name__} changes rows, one for each position: {self.hooks[0]} holds none")
         chosen = self.chosen(x, context)
         if context.report is not None:
             context.report.note_met(chosen, context.rows)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions.base import Intervention
 from monosem.interventions.features import Ablate, Add, Clamp, Scale, Set, Swap
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Intervention]] = {
 SAEs = SAE | Iterable[SAE] | Mapping[str, SAE]
 
 
+@checked
 def edit_from_json(data: Any, saes: SAEs = ()) -> Intervention:
     """What `edit.to_json()` has written.
 

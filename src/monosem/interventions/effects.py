@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.features import Ablate
 from monosem.models import EditContext, Replay, SubjectModel
@@ -58,6 +59,7 @@ class Effects:
         )
 
 
+@checked
 @torch.no_grad()
 def effects(
     model: SubjectModel,
@@ -165,6 +167,7 @@ def read_inputs(model: SubjectModel, inputs: Any) -> dict[str, Tensor]:
         inputs = {"input_ids": inputs if inputs.ndim == 2 else inputs[None]}
     if not isinstance(inputs, Mapping) or "input_ids" not in inputs:
         raise DataError("give a text, several, token ids (contexts, pos), or a mapping with input_ids")
+    model.inputs.arguments(inputs, model.device)  # are they tokens, and of this model
     tokens = inputs["input_ids"].to(model.device)
     mask = inputs.get("attention_mask", torch.ones_like(tokens)).to(model.device)
     return {"input_ids": tokens, "attention_mask": mask}

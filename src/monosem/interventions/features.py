@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Amount, Places
 from monosem.interventions.base import Intervention, joined_once, reads
@@ -36,6 +37,7 @@ class FeatureEdit(Intervention):
     needs_codes = True
     """Whether the present codes must be known."""
 
+    @checked
     def __init__(
         self,
         sae: SAE,
@@ -135,6 +137,7 @@ class Ablate(FeatureEdit):
     fields = ("sae", "latents", "by", "source", "seed", "hook", "where", "keep_error")
     required = ("latents",)
 
+    @checked
     def __init__(
         self,
         sae: SAE,
@@ -142,7 +145,7 @@ class Ablate(FeatureEdit):
         *,
         by: By = "zero",
         source: Source | None = None,
-        seed: int = 0,
+        seed: NotNegative = 0,
         hook: str | None = None,
         where: Condition = None,
         keep_error: bool = True,
@@ -200,6 +203,7 @@ class Set(FeatureEdit):
     fields = ("sae", "latents", "to", "hook", "where", "keep_error")
     required = ("latents", "to")
 
+    @checked
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, to: Any, **options: Any) -> None:
         """Make the edit.
 
@@ -225,6 +229,7 @@ class Scale(FeatureEdit):
     fields = ("sae", "latents", "by", "hook", "where", "keep_error")
     required = ("latents", "by")
 
+    @checked
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, by: Any, **options: Any) -> None:
         """Make the edit.
 
@@ -258,6 +263,7 @@ class Add(FeatureEdit):
     fields = ("sae", "latents", "amount", "hook", "where", "keep_error")
     required = ("latents", "amount")
 
+    @checked
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, amount: Any, **options: Any) -> None:
         """Make the edit.
 
@@ -285,6 +291,7 @@ class Clamp(FeatureEdit):
     fields = ("sae", "latents", "min", "max", "hook", "where", "keep_error")
     required = ("latents",)
 
+    @checked
     def __init__(
         self,
         sae: SAE,
@@ -330,6 +337,7 @@ class Swap(FeatureEdit):
     fields = ("sae", "latents", "source", "position", "hook", "where", "keep_error")
     required = ("latents", "source")
 
+    @checked
     def __init__(
         self,
         sae: SAE,

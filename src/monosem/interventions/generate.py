@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.reading import Features
@@ -18,8 +19,9 @@ from monosem.models import EditReport, Sampling, SubjectModel, write
 from monosem.models.edits import Edit
 from monosem.models.writing import end_tokens, require_writing
 from monosem.sae import SAE
+from monosem.text import well_formed
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]] | Tensor | Mapping[str, Tensor]
 """A text or several; one chat (messages with `role` and `content`) or several; token ids (batch, pos)."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -69,6 +71,7 @@ class Generation:
         return self.prompt + self.text
 
 
+@checked
 def generate(
     model: SubjectModel,
     prompt: Prompt,
@@ -79,7 +82,7 @@ def generate(
     temperature: float = 0.9,
     top_k: int = 40,
     top_p: float = 1.0,
-    seed: int | Sequence[int] = 0,
+    seed: NotNegative | Sequence[NotNegative] = 0,
     stop: str | Sequence[str] = (),
     stream: Callable[[Piece], object] | None = None,
     cached: bool = True,
@@ -120,6 +123,7 @@ def generate(
     return writing.generations if writing.several else writing.generations[0]
 
 
+@checked
 def stream(model: SubjectModel, prompt: Prompt, **options: Any) -> Writing:
     """As `generate`, but piece by piece: `for piece in ms.stream(...)`; then its `generations` are there.
 
@@ -147,6 +151,7 @@ class Writing:
         require_writing(model)
         self.model, self.sampling, self.cached = model, sampling, cached
         self.inputs, self.several = read_prompt(model, prompt)
+        model.inputs.arguments(self.inputs, model.device)  # are they tokens, and of this model
         self.stop = [stop] if isinstance(stop, str) else list(stop)
         if not all(isinstance(end, str) and end for end in self.stop):
             raise ConfigError(f"stop is one or several strings, not empty, got {stop!r}")
@@ -281,7 +286,7 @@ def _chat(model: SubjectModel, messages: Sequence[Any]) -> list[int]:
     if getattr(model.tokenizer, "chat_template", None) is None:
         raise ConfigError(f"{model.name} has no chat template: give a text instead of messages")
     text = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    return model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return model.tokenizer(well_formed(text), add_special_tokens=False)["input_ids"]
 
 
 def _beside(model: SubjectModel, ids: list[list[int]]) -> dict[str, Tensor]:

@@ -100,6 +100,9 @@ def _places(model: SubjectModel, inputs: Any, shape: tuple[int, ...], position: 
 
 def _token(model: SubjectModel, token: Any) -> int:
     if isinstance(token, int) and not isinstance(token, bool):
+        vocabulary = model.inputs.vocabulary
+        if vocabulary is not None and not 0 <= token < vocabulary:
+            raise ConfigError(f"{model.name} has no token {token}: its tokens are 0 to {vocabulary - 1}")
         return token
     if not isinstance(token, str):
         raise ConfigError(f'of is "loss", tokens, (hook, direction) or a function, got {token!r}')

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from monosem.activations.check import NORM_TOLERANCE
+from monosem.arguments import checked
 from monosem.errors import ConfigError, HookError, MismatchError
 from monosem.hook_names import to_transformer_lens
 from monosem.interventions.replace import Splice
@@ -22,6 +23,7 @@ from monosem.models.edits import Edit
 from monosem.text import special_tokens
 
 
+@checked
 @contextmanager
 def spliced(model: Any, *edits: Edit) -> Iterator[None]:
     """Within this block, edits such as `ms.Splice(sae)` are in a model of TransformerLens, nnsight, or ours.

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Places
 from monosem.interventions.features import FeatureEdit
@@ -27,6 +28,7 @@ class Redirect(FeatureEdit):
     fields = ("sae", "latents", "directions", "hook", "where", "keep_error")
     required = ("latents", "directions")
 
+    @checked
     def __init__(self, sae: SAE, latents: int | Sequence[int] | Tensor, directions: Any, **options: Any) -> None:
         """Make the edit.
 

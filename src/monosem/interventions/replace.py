@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Places
 from monosem.interventions.base import Intervention, joined_once, reads
@@ -23,6 +24,7 @@ class Replace(Intervention):
         logits = model(tokens)
     """
 
+    @checked
     def __init__(
         self,
         hook: str,
@@ -66,6 +68,7 @@ class Splice(Replace):
 
     fields = ("sae", "hook", "keep_tokens", "where")
 
+    @checked
     def __init__(
         self, sae: SAE, hook: str | None = None, keep_tokens: Sequence[int] = (), *, where: Condition = None
     ) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions.amounts import Places
 from monosem.interventions.features import FeatureEdit
@@ -56,12 +57,13 @@ class Standing(FeatureEdit):
 
     fields = ("sae", "never", "always", "hook", "where", "keep_error")
 
+    @checked
     def __init__(
         self,
         sae: SAE,
         *,
         never: Sequence[int] = (),
-        always: Mapping[int, float] | None = None,
+        always: Mapping[int | str, float] | None = None,
         hook: str | None = None,
         where: Condition = None,
         keep_error: bool = True,

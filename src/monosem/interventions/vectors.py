@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.interventions.amounts import Amount, Places
 from monosem.interventions.base import Intervention
 from monosem.interventions.where import Condition
 from monosem.models import SubjectModel
+
+Direction = Float[Tensor, " d"] | Sequence[float]
+Vectors = Float[Tensor, "*rows d"] | Sequence[float]
+"""One, or one for each row of a batch."""
 
 
 class AddVector(Intervention):
@@ -24,7 +30,8 @@ class AddVector(Intervention):
     fields = ("hook", "vector", "strength", "where")
     required = ("hook", "vector")
 
-    def __init__(self, hook: str, vector: Float[Tensor, " d"], *, strength: Any = 1.0, where: Condition = None) -> None:
+    @checked
+    def __init__(self, hook: str, vector: Vectors, *, strength: Any = 1.0, where: Condition = None) -> None:
         """Make the edit.
 
         Args:
@@ -58,7 +65,8 @@ class AddVector(Intervention):
 class _Along(Intervention):
     """The part of activations along a direction u of norm 1 is another: x + (new - <x, u>) u."""
 
-    def __init__(self, hook: str, direction: Float[Tensor, " d"], where: Condition) -> None:
+    @checked
+    def __init__(self, hook: str, direction: Direction, where: Condition) -> None:
         super().__init__([hook], where)
         self.direction = _unit(direction)
 
@@ -81,7 +89,8 @@ class Project(_Along):
     fields = ("hook", "direction", "scale", "where")
     required = ("hook", "direction")
 
-    def __init__(self, hook: str, direction: Float[Tensor, " d"], *, scale: Any = 0.0, where: Condition = None) -> None:
+    @checked
+    def __init__(self, hook: str, direction: Direction, *, scale: Any = 0.0, where: Condition = None) -> None:
         """Make the edit.
 
         Args:
@@ -111,7 +120,8 @@ class CapProjection(_Along):
     fields = ("hook", "direction", "most", "where")
     required = ("hook", "direction", "most")
 
-    def __init__(self, hook: str, direction: Float[Tensor, " d"], *, most: Any, where: Condition = None) -> None:
+    @checked
+    def __init__(self, hook: str, direction: Direction, *, most: Any, where: Condition = None) -> None:
         """Make the edit.
 
         Args:

@@ -13,13 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError
 from monosem.models import EditContext
 from monosem.sae import SAE
+from monosem.text import well_formed
 
 Phase = Literal["prompt", "generated"]
 
 
+@checked
 @dataclass(frozen=True)
 class Where:
     """The positions at which an intervention works: those that meet every condition given."""
@@ -191,7 +194,7 @@ def _ids(tokens: tuple[int | str, ...], tokenizer: Any) -> list[int]:
             continue
         if tokenizer is None:
             raise DataError(f"{token!r} cannot be looked up without a tokenizer: give ids of tokens")
-        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(well_formed(token), add_special_tokens=False)["input_ids"]
         special: Any = tokenizer.convert_tokens_to_ids(token) if len(ids) != 1 else None
         if len(ids) != 1 and (special is None or special == getattr(tokenizer, "unk_token_id", None)):
             pieces = ", ".join(repr(tokenizer.decode([i])) for i in ids)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from monosem.errors import HookError
+from monosem.errors import ConfigError, HookError
 from monosem.hook_names import from_transformer_lens
 from monosem.models.attention import INNER, Inner
 
@@ -31,6 +31,16 @@ class HookPoint:
     def is_pattern(self) -> bool:
         """Whether what lies there is (batch, heads, query, key), not (batch, pos, d)."""
         return self.side == "pattern"
+
+    def require_rows(self) -> None:
+        """See that there is a vector for each position.
+
+        Raises:
+            ConfigError: it is a pattern.
+        """
+        if self.is_pattern:
+            beside = self.name.replace("attn_pattern", "attn_z")
+            raise ConfigError(f"{self.name} has a number for every pair of tokens, no vector for each: read {beside}")
 
 
 def resolve(name: str, module: nn.Module, places: Mapping[str, str]) -> HookPoint:

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from monosem import kernels
+from monosem.arguments import Device, Floating, checked
 from monosem.errors import ConfigError, FileError
 from monosem.files import one_line, safetensors_shapes
 from monosem.hub import offline, reachable
@@ -26,12 +27,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "voc
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
+@checked
 def load_model(
     model: str | Path | nn.Module,
     tokenizer: Any = None,
     *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    device: Device | Literal["auto"] | None = None,
+    dtype: Floating = torch.float32,
     name: str | None = None,
 ) -> SubjectModel:
     """A model to study.

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.models.hooks import HookPoint
 from monosem.models.subject import SubjectModel
@@ -17,6 +18,7 @@ from monosem.models.subject import SubjectModel
 class ModelSet:
     """Models with equal tokenizers. What is captured has one entry a model: `(batch, pos, source, d)`."""
 
+    @checked
     def __init__(self, models: Sequence[SubjectModel]) -> None:
         """Put models side by side.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from monosem.models.hooks import HookPoint
@@ -17,7 +18,7 @@ class Replay:
     """Spares a model what does not depend on edits at some hook points (or after them), to the same bits.
 
     A module that has finished before the first of the hook points is reached, and is called once in a pass, gives in an
-    edited pass what it gave in the one without edits.
+    edited pass what it gave in the one without edits. A pass of other inputs is run whole.
     """
 
     def __init__(self, model: SubjectModel, hooks: Sequence[str], example: Any) -> None:
@@ -37,22 +38,50 @@ class Replay:
 
     @contextmanager
     def of(self, inputs: Any) -> Iterator[Any]:
-        """Run the model and give its output; until the end of this block, it may be called with these inputs alone."""
+        """Run the model and give its output; until the end of this block, passes of these inputs are spared."""
         modules = {path: self.model.module.get_submodule(path) for path in self.before}
         given: dict[str, Any] = {}
-        with ExitStack() as recording:
-            for path, module in modules.items():
-                recording.callback(module.register_forward_hook(_keep(given, path)).remove)
-            output = self.model(inputs)
+        asked = _Asked()
         own = {path: {k: v for k, v in module.__dict__.items() if k == "forward"} for path, module in modules.items()}
-        try:
-            for path in given:
-                modules[path].forward = _giving(given[path])
-            yield output
-        finally:
-            for path in given:
-                del modules[path].forward
-                modules[path].__dict__.update(own[path])
+        with ExitStack() as replaying:
+            root = self.model.module
+            replaying.callback(root.register_forward_pre_hook(asked.look, prepend=True, with_kwargs=True).remove)
+            with ExitStack() as recording:
+                for path, module in modules.items():
+                    recording.callback(module.register_forward_hook(_keep(given, path)).remove)
+                output = self.model(inputs)
+            try:
+                for path in given:
+                    modules[path].forward = _giving(given[path], modules[path].forward, asked)
+                yield output
+            finally:
+                for path in given:
+                    del modules[path].forward
+                    modules[path].__dict__.update(own[path])
+
+
+class _Asked:
+    """What the model was first given, and whether it is given the same now."""
+
+    def __init__(self) -> None:
+        self.first: tuple[Any, Any] | None = None
+        self.same = True
+
+    def look(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.first is None:
+            self.first = (args, dict(kwargs))
+        self.same = _alike(self.first, (args, kwargs))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+        return one is other or (same and torch.equal(one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one is other or (isinstance(one, bool | int | float | str) and one == other)
 
 
 def _keep(given: dict[str, Any], path: str) -> Callable[..., None]:
@@ -62,8 +91,8 @@ def _keep(given: dict[str, Any], path: str) -> Callable[..., None]:
     return hook
 
 
-def _giving(output: Any) -> Callable[..., Any]:
-    return lambda *_args, **_kwargs: _copied(output)
+def _giving(output: Any, own: Callable[..., Any], asked: _Asked) -> Callable[..., Any]:
+    return lambda *args, **kwargs: _copied(output) if asked.same else own(*args, **kwargs)
 
 
 def _copied(output: Any) -> Any:

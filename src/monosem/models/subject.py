@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, DataError, HookError
 from monosem.files import writing
 from monosem.models.alone import as_studied
@@ -37,6 +38,7 @@ class _Captured(Exception):
 class SubjectModel:
     """A model, its tokenizer or image processor if it has one, and its hook points."""
 
+    @checked
     def __init__(
         self, module: nn.Module, tokenizer: Any = None, name: str | None = None, processor: Any = None
     ) -> None:
@@ -89,6 +91,7 @@ class SubjectModel:
             path for path, _ in self.module.named_modules() if path
         ]
 
+    @checked
     def hook_point(self, name: str) -> HookPoint:
         """Find a hook point by canonical name, TransformerLens name or module path.
 
@@ -97,6 +100,7 @@ class SubjectModel:
         """
         return resolve(name, self.module, self._places)
 
+    @checked
     def width(self, hook: str, inputs: Any = None) -> int:
         """Width of the activations at a hook point, found by running one token or image (or the given inputs)."""
         return self.capture(self.inputs.least() if inputs is None else inputs, [hook])[hook].shape[-1]
@@ -141,6 +145,7 @@ class SubjectModel:
             self._vocabulary = self.tokenizer, len(vocabulary), found
         return self._vocabulary[2]
 
+    @checked
     def tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
         """Text to token ids. Several texts must come out equally long (else: `padded`).
 
@@ -158,6 +163,7 @@ class SubjectModel:
             raise DataError("texts of unequal length: give model.padded(texts), or one by one")
         return torch.tensor(ids, device=self.device)
 
+    @checked
     def padded(self, texts: Sequence[str], prepend_bos: bool = True) -> dict[str, Int[Tensor, "batch pos"]]:
         """Texts of any lengths as keyword arguments of one batch: `input_ids`, and `attention_mask` 0 at padding.
 
@@ -225,8 +231,9 @@ class SubjectModel:
         with as_studied(self.module, self.device):
             return self.module(**arguments) if isinstance(arguments, dict) else self.module(arguments)
 
+    @checked
     @torch.no_grad()
-    def capture(self, inputs: Any, hooks: Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
+    def capture(self, inputs: Any, hooks: str | Sequence[str]) -> dict[str, Float[Tensor, "batch pos d"]]:
         """Activations at the given hook points. The forward pass stops after the last of them.
 
         Args:
@@ -275,6 +282,7 @@ class SubjectModel:
             raise HookError(f"the forward pass of {self.name} never reached {', '.join(missing)}")
         return {name: captured[name].to(self.device) for name in hooks}
 
+    @checked
     def edit(self, edits: Mapping[str, EditFunction] | Sequence[Edit]) -> InForce:
         """Within this block, activations are replaced by what the edits return.
 
@@ -387,13 +395,14 @@ class SubjectModel:
         put.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         return put
 
+    @checked
     def generate(
         self,
         prompt: str,
         max_new_tokens: int = 50,
         temperature: float = 0.9,
         top_k: int = 40,
-        seed: int = 0,
+        seed: NotNegative = 0,
     ) -> str:
         """Continue a text. Temperature 0 is greedy. Returns prompt and continuation.
 
@@ -409,6 +418,7 @@ class SubjectModel:
         written = [step.tokens for step in write(self, {"input_ids": tokens}, sampling, [seed])]
         return self.tokenizer.decode(torch.cat([tokens[0], *written]), skip_special_tokens=True)
 
+    @checked
     def save(self, folder: str | Path) -> None:
         """Write config, weights (safetensors) and tokenizer as a folder that `load_model` and transformers read.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.activations import StoreFolder
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.kernels import Precision
 from monosem.planning import labour, memory
@@ -30,6 +31,7 @@ CHECKPOINTS = 3
 """Two that are kept, and one that is being written."""
 
 
+@checked
 @as_job
 def plan(
     config: RunConfig | str | Path | Mapping[str, Any],

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from monosem.errors import ConfigError, FileError
-from monosem.files import named_folder, one_line, parse_yaml, read_yaml, write_text
+from monosem.files import Settings, named_folder, one_line, parse_yaml, read_yaml, write_text
 from monosem.models import ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.sae.files import setting_type
@@ -208,7 +208,7 @@ class EvaluationConfig(BaseModel):
     at most 300,000, and fewer of a large model."""
 
 
-class RunConfig(BaseModel):
+class RunConfig(Settings):
     """A run: what is read, which dictionaries learn from it, how they are trained and measured."""
 
     model_config = ConfigDict(extra="forbid")
@@ -236,9 +236,9 @@ class RunConfig(BaseModel):
     tokens: int = Field(default=1_000_000, ge=1)
     """Length of training, of each dictionary."""
     sae: SAEConfig = SAEConfig()
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
     """A dictionary for every combination, such as {sae.k: [16, 32], training.lr: [1e-3, 2e-3]}."""
-    dictionaries: dict[str, dict[str, Any] | None] = {}
+    dictionaries: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     """Dictionaries by name, with what each has of its own: hook, target, sae, loss and training."""
     activations: ActivationsConfig = ActivationsConfig()
     loss: LossConfig = LossConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, FileError
 from monosem.evaluation import EvaluationReport
 from monosem.evaluation.paired import with_draws
@@ -50,6 +51,7 @@ where the run was stopped. One pass of the model has fed them all; each folder h
 class Run:
     """A run folder: of one dictionary, or of several, which have folders of their own in it."""
 
+    @checked
     def __init__(self, path: str | Path) -> None:
         """Open a run folder.
 

@@ -17,6 +17,7 @@ from monosem.activations import FILLING, ActivationSource
 from monosem.analysis.scaling import Recommendation, ScalingLaw
 from monosem.analysis.scaling.law import require_enough
 from monosem.analysis.scaling.show import WIDTH
+from monosem.arguments import checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.evaluation import EVALUATING, EvaluationReport, evaluate
 from monosem.evaluation.definitions import DEFINITIONS
@@ -122,6 +123,7 @@ def halved(largest: int) -> list[int]:
     return [largest >> i for i in reversed(range(HALVINGS)) if largest >> i]
 
 
+@checked
 @as_job
 def scaling(
     make: Callable[[int], SAE],

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem import kernels
+from monosem.arguments import Device, Floating, NotNegative, Positive, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
-from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.metadata import SAEMetadata
 from monosem.sae.transform import InputTransform, TransformKind
@@ -95,21 +95,22 @@ class SAE(Weights, ABC):
         if "architecture" in vars(cls):
             SAE.registry[cls.architecture] = cls
 
+    @checked
     def __init__(
         self,
-        d_in: int,
-        n_latents: int,
+        d_in: Positive,
+        n_latents: Positive,
         *,
-        d_out: int | None = None,
+        d_out: Positive | None = None,
         subtract_b_dec: bool | None = None,
         transform: TransformKind = "centre_scale",
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-        seed: int = 0,
+        dtype: Floating = torch.float32,
+        device: Device | None = None,
+        seed: NotNegative = 0,
     ) -> None:
         super().__init__()
-        self.d_in, self.n_latents = whole_number("d_in", d_in), whole_number("n_latents", n_latents)
-        self.d_out = self.d_in if d_out is None else whole_number("d_out", d_out)
+        self.d_in, self.n_latents = d_in, n_latents
+        self.d_out = d_in if d_out is None else d_out
         self.autoencodes = d_out is None
         self.subtract_b_dec = self.autoencodes if subtract_b_dec is None else subtract_b_dec
         if self.subtract_b_dec and not self.autoencodes:
@@ -232,6 +233,7 @@ class SAE(Weights, ABC):
         fired.index_add_(0, selection.indices, (activations.detach() > 0).long())
         return kernels.over_rows(fired)
 
+    @checked
     def decode(
         self, codes: SparseCodes, x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
@@ -323,6 +325,7 @@ class SAE(Weights, ABC):
     writer: ClassVar[Callable[[SAE, str | Path], None]]
     reader: ClassVar[Callable[[str | Path, torch.device | str | None], SAE]]
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write `cfg.json` and `sae.safetensors` into a folder."""
         SAE.writer(self, path)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.kernels import Selection
 from monosem.sae.base import TrainingContext
 from monosem.sae.topk import TopKSAE
@@ -30,6 +31,7 @@ class BatchTopKSAE(TopKSAE):
     running_threshold: Float[Tensor, ""]
     threshold_weight: Float[Tensor, ""]
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
         super().__init__(d_in, n_latents, **settings)
         for name in ("running_threshold", "threshold_weight"):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.base import SAE
 
@@ -25,6 +26,7 @@ def conversion(source: str, to: str) -> Callable[[Callable[[SAE], SAE]], Callabl
     return register
 
 
+@checked
 @torch.no_grad()
 def convert(sae: SAE, to: str) -> SAE:
     """An SAE of another architecture that gives the same codes and reconstructions; the one given is left as it is.
@@ -40,6 +42,7 @@ def convert(sae: SAE, to: str) -> SAE:
     return new.train(sae.training)
 
 
+@checked
 @torch.no_grad()
 def prune_activations(sae: SAE, threshold: float | Float[Tensor, " n_latents"]) -> SAE:
     """A JumpReLU SAE with the same codes, but for those at or below a threshold, which are off.

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import Positive, checked
 from monosem.errors import ConfigError
-from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.batchtopk import BatchTopKSAE
 from monosem.sae.sources import SourceTransform
-from monosem.spelling import listed
 
 Sparsity = Literal["batchtopk", "l1"]
 
@@ -48,12 +47,13 @@ class Crosscoder(BatchTopKSAE):
     latents_compete: ClassVar[bool] = False  # each counts times its size, whatever its unit
     in_units_of_codes: ClassVar[tuple[str, ...]] = ("b_enc",)
 
+    @checked
     def __init__(
         self,
         d_in: int,
         n_latents: int,
         *,
-        n_sources: int = 2,
+        n_sources: Positive = 2,
         sparsity: Sparsity = "batchtopk",
         l1_coefficient: float | None = None,
         **settings: Any,
@@ -73,9 +73,6 @@ class Crosscoder(BatchTopKSAE):
         """
         if settings.get("d_out") is not None:
             raise ConfigError("a crosscoder predicts what it reads: leave d_out out, or use a transcoder")
-        n_sources = whole_number("n_sources", n_sources)
-        if sparsity not in get_args(Sparsity):
-            raise ConfigError(f"unknown sparsity {sparsity!r}: choose one of {listed(sparsity, get_args(Sparsity))}")
         if l1_coefficient is not None and l1_coefficient < 0:
             raise ConfigError(f"l1_coefficient must not be negative, got {l1_coefficient}")
         super().__init__(n_sources * d_in, n_latents, **settings)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.files import file_with, reading, regular_file
 from monosem.kernels import Selection
@@ -49,6 +50,7 @@ class CrossLayerTranscoder(BatchTopKSAE):
     architecture: ClassVar[str] = "cross_layer_transcoder"
     good_for: ClassVar[str] = "circuits through all layers of a model, in which a feature need not come up in each"
 
+    @checked
     def __init__(
         self,
         d_in: int,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.base import SAE
 from monosem.sae.batchtopk import BatchTopKSAE
@@ -67,6 +68,7 @@ class DenseSAE(nn.Module):
         return torch.where(pre > sae.limits, pre, 0.0).relu()
 
 
+@checked
 def dense(sae: SAE) -> DenseSAE:
     """An SAE as a module of plain PyTorch operations, which `torch.export` takes.
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.kernels import Selection
 from monosem.sae.base import TrainingContext
 from monosem.sae.threshold import Entries, ThresholdSAE
@@ -34,6 +35,7 @@ class GatedSAE(ThresholdSAE):
     good_for: ClassVar[str] = "an L1 penalty without its shrinkage: better reconstruction than relu at the same L0"
     unit_norm_decoder = True
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
         super().__init__(d_in, n_latents, **settings)
         self.r_mag = nn.Parameter(torch.zeros_like(self.b_enc))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.base import TrainingContext
 from monosem.sae.sparsity import frequency_sum
@@ -44,6 +45,7 @@ class JumpReLUSAE(ThresholdSAE):
     good_for: ClassVar[str] = "a threshold per latent, trained for L0 itself; no choice within a token or batch"
     unit_norm_decoder = True
 
+    @checked
     def __init__(
         self,
         d_in: int,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
 from monosem.sae.base import TrainingContext
@@ -29,6 +30,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     architecture: ClassVar[str] = "matryoshka"
     good_for: ClassVar[str] = "features of several levels of detail; fewer absorbed and split features"
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, *, widths: Sequence[int] | None = None, **settings: Any) -> None:
         """Make an untrained SAE.
 

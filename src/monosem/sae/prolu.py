@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.relu import ReLUSAE
 from monosem.sae.threshold import Entries
@@ -34,6 +35,7 @@ class ProLUSAE(ReLUSAE):
     architecture: ClassVar[str] = "prolu"
     good_for: ClassVar[str] = "relu without the bias's shrinkage, at the cost of relu"
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, *, gradient: Gradient = "relu", **settings: Any) -> None:
         """Make an untrained SAE.
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
-from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.weights import row_norms
@@ -25,6 +25,7 @@ TILE_NUMBERS = 2**23
 """Numbers in the largest tensor of a search: so many rows are searched for at once."""
 
 
+@checked
 @torch.no_grad()
 def pursue(
     sae: SAE,
@@ -69,7 +70,7 @@ def pursue(
             f"what a {sae.architecture} writes beside its latents takes its inputs, of which a search knows nothing: "
             "use its encoder, or a transcoder"
         )
-    if not 1 <= whole_number("k", k, least=None) <= sae.n_latents:
+    if not 1 <= k <= sae.n_latents:
         raise ConfigError(f"k must be between 1 and n_latents = {sae.n_latents}, got {k}")
     split = x.ndim - len(sae.out_shape)
     if split < 0 or tuple(x.shape[split:]) != sae.out_shape:
@@ -280,6 +281,7 @@ class MatchingPursuitSAE(SAE):
     architecture: ClassVar[str] = "matching_pursuit"
     good_for: ClassVar[str] = "hierarchical and correlated features; k times the encoding cost of topk"
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, *, k: int = 32, **common: Any) -> None:
         """Make an untrained SAE.
 
@@ -293,7 +295,7 @@ class MatchingPursuitSAE(SAE):
             ConfigError: k is not between 1 and n_latents, or d_out is given.
         """
         super().__init__(d_in, n_latents, **common)
-        if not 1 <= whole_number("k", k, least=None) <= n_latents:
+        if not 1 <= k <= n_latents:
             raise ConfigError(f"k must be between 1 and n_latents = {n_latents}, got {k}")
         if not self.subtract_b_dec:
             raise ConfigError(

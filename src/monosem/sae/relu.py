@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.base import TrainingContext
 from monosem.sae.sparsity import annealed, powers
@@ -33,6 +34,7 @@ class ReLUSAE(ThresholdSAE):
     p_now: Float[Tensor, ""]
     p_scale: Float[Tensor, ""]
 
+    @checked
     def __init__(
         self,
         d_in: int,

@@ -10,19 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import Positive, checked
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
 from monosem.sae.base import SAE
 from monosem.sae.weights import row_norms
 
 
+@checked
 def fix_suppression(
     sae: SAE,
-    x: Float[Tensor, "rows d_in"],
-    target: Float[Tensor, "rows d_out"] | None = None,
+    x: Float[Tensor, "rows ..."],
+    target: Float[Tensor, "rows ..."] | None = None,
     *,
     decoder: bool = False,
-    steps: int = 100,
+    steps: Positive = 100,
 ) -> SAE:
     """The SAE with the encoder frozen and every latent's strength fitted to the activations alone, without a penalty.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.base import SAE
 from monosem.sae.pursuit import MatchingPursuitSAE
@@ -24,6 +25,7 @@ ALIKE = 1.001
 """Norms that differ by no more are one norm, and rounding."""
 
 
+@checked
 @torch.no_grad()
 def fold(sae: SAE, *, norms: bool | None = None) -> SAE:
     """The same SAE with its transforms moved into the weights, so that it reads and writes raw activations as they are.
@@ -47,6 +49,7 @@ def fold(sae: SAE, *, norms: bool | None = None) -> SAE:
     return _moved(sae, _like(sae.transform, nothing), _like(sae.target_transform, beyond), norms)
 
 
+@checked
 @torch.no_grad()
 def unfold(
     sae: SAE, transform: InputTransform, target_transform: InputTransform | None = None, *, norms: bool | None = None
@@ -207,6 +210,7 @@ def _unit_decoder(sae: SAE, wanted: bool) -> None:
         sae.rescale_codes(norms.to(sae.W_enc.dtype))
 
 
+@checked
 @torch.no_grad()
 def prune(sae: SAE, keep: Bool[Tensor, " n_latents"] | Int[Tensor, " kept"] | Sequence[int]) -> SAE:
     """A smaller SAE of some of the latents, in their order: `prune(sae, firing_rates > 1e-5)`.

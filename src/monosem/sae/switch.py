@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
 from monosem.sae.base import TrainingContext, TrainingLoss
@@ -37,6 +38,7 @@ class SwitchSAE(TopKSAE):
     architecture: ClassVar[str] = "switch"
     good_for: ClassVar[str] = "very wide dictionaries: the encoder costs 1 / n_experts; some features come up twice"
 
+    @checked
     def __init__(
         self, d_in: int, n_latents: int, *, n_experts: int = 8, balance_coefficient: float = 0.01, **settings: Any
     ) -> None:

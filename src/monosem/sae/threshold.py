@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
@@ -91,6 +92,7 @@ class ThresholdSAE(SAE):
 
     density: Float[Tensor, ""]
 
+    @checked
     def __init__(
         self,
         d_in: int,

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError
-from monosem.files import whole_number
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 
@@ -29,6 +29,7 @@ class TopKSAE(SAE):
     good_for: ClassVar[str] = "an exact number of active latents per token; the robust first choice"
     latents_compete: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         d_in: int,
@@ -51,7 +52,7 @@ class TopKSAE(SAE):
             ConfigError: k is not between 1 and n_latents.
         """
         super().__init__(d_in, n_latents, **common)
-        if not 1 <= whole_number("k", k, least=None) <= n_latents:
+        if not 1 <= k <= n_latents:
             raise ConfigError(f"k must be between 1 and n_latents = {n_latents}, got {k}")
         self.k = k
         self.multi_coefficient = multi_coefficient

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.arguments import checked
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.jumprelu import JumpReLUSAE
@@ -28,6 +29,7 @@ class Transcoder(TopKSAE):
     architecture: ClassVar[str] = "transcoder"
     good_for: ClassVar[str] = "an MLP as a sparse, readable map from its input to its output; circuits through MLPs"
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
         """Make an untrained transcoder.
 
@@ -43,6 +45,7 @@ class Transcoder(TopKSAE):
 class SkipPath(SAE):
     """What transcoders share that have a linear path, W_skip (d_out, d_in) from zero, beside their latents."""
 
+    @checked
     def __init__(self, d_in: int, n_latents: int, **settings: Any) -> None:
         d_out = settings.pop("d_out", None)
         super().__init__(d_in, n_latents, d_out=d_in if d_out is None else d_out, **settings)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.arguments import Device, Floating, Positive, checked
 from monosem.errors import ConfigError, DataError
 from monosem.spelling import listed
 
@@ -60,12 +61,13 @@ class InputTransform(nn.Module):
     """Of whitening alone, as is its inverse."""
     inverse_matrix: Float[Tensor, "d d"]
 
+    @checked
     def __init__(
         self,
-        d: int,
+        d: Positive,
         kind: TransformKind = "centre_scale",
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        dtype: Floating = torch.float32,
+        device: Device | None = None,
     ) -> None:
         super().__init__()
         if kind not in get_args(TransformKind):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.transform import InputTransform
 
@@ -75,8 +76,9 @@ class Weights(nn.Module):
 
     # Directions in the model's own space ------------------------------------------------------------------------
 
+    @checked
     @torch.no_grad()
-    def decoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
+    def decoder_directions(self, latents: Sequence[int] | Int[Tensor, " m"] | None = None) -> Float[Tensor, "m ..."]:
         """What one unit of each latent's code adds to the raw reconstruction, (m, *out_shape): its decoder row.
 
         In the model's own units, and not of norm 1: as the model's weights meet them, for the logit lens, cosines
@@ -90,8 +92,9 @@ class Weights(nn.Module):
         rows = self.target_transform.raw_directions(self.part(self._numbers(latents))[2])
         return rows.reshape(len(rows), *self.out_shape)
 
+    @checked
     @torch.no_grad()
-    def encoder_directions(self, latents: Sequence[int] | Tensor | None = None) -> Float[Tensor, "m ..."]:
+    def encoder_directions(self, latents: Sequence[int] | Int[Tensor, " m"] | None = None) -> Float[Tensor, "m ..."]:
         """By what each latent's pre-activation grows with the raw activation, (m, *in_shape): its encoder row.
 
         As `decoder_directions`, of what the dictionary reads.

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.base import reads
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
-from monosem.text import special_tokens
+from monosem.text import special_tokens, well_formed
 from monosem.work import as_job, doing
 
 WORD = re.compile(r"\S+")
@@ -76,6 +77,7 @@ class Avoidance:
         return "\n".join([*head, *map(str, self.candidates)])
 
 
+@checked
 @as_job
 def avoid(
     model: SubjectModel,
@@ -205,7 +207,7 @@ def _triggers(
 
 def _spans(model: SubjectModel, prompt: str, tokens: Int[Tensor, " pos"]) -> list[tuple[int, int]]:
     """Where each token stands in the prompt; (0, 0) for special ones put before it."""
-    own = model.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    own = model.tokenizer(well_formed(prompt), add_special_tokens=False, return_offsets_mapping=True)
     spans = [tuple(span) for span in own["offset_mapping"]]
     before = len(tokens) - len(spans)
     return [(0, 0)] * before + spans  # type: ignore[return-value]

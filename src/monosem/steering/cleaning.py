@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.errors import ConfigError
 from monosem.models import SubjectModel
 from monosem.sae import SAE
@@ -77,6 +78,7 @@ class CleanedTask:
         return "\n".join(lines)
 
 
+@checked
 @torch.no_grad()
 def task_vector(
     model: SubjectModel,
@@ -87,7 +89,7 @@ def task_vector(
     shots: int = 8,
     prompts: int = 16,
     way: Way = "replace",
-    seed: int = 0,
+    seed: NotNegative = 0,
 ) -> SteeringVector:
     """What examples in a prompt leave at the token where the answer is to begin: mean over few-shot prompts.
 
@@ -123,6 +125,7 @@ def _mean(
     return SteeringVector(hook, vector.cpu(), f"task vector of {len(rows)} prompts, to {way}")
 
 
+@checked
 @as_job
 def clean_task_vector(
     model: SubjectModel,
@@ -135,8 +138,8 @@ def clean_task_vector(
     held_out: int = 32,
     way: Way = "replace",
     penalties: Sequence[float] = PENALTIES,
-    steps: int = 40,
-    seed: int = 0,
+    steps: Positive = 40,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> CleanedTask:
     """Take a task's vector from few-shot prompts, clean it, and compare on pairs that neither has seen.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import Positive, ZeroOrMore, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.sae import SAE, pursue
@@ -80,16 +81,17 @@ class Decomposition:
         return "\n".join([*lines, f"{hidden:>8} more"] if hidden > 0 else lines)
 
 
+@checked
 def decompose(
-    vector: SteeringVector | Float[Tensor, " d"],
+    vector: SteeringVector | Float[Tensor, " d"] | Sequence[float],
     sae: SAE,
     method: Method = "omp",
     *,
     k: int = 16,
     of: Literal["direction", "activation"] = "direction",
     loss: Loss | None = None,
-    penalty: float = 0.01,
-    steps: int = 150,
+    penalty: ZeroOrMore = 0.01,
+    steps: Positive = 150,
 ) -> Decomposition:
     """Which features a vector is made of.
 
@@ -179,7 +181,7 @@ def _decomposition(sae: SAE, x: Tensor, offset: Tensor, latents: Tensor, amounts
 
 
 def clean(
-    vector: SteeringVector | Float[Tensor, " d"],
+    vector: SteeringVector | Float[Tensor, " d"] | Sequence[float],
     sae: SAE,
     loss: Loss,
     penalties: Sequence[float],

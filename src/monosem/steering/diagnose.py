@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.features import FeatureStore
@@ -18,6 +19,7 @@ from monosem.interventions import generate
 from monosem.interventions.generate import read_prompt
 from monosem.models import SubjectModel
 from monosem.sae import SAE
+from monosem.text import well_formed
 
 ROW = 40
 """Characters of a name that are shown."""
@@ -82,6 +84,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
+@checked
 def diagnose(
     model: SubjectModel,
     sae: SAE,
@@ -92,7 +95,7 @@ def diagnose(
     top: int = 8,
     max_new_tokens: int = 40,
     temperature: float = 0.9,
-    seed: int = 0,
+    seed: NotNegative = 0,
 ) -> Diagnosis:
     """Which features a prompt and each answer trigger, against how often they fire elsewhere.
 
@@ -148,7 +151,7 @@ def _tail(model: SubjectModel, prompt: Any, ids: list[int], answer: str) -> list
     whole = model.tokens(prompt + answer)[0].tolist() if isinstance(prompt, str) else []
     if whole[: len(ids)] == ids:
         return whole[len(ids) :]
-    return model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return model.tokenizer(well_formed(answer), add_special_tokens=False)["input_ids"]
 
 
 def _read(model: SubjectModel, sae: SAE, ids: list[int]) -> SparseCodes:

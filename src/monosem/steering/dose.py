@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, DataError
 from monosem.files import replacing
 from monosem.interventions import AddVector, Generation, generate
@@ -19,7 +20,7 @@ from monosem.interventions.fluency import GRAM, Fluency, as_batch, fluency
 from monosem.models import SubjectModel
 from monosem.steering.reading import batches, spoken
 from monosem.steering.vectors import SteeringVector
-from monosem.text import special_tokens
+from monosem.text import special_tokens, well_formed
 from monosem.work import as_job, doing
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.1)
@@ -164,6 +165,7 @@ class DoseResponse:
         return "\n".join(lines)
 
 
+@checked
 @as_job
 def dose_response(
     model: SubjectModel,
@@ -174,7 +176,7 @@ def dose_response(
     strengths: Sequence[float] | None = None,
     max_new_tokens: int = 30,
     temperature: float = 0.9,
-    seed: int = 0,
+    seed: NotNegative = 0,
     tolerance: float = TOLERANCE[0],
     more_repetition: float = TOLERANCE[1],
     progress: bool = True,
@@ -221,7 +223,7 @@ def each_dose(
     strengths: Sequence[float] | None = None,
     max_new_tokens: int = 30,
     temperature: float = 0.9,
-    seed: int = 0,
+    seed: NotNegative = 0,
 ) -> tuple[list[float], Iterator[Dose]]:
     """The strengths of `dose_response`, and its doses one by one, each measured when it is asked for.
 
@@ -307,7 +309,7 @@ def first_tokens(model: SubjectModel, words: Sequence[str]) -> list[int]:
     if isinstance(words, str) or not words or not all(isinstance(word, str) and word.strip() for word in words):
         raise DataError("give a list of words, or a function of texts, as effect")
     spelled = [prefix + word.strip() for word in words for prefix in (" ", "")]
-    return sorted({model.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in spelled})
+    return sorted({model.tokenizer(well_formed(text), add_special_tokens=False)["input_ids"][0] for text in spelled})
 
 
 @torch.no_grad()

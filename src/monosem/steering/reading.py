@@ -44,6 +44,7 @@ def of_texts(
     model: SubjectModel, hook: str, texts: Sequence[str], at: str, special: Tensor
 ) -> Float[Tensor, "texts d"]:
     """One vector a text: the mean over its tokens ("mean"), or that of its last token ("last")."""
+    model.hook_point(hook).require_rows()
     found: list[Tensor] = []
     for batch in batches(model, texts):
         x = model.capture(batch, [hook])[hook].float()

@@ -101,7 +101,7 @@ class Questions:
             nullcontext() if hook is None or put is None else self.model.edit([Replace(hook, put, where=self.at_end)])
         )
         with edit:
-            logits = self.model.module(**self.batch).logits[:, :-1]
+            logits = self.model._call(self.batch).logits[:, :-1]
         wanted, mask = self.batch["input_ids"][:, 1:], self.is_answer[:, 1:]
         log_p, answers, pair = logits[mask].float().log_softmax(-1), wanted[mask], mask.nonzero()[:, 0]
         none = torch.zeros(len(mask), dtype=log_p.dtype, device=log_p.device)
@@ -154,6 +154,7 @@ def few_shot_prompts(form: Form, examples: Sequence[Pair], pairs: Sequence[Pair]
 @torch.no_grad()
 def at_ends(model: SubjectModel, hook: str, prompts: Sequence[str]) -> Float[Tensor, "prompts d"]:
     """Activations at the last token of each prompt."""
+    model.hook_point(hook).require_rows()
     found: list[Tensor] = []
     for batch in batches(model, prompts):
         x = model.capture(batch, [hook])[hook].float()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.interventions import AddVector
 from monosem.models import SubjectModel
@@ -44,6 +45,7 @@ class SteeringVector:
         return f"SteeringVector({self.hook!r}, {self.about}, norm {self.norm:.4g})"
 
 
+@checked
 @torch.no_grad()
 def steering_vector(
     source: SAE | SubjectModel,
@@ -106,7 +108,9 @@ def _of_features(sae: SAE, what: int | Sequence[int] | Mapping[int, float] | Non
     if isinstance(what, Mapping):
         weights: dict[int, float] = dict(what)
     else:
-        weights = dict.fromkeys([what] if isinstance(what, int) else list[int](what or []), 1.0)
+        weights = dict.fromkeys(
+            [what] if isinstance(what, int) else [] if what is None else [int(latent) for latent in what], 1.0
+        )
     if not weights:
         raise ConfigError("give the latents to steer with: ms.steering_vector(sae, 12), or {12: 1.0, 40: -0.5}")
     rows = sae.decoder_directions(list(weights))

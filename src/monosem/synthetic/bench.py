@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.spelling import listed
@@ -79,7 +80,8 @@ class SynthSAEBench:
     parents: Int[Tensor, " n_features"]
     """The feature without which this one does not fire, -1 where it needs none."""
 
-    def __init__(self, size: Size = "16k", seed: int = 0, **changes: Any) -> None:
+    @checked
+    def __init__(self, size: Size = "16k", seed: NotNegative = 0, **changes: Any) -> None:
         """Plant a dictionary.
 
         Args:
@@ -123,7 +125,7 @@ class SynthSAEBench:
         """How often each feature is on, but for what correlation along a tree changes."""
         return self._reached.float()
 
-    def sample(self, rows: int, seed: int = 0, start: int = 0) -> PlantedBatch:
+    def sample(self, rows: int, seed: NotNegative = 0, start: int = 0) -> PlantedBatch:
         """Rows `start` to `start + rows` of a seed."""
         from monosem.synthetic.draw import draw, pack
 
@@ -141,7 +143,7 @@ class SynthSAEBench:
         codes = SparseCodes(values, indices, offsets, self.n_features)
         return PlantedBatch(torch.from_numpy(x), codes)
 
-    def batches(self, rows: int, seed: int = 0, start: int = 0) -> Iterator[PlantedBatch]:
+    def batches(self, rows: int, seed: NotNegative = 0, start: int = 0) -> Iterator[PlantedBatch]:
         """Batches without end; for `fit`, give it their `x`."""
         while True:
             yield self.sample(rows, seed, start)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
@@ -20,8 +21,9 @@ class Clusters(KnownFeatures):
 
     features: Float[Tensor, "n_clusters d"]
 
+    @checked
     def __init__(
-        self, n_clusters: int = 8, d: int = 2, *, noise: float = 0.08, skew: float = 0.0, seed: int = 0
+        self, n_clusters: int = 8, d: int = 2, *, noise: float = 0.08, skew: float = 0.0, seed: NotNegative = 0
     ) -> None:
         """Place the clusters.
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
@@ -26,6 +27,7 @@ class Compositions(KnownFeatures):
     features: Float[Tensor, "n_features d"]
     """Directions of norm 1, kind after kind."""
 
+    @checked
     def __init__(
         self,
         d: int = 24,
@@ -33,7 +35,7 @@ class Compositions(KnownFeatures):
         likelier: float = 1.0,
         spread: float = 0.2,
         orthogonal: bool = True,
-        seed: int = 0,
+        seed: NotNegative = 0,
         **kinds: Sequence[str],
     ) -> None:
         """Plant the features.

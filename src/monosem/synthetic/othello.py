@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError
 
 SIDE = 6
@@ -55,7 +56,8 @@ class OthelloGames(NamedTuple):
         ]
 
 
-def othello_games(n: int, seed: int | tuple[int, ...] = 0, positions: int = LONGEST) -> OthelloGames:
+@checked
+def othello_games(n: int, seed: NotNegative | tuple[NotNegative, ...] = 0, positions: int = LONGEST) -> OthelloGames:
     """Play games, each move drawn evenly from the legal ones. The same seed gives the same games.
 
     Args:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.spelling import listed
@@ -32,6 +33,7 @@ class PlantedDictionary(KnownFeatures):
     probabilities: Float[Tensor, " n_features"]
     """How often each feature is on."""
 
+    @checked
     def __init__(
         self,
         n_features: int,
@@ -44,7 +46,7 @@ class PlantedDictionary(KnownFeatures):
         noise: float = 0.0,
         mean_norm: float = 0.0,
         orthogonal: bool = False,
-        seed: int = 0,
+        seed: NotNegative = 0,
     ) -> None:
         """Plant a dictionary.
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
 from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
@@ -29,6 +30,7 @@ class ToyModel(KnownFeatures):
     features: Float[Tensor, "n_features d"]
     """W, not of norm 1: a feature that the model left out has a norm of about 0."""
 
+    @checked
     def __init__(
         self,
         n_features: int,
@@ -37,7 +39,7 @@ class ToyModel(KnownFeatures):
         density: float,
         decay: float = 1.0,
         steps: int = STEPS,
-        seed: int = 0,
+        seed: NotNegative = 0,
     ) -> None:
         """Train a toy model; some seconds.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monosem import kernels
 from monosem.activations import ActivationSource, ContextActivations, HookView, LiveActivations, Standing, models_of
+from monosem.arguments import checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.models import ModelSet, SubjectModel
 from monosem.training.cost import Cost, CostFunction
@@ -36,6 +37,7 @@ class EndToEnd:
     Source: Braun et al., Identifying Functionally Important Features with End-to-End Sparse Dictionary Learning, 2024.
     """
 
+    @checked
     def __init__(
         self,
         model: SubjectModel | ModelSet,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from monosem.arguments import checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.sae import SAE
@@ -31,6 +32,7 @@ class SklearnSAE:
     `transform` gives codes as a sparse matrix of scipy, (rows, n_latents), which scikit-learn's estimators take.
     """
 
+    @checked
     def __init__(self, sae: SAE, tokens: int | None = None) -> None:
         """Wrap an SAE.
 

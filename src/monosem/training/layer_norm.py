@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from monosem.activations.inputs import described, open_text
+from monosem.arguments import NotNegative, checked
 from monosem.data import PackedText
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
@@ -105,6 +106,7 @@ class LayerNormRemoval:
         return "\n".join(lines)
 
 
+@checked
 @as_job
 def remove_layer_norm(
     model: SubjectModel,
@@ -119,7 +121,7 @@ def remove_layer_norm(
     held_out: Text | None = None,
     held_out_tokens: int = 50_000,
     elsewhere: Mapping[str, Text] | None = None,
-    seed: int = 0,
+    seed: NotNegative = 0,
     path: str | Path | None = None,
     progress: bool = True,
 ) -> LayerNormRemoval:

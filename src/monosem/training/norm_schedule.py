@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError
 
 Part = Literal["mlp", "queries and keys", "values", "final", "separators", "first"]
@@ -20,6 +21,7 @@ class Removal(NamedTuple):
     layer: int | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class NormSchedule:
     """Steps of training at which norms are removed, each layer some steps after the one below.

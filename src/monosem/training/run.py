@@ -23,8 +23,9 @@ from monosem.activations import (
     activations,
     batches,
 )
+from monosem.arguments import Positive, checked
 from monosem.errors import ConfigError, DataError, TrainingInterrupted
-from monosem.files import named_folder, whole_number
+from monosem.files import named_folder
 from monosem.ranks import Division, Group, agreed, at_work, everyone, first_alone_in
 from monosem.sae import SAE
 from monosem.training.config import TrainingConfig
@@ -41,11 +42,12 @@ LABELS = {"kl": "KL", "fvu": "FVU", "l0": "L0"}
 Callback = Callable[[Trainer, Step], None]
 
 
+@checked
 def train(
     sae: SAE,
     source: ActivationSource,
     *,
-    tokens: int,
+    tokens: Positive,
     loss: Loss | None = None,
     config: TrainingConfig | None = None,
     path: str | Path | None = None,
@@ -77,15 +79,16 @@ def train(
     """
     folder = named_folder(path) if path is not None else None
     source = source if loss is None else source.by_context()
-    member = Member(sae, source, config or TrainingConfig(), whole_number("tokens", tokens), folder, loss)
+    member = Member(sae, source, config or TrainingConfig(), tokens, folder, loss)
     return _train([member], folder, callbacks, progress)[0]
 
 
+@checked
 def train_together(
     saes: Mapping[str, SAE],
     source: ActivationSource | Mapping[str, ActivationSource],
     *,
-    tokens: int | Mapping[str, int],
+    tokens: Positive | Mapping[str, Positive],
     loss: Loss | Mapping[str, Loss | None] | None = None,
     config: TrainingConfig | Mapping[str, TrainingConfig] | None = None,
     path: str | Path | None = None,
@@ -109,13 +112,16 @@ def train_together(
         prepare: called before work starts, once the folder is found to be new or of this very run.
 
     Raises:
-        ConfigError: no SAE, different batch sizes, or a folder that holds another run.
+        ConfigError: no SAE, one without a source, different batch sizes, or a folder that holds another run.
         FileError: the folder is in use, or cannot be written.
         MismatchError: an SAE and its source have different widths.
         TrainingInterrupted: Ctrl-C; the checkpoints are written.
     """
     folder = named_folder(path) if path is not None else None
     members: list[Member] = []
+    for what, given in (("source", source), ("tokens", tokens), ("config", config)):
+        if isinstance(given, Mapping) and (missing := [name for name in saes if name not in given]):
+            raise ConfigError(f"{what} is given by name, but for {missing[0]!r} there is none")
     losses = {name: loss.get(name) if isinstance(loss, Mapping) else loss for name in saes}
     by_context = any(one is not None for one in losses.values())
     for name, sae in saes.items():
@@ -123,7 +129,7 @@ def train_together(
         own_source = own_source.by_context() if by_context else own_source
         own_config = config if isinstance(config, TrainingConfig | None) else config[name]
         own_folder = folder / name if folder is not None else None
-        own_tokens = whole_number("tokens", tokens[name] if isinstance(tokens, Mapping) else tokens)
+        own_tokens = tokens[name] if isinstance(tokens, Mapping) else tokens
         members.append(Member(sae, own_source, own_config or TrainingConfig(), own_tokens, own_folder, losses[name]))
     if not members:
         raise ConfigError("no SAE to train: give at least one, {name: sae}")
@@ -133,11 +139,12 @@ def train_together(
     return dict(zip(saes, _train(members, folder, callbacks, progress, prepare), strict=True))
 
 
+@checked
 def fit(
     sae: SAE,
     x: Tensor | np.ndarray | str | Path | Iterable[Any] | ActivationSource,
     *,
-    tokens: int | None = None,
+    tokens: Positive | None = None,
     config: TrainingConfig | None = None,
     path: str | Path | None = None,
     progress: bool = True,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
+from monosem.arguments import checked
 from monosem.errors import ConfigError, DataError, DivergenceError, MonosemError
 from monosem.ranks import Division, divided, mean_over_rows, over_latents, over_rows
 from monosem.sae import SAE, TrainingContext, TrainingLoss
@@ -78,6 +79,7 @@ class Trainer:
     parts: Parts | None = None
     """What the ranks of this machine that have other rows have in common, and what of it is changed here."""
 
+    @checked
     def __init__(self, sae: SAE, config: TrainingConfig | None = None, total_tokens: int | None = None) -> None:
         """Prepare to train.
 

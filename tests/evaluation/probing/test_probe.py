@@ -156,8 +156,8 @@ def test_pooled_codes_are_those_of_a_loop_over_texts(planted: SAE, model: Subjec
     [
         ({"k": 0}, ConfigError, "a whole number from 1 on"),
         ({"k": []}, ConfigError, "a whole number from 1 on"),
-        ({"pool": "sum"}, ConfigError, "unknown pool 'sum': choose one of mean, max, last"),
-        ({"choose": "lasso"}, ConfigError, "unknown choose 'lasso'"),
+        ({"pool": "sum"}, ConfigError, "pool must be one of 'mean', 'max', 'last'"),
+        ({"choose": "lasso"}, ConfigError, "choose must be one of 'greedy'"),
         ({"test_share": 1.0}, ConfigError, "between 0 and 1"),
         ({"leave_out": "author"}, DataError, "row 0 has no column 'author'"),
         ({"test": [{"text": f"x {i}", "label": f"odd{i % 2}"} for i in range(40)]}, DataError, "the label 'odd0'"),

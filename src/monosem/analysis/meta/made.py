@@ -18,6 +18,7 @@ from monosem.activations import activations
 from monosem.analysis.cosines import random_directions, require_one_place, unit_rows
 from monosem.analysis.meta.overlap import Overlap, overlap
 from monosem.analysis.meta.saved import Kept, read, write
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, MismatchError
 from monosem.files import named_folder
@@ -84,7 +85,8 @@ class MetaSAE:
         """Of every meta-latent, in the model's own units, at norm 1."""
         return unit_rows(self.sae.decoder_directions())
 
-    def made_of(self, latent: int, n: int | None = None) -> list[Part]:
+    @checked
+    def made_of(self, latent: int, n: Positive | None = None) -> list[Part]:
         """The meta-latents of a latent, the strongest first.
 
         Raises:
@@ -95,7 +97,8 @@ class MetaSAE:
         start, stop = self.codes.offsets[latent : latent + 2].tolist()
         return _strongest(self.codes.indices[start:stop], self.codes.values[start:stop], n)
 
-    def latents_of(self, meta: int, n: int | None = None) -> list[Part]:
+    @checked
+    def latents_of(self, meta: int, n: Positive | None = None) -> list[Part]:
         """The latents that are made of a meta-latent, the strongest first.
 
         Raises:
@@ -106,6 +109,7 @@ class MetaSAE:
         own = self.codes.indices == meta
         return _strongest(self.codes.rows()[own], self.codes.values[own], n)
 
+    @checked
     def edit(
         self,
         sae: SAE,
@@ -148,7 +152,10 @@ class MetaSAE:
             change = change + weight * directions[meta]
         return Redirect(sae, chosen, rows + rows.norm(dim=-1, keepdim=True) * change, **options)
 
-    def against(self, sae: SAE, small: SAE, *, threshold: float = 0.7, k: int | None = None, seed: int = 0) -> Overlap:
+    @checked
+    def against(
+        self, sae: SAE, small: SAE, *, threshold: float = 0.7, k: int | None = None, seed: NotNegative = 0
+    ) -> Overlap:
         """Are meta-latents what a smaller dictionary has for latents? With random directions as the null.
 
         Args:
@@ -181,6 +188,7 @@ class MetaSAE:
                 "these are meta-latents of another dictionary: ms.meta_sae(sae) finds those of this one"
             )
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write a folder, which `MetaSAE.load` reads; the page finds it as `meta_sae` beside the feature store."""
         explained = {name: [list(one.trained), list(one.held_out)] for name, one in self.explained.items()}
@@ -188,6 +196,7 @@ class MetaSAE:
         write(path, Kept(self.sae, self.codes, self.similarity, self.controls, about))
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> MetaSAE:
         """Read what `save` has written.
 
@@ -217,6 +226,7 @@ class MetaSAE:
         return printed(self.table(), width=100)
 
 
+@checked
 def meta_sae(
     sae: SAE,
     n_latents: int | None = None,
@@ -227,7 +237,7 @@ def meta_sae(
     config: TrainingConfig | None = None,
     controls: bool = True,
     path: str | Path | None = None,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> MetaSAE:
     """Decompose every latent of a dictionary: a BatchTopK dictionary is trained on its decoder rows, at norm 1.

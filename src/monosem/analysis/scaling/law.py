@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from monosem.analysis.scaling.best import Recommendation, best_width, flat_around, rounded
 from monosem.analysis.scaling.fit import EXPONENTS, Axes, fitted, predicted, refitted
+from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.intervals import Interval
 
@@ -69,6 +70,7 @@ class ScalingLaw:
     these are too few to be fitted alone."""
 
     @staticmethod
+    @checked
     def fit(
         n_latents: Sequence[int] | np.ndarray,
         tokens: Sequence[int] | np.ndarray,
@@ -128,6 +130,7 @@ class ScalingLaw:
         """What the law says of any widths and tokens."""
         return predicted(self.parameters, *self._axes(n_latents, tokens))
 
+    @checked
     def foretell(self, n_latents: int, tokens: int) -> Interval:
         """The loss of one width and number of tokens, with the interval of the fit."""
         axes = self._axes([n_latents], [tokens])
@@ -166,6 +169,7 @@ class ScalingLaw:
             return f"the best width is known no better than {rounded(low or 0)} to {rounded(high or 0)} latents"
         return None
 
+    @checked
     def recommend(self, compute: float, overhead: float = 0.0) -> Recommendation:
         """The best width and tokens for a budget.
 
@@ -189,6 +193,7 @@ class ScalingLaw:
             )
         return found
 
+    @checked
     def best_at(self, compute: float, overhead: float = 0.0) -> Recommendation:
         """As `recommend`, of any fit and any budget."""
         n0, d0 = self.middle
@@ -209,6 +214,7 @@ class ScalingLaw:
 
         return table(self)
 
+    @checked
     def draw(self, path: str | Path) -> None:
         """Write the figure (SVG): iso-compute curves, and the losses over widths and tokens with the best of both."""
         from monosem.analysis.scaling.show import draw
@@ -222,7 +228,7 @@ def require_enough(n_latents: Sequence[int] | np.ndarray, tokens: Sequence[int] 
     Raises:
         ConfigError: there are too few points, widths or numbers of tokens.
     """
-    if len(n_latents) != len(tokens) or min(*n_latents, *tokens) < 1:
+    if len(n_latents) != len(tokens) or min((*n_latents, *tokens), default=0) < 1:
         raise ConfigError("a law is fitted to as many widths as tokens, all of 1 or more")
     widths, lengths = len(set(map(int, n_latents))), len(set(map(int, tokens)))
     if widths < LEAST_WIDTHS or lengths < LEAST_TOKENS or len(n_latents) < LEAST_POINTS:

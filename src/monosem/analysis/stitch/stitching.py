@@ -16,6 +16,7 @@ from monosem.analysis.stitch.families import KINDS, Families, Family, families
 from monosem.analysis.stitch.path import Order, Path, walk
 from monosem.analysis.stitch.stitched import Stitched
 from monosem.analysis.stitch.sums import Insertions, Quadratic, read
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, MismatchError
 from monosem.sae import SAE
 from monosem.text import printed
@@ -47,6 +48,7 @@ class Stitching:
             found[list(family.large)] = family.kind
         return found.astype(str)
 
+    @checked
     def path(self, order: Order = "steady") -> Path:
         """A path from the small dictionary to the large one; see `walk` for orders. Nothing is read again.
 
@@ -55,6 +57,7 @@ class Stitching:
         """
         return walk(self.quadratic, self.families, self.small.n_latents, self.large.n_latents, order)
 
+    @checked
     def at(self, path: Path, point: int) -> Stitched:
         """The mixture after so many moves of a path; negative numbers count from its end.
 
@@ -109,6 +112,7 @@ class Stitching:
         return printed(self.table(), width=110)
 
 
+@checked
 def stitch(
     small: SAE,
     large: SAE,
@@ -116,7 +120,7 @@ def stitch(
     *,
     threshold: float = 0.7,
     rows: int = 100_000,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Stitching:
     """Compare two dictionaries of the same activations latent by latent, in one pass over these.

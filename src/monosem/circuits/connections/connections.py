@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.circuits.connections.linear import LinearFit, fit_linear
 from monosem.circuits.connections.pairs import Pairs, collect, read_pairs, sparse
 from monosem.circuits.connections.straight import between, lies_between, through
@@ -199,6 +200,7 @@ def pre_activations(site: Site, chosen: Tensor, latents: Int[Tensor, " m"]) -> F
     return sae.centred(sae.transform(rows.to(W_enc.dtype))) @ W_enc.T + b_enc
 
 
+@checked
 @as_job
 def connections(
     model: SubjectModel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.circuits.connections.expand import Source, Sources, sources_of
 from monosem.circuits.sites import Dictionaries, sites_of
 from monosem.errors import ConfigError, DataError
@@ -119,11 +121,12 @@ class DirectAttribution:
         return "\n".join(lines)
 
 
+@checked
 @torch.no_grad()
 def direct_attribution(
     model: SubjectModel,
     sae: SAE,
-    inputs: Any,
+    inputs: str | Sequence[int] | Tensor,
     latent: int,
     *,
     hook: str | None = None,

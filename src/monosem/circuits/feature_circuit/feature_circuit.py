@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.circuits.feature_circuit.batches import Asked, Method, Told
 from monosem.circuits.feature_circuit.edges import OUTPUT, edges_of
 from monosem.circuits.feature_circuit.faithfulness import BASELINES, SIZES, Baseline, Errors, Faithfulness, faithfulness
@@ -73,7 +74,7 @@ class FeatureCircuit(CircuitData):
         *,
         baselines: Sequence[Baseline] = BASELINES,
         errors: Errors = "nodes",
-        seed: int = 0,
+        seed: NotNegative = 0,
         progress: bool = True,
     ) -> Faithfulness:
         """Run the model with the largest nodes alone, and without them, for several sizes.
@@ -130,6 +131,7 @@ class FeatureCircuit(CircuitData):
         return "\n".join(lines)
 
 
+@checked
 @as_job
 def feature_circuit(
     model: SubjectModel,
@@ -139,7 +141,7 @@ def feature_circuit(
     metric: Of | Told = "loss",
     *,
     method: Method = "gradient",
-    steps: int = 16,
+    steps: Positive = 16,
     position: int = -1,
     ablate: Ablation = "mean",
     by_position: bool = False,

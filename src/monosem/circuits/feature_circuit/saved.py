@@ -87,7 +87,6 @@ def write_circuit(circuit: CircuitData, folder: Path) -> None:
         "n_nodes": circuit.n_nodes,
         "error_share": None if math.isnan(circuit.error_share) else circuit.error_share,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / NAMES[1], arrays)
     write_json(folder / NAMES[0], about, indent=1)
 

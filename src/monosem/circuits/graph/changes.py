@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.arguments import checked
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.units import Dictionaries, units_of
 from monosem.circuits.graph.core import GraphCore
@@ -45,6 +46,7 @@ class Change:
         return "\n".join([f"{'target':24} {'was':>9} {'direct':>9} {'predicted':>9} {'measured':>9}", *lines])
 
 
+@checked
 def change_features(
     graph: GraphCore, model: SubjectModel, dictionaries: Dictionaries, factors: Mapping[str, float]
 ) -> Change:

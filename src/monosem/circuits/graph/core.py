@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from typing_extensions import TypedDict
 
+from monosem.arguments import Positive, checked
 from monosem.circuits.graph.influence import influence_of, scores_of
+from monosem.errors import ConfigError
 
-KINDS = ("feature", "error", "token", "position", "bias", "beginning", "remainder", "target")
+Kind = Literal["feature", "error", "token", "position", "bias", "beginning", "remainder", "target"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "target"
 """The place of the constant that a target adds itself: an encoder's bias, the head's."""
 
@@ -148,11 +151,23 @@ class GraphCore:
         """Edges, (F + K, N)."""
         return csr_matrix((self.values, self.columns, self.offsets), shape=(len(self.offsets) - 1, self.n_sources))
 
+    @checked
     def edge(self, source: int, target: int) -> float:
-        """What one node adds to another, by their numbers; 0 where there is no edge."""
-        row = int(np.flatnonzero(self.rows == target)[0])
-        part = slice(self.offsets[row], self.offsets[row + 1])
+        """What one node adds to another, by their numbers; 0 where there is no edge.
+
+        Raises:
+            ConfigError: the second is no node that has sources.
+        """
+        part = self._edges_of(target)
         return float(self.values[part][self.columns[part] == source].sum())
+
+    def _edges_of(self, target: int) -> slice:
+        found = np.flatnonzero(self.rows == target)
+        if not len(found):
+            raise ConfigError(
+                f"node {target} has no sources: features have, and targets (graph.rows are their numbers)"
+            )
+        return slice(self.offsets[found[0]], self.offsets[found[0] + 1])
 
     def count(self) -> None:
         """Influence and scores anew, from the edges."""
@@ -162,14 +177,19 @@ class GraphCore:
         found = scores_of(matrix, kinds, n_features, weights, self.influence)
         self.replacement_score, self.completeness_score = found
 
-    def top(self, k: int = 10, kind: str = "feature") -> list[int]:
+    @checked
+    def top(self, k: Positive = 10, kind: Kind = "feature") -> list[int]:
         """The numbers of the most influential nodes of a kind."""
         of_kind = np.flatnonzero(self.nodes.kind[: self.n_sources] == kind)
         return of_kind[np.argsort(-self.influence[of_kind], kind="stable")[:k]].tolist()
 
-    def sources_of(self, target: int, k: int = 10) -> list[tuple[int, float]]:
-        """The strongest edges to a node, by their size: source and what it adds."""
-        row = int(np.flatnonzero(self.rows == target)[0])
-        part = slice(self.offsets[row], self.offsets[row + 1])
+    @checked
+    def sources_of(self, target: int, k: Positive = 10) -> list[tuple[int, float]]:
+        """The strongest edges to a node, by their size: source and what it adds.
+
+        Raises:
+            ConfigError: it is no node that has sources.
+        """
+        part = self._edges_of(target)
         order = np.argsort(-np.abs(self.values[part]), kind="stable")[:k]
         return [(int(self.columns[part][i]), float(self.values[part][i])) for i in order]

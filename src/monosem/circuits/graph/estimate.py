@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from monosem.arguments import NotNegative, Positive, Share, checked
 from monosem.circuits.frozen.pattern import BLOCK, BLOCK_NUMBERS, HELD_BYTES, Pattern
 from monosem.circuits.frozen.steps import Linear, Mix
 from monosem.circuits.frozen.units import Dictionaries, DictionaryUnit, Unit, units_of
@@ -97,8 +98,14 @@ class Estimate:
         return "\n".join(parts)
 
 
+@checked
 def plan_trace(
-    model: SubjectModel, dictionaries: Dictionaries, prompt: Any, *, max_features: int = 5_000, edges: float = 1.0
+    model: SubjectModel,
+    dictionaries: Dictionaries,
+    prompt: str | Positive | Sequence[int] | Tensor,
+    *,
+    max_features: NotNegative = 5_000,
+    edges: Share = 1.0,
 ) -> Estimate:
     """What `ms.trace` of a prompt will take, without running the model.
 
@@ -113,6 +120,8 @@ def plan_trace(
         length = int(model.tokens(prompt).shape[1])
     else:
         length = prompt if isinstance(prompt, int) else int(torch.as_tensor(prompt).numel())
+    if not length:
+        raise DataError("the prompt is empty")
     start = time.process_time()
     units = units_of(model, dictionaries)
     looked = (time.process_time() - start) / torch.get_num_threads()

@@ -23,12 +23,11 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from monosem.circuits.graph.core import TargetInfo
+from monosem.circuits.graph.core import Kind, TargetInfo
 
 SCHEMA_VERSION = 1
 FEATURE, ERROR, TOKEN, TARGET = "cross layer transcoder", "mlp reconstruction error", "embedding", "logit"
 ATTENTION_FEATURE, ATTENTION_ERROR = "lorsa", "lorsa error"
-Kind = Literal["feature", "error", "token", "position", "bias", "beginning", "remainder", "target"]
 
 
 STRICT = with_config(ConfigDict(strict=True, allow_inf_nan=False))

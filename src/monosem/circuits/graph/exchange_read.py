@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from monosem.arguments import checked
 from monosem.circuits.graph.core import Nodes, Supernode, TargetInfo
 from monosem.circuits.graph.exchange_format import (
     ATTENTION_ERROR,
@@ -129,6 +130,7 @@ def _meant(nodes: list[Read], several: list[int], target: int) -> int:
     return feature if behind else error
 
 
+@checked
 def read_graph(path: str | Path) -> Graph:
     """A graph from a folder that `Graph.save` has written, or from a file of Neuronpedia, circuit-tracer or `to_json`.
 

@@ -9,6 +9,7 @@ from typing import Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.circuits.graph.audit import Audit, audit
 from monosem.circuits.graph.core import KINDS, EdgeHead, GraphCore, Nodes, Supernode, TargetInfo
 from monosem.circuits.graph.edge_heads import keep_heads
@@ -50,6 +51,7 @@ class Graph(GraphCore):
     what its activation function reads; of a logit: to its distance from the mean logit). Rows sum to `row_total`.
     """
 
+    @checked
     def pruned(self, nodes: float = 0.8, edges: float = 0.98) -> Graph:
         """A smaller graph that keeps so large shares of the influence: see `circuits.prune`."""
         return prune(self, nodes, edges)
@@ -58,16 +60,19 @@ class Graph(GraphCore):
         """How exactly rows add up, and what explains each."""
         return audit(self)
 
-    def keep_heads(self, most: int = 100) -> None:
+    @checked
+    def keep_heads(self, most: NotNegative = 100) -> None:
         """Keep through which attention heads the strongest edges go: in what is saved, on the page, in its one file."""
         keep_heads(self, most)
 
-    def verify(self, n: int = 20, *, factor: float = 0.0, seed: int = 0) -> Verification:
+    @checked
+    def verify(self, n: Positive = 20, *, factor: float = 0.0, seed: NotNegative = 0) -> Verification:
         """Intervene in the model on n nodes, edges and groups each, and compare with what the graph predicts."""
         return verify(self, n, factor=factor, seed=seed)
 
     # Shown and exchanged ----------------------------------------------------------------------------------------------
 
+    @checked
     def html(self, path: str | Path) -> Path:
         """Write the graph as one HTML file that needs nothing else: the explorer's page of it, labels inside.
 
@@ -77,6 +82,7 @@ class Graph(GraphCore):
         write_text(path, graph_page(graph_view(self)))
         return Path(path)
 
+    @checked
     def to_json(self, path: str | Path) -> Path:
         """Write the graph as Neuronpedia and circuit-tracer read it; `ms.read_graph` reads it again.
 
@@ -87,6 +93,7 @@ class Graph(GraphCore):
 
     # Files ------------------------------------------------------------------------------------------------------------
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write graph.json and graph.safetensors into a folder.
 
@@ -94,7 +101,6 @@ class Graph(GraphCore):
             FileError: it cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         hooks = sorted(set(self.nodes.hook.tolist()))
         numbers = {hook: number for number, hook in enumerate(hooks)}
         arrays = {

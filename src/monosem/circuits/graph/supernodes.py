@@ -17,6 +17,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import squareform
 
+from monosem.arguments import checked
 from monosem.circuits.graph.core import GraphCore, Supernode
 from monosem.errors import ConfigError
 
@@ -58,6 +59,7 @@ def _cosines(rows: Any) -> np.ndarray:
     return (rows @ rows.T).toarray() / (np.outer(norms, norms) + SAFE)
 
 
+@checked
 def find_supernodes(
     graph: GraphCore,
     *,

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.arguments import NotNegative, Share, checked
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.circuits.frozen.units import Dictionaries, Unit, units_of
 from monosem.circuits.graph.core import OWN, Nodes, TargetInfo
@@ -35,6 +36,7 @@ from monosem.models import SubjectModel
 from monosem.work.progress import as_job, doing
 
 
+@checked
 @as_job
 def trace(
     model: SubjectModel,
@@ -43,8 +45,8 @@ def trace(
     target: Target | list[Target] = None,
     *,
     position: int = -1,
-    max_features: int = 5_000,
-    edges: float = 1.0,
+    max_features: NotNegative = 5_000,
+    edges: Share = 1.0,
     progress: bool = True,
 ) -> Graph:
     """Which features, errors, tokens and constants make what a model says of a prompt, and which made these.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from monosem.activations.inputs import open_text
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.circuits.heads.scores import MEANING, Example, Sums, Watch, read, readings
 from monosem.circuits.heads.successors import successions
 from monosem.circuits.heads.weights import attention_of, n_heads
@@ -162,15 +163,16 @@ class Heads:
         return "\n".join(lines)
 
 
+@checked
 @as_job
 def heads(
     model: SubjectModel,
     texts: Text = "bundled",
     *,
     documents: int = 100,
-    context_length: int | None = None,
+    context_length: Positive | None = None,
     examples: int = 6,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Heads:
     """Measure what every attention head does, in one pass that keeps one layer's patterns at a time.

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from rich import box
 from rich.table import Table
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, DataError
 from monosem.evaluation.probing.columns import Columns, chosen, fit_columns
 from monosem.evaluation.probing.logistic import Logistic, fit_dense
@@ -98,6 +99,7 @@ class Absorption:
         write_json(path, {"facts": self.facts, "metrics": metrics, "letters": letters})
 
 
+@checked
 @as_job
 @torch.no_grad()
 def absorption(
@@ -108,7 +110,7 @@ def absorption(
     words: Sequence[str] | None = None,
     n_words: int = 2_000,
     shots: int = 3,
-    seed: int = 0,
+    seed: NotNegative = 0,
     progress: bool = True,
 ) -> Absorption:
     """Absorption and feature splitting of first letters, as SAEBench means them, by other code.

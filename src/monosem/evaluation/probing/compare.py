@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 from scipy import sparse, stats
 
+from monosem.arguments import checked
 from monosem.data.documents import Text
 from monosem.errors import ConfigError, DataError
 from monosem.evaluation.probing.pooled import Place, PooledCodes, place_of, read_texts
@@ -144,6 +145,7 @@ class Side(NamedTuple):
     alarms: dict[str, Float[np.ndarray, " documents"]]
 
 
+@checked
 @as_job
 @torch.no_grad()
 def compare_texts(

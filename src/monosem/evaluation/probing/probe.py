@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from monosem.arguments import NotNegative, checked
 from monosem.errors import ConfigError, DataError
 from monosem.evaluation.going_on import Keeping
 from monosem.evaluation.probing.columns import Choose
@@ -33,6 +34,7 @@ SAMPLE = 4_096
 """Tokens by which random SAEs are scaled."""
 
 
+@checked
 @as_job
 @torch.no_grad()
 def probe(
@@ -52,7 +54,7 @@ def probe(
     examples: int | None = None,
     controls: bool = True,
     random_saes: int = 3,
-    seed: int = 0,
+    seed: NotNegative = 0,
     keep: str | Path | None = None,
     minutes: float = 2.0,
     progress: bool = True,
