@@ -1,9 +1,10 @@
-"""Makes the explorer's pictures again: `python docs/images/make.py runs/demo [--beside RUN] [--smollm2 RUN]`.
+"""Makes the explorer's pictures again: `python docs/images/make.py runs/demo [--beside RUN] [--smollm2 RUN] ...`.
 
-It takes the run of `make demo`, another run of the same model with another seed for the comparison, and the run of
-`make smollm2`; a picture whose run is not given stays as it is. Runs are copied: nothing is written into them. What
-needs other things is not made here: `circuit.png` (four transcoders), `rewards.png` (a reward model), `rating.png` (two
-explainers), `optimised.png` and `dose.svg` (docs/vision.md and docs/steering.md say how).
+It takes the run of `make demo`, another run of the same model with another seed for the comparison, the run of `make
+smollm2`, and the runs of recipes/smollm2_transcoders; a picture whose run is not given stays as it is. Runs are copied:
+nothing is written into them. What needs other things is not made here: `circuit.png` (four transcoders), `rewards.png`
+(a reward model), `rating.png` (two explainers), `optimised.png` and `dose.svg` (docs/vision.md and docs/steering.md say
+how).
 
 LOOK at each picture afterwards.
 """
@@ -35,6 +36,12 @@ WAIT = 600_000
 """Milliseconds."""
 TEXT = "She put her hand upon the river bank and looked down at the water."
 PROMPTS = ("The king of France was a great man. The queen of France was a great", "The king of England was a great")
+
+LONG = (
+    "On a cold and rainy day in the middle of October Mary and John went to the store in the old part of the town by "
+    "the river. They bought bread, apples and a large bottle of fresh milk, and after they had paid for everything at "
+    "the counter, John gave the bottle of milk to"
+)
 
 
 @contextmanager
@@ -177,11 +184,23 @@ def of_smollm2(camera: Camera) -> None:
     camera.take("smollm2_feature")
 
 
+def of_the_transcoders(camera: Camera, runs: Path, folder: Path) -> None:
+    """A graph of SmolLM2's thirty transcoders, as one file."""
+    coders = [ms.load_sae(run) for run in sorted(runs.iterdir(), key=lambda run: int(run.name.rpartition(".")[2]))]
+    graph = ms.trace(ms.load_model(str(coders[0].metadata.model)), coders, LONG, max_features=2000)
+    print(graph.audit())
+    path = graph.pruned().html(folder / "circuit.html")
+    camera.base = ""
+    camera.open(path.as_uri(), "canvas")
+    camera.take("smollm2_circuit", 860)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="of make demo")
     parser.add_argument("--beside", type=Path, help="a run of another seed")
     parser.add_argument("--smollm2", type=Path, help="of make smollm2")
+    parser.add_argument("--transcoders", type=Path, help="of recipes/smollm2_transcoders, a folder of runs")
     parser.add_argument("--only", nargs="*", help="of the demo's pictures these alone")
     given = parser.parse_args()
     browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -207,6 +226,8 @@ def main() -> None:
         if given.smollm2:
             with served([copied(given.smollm2, "smollm2")]) as base:
                 of_smollm2(Camera(window, base))
+        if given.transcoders:
+            of_the_transcoders(Camera(window, ""), given.transcoders, Path(temporary))
         browser.close()
 
 

@@ -493,7 +493,7 @@ def test_a_function_that_sees_all_prompts_is_not_given_some(model: SubjectModel,
         whole(model, dictionaries[0], metric=lambda out: out.logits[:, -1, 3], batch_size=2)
     with pytest.raises(DataError, match="gives 1 numbers for 2 prompts"):
         whole(model, dictionaries[0], metric=lambda out, _: out.logits[:, -1, 3].mean(), batch_size=2)
-    with pytest.raises(ConfigError, match="batch_size is 1 or more"):
+    with pytest.raises(ConfigError, match="batch_size must be a whole number of at least 1"):
         whole(model, dictionaries[0], batch_size=0)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from monosem.activations.inputs import open_images, pixel_format
 from monosem.analysis.kept_images import Facts, keep
 from monosem.analysis.picture import Pictures, colours_of, jittered
-from monosem.arguments import NotNegative, checked
+from monosem.arguments import NotNegative, Positive, checked
 from monosem.data.batch import kept_positions
 from monosem.data.images import Images
 from monosem.data.pixels import as_image
@@ -124,8 +124,8 @@ def optimise_image(
     *,
     images: Any = None,
     over: Over = "max",
-    steps: int = 256,
-    n_random: int = 8,
+    steps: Positive = 256,
+    n_random: NotNegative = 8,
     jitter: bool = True,
     hook: str | None = None,
     seed: NotNegative = 0,
@@ -164,7 +164,7 @@ def optimise_image(
     """
     chosen = [latents] if isinstance(latents, int) else list(latents)
     name = hook or sae.metadata.hook
-    wanted = _checked(model, sae, chosen, name, over, steps, n_random)
+    wanted = _checked(model, sae, chosen, name)
     assert name is not None
 
     def opened(source: Any) -> Images:
@@ -224,9 +224,7 @@ def activations_on(
             stage.advance(len(batch))
 
 
-def _checked(
-    model: SubjectModel, sae: SAE, latents: list[int], hook: str | None, over: str, steps: int, n_random: int
-) -> PixelFormat:
+def _checked(model: SubjectModel, sae: SAE, latents: list[int], hook: str | None) -> PixelFormat:
     """The images that the model reads."""
     wanted = sae.metadata.pixels or pixel_format(model)
     if wanted is None:
@@ -239,8 +237,6 @@ def _checked(
     if wrong or not latents:
         what = f"there is no latent {wrong[0]}" if wrong else "no latent is given"
         raise ConfigError(f"{what}: there are latents 0 to {sae.n_latents - 1}")
-    if over not in ("max", "mean") or steps < 1 or n_random < 0:
-        raise ConfigError(f'over is "max" or "mean", got {over!r}, with {steps} steps and {n_random} random directions')
     return wanted
 
 

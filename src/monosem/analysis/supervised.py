@@ -165,8 +165,6 @@ def supervised_dictionary(
         HookError: the model has no such place.
     """
     n = _same_length(attributes)
-    if method not in ("means", "least_squares"):
-        raise ConfigError(f'method is "means" or "least_squares", got {method!r}')
     for name, values in attributes.items():
         if len(set(values)) < 2:
             raise ConfigError(f"attribute {name!r} has the same value everywhere: there is nothing to learn of it")

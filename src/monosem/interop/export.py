@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 from monosem.arguments import checked
-from monosem.errors import ConfigError
 from monosem.files import named_folder, replacing, write_json, write_safetensors, write_text
 from monosem.interop.writers import circuit_tracer, dictionary_learning, gemma_scope, saelens, sparsify
 from monosem.sae import SAE
-from monosem.spelling import listed
 
 Format = Literal["monosem", "saelens", "dictionary_learning", "sparsify", "gemma_scope", "circuit_tracer"]
 WRITERS: dict[str, Callable[[SAE, bool], dict[str, Any]]] = {
@@ -55,8 +53,6 @@ def export_sae(sae: SAE, path: str | Path, to: Format = "saelens", *, fold: bool
         ConfigError: the format cannot hold it; the message says why and what to do.
         FileError: the disk is full, or the folder cannot be written.
     """
-    if to not in get_args(Format):
-        raise ConfigError(f"{to!r} is no format that is written: {listed(str(to), get_args(Format))}")
     folder = named_folder(path)
     if to == "monosem":
         sae.save(folder)

@@ -127,8 +127,6 @@ def attribute(
         raise ConfigError("this SAE does not know its hook point: attribute(..., hook='resid_post.2')")
     if not sae.autoencodes or len(sae.in_shape) > 1:
         raise ConfigError(f"a {sae.architecture} does not rebuild what it reads: attribute takes an SAE of one place")
-    if method not in ("gradient", "integrated") or steps < 1:
-        raise ConfigError(f'method is "gradient" or "integrated" of 1 step or more, got {method!r} of {steps}')
     joined_once(sae, model, name)
     for later in through:
         joined_once(later, model, later.metadata.hook or [])

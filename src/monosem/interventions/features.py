@@ -167,8 +167,6 @@ class Ablate(FeatureEdit):
             ConfigError: there is no such latent or setting.
         """
         super().__init__(sae, latents, hook=hook, where=where, keep_error=keep_error)
-        if by not in ("zero", "mean", "resample"):
-            raise ConfigError(f'by is "zero", "mean" or "resample", got {by!r}')
         if by == "zero" and source is not None:
             raise ConfigError('a source is for by="mean" and by="resample"')
         self.by, self.source, self.seed = by, source, seed

@@ -57,8 +57,6 @@ class Where:
             if not given or not all(isinstance(t, str) or (_is_integer(t) and t >= 0) for t in given):
                 raise ConfigError(f"tokens of Where are ids or strings, got {self.tokens!r}")
             set_(self, "tokens", tuple(given))
-        if self.phase not in (None, "prompt", "generated"):
-            raise ConfigError(f'phase of Where is "prompt" or "generated", got {self.phase!r}')
         if self.rows is not None:
             set_(self, "rows", _integers(self.rows, "rows"))
             if min(self.rows) < 0:  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from monosem.arguments import checked
 from monosem.errors import ConfigError
 from monosem.sae.relu import ReLUSAE
 from monosem.sae.threshold import Entries
-from monosem.spelling import listed
 
 Gradient = Literal["relu", "ste"]
 
@@ -49,8 +48,6 @@ class ProLUSAE(ReLUSAE):
             ConfigError: another gradient.
         """
         super().__init__(d_in, n_latents, **settings)
-        if gradient not in get_args(Gradient):
-            raise ConfigError(f"unknown gradient {gradient!r}: choose one of {listed(gradient, get_args(Gradient))}")
         self.gradient: Gradient = gradient
 
     @property

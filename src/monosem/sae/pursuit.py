@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,6 @@ from monosem.errors import ConfigError, DataError
 from monosem.kernels import Selection
 from monosem.sae.base import SAE, TrainingContext, TrainingLoss
 from monosem.sae.weights import row_norms
-from monosem.spelling import listed
 
 PursuitMethod = Literal["omp", "gradient", "matching"]
 
@@ -61,8 +60,6 @@ def pursue(
     Source: Pati et al., Orthogonal Matching Pursuit, 1993; Mallat & Zhang, Matching Pursuits, 1993; Blumensath &
     Davies, Gradient Pursuits, 2008; for SAEs: Nanda et al., Progress Update #1 from the GDM Mech Interp Team, 2024.
     """
-    if method not in get_args(PursuitMethod):
-        raise ConfigError(f"unknown method {method!r}: choose one of {listed(method, get_args(PursuitMethod))}")
     if "W_dec" not in dict(sae.named_parameters()):
         raise ConfigError(f"a {sae.architecture} has no single W_dec to search in: use its encoder")
     if sae.other_writers():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from monosem.arguments import Device, Floating, Positive, checked
 from monosem.errors import ConfigError, DataError
-from monosem.spelling import listed
 
 TransformKind = Literal[
     "centre_scale",
@@ -70,8 +69,6 @@ class InputTransform(nn.Module):
         device: Device | None = None,
     ) -> None:
         super().__init__()
-        if kind not in get_args(TransformKind):
-            raise ConfigError(f"unknown transform {kind!r}: choose one of {listed(kind, get_args(TransformKind))}")
         self.kind: TransformKind = kind
         self.fitted = kind in ("none", *PER_ROW)
         self.register_buffer("mean", torch.zeros(d, dtype=dtype, device=device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from monosem.arguments import Positive, ZeroOrMore, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.sae import SAE, pursue
-from monosem.spelling import listed
 from monosem.steering.vectors import SteeringVector
 
 Method = Literal["encoder", "pursuit", "omp", "task"]
@@ -116,10 +115,6 @@ def decompose(
         ConfigError: an unknown method, or a loss is missing or useless.
         DataError: the vector has another width, is 0 or not finite.
     """
-    if method not in get_args(Method):
-        raise ConfigError(f"unknown method {method!r}: choose one of {listed(method, get_args(Method))}")
-    if of not in ("direction", "activation"):
-        raise ConfigError(f'of is "direction" or "activation", got {of!r}')
     if (method == "task") != (loss is not None):
         raise ConfigError('method="task" needs the task\'s loss, a function of the vector, and no other method does')
     x, origin, offset = _prepared(vector, sae, of)

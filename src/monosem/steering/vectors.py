@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,6 @@ from monosem.errors import ConfigError
 from monosem.interventions import AddVector
 from monosem.models import SubjectModel
 from monosem.sae import SAE
-from monosem.spelling import listed
 from monosem.steering.reading import of_texts
 from monosem.text import special_tokens
 
@@ -87,9 +86,6 @@ def steering_vector(
         raise ConfigError(
             "from a model: give positive and negative texts, and hook='resid_post.15'; from features: an SAE"
         )
-    for name, value, choices in (("method", method, get_args(Method)), ("at", at, get_args(At))):
-        if value not in choices:
-            raise ConfigError(f"unknown {name} {value!r}: choose one of {listed(str(value), choices)}")
     special = torch.tensor(sorted(special_tokens(source.tokenizer)), dtype=torch.int64)
     high, low = (of_texts(source, hook, texts, at, special) for texts in (positive, negative))
     vector = high.mean(0) - low.mean(0)

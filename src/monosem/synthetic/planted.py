@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,6 @@ from torch import Tensor
 from monosem.arguments import NotNegative, checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError
-from monosem.spelling import listed
 from monosem.synthetic.known import PLANTED, KnownFeatures, PlantedBatch
 
 Magnitudes = Literal["constant", "uniform", "exponential"]
@@ -69,10 +68,6 @@ class PlantedDictionary(KnownFeatures):
             raise ConfigError(f"cannot plant {n_features} {'orthogonal ' if orthogonal else ''}features in width {d}")
         if not 0 <= correlation < 1:
             raise ConfigError(f"correlation must be at least 0 and below 1, got {correlation}")
-        if magnitudes not in get_args(Magnitudes):
-            raise ConfigError(
-                f"unknown magnitudes {magnitudes!r}: choose one of {listed(magnitudes, get_args(Magnitudes))}"
-            )
         weights = torch.arange(1, n_features + 1, dtype=torch.float64) ** -skew
         self.probabilities = (l0 * weights / weights.sum()).to(torch.float32)
         if not (l0 > 0 and self.probabilities.max() < 1):

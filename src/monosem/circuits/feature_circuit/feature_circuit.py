@@ -145,9 +145,9 @@ def feature_circuit(
     position: int = -1,
     ablate: Ablation = "mean",
     by_position: bool = False,
-    max_nodes: int = 100,
+    max_nodes: Positive = 100,
     edges: bool = True,
-    batch_size: int | None = None,
+    batch_size: Positive | None = None,
     progress: bool = True,
 ) -> FeatureCircuit:
     """Which features at several places make a number, by how much, and which of them make each other.
@@ -192,12 +192,6 @@ def feature_circuit(
         DataError: prompts do not stand side by side, one prompt has no mean, the number is not finite.
         MismatchError: a dictionary does not fit the model.
     """
-    if method not in ("gradient", "integrated") or steps < 1:
-        raise ConfigError(f'method is "gradient" or "integrated" of 1 step or more, got {method!r} of {steps}')
-    if ablate not in ("mean", "zero") or max_nodes < 1:
-        raise ConfigError(f'ablate is "mean" or "zero", max_nodes at least 1, got {ablate!r}, {max_nodes}')
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size is 1 or more, got {batch_size}")
     read = _read(model, clean), _read(model, corrupt)
     asked = Asked(model, *read, metric, position, method, steps, ablate, by_position, batch_size)
     parts = Parts(asked, dictionaries)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,8 +101,6 @@ def probe(
         MismatchError: the SAE does not fit the model.
     """
     ks = _numbers(k)
-    _require(pool, "pool", get_args(Pool))
-    _require(choose, "choose", get_args(Choose))
     if not 0 < test_share < 1:
         raise ConfigError(f"test_share is the share of texts for the test, between 0 and 1, got {test_share}")
     saes = dict(sae) if isinstance(sae, Mapping) else {"SAE": sae}
@@ -236,8 +234,3 @@ def _numbers(k: int | Sequence[int]) -> list[int]:
     if not ks or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in ks):
         raise ConfigError(f"k is how many latents a probe reads, a whole number from 1 on, or several; got {k!r}")
     return sorted(set(ks))
-
-
-def _require(value: str, name: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"unknown {name} {value!r}: choose one of {listed(str(value), choices)}")
