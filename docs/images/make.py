@@ -189,10 +189,10 @@ def of_the_transcoders(camera: Camera, runs: Path, folder: Path) -> None:
     coders = [ms.load_sae(run) for run in sorted(runs.iterdir(), key=lambda run: int(run.name.rpartition(".")[2]))]
     graph = ms.trace(ms.load_model(str(coders[0].metadata.model)), coders, LONG, max_features=2000)
     print(graph.audit())
-    path = graph.pruned().html(folder / "circuit.html")
+    path = graph.pruned(0.35, 0.9).html(folder / "circuit.html")
     camera.base = ""
     camera.open(path.as_uri(), "canvas")
-    camera.take("smollm2_circuit", 860)
+    camera.take("smollm2_circuit", 1000)
 
 
 def main() -> None:
