@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import monosem as ms
-from monosem.arguments import AboveZero, Device, NotNegative, Part, Positive, Share, ZeroOrMore, checked, hints_of
+from monosem.arguments import AboveZero, Device, NotNegative, Positive, Share, ZeroOrMore, checked, hints_of
 from monosem.models import SubjectModel
 
 ROWS = torch.ones(3, 4)
@@ -30,7 +30,6 @@ def function(
     rate: AboveZero = 1.0,
     penalty: ZeroOrMore = 0.0,
     share: Share = 0.5,
-    part: Part = 0.5,
     names: Sequence[str] = (),
     latents: int | Sequence[int] = 0,
     pair: tuple[int, int] | None = None,
@@ -64,6 +63,7 @@ FITS = [
     {"latents": {1, 2}},
     {"latents": torch.tensor([1, 2])},
     {"latents": np.arange(4)},
+    {"latents": torch.arange(5_000)},
     {"pair": (0, 1)},
     {"pair": [0, 1]},
     {"method": "gradient"},
@@ -89,7 +89,6 @@ REFUSED = [
     ({"rate": float("nan")}, "rate must be a number above 0, not nan$"),
     ({"penalty": -0.1}, "penalty must be a number of at least 0"),
     ({"share": 1.5}, "share must be a number between 0 and 1"),
-    ({"part": 1}, "part must be a number above 0 and below 1"),
     ({"names": "abc"}, "names must be a list of strings, not 'abc'$"),
     ({"names": [5]}, r"names must be a list of strings, not \[5\]$"),
     ({"latents": [1.5]}, "latents must be a whole number or a list of whole numbers"),

@@ -186,7 +186,7 @@ def of_smollm2(camera: Camera) -> None:
 
 def of_the_transcoders(camera: Camera, runs: Path, folder: Path) -> None:
     """A graph of SmolLM2's thirty transcoders, as one file."""
-    coders = [ms.load_sae(run) for run in sorted(runs.iterdir(), key=lambda run: int(run.name.rpartition(".")[2]))]
+    coders = [ms.load_sae(run) for run in sorted(runs.glob("mlp_in.*"))]
     graph = ms.trace(ms.load_model(str(coders[0].metadata.model)), coders, LONG, max_features=2000)
     print(graph.audit())
     path = graph.pruned(0.35, 0.9).html(folder / "circuit.html")

@@ -50,7 +50,6 @@ NotNegative = Annotated[int, Bound("of at least 0", lambda value: value >= 0)]
 AboveZero = Annotated[float, Bound("above 0", lambda value: value > 0)]
 ZeroOrMore = Annotated[float, Bound("of at least 0", lambda value: value >= 0)]
 Share = Annotated[float, Bound("between 0 and 1", lambda value: 0 <= value <= 1)]
-Part = Annotated[float, Bound("above 0 and below 1", lambda value: 0 < value < 1)]
 Device = Annotated[torch.device | str, Bound("that names one that is there, as 'cpu' or 'cuda'", _usable)]
 Floating = Annotated[torch.dtype, Bound("of floats, as torch.float32", lambda dtype: dtype.is_floating_point)]
 
@@ -104,7 +103,7 @@ def checked(function: Any) -> Any:
                 hint = hints.get(each, Any)
                 value = given.arguments[each] = _taken(value, hint)
                 for one in _every(signature.parameters[each].kind, value):
-                    if hint is not Any and not _fits(one, hint):
+                    if not _fits(one, hint):
                         raise _error(f"{name}: {each}", one, hint, given.arguments, hints)
         return function(*given.args, **given.kwargs)
 
@@ -192,6 +191,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if issubclass(kind, Iterable) and parts:
         if not isinstance(value, Collection):
             return not issubclass(kind, Collection) and (isinstance(value, Iterable) or hasattr(value, "__getitem__"))
+        if _several(value) and isinstance(value, Tensor | np.ndarray):
+            value = value[:MOST].tolist()  # at once: each by itself would wait for the device
         return _several(value) and all(_member_fits(each, parts[0]) for each in islice(value, MOST))
     return isinstance(value, hint if origin is None else origin)
 
