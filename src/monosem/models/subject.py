@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ CPU_POSITIONS, GPU_POSITIONS = 2_048, 16_384
 
 class _Captured(Exception):
     """Raised inside a forward pass once the last wanted hook point has been seen."""
+
+
+@lru_cache(1024)
+def _spread(n: int, device: torch.device) -> Tensor:
+    """The places of at most 64 of n numbers, from the first to the last."""
+    return torch.arange(min(n, 64), device=device) * (n - 1) // max(min(n, 64) - 1, 1)
 
 
 class SubjectModel:
@@ -128,8 +135,7 @@ class SubjectModel:
         for name, parameter in self.module.named_parameters():
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
             if not parameter.is_meta and parameter.numel():
-                n = parameter.numel()
-                places = torch.arange(min(n, 64), device=parameter.device) * (n - 1) // max(min(n, 64) - 1, 1)
+                places = _spread(parameter.numel(), parameter.device)
                 values = parameter.detach().reshape(-1)[places].to("cpu", torch.float32).to(torch.bfloat16)
                 digest.update(values.view(torch.int16).numpy().tobytes())
         return digest.hexdigest()[:16]
