@@ -38,7 +38,7 @@ def planted() -> tuple[ms.TopKSAE, torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def found(planted: tuple[ms.TopKSAE, torch.Tensor, torch.Tensor]) -> ms.MetaSAE:
-    return ms.meta_sae(planted[0], 64, k=3, tokens=250_000, controls=False, progress=False)
+    return ms.meta_sae(planted[0], 64, k=3, tokens=150_000, controls=False, progress=False)
 
 
 def test_planted_sums_of_atoms_are_recovered(

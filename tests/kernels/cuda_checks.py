@@ -54,7 +54,7 @@ def _sought_once() -> Iterator[None]:
 
     names: dict[object, list[str]] = {}
 
-    def replace(place: object, builder: object, scope: object) -> None:
+    def replace(place: object, builder: object, scope: Any) -> None:
         if place not in names:
             names[place] = [name for name, member in inspect.getmembers(place) if core.is_builtin(member)]
         for name in names[place]:

@@ -76,8 +76,9 @@ def small_run(
     kill_at: int | None = None,
     minutes: float = 0,
     revival: RevivalConfig | None = None,
+    steps: int = N_STEPS,
 ) -> TrainingResult:
-    """Five steps of ten rows; a checkpoint after each, if minutes is 0."""
+    """Five steps of ten rows, or another number; a checkpoint after each, if minutes is 0."""
 
     def callback(running: Any, _: Any) -> None:
         if running.steps == kill_at:
@@ -86,7 +87,7 @@ def small_run(
     x = 3 * torch.randn(23, 6, generator=torch.Generator().manual_seed(0)) + 1
     config = TrainingConfig(batch_size=10, log_every=2, checkpoint_minutes=minutes, revival=revival or RevivalConfig())
     sae = cls(6, 24, **{"k": 3} if options is None else options)  # pyright: ignore[reportArgumentType]
-    source, tokens = VectorActivations(x), 10 * N_STEPS
+    source, tokens = VectorActivations(x), 10 * steps
     return train(sae, source, tokens=tokens, config=config, path=path, callbacks=[callback], progress=False)
 
 
@@ -261,38 +262,38 @@ def killed_at_operation(number: int) -> Iterator[None]:
 
 
 def test_a_run_stopped_within_any_change_of_a_file_ends_in_the_same_bits(tmp_path: Path) -> None:
-    expected = small_run(None)
+    expected = small_run(None, steps=3)
     number, finished = 0, False
     while not finished:
         number += 1
         path = tmp_path / f"stopped_{number}"
         try:
             with killed_at_operation(number):
-                small_run(path)
+                small_run(path, steps=3)
             finished = True
         except Killed:
             pass
-        assert_same_run(small_run(path), expected)
-    assert number > 5 * N_STEPS
+        assert_same_run(small_run(path, steps=3), expected)
+    assert number > 5 * 3
 
 
 def test_a_resumption_stopped_within_any_change_of_a_file_ends_in_the_same_bits(tmp_path: Path) -> None:
     """Stopped half-way first; and, the second time, a run that is finished already."""
-    expected = small_run(None)
+    expected = small_run(None, steps=4)
     for first in (3, None):
         number, finished = 0, False
         while not finished:
             number += 1
             path = tmp_path / f"stopped_{first}_{number}"
             with suppress(Killed):
-                small_run(path, kill_at=first)
+                small_run(path, kill_at=first, steps=4)
             try:
                 with killed_at_operation(number):
-                    small_run(path)
+                    small_run(path, steps=4)
                 finished = True
             except Killed:
                 pass
-            assert_same_run(small_run(path), expected)
+            assert_same_run(small_run(path, steps=4), expected)
         assert number > 3 if first else number == 1, "a finished run is left as it is"
 
 
