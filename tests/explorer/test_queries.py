@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from naming import describes
 from pace import pace
 
 import monosem as ms
+from monosem.codes import SparseCodes
 from monosem.data import PackedText, read_documents
 from monosem.explorer.dictionary import Dictionary, open_dictionaries
 from monosem.explorer.search import search
@@ -25,7 +27,9 @@ from monosem.models import SubjectModel
 from monosem.sae import SAE
 
 HOOK, LENGTH = "resid_post.2", 256
-HARVESTED, OTHER = 90_000, 40_000
+HARVESTED, OTHER = 90_000, 20_000
+AT_ONCE = 8
+"""Contexts: what a harvest reads at once."""
 DEMO_SAE = Path(__file__).parents[1] / "data" / "demo_sae"
 QUERIES = {
     "names": ["John", "William", "George", "James", "Harry", "Paul", "London", "York", "Mary", "Charles"],
@@ -52,6 +56,8 @@ class Trained(NamedTuple):
     model: SubjectModel
     read: dict[bytes, torch.Tensor]
     """What the model had at the hook for each context that was harvested, by its tokens."""
+    encoded: dict[bytes, SparseCodes]
+    """What the dictionary made of each batch of rows that was harvested, by the rows."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,8 @@ def trained(bundled: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> 
     sae = ms.load_sae(DEMO_SAE).float()
     sae.save(folder / "sae")
     read: dict[bytes, torch.Tensor] = {}
-    capture = bundled.capture
+    encoded: dict[bytes, SparseCodes] = {}
+    capture, encode = bundled.capture, sae.encode
 
     def kept(inputs: Any, hooks: Any) -> Any:
         found = capture(inputs, hooks)
@@ -69,10 +76,18 @@ def trained(bundled: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> 
         read.update((row.numpy().tobytes(), x.clone()) for row, x in zip(tokens, found[HOOK], strict=True))
         return found
 
+    def kept_codes(x: torch.Tensor) -> SparseCodes:
+        return encoded.setdefault(digest(x), encode(x))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundled, "capture", kept)
+        patch.setattr(sae, "encode", kept_codes)
         ms.harvest(sae, folder / "features", bundled, HOOK, tokens=HARVESTED, progress=False)
-    return Trained(open_dictionaries([folder])["run"], sae, bundled, read)
+    return Trained(open_dictionaries([folder])["run"], sae, bundled, read, encoded)
+
+
+def digest(x: torch.Tensor) -> bytes:
+    return sha256(x.numpy().tobytes()).digest()
 
 
 class Recount:
@@ -81,12 +96,12 @@ class Recount:
     def __init__(self, made: Trained, text: str, contexts: int) -> None:
         packed = PackedText(read_documents(text), made.model.tokenizer, LENGTH)
         vocabulary = made.dictionary.store.vocabulary
-        self.passes = 0
+        self.passes = self.encoded = 0
         self.firings: dict[tuple[int, int], dict[int, float]] = {}
         self.words: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         self.texts: list[list[str]] = []
-        for start in range(0, contexts, 16):
-            batch = packed.read(start, min(contexts, start + 16))
+        for start in range(0, contexts, AT_ONCE):
+            batch = packed.read(start, min(contexts, start + AT_ONCE))
             kept = ~(batch.special | batch.padding)
             found = [made.read.get(row.numpy().tobytes()) for row in batch.tokens]
             known = [x for x in found if x is not None]
@@ -94,7 +109,9 @@ class Recount:
             x = made.model.capture(batch.tokens, [HOOK])[HOOK] if new else torch.stack(known)
             self.passes += new
             with torch.no_grad():
-                codes = made.sae.encode(x[kept])
+                codes = made.encoded.get(digest(x[kept]))
+                self.encoded += codes is None
+                codes = made.sae.encode(x[kept]) if codes is None else codes
             offsets, latents, values = codes.offsets.tolist(), codes.indices.tolist(), codes.values.tolist()
             for row, (context, position) in enumerate(kept.nonzero().tolist()):
                 span = range(offsets[row], offsets[row + 1])
@@ -130,6 +147,7 @@ def recount(trained: Trained) -> Recount:
     contexts = trained.dictionary.index["texts"][0]["stop_context"]
     found = Recount(trained, "bundled:held_out", contexts)
     assert found.passes <= 1, "all has been read for the harvest"
+    assert found.encoded <= 1, "and encoded"
     return found
 
 
