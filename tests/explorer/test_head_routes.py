@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,19 @@ import pytest
 import torch
 
 from monosem.circuits import Heads, composition
+from monosem.explorer import heads
 from monosem.models import SubjectModel
 
 API = "/api/d/small/heads"
 TEXT = "The old king went down to the river, and the old king"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_documents() -> Iterator[None]:
+    """What is measured on fewer is kept and shown alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "DOCUMENTS", 12)
+        yield
 
 
 @pytest.fixture(scope="module")

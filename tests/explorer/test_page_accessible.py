@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import monosem as ms
+from monosem.explorer import heads
 from monosem.explorer.page import Page
 from monosem.features import Explanation, Explanations, FeatureStore
 from monosem.models import SubjectModel
@@ -164,7 +165,9 @@ def base(
         Explanations(store.path, maker, items).save()
     with start([folder, second.folder / "features"], Page(), reward=str(reward_model)) as client:
         client.get("/api/compare", a="small", b="second")
-        client.send("POST", "/api/d/small/heads", {})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(heads, "DOCUMENTS", 12)
+            client.send("POST", "/api/d/small/heads", {})
         client.send("POST", "/api/d/small/token-sets", {})
         yield client.base
 

@@ -13,16 +13,24 @@ from typer.testing import CliRunner
 import monosem as ms
 from monosem.cli.main import app
 from monosem.errors import ConfigError, FileError
+from monosem.models import SubjectModel
 from monosem.runs import open_run
 
 DATA = Path(__file__).parents[1] / "data"
 DEMO, FROZEN = DATA / "demo_sae", DATA / "interop"
+N = 256
+MANY_WORDS = (
+    "The king of England went to the river in 1923, where his family had lived; she said that they were happy. "
+)
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,024 latents of the demo's dictionary in the files of SAELens: it reads the bundled model."""
-    sae = ms.fold(ms.prune(ms.load_sae(DEMO).float(), list(range(1024))), norms=False)
+def published(bundled: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few latents of the demo's dictionary in the files of SAELens: it reads the bundled model."""
+    demo = ms.load_sae(DEMO).float()
+    codes = demo.encode(bundled.capture(MANY_WORDS, ["resid_post.2"])["resid_post.2"][0, 1:]).to_dense()
+    kept = codes.detach().sum(0).topk(N).indices.sort().values
+    sae = ms.fold(ms.prune(demo, kept.tolist()), norms=False)
     folder = tmp_path_factory.mktemp("published") / "sae"
     folder.mkdir()
     tensors = {"W_enc": sae.W_enc.T, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
@@ -35,7 +43,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "context_size": 64,
         "prepend_bos": True,
     }
-    config = {"architecture": "topk", "d_in": sae.d_in, "d_sae": 1024, "k": sae.settings["k"], "dtype": "float32"}
+    config = {"architecture": "topk", "d_in": sae.d_in, "d_sae": len(kept), "k": sae.settings["k"], "dtype": "float32"}
     (folder / "cfg.json").write_text(json.dumps({**config, "metadata": metadata}))
     return folder
 
