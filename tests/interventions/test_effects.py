@@ -149,12 +149,12 @@ def test_where_the_number_is_linear_gradient_integral_and_ablation_agree(
 def test_integrated_gradients_are_complete_to_second_order(model: SubjectModel, tokens: Tensor, sae: TopKSAE) -> None:
     left = [
         ms.attribute(model, sae, tokens, "loss", method="integrated", steps=steps).incompleteness.abs().max()
-        for steps in (32, 64, 128)
+        for steps in (32, 128)
     ]
     change = ms.attribute(model, sae, tokens, "loss", method="integrated", steps=1)
     assert (change.metric - change.baseline).abs().max() > 0.05
-    assert left[2] < 1e-3
-    assert left[2] < left[0] / 8
+    assert left[1] < 1e-3
+    assert left[1] < left[0] / 8
 
 
 def test_an_sae_is_compared_with_its_model_once_until_it_changes(

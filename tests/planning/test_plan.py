@@ -20,6 +20,7 @@ from monosem.cli.main import app
 from monosem.errors import ConfigError, FileError, HookError
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.kernels.screening import n_rough
+from monosem.models import SubjectModel
 from monosem.models.outline import TensorCount, outline
 from monosem.planning import hardware, labour, memory
 from monosem.planning.calibrate import Measured
@@ -140,15 +141,15 @@ def test_a_screen_is_planned_in_the_precision_that_training_takes() -> None:
     assert hardware("h100").peak_tflops("float8") == 2 * hardware("h100").bfloat16_tflops
 
 
-def test_reading_on_from_reconstructions_is_counted() -> None:
+def test_reading_on_from_reconstructions_is_counted(bundled: SubjectModel) -> None:
     batch, hook = 1024, "resid_post.2"
     subject = shapes_of(described(loss__kind="end_to_end", sae__n_latents=64, training__batch_size=batch, hook=hook))
     (one,) = subject.dictionaries
     to_hook, whole = (subject.rehearsed(cpu=True, whole=end)[0].flops_a_position for end in (False, True))
     (read,) = subject.reads_on(one)
     assert read.flops_a_position == pytest.approx(whole + 2 * (whole - to_hook), rel=0.05), "there and back"
-    model = ms.load_model("bundled")
-    acts = ms.activations(model, hook, buffer_tokens=8192).by_context()
+    model = bundled
+    acts = ms.activations(model, hook, buffer_tokens=2048).by_context()
     (place,) = ms.EndToEnd(model).opened(acts).places
     rows, _ = next(batches(acts, batch, Place()))
     standing, gradient = acts.standing(Place(), 0, batch), torch.zeros_like(rows)
@@ -170,8 +171,8 @@ def test_gradients_are_as_large_as_parameters() -> None:
     assert sum(sizes) == sum(parameter.nbytes for parameter in trainer.sae.parameters())
 
 
-def test_a_live_buffer_holds_what_is_planned_while_it_is_filled() -> None:
-    model, rows = ms.load_model("bundled"), 16_384
+def test_a_live_buffer_holds_what_is_planned_while_it_is_filled(bundled: SubjectModel) -> None:
+    model, rows = bundled, 8_192
     source = LiveActivations(model, "resid_post.2", buffer_tokens=rows)
     source.make_pool(0)
     with TensorCount([*model.module.parameters(), *model.module.buffers()]) as counted:
@@ -187,9 +188,9 @@ def test_a_live_buffer_holds_what_is_planned_while_it_is_filled() -> None:
     assert counted.peak == pytest.approx(planned - carried, rel=0.1)
 
 
-def test_positions_of_a_run_are_counted_to_a_context() -> None:
+def test_positions_of_a_run_are_counted_to_a_context(bundled: SubjectModel) -> None:
     tokens, buffer = 20_000, 8_192
-    source = LiveActivations(ms.load_model("bundled"), "embed", buffer_tokens=buffer)
+    source = LiveActivations(bundled, "embed", buffer_tokens=buffer)
     for number, _ in enumerate(batches(source, 1000), 1):
         if number * 1000 >= tokens:
             break
@@ -206,14 +207,12 @@ def test_a_harvest_holds_what_is_planned_for_every_latent() -> None:
         assert harvest.memory_per_latent == pytest.approx(planned)
 
 
-def test_a_checkpoint_and_a_store_take_the_disk_that_is_planned(tmp_path: Path) -> None:
+def test_a_checkpoint_and_a_store_take_the_disk_that_is_planned(bundled: SubjectModel, tmp_path: Path) -> None:
     one, trainer, *_ = made("topk", 1024, 64)
     write_checkpoint(tmp_path, trainer, Place(), {})
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert size == pytest.approx(12 * one.parameters, rel=0.02)
-    store = ms.store_activations(
-        ms.load_model("bundled"), ["embed", "mlp_out.0"], path=tmp_path / "acts", tokens=3000, progress=False
-    )
+    store = ms.store_activations(bundled, ["embed", "mlp_out.0"], path=tmp_path / "acts", tokens=3000, progress=False)
     config = described(hooks=["embed", "mlp_out.0"], store=str(tmp_path / "acts"), tokens=3000, output=str(tmp_path))
     planned = labour.stored_bytes(shapes_of(config), store.store.index.dtype)
     files = [*(tmp_path / "acts").rglob("*.safetensors")]
