@@ -61,7 +61,7 @@ def test_rules_and_surprisal_need_no_judge(run: Path, monosem: Callable[..., Any
 
 
 def test_no_judge_no_model_and_no_server_are_one_line_each(run: Path, monosem: Callable[..., Any]) -> None:
-    assert monosem("explain", run, "--no-measure").code == 0
+    assert monosem("explain", run, "1", "2", "--no-measure").code == 0
     missing = monosem("score", run, "detection", "--explainer", "rules")
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert "detection needs a judge" in missing.err

@@ -75,7 +75,7 @@ def same_seed(run_folder: Path, bundled: SubjectModel, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("same_seed") / "other"
     sae = ms.TopKSAE(256, 256, k=16, seed=0)
     source = ms.activations(bundled, "resid_post.0", "bundled", buffer_tokens=4096)
-    ms.train(sae, source, tokens=20_000, config=ms.TrainingConfig(batch_size=512), path=folder, progress=False)
+    ms.train(sae, source, tokens=8_000, config=ms.TrainingConfig(batch_size=512), path=folder, progress=False)
     ms.harvest(sae, folder / "features", bundled, text="bundled:held_out", tokens=4096, progress=False)
     return folder
 
