@@ -119,6 +119,17 @@ def test_rows_are_dealt_to_all_shards_of_a_window(written: Path) -> None:
     assert len(shared) > 0.6 * len(set.union(*documents))
 
 
+def test_a_batch_of_fewer_rows_than_a_window_has_shards_is_dealt_out_too(
+    make_gpt2: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SubjectModel(make_gpt2(), tokenizer, "tiny")
+    monkeypatch.setattr(model, "contexts_at_once", lambda length: 1)
+    options = {**OPTIONS, "shard_rows": 8, "window_shards": 32, "context_length": 24}
+    store = store_activations(model, "embed", "bundled", tmp_path, tokens=256, **options)
+    assert store.store.windows[0].rows == [8] * 32
+    assert rows_of(store).shape == (256, model.d_model)
+
+
 def test_an_epoch_has_every_row_once_the_next_one_in_another_order_and_pools_can_be_made_again(written: Path) -> None:
     store = StoredActivations(written, buffer_tokens=256)
     assert store._pools_an_epoch == 6  # pyright: ignore[reportPrivateUsage]

@@ -45,7 +45,7 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
 
 
 def test_killed_stopped_and_continued_a_run_ends_in_the_same_bits(
-    small_run: Path, tmp_path: Path, monosem: Callable[..., Any]
+    small_run: Path, tmp_path: Path, monosem: Callable[..., Any], forks: Any
 ) -> None:
     folder = tmp_path / "run"
     killed = start(folder)

@@ -1,5 +1,7 @@
 """What four processes find out together; each writes what it saw into a file of its own. Started by test_ranks.py.
 
+    equal_to_one.py FOLDER MODEL
+
 They are forked, and so import nothing.
 """
 
@@ -94,7 +96,7 @@ def farthest(found: dict[str, Any], expected: dict[str, Any]) -> float:
 
 def compare(name: str, case: Any, grid: str, division: Division, found: dict[str, Any]) -> None:
     """Into `found`: how far several processes are from one."""
-    for dtype, steps in ((torch.float64, 20), (torch.float32, 5)):
+    for dtype, steps in ((torch.float64, 10), (torch.float32, 4)):
         several = trained(case, dtype, steps, division)
         if (name, dtype) not in ALONE:
             ALONE[name, dtype] = trained(case, dtype, steps, Division())
@@ -150,13 +152,13 @@ def main(folder: Path) -> None:
 
 def passes(every: Group, found: dict[str, Any], folder: Path) -> None:
     """Into `found`: whether a store, a harvest and an evaluation of all are those of one process."""
-    model, hook, quiet = load_model("bundled"), "resid_post.0", {"progress": False}
+    model, hook, quiet = load_model(sys.argv[2]), "resid_post.0", {"progress": False}
     model.contexts_at_once = lambda length: max(1, 256 // length)  # little text is several batches for each
     sae = TopKSAE(model.d_model, 64, k=4)
     sae.initialise(torch.randn(256, model.d_model, generator=torch.Generator().manual_seed(0)))
 
     def all_of(where: Path) -> tuple[Any, Any]:
-        store_activations(model, hook, path=where / "acts", tokens=5000, shard_rows=512, window_shards=4, **quiet)
+        store_activations(model, hook, path=where / "acts", tokens=3000, shard_rows=256, window_shards=4, **quiet)
         features = harvest(sae, where / "features", model, hook, tokens=3000, minutes=0, **quiet)
         return features, evaluate(sae, model, hook, tokens=3000, loss_tokens=700, **quiet)
 
@@ -202,5 +204,5 @@ def bad_input(every: Group, found: dict[str, Any], folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    load_model("bundled")
+    load_model(sys.argv[2])
     ended(forked(4, lambda: main(Path(sys.argv[1]))))

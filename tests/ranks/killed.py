@@ -1,6 +1,6 @@
 """One of two processes is killed at a certain call, and the other says so. Started by test_killed.py.
 
-killed.py passes FOLDER                     a store, a harvest and an evaluation; what each job says is in TASK.txt
+killed.py passes FOLDER MODEL               a store, a harvest and an evaluation; what each job says is in TASK.txt
 killed.py MODULE.NAME CALL train ...        as the command line
 """
 
@@ -28,9 +28,9 @@ from monosem.sae import TopKSAE
 HOOK = "resid_post.0"
 
 
-def work(task: str, folder: Path) -> Any:
+def work(task: str, folder: Path, model_folder: str) -> Any:
     """What one process does, or several."""
-    model = load_model("bundled")
+    model = load_model(model_folder)
     if task == "store":
         options: dict[str, Any] = {"tokens": 5000, "shard_rows": 512, "window_shards": 2}
         return store_activations(model, HOOK, path=folder, progress=False, **options)
@@ -67,31 +67,31 @@ AT = {
 }
 
 
-def together(task: str, folder: Path) -> None:
+def together(task: str, folder: Path, model_folder: str) -> None:
     """The work of two, one of which is killed."""
     kill_at(*AT[task])
     try:
         with working_together():
-            work(task, folder / task)
+            work(task, folder / task, model_folder)
     except (MonosemError, KeyboardInterrupt) as error:
         if first_to_fail():
             print(error)
         sys.exit(2)
 
 
-def passes(folder: Path) -> None:
+def passes(folder: Path, model_folder: str) -> None:
     started = [
         pid
         for task in AT
-        for pid in forked(2, lambda task=task: together(task, folder), said_in=folder / f"{task}.txt")
+        for pid in forked(2, lambda task=task: together(task, folder, model_folder), said_in=folder / f"{task}.txt")
     ]
     (folder / "ended").write_text(" ".join(map(str, ended(started))))
 
 
 def main(name: str, call: str, *words: str) -> None:
     if name == "passes":
-        load_model("bundled")
-        passes(Path(call))
+        load_model(*words)
+        passes(Path(call), *words)
         return
     kill_at(name, int(call))
     sys.argv = ["monosem", *words]

@@ -97,21 +97,21 @@ def test_training_goes_on_with_another_number_of_processes(tmp_path: Path) -> No
         torch.testing.assert_close(several[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_a_store_and_a_harvest_go_on_alone_and_an_evaluation_ends(tmp_path: Path) -> None:
+def test_a_store_and_a_harvest_go_on_alone_and_an_evaluation_ends(tmp_path: Path, tiny_folder: Path) -> None:
     """Each is killed while it reads; then one process makes of it what it makes without."""
     spec = importlib.util.spec_from_file_location("killed_work", WORKER)
     assert spec is not None
     assert spec.loader is not None
     worker: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
-    run_by_itself(WORKER, "passes", str(tmp_path))
+    run_by_itself(WORKER, "passes", str(tmp_path), tiny_folder)
     assert (tmp_path / "ended").read_text() == "2 -9 2 -9 2 -9"
     for task in ("store", "harvest", "evaluate"):
         require_one_line((tmp_path / f"{task}.txt").read_text())
     assert any((tmp_path / "store").rglob("*")), "something was there to go on from"
     for task in ("store", "harvest"):
-        worker.work(task, tmp_path / task)
-        worker.work(task, tmp_path / f"{task} of one")
+        worker.work(task, tmp_path / task, str(tiny_folder))
+        worker.work(task, tmp_path / f"{task} of one", str(tiny_folder))
     shards = sorted(path.relative_to(tmp_path / "store") for path in (tmp_path / "store").rglob("*.safetensors"))
     assert len(shards) > 5
     for shard in shards:

@@ -17,11 +17,11 @@ WORKER = Path(__file__).with_name("equal_to_one.py")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[dict[str, Any]]:
     """What each of four processes has found."""
     folder = tmp_path_factory.mktemp("four")
     with alone_in(folder / "used"):
-        command, settings = [sys.executable, str(WORKER), str(folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        command, settings = [sys.executable, str(WORKER), str(folder), str(tiny_folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=900)
         output = done.stdout + done.stderr
     files = [folder / f"{rank}.json" for rank in range(4)]

@@ -21,7 +21,7 @@ DESCRIPTION: dict[str, Any] = {
     "grid": {"sae.k": [4, 8]},
     "activations": {"context_length": 64, "buffer_tokens": 1024},
     "training": {"batch_size": 128, "checkpoint_minutes": 0, "log_every": 4},
-    "evaluation": {"tokens": 600, "loss_tokens": 200},
+    "evaluation": {"tokens": 600, "loss_tokens": 200, "controls": False},
 }
 
 
@@ -32,10 +32,10 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_a_sweep_on_a_store_killed_in_training_and_in_evaluation_ends_in_the_same_files(
-    tmp_path: Path, monosem: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, forks: Any
+    tmp_path: Path, tiny_folder: Path, monosem: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, forks: Any
 ) -> None:
     described = tmp_path / "sweep.yaml"
-    described.write_text(yaml.safe_dump(DESCRIPTION))
+    described.write_text(yaml.safe_dump({**DESCRIPTION, "model": str(tiny_folder)}))
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "whole")

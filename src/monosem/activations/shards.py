@@ -123,7 +123,9 @@ class ShardWriter:
         self._file.write(header_of(0, columns, dtype))
 
     def append(self, rows: np.ndarray) -> None:
-        """(n, columns), in the bytes of its type."""
+        """(n, columns), in the bytes of its type; none, where few rows are dealt to many shards."""
+        if not len(rows):
+            return
         content = np.ascontiguousarray(rows).data.cast("B")
         written = 0
         while written < len(content):  # the system may take less than it is given
