@@ -48,11 +48,9 @@ def test_killed_stopped_and_continued_a_run_ends_in_the_same_bits(
     small_run: Path, tmp_path: Path, monosem: Callable[..., Any], forks: Any
 ) -> None:
     folder = tmp_path / "run"
-    killed = start(folder)
-    wait_for_step(killed, folder, 3)
+    killed = forks("monosem", *arguments(folder))
+    killed.until(lambda: step_reached(folder) >= 3)
     killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
     first = step_reached(folder)
     assert 3 <= first < N_STEPS
     assert not Run(folder).finished

@@ -63,6 +63,8 @@ TRAINING = {
     "evaluation.controls": "false",
 }
 """Set in every `monosem train` that reads a model, before what it sets itself."""
+MEASURED_ONCE = "docs/runs.md"
+"""The page of most trainings: after the first they are not evaluated."""
 GIVEN = """
 from itertools import islice
 import numpy as np, torch, monosem as ms
@@ -159,6 +161,8 @@ def run_block(block: Block, names: dict[str, Any], monosem: Callable[..., Any]) 
         if program == "monosem" and not {"--help", "--list"} & set(words):
             if words[0] == "train" and "vectors=" not in command:
                 words[1:1] = [f"--set={key}={value}" for key, value in TRAINING.items()]
+            if words[0] == "train" and block.where.startswith(MEASURED_ONCE) and Path("runs/attention").exists():
+                words.append("--no-evaluation")
             done = monosem(*words)
             assert done.code == 0, f"{block.where}: {command}: {done.err}"
 

@@ -39,7 +39,14 @@ def test_killed_in_every_part_an_evaluation_ends_in_the_same_numbers(
 ) -> None:
     whole, run, words = tmp_path / "whole", tmp_path / "run", tmp_path / "words.txt"
     words.write_text("\n".join(f"{who} went to the city to see the king." for who in ("We", "They", "Anna") * 4))
-    short = [f"model={tiny_folder}", "sae.n_latents=48", "sae.k=8", "activations.context_length=48", "tokens=2048", f"output={whole}"]
+    short = [
+        f"model={tiny_folder}",
+        "sae.n_latents=48",
+        "sae.k=8",
+        "activations.context_length=48",
+        "tokens=2048",
+        f"output={whole}",
+    ]
     assert monosem("train", *SMALL_RUN, *(f"--set={one}" for one in short), "--no-evaluation").code == 0
     copytree(whole, run)
     options = ["--suite", "full", "--tokens", "800", "--loss-tokens", "400", "--last-words", words]

@@ -131,7 +131,11 @@ def test_yaml_that_is_none(content: str | bytes, written: Callable[[str | bytes]
 
 
 def test_yaml_has_the_numbers_of_today_and_aliases() -> None:
-    assert files.parse_yaml("a: &a [1e-3, 2]\nb: *a", "x") == {"a": [0.001, 2], "b": [0.001, 2]}
+    text, expected = "a: &a [1e-3, 2]\nb: *a", {"a": [0.001, 2], "b": [0.001, 2]}
+    value: dict[str, list[float]] = files.parse_yaml(text, "x", dict)
+    assert value == expected
+    value["a"].append(3)
+    assert files.parse_yaml(text, "x") == expected, "what one reader does to it no other sees"
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

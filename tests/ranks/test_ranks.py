@@ -21,7 +21,10 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[d
     """What each of four processes has found."""
     folder = tmp_path_factory.mktemp("four")
     with alone_in(folder / "used"):
-        command, settings = [sys.executable, str(WORKER), str(folder), str(tiny_folder)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        command, settings = (
+            [sys.executable, str(WORKER), str(folder), str(tiny_folder)],
+            {**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=900)
         output = done.stdout + done.stderr
     files = [folder / f"{rank}.json" for rank in range(4)]

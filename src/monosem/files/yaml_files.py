@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,18 +36,25 @@ def parse_yaml(text: str, name: str | Path, kind: type[Value] = object, remedy: 
     import yaml
 
     try:
-        loader = _loader()(text)
-        try:
-            node = loader.get_single_node()
-            _check_size(node)
-            value: Any = None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
+        value = copy.deepcopy(_value_of(text))
     except (*DAMAGE, yaml.YAMLError) as error:
         raise FileError(f"{name} cannot be read as YAML ({one_line(error)}): {remedy}") from error
     return value if kind is object else fits(value, kind, name, remedy)
 
 
+@lru_cache(maxsize=16)
+def _value_of(text: str) -> Any:
+    """What the text says. A command reads one description several times, and the reader is slow."""
+    loader = _loader()(text)
+    try:
+        node = loader.get_single_node()
+        _check_size(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+@cache
 def _loader() -> Any:
     """PyYAML's safe one, with YAML 1.2's numbers: `1e-3` is one, which YAML 1.1 takes for text."""
     import yaml

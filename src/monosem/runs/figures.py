@@ -54,7 +54,8 @@ def _firing_rates(axes: Any, _: list[dict[str, float]], report: EvaluationReport
     alive = report.firing_rates[report.firing_rates > 0]
     rows = int(report.facts["rows"])
     bins = np.logspace(np.log10(1 / rows), 0, 60)
-    axes.hist(alive, bins=bins, color=ORANGE)
+    counts, edges = np.histogram(alive, bins)
+    axes.stairs(counts, edges, fill=True, color=ORANGE)
     dead = int((report.firing_rates == 0).sum())
     axes.set(xscale="log", xlabel=f"firing rate ({rows:,} tokens)", ylabel="latents")
     axes.set_title(f"{len(alive):,} latents alive, {dead:,} never fired", fontsize=10, loc="left")
@@ -64,6 +65,6 @@ def _l0(axes: Any, _: list[dict[str, float]], report: EvaluationReport) -> None:
     counts = report.l0_counts
     used = np.flatnonzero(counts)
     share = counts / counts.sum()
-    axes.bar(np.arange(len(counts)), share, width=1.0, color=ORANGE)
+    axes.stairs(share, np.arange(len(counts) + 1) - 0.5, fill=True, color=ORANGE)
     axes.set(xlabel="latents on per token (L0)", ylabel="share of tokens", xlim=(used.min() - 1.5, used.max() + 1.5))
     axes.set_title(f"mean L0 {report['l0'].value:.1f}", fontsize=10, loc="left")
