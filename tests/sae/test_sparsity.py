@@ -49,7 +49,7 @@ def trained(
 def test_the_target_is_reached_and_the_planted_dictionary_found(cls: type[SAE], options: dict[str, Any]) -> None:
     """A warning, which a failure to reach it is, would be an error here. The square root, steep at 0, takes longer."""
     x, directions = planted(20_000)
-    tokens, lr = (200_000, None) if cls is JumpReLUSAE else (250_000 if options.get("p") else 100_000, 1e-2)
+    tokens, lr = (200_000, None) if cls is JumpReLUSAE else (300_000 if options.get("p") else 150_000, 1e-2)
     sae = trained(cls, x, 96, tokens, 256, lr, target_l0=5.0, **options)
     assert sae.encode(x).l0().float().mean().item() == pytest.approx(5, rel=0.05)
     found = torch.nn.functional.normalize(sae.W_dec.detach(), dim=-1)

@@ -12,7 +12,7 @@ import pytest
 from monosem.errors import ConfigError, FileError
 from monosem.sql import Limited, Stopped, Tables, condition
 
-SECONDS = 0.5
+SECONDS = 1.0
 ENDLESS = {
     "between blocks of rows": "(select count(*) from range(1000000000000)) > 0",
     "recursive": "(with recursive r as (select 1 as i union all select i + 1 from r) select count(*) from r) > 0",
