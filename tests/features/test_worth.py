@@ -19,23 +19,48 @@ from monosem.features.worth import LENGTH, contexts_of, steering_worth
 from monosem.models import SubjectModel
 from monosem.sae import TopKSAE
 
-HOOK = "resid_post.1"
+
+def of_memory(kind: str) -> nn.Module:
+    """A small model that keeps more, or less, of a text than keys and values: two layers of each kind in turn."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": 4096, "num_hidden_layers": 4, "head_dim": 8, "max_position_embeddings": 64}
+    layers = {"layer_types": [kind, "full_attention"] * 2}
+    torch.manual_seed(0)
+    if kind == "sliding_attention":
+        return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **layers, sliding_window=4)).eval()
+    linear = {f"linear_{name}": size for name, size in LINEAR.items()}
+    return transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(**sizes, **layers, **linear)).eval()
 
 
-@pytest.mark.parametrize("transform", ["centre_scale", "layer_norm", "whiten"])
+LINEAR = {"num_value_heads": 4, "num_key_heads": 2, "key_head_dim": 8, "value_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("transform", "kind"),
+    [
+        ("centre_scale", None),
+        ("layer_norm", None),
+        ("whiten", None),
+        ("centre_scale", "sliding_attention"),
+        ("centre_scale", "linear_attention"),
+    ],
+)
 def test_worth_is_what_raising_one_latent_at_the_last_token_does(
-    make_gpt2: Callable[..., nn.Module], tokenizer: Any, transform: str
+    make_gpt2: Callable[..., nn.Module], tokenizer: Any, transform: str, kind: str | None
 ) -> None:
     """Beside whole forward passes with `ms.Add`, latent by latent; a number of latents that fills no last batch."""
-    model = SubjectModel(make_gpt2(), tokenizer)
+    model = SubjectModel(of_memory(kind) if kind else make_gpt2(), tokenizer)
+    hook = "model.layers.1" if kind == "linear_attention" else "resid_post.1"
     contexts = torch.randint(1, 4096, (4, 9), generator=torch.Generator().manual_seed(0))
     sae = TopKSAE(32, 50, k=5, transform=transform, seed=1)
-    sae.initialise(model.capture(contexts, [HOOK])[HOOK].reshape(-1, 32))
-    sae.metadata.hook = HOOK
+    sae.initialise(model.capture(contexts, [hook])[hook].reshape(-1, 32))
+    sae.metadata.hook = hook
     largest = np.linspace(0.5, 3, 50)
     largest[7] = 0
     promoted = Ranked(np.random.default_rng(0).integers(0, 4096, (50, 6)), np.zeros((50, 6)))
-    found = steering_worth(sae, model, HOOK, contexts, largest, promoted)
+    found = steering_worth(sae, model, hook, contexts, largest, promoted)
     assert found is not None
     assert np.flatnonzero(np.isnan(found.output_score)).tolist() == [7]
     assert np.flatnonzero(np.isnan(found.confidence_change)).tolist() == [7]

@@ -6,7 +6,8 @@ change of token confidence arXiv 2510.03659, 2025. Both are differences of proba
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from monosem.errors import ConfigError
 from monosem.features.log import Logged
 from monosem.features.statistics import Ranked
 from monosem.models import EditContext, SubjectModel
+from monosem.models.replay import Replay
 from monosem.models.writing import new_cache, require_writing
 from monosem.sae import SAE
 from monosem.work import doing
@@ -61,7 +63,8 @@ def steering_worth(
 ) -> Worth | None:
     """Raise every latent by its largest activation at the last token of some contexts, and look at what comes next.
 
-    The contexts are read once; for each latent the model reads their last token alone, with what it keeps of the rest.
+    The contexts are read once; for each latent the model reads their last token alone, with what it keeps of the rest,
+    and of that what comes after the hook point.
     None where the model writes no text, keeps nothing, or the SAE does not write where it reads.
 
     Args:
@@ -93,32 +96,43 @@ def steering_worth(
         model._call({"input_ids": tokens[:, :-1], **arguments})
     last = {"input_ids": tokens[:, -1:], **arguments}
     score, confidence = np.full(sae.n_latents, np.nan, np.float32), np.full(sae.n_latents, np.nan, np.float32)
-    plain = _chances(model, last, cache)[:n]
-    sure = plain.amax(-1)
-    with model.edit({hook: raised}), doing("raising latents", len(fired), unit="latents") as work:
-        for part in fired.split(group):
-            short = torch.nn.functional.pad(part, (0, group - len(part)), value=int(part[-1]))
-            W_dec = sae.part(short.to(sae.W_dec.device))[2]
-            changes[0] = (amounts[short].to(W_dec)[:, None] * W_dec).repeat_interleave(n, 0)
-            chances = _chances(model, last, cache).reshape(group, n, -1)[: len(part)]
-            among = known[part.to(known.device)]
-            index = among[:, None, :].expand(-1, n, -1)
-            before = plain.expand(len(part), -1, -1).gather(-1, index).sum(-1)
-            at = part.numpy()
-            score[at] = (chances.gather(-1, index).sum(-1) - before).mean(1).cpu().numpy()
-            confidence[at] = (chances.amax(-1) - sure).mean(1).cpu().numpy()
-            work.advance(len(part))
+
+    kept = list(cache.layers)
+
+    def chances(logits: Float[Tensor, "rows 1 vocabulary"]) -> Float[Tensor, "rows vocabulary"]:
+        """Of the next token; what is kept of the contexts is as before."""
+        cache.layers[:] = map(_copied, kept)
+        return logits[:, -1].float().softmax(-1)
+
+    cache.layers[:] = map(_copied, kept)
+    with Replay(model, [hook], contexts[:1]).of(last) as logits:
+        plain = chances(logits)[:n]
+        sure = plain.amax(-1)
+        with model.edit({hook: raised}), doing("raising latents", len(fired), unit="latents") as work:
+            for part in fired.split(group):
+                short = torch.nn.functional.pad(part, (0, group - len(part)), value=int(part[-1]))
+                W_dec = sae.part(short.to(sae.W_dec.device))[2]
+                changes[0] = (amounts[short].to(W_dec)[:, None] * W_dec).repeat_interleave(n, 0)
+                found = chances(model(last)).reshape(group, n, -1)[: len(part)]
+                among = known[part.to(known.device)]
+                index = among[:, None, :].expand(-1, n, -1)
+                before = plain.expand(len(part), -1, -1).gather(-1, index).sum(-1)
+                at = part.numpy()
+                score[at] = (found.gather(-1, index).sum(-1) - before).mean(1).cpu().numpy()
+                confidence[at] = (found.amax(-1) - sure).mean(1).cpu().numpy()
+                work.advance(len(part))
     return Worth(score, confidence)
 
 
-def _chances(model: SubjectModel, last: dict[str, object], cache: object) -> Float[Tensor, "rows vocabulary"]:
-    """Of the next token; what is kept of the contexts is as before."""
-    logits = model(last)[:, -1]
-    cache.crop(-1)  # type: ignore[attr-defined]
-    return logits.float().softmax(-1)
+def _copied(layer: Any) -> Any:
+    """What a layer keeps. Keys and values are put together anew with each token; other memories are written over."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    grows = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+    return copy.copy(layer) if grows else copy.deepcopy(layer)
 
 
-def _cache(model: SubjectModel) -> object | None:
+def _cache(model: SubjectModel) -> Any:
     """An empty memory of what was read; None of a model that writes no text or keeps none."""
     try:
         require_writing(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,8 @@ class Replay:
     """Spares a model what does not depend on edits at some hook points (or after them), to the same bits.
 
     A module that has finished before the first of the hook points is reached, and is called once in a pass, gives in an
-    edited pass what it gave in the one without edits. A pass of other inputs is run whole.
+    edited pass what it gave in the one without edits. A pass of other inputs is run whole, and so is a module that may
+    hand on more than its output (keys and values that later layers share).
     """
 
     def __init__(self, model: SubjectModel, hooks: Sequence[str], example: Any) -> None:
@@ -115,9 +116,10 @@ def _finished_before(model: SubjectModel, points: Sequence[HookPoint], example: 
         return lambda *_: calls.update([path])
 
     def done(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if not reached and _can_be_kept(output):
-                finished.append(path)
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            given = (*args, *kwargs.values())
+            if not reached and _can_be_kept(output) and not any(isinstance(each, MutableMapping) for each in given):
+                finished.append(path)  # in a mapping it may leave something for a later one
 
         return hook
 
@@ -127,7 +129,7 @@ def _finished_before(model: SubjectModel, points: Sequence[HookPoint], example: 
     with ExitStack() as watching:
         for path, module in model.module.named_modules():
             watching.callback(module.register_forward_pre_hook(called(path)).remove)
-            watching.callback(module.register_forward_hook(done(path)).remove)
+            watching.callback(module.register_forward_hook(done(path), with_kwargs=True).remove)
         for point in points:
             module = model.module.get_submodule(point.path)
             attach = module.register_forward_hook if point.side == "output" else module.register_forward_pre_hook
