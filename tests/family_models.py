@@ -270,3 +270,64 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
 def family_module(name: str) -> nn.Module:
     """One module a family for all tests of a session; nobody changes it."""
     return FAMILY_MODELS[name].build()
+
+
+SMALL = {"vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "head_dim": 8}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+LINEAR = {f"linear_{of}": size for of, size in {"num_value_heads": 4, "num_key_heads": 2, "key_head_dim": 8}.items()}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A family whose layers are of two kinds, in turn."""
+
+    config: str
+    head: str
+    kind: str
+    """Of the first and third layer; the others are of full attention."""
+    sizes: dict[str, Any]
+    mixes: str
+    """What those layers have in place of attention."""
+    attn_after: str | None = None
+    mlp_norm: str = "post_attention_layernorm"
+
+    def build(self) -> nn.Module:
+        import transformers
+
+        torch.manual_seed(0)
+        settings = {**self.sizes, "layer_types": [self.kind, "full_attention"] * 2}
+        return getattr(transformers, self.head)(getattr(transformers, self.config)(**settings)).eval()
+
+
+MIXED_MODELS = {
+    "qwen3_5_text": Mixed(
+        "Qwen3_5TextConfig",
+        "Qwen3_5ForCausalLM",
+        "linear_attention",
+        {**SMALL, **LINEAR, "linear_value_head_dim": 8},
+        "linear_attn",
+    ),
+    "lfm2": Mixed(
+        "Lfm2Config",
+        "Lfm2ForCausalLM",
+        "conv",
+        {**{name: size for name, size in SMALL.items() if name != "head_dim"}, "block_auto_adjust_ff_dim": False},
+        "conv",
+        mlp_norm="ffn_norm",
+    ),
+    "gemma4_text": Mixed(
+        "Gemma4TextConfig",
+        "Gemma4ForCausalLM",
+        "sliding_attention",
+        {
+            **SMALL,
+            "sliding_window": 4,
+            "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": 4096,
+            "hidden_size_per_layer_input": 8,
+        },
+        "self_attn",
+        attn_after="post_attention_layernorm",
+        mlp_norm="pre_feedforward_layernorm",
+    ),
+}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from family_models import MIXED_MODELS
 from torch import nn
 
 import monosem as ms
@@ -20,39 +21,22 @@ from monosem.models import SubjectModel
 from monosem.sae import TopKSAE
 
 
-def of_memory(kind: str) -> nn.Module:
-    """A small model that keeps more, or less, of a text than keys and values: two layers of each kind in turn."""
-    import transformers
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes |= {"vocab_size": 4096, "num_hidden_layers": 4, "head_dim": 8, "max_position_embeddings": 64}
-    layers = {"layer_types": [kind, "full_attention"] * 2}
-    torch.manual_seed(0)
-    if kind == "sliding_attention":
-        return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **layers, sliding_window=4)).eval()
-    linear = {f"linear_{name}": size for name, size in LINEAR.items()}
-    return transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(**sizes, **layers, **linear)).eval()
-
-
-LINEAR = {"num_value_heads": 4, "num_key_heads": 2, "key_head_dim": 8, "value_head_dim": 8}
-
-
 @pytest.mark.parametrize(
-    ("transform", "kind"),
+    ("transform", "family"),
     [
         ("centre_scale", None),
         ("layer_norm", None),
         ("whiten", None),
-        ("centre_scale", "sliding_attention"),
-        ("centre_scale", "linear_attention"),
+        ("centre_scale", "gemma4_text"),
+        ("centre_scale", "qwen3_5_text"),
     ],
 )
 def test_worth_is_what_raising_one_latent_at_the_last_token_does(
-    make_gpt2: Callable[..., nn.Module], tokenizer: Any, transform: str, kind: str | None
+    make_gpt2: Callable[..., nn.Module], tokenizer: Any, transform: str, family: str | None
 ) -> None:
     """Beside whole forward passes with `ms.Add`, latent by latent; a number of latents that fills no last batch."""
-    model = SubjectModel(of_memory(kind) if kind else make_gpt2(), tokenizer)
-    hook = "model.layers.1" if kind == "linear_attention" else "resid_post.1"
+    model = SubjectModel(MIXED_MODELS[family].build() if family else make_gpt2(), tokenizer)
+    hook = "resid_post.1"
     contexts = torch.randint(1, 4096, (4, 9), generator=torch.Generator().manual_seed(0))
     sae = TopKSAE(32, 50, k=5, transform=transform, seed=1)
     sae.initialise(model.capture(contexts, [hook])[hook].reshape(-1, 32))

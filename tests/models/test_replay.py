@@ -60,26 +60,6 @@ def test_blocks_before_the_edit_are_not_run_again(name: str) -> None:
             handle.remove()
 
 
-@pytest.mark.parametrize("layer", [1, 2, 4])
-def test_layers_whose_keys_and_values_later_ones_share_are_run(layer: int) -> None:
-    """As in Gemma 3n and 4; of what is within them all else is spared."""
-    from transformers import Gemma4ForCausalLM, Gemma4TextConfig
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes |= {"vocab_size": 64, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8, "head_dim": 8}
-    kinds = ["sliding_attention", "full_attention"] * 3
-    torch.manual_seed(0)
-    config = Gemma4TextConfig(**sizes, num_hidden_layers=6, num_kv_shared_layers=2, layer_types=kinds)
-    model = SubjectModel(Gemma4ForCausalLM(config).eval(), None, "shares")
-    tokens, hook = torch.arange(24).reshape(2, 12), f"model.layers.{layer}"
-    replay = Replay(model, [hook], tokens[:1])
-    assert f"model.layers.{layer - 1}.mlp" in replay.before
-    with replay.of(tokens), model.edit({hook: halved}):
-        found = model(tokens)
-    with model.edit({hook: halved}):
-        assert torch.equal(found, model(tokens))
-
-
 class Odd(nn.Module):
     """Uses a module twice, works in place, gives a dictionary on the way."""
 

@@ -17,7 +17,8 @@ and the side of it: what goes in or what comes out. What each point means:
     resid_post  residual stream after block L
     final_norm  what the head reads
 
-A point that a family does not have is not in its table.
+A point that a family does not have is not in its table. Where layers are of several kinds, paths stand side by side,
+`one|other:output`, and each layer has the first that it has.
 """
 
 from __future__ import annotations
@@ -109,6 +110,25 @@ OLMO2: Table = {
     "resid_mid": "layers.{layer}.mlp:input",
     "mlp_out": "layers.{layer}.post_feedforward_layernorm:output",
 }
+
+# Most layers have a memory of fixed size in place of attention. What it adds is attn_out there; of heads there is none.
+HYBRID: Table = {
+    **{name: path for name, path in LLAMA.items() if name not in (*_within(""), "attn_z")},
+    "attn_out": "layers.{layer}.self_attn|layers.{layer}.linear_attn:output",
+}
+LFM2: Table = {
+    **HYBRID,
+    "attn_out": "layers.{layer}.self_attn|layers.{layer}.conv:output",
+    "resid_mid": "layers.{layer}.ffn_norm:input",
+    "mlp_in": "layers.{layer}.feed_forward:input",
+    "mlp_mid": "layers.{layer}.feed_forward.w2:input",
+    "mlp_out": "layers.{layer}.feed_forward:output",
+    "final_norm": "embedding_norm:output",
+}
+
+# After the MLP a block may add what it reads of the tokens themselves, and it scales the whole stream: resid_post is
+# not resid_mid + mlp_out. Later layers take keys and values from earlier ones: of heads there is none here either.
+GEMMA4: Table = {name: path for name, path in GEMMA2.items() if name not in (*_within(""), "attn_z")}
 
 # Parallel like Phi, with Llama's names.
 COHERE: Table = {name: path for name, path in LLAMA.items() if name != "resid_mid"}
@@ -240,6 +260,9 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "gemma": (LLAMA,),
     "gemma2": (GEMMA2,),
     "gemma3_text": (GEMMA2,),
+    "gemma4_text": (GEMMA4,),
+    "qwen3_5_text": (HYBRID,),
+    "lfm2": (LFM2,),
     "smollm3": (LLAMA,),
     "starcoder2": ({**LLAMA, "mlp_mid": "layers.{layer}.mlp.c_proj:input"},),
     "cohere": (COHERE,),
@@ -280,11 +303,17 @@ def hook_table(module: nn.Module, family: str | None, n_layers: int) -> dict[str
     """
     for table in FAMILIES.get(family or "", ()):
         for prefix in _prefixes(module, table["resid_pre"].format(layer=0)):
-            places = {name: prefix + path for name, path in _by_layer(table, n_layers)}
             modules = dict(module.named_modules())
-            if all(path.partition(":")[0] in modules for path in places.values()):
+            places = {name: _place(prefix, path, modules) for name, path in _by_layer(table, n_layers)}
+            if all(places.values()):
                 return places
     return {}
+
+
+def _place(prefix: str, path: str, modules: Mapping[str, nn.Module]) -> str:
+    """The full path and side of the first of some paths where there is a module; empty if there is none."""
+    paths, _, side = path.partition(":")
+    return next((f"{prefix}{one}:{side}" for one in paths.split("|") if prefix + one in modules), "")
 
 
 def _by_layer(table: Table, n_layers: int) -> Iterator[tuple[str, str]]:
