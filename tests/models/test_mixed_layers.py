@@ -11,6 +11,7 @@ from family_models import MIXED_MODELS
 from torch import Tensor
 
 import monosem as ms
+from monosem.errors import ConfigError
 from monosem.models import Replay, SubjectModel
 
 POINTS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_mid", "mlp_out", "resid_post")
@@ -69,6 +70,13 @@ def test_edits_change_what_follows_and_replayed_passes_are_whole_ones(model: Sub
             assert torch.equal(found, model(tokens)), hook
         assert not torch.allclose(found, plain)
         assert torch.equal(plain, model(tokens))
+
+
+def test_what_needs_heads_is_refused_in_words(model: SubjectModel) -> None:
+    with pytest.raises(ConfigError, match="all of whose layers have attention and keys of their own"):
+        ms.heads(model)
+    with pytest.raises(ConfigError, match="circuits are traced in models of these families"):
+        ms.trace(model, ms.TopKSAE(32, 48, k=4), "The king of", progress=False)
 
 
 def test_a_dictionary_is_trained_measured_harvested_and_steered_with(model: SubjectModel, tmp_path: Path) -> None:

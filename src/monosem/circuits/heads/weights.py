@@ -38,7 +38,8 @@ def attention_of(model: SubjectModel, layer: int) -> Any:
     """
     if f"attn_q.{layer}" not in model.hook_points or not model.writes_text:
         raise ConfigError(
-            f"heads are read in language models of a known family; {model.name} is {model.family or 'of none'}"
+            "heads are read in language models of a known family, all of whose layers have attention and keys of their "
+            f"own; {model.name} is {model.family or 'of none'}"
             + (f" and has layers 0 to {model.n_layers - 1}" if f"attn_q.{0}" in model.hook_points else "")
         )
     return model.module.get_submodule(model.hook_point(f"attn_q.{layer}").path)
