@@ -25,7 +25,7 @@ from monosem.work import doing
 
 LENGTH = 24
 """Tokens of a context, the last of which is edited."""
-ROWS = {"cpu": 64, "cuda": 1024}
+ROWS = {"cpu": 128, "cuda": 1024}
 """Contexts with an edit each, at a time."""
 
 
