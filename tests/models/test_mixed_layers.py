@@ -73,7 +73,7 @@ def test_edits_change_what_follows_and_replayed_passes_are_whole_ones(model: Sub
 
 
 def test_what_needs_heads_is_refused_in_words(model: SubjectModel) -> None:
-    with pytest.raises(ConfigError, match="all of whose layers have attention and keys of their own"):
+    with pytest.raises(ConfigError, match="whose layers do not all have attention and keys of their own"):
         ms.heads(model)
     with pytest.raises(ConfigError, match="circuits are traced in models of these families"):
         ms.trace(model, ms.TopKSAE(32, 48, k=4), "The king of", progress=False)

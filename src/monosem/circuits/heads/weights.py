@@ -36,11 +36,13 @@ def attention_of(model: SubjectModel, layer: int) -> Any:
     Raises:
         ConfigError: the model's family is not known, or it is no causal language model.
     """
-    if f"attn_q.{layer}" not in model.hook_points or not model.writes_text:
+    points = model.hook_points
+    if f"attn_q.{layer}" not in points or not model.writes_text:
+        mixed = "embed" in points and "attn_q.0" not in points
         raise ConfigError(
-            "heads are read in language models of a known family, all of whose layers have attention and keys of their "
-            f"own; {model.name} is {model.family or 'of none'}"
-            + (f" and has layers 0 to {model.n_layers - 1}" if f"attn_q.{0}" in model.hook_points else "")
+            f"heads are read in language models of a known family; {model.name} is {model.family or 'of none'}"
+            + (", whose layers do not all have attention and keys of their own" if mixed else "")
+            + (f" and has layers 0 to {model.n_layers - 1}" if "attn_q.0" in points else "")
         )
     return model.module.get_submodule(model.hook_point(f"attn_q.{layer}").path)
 
