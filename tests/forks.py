@@ -146,11 +146,11 @@ class Forks:
         return self.begun[-1]
 
     def together(self, n: int, program: str | Path, *words: str | Path) -> list[Forked]:
-        """So many processes of one job, as torchrun begins them."""
+        """So many processes of one job, as torchrun begins them; on CPUs, as there may be fewer GPUs."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n)}
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n), "CUDA_VISIBLE_DEVICES": ""}
         return [self(program, *words, **job, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
 
 

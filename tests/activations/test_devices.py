@@ -69,9 +69,9 @@ def test_a_run_is_trained_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     seen: list[str] = []
     step = ms.Trainer.step
 
-    def looked_at(self: ms.Trainer, *given: Any) -> Any:
+    def looked_at(self: ms.Trainer, *given: Any, **options: Any) -> Any:
         seen.append(self.sae.W_enc.device.type)
-        return step(self, *given)
+        return step(self, *given, **options)
 
     monkeypatch.setattr(ms.Trainer, "step", looked_at)
     config = {"hook": "resid_post.2", "tokens": 8192, "output": str(tmp_path), "sae": {"n_latents": 512, "k": 8}}

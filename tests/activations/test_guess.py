@@ -85,7 +85,7 @@ def test_what_is_tried_is_what_a_loop_finds(foreign: SAE, model: SubjectModel) -
     x = x[x.norm(dim=1) <= 10 * x.norm(dim=1).median()]
     error, total = 0.0, 0.0
     for row in x:
-        error += (row - foreign(row[None]).reconstruction[0]).pow(2).sum().item()
+        error += (row - foreign(row[None]).reconstruction[0].to(row.device)).pow(2).sum().item()
         total += (row - x.mean(0)).pow(2).sum().item()
     (first, *_) = guess(foreign, model, "resid_post.2")
     assert first.fvu == pytest.approx(error / total, rel=1e-4)

@@ -80,7 +80,7 @@ def test_measured_is_what_an_edit_of_the_model_does(graph: Graph, bundled: Subje
             after = bundled(tokens)[0, -1]
     ids = graph.nodes.latent[graph.n_sources :].tolist()
     wanted = (after - after.mean() - before + before.mean())[ids]
-    np.testing.assert_allclose(found.measured, wanted.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.measured, wanted.cpu().numpy(), atol=1e-4)
     column = graph.matrix()[graph.n_features :, [node]].toarray()[:, 0]
     np.testing.assert_allclose(found.direct, -0.75 * column, rtol=1e-6)
     assert "measured" in str(found)

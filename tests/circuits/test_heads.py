@@ -71,11 +71,11 @@ def test_every_score_is_that_of_plain_loops_over_documents_alone(bundled: Subjec
     for text in texts:
         tokens = bundled.tokens(text)[:, :40]
         hooks = [f"{kind}.{layer}" for layer in range(4) for kind in ("attn_pattern", "resid_pre", "attn_z")]
-        x = bundled.capture(tokens, hooks)
+        x = {hook: at.cpu() for hook, at in bundled.capture(tokens, hooks).items()}
         n = tokens.shape[1]
         rows: dict[str, Tensor] = {name: torch.zeros(4, 4) for name in expected}
         for layer in range(4):
-            W_O = output_matrix(bundled, layer)
+            W_O = output_matrix(bundled, layer).cpu()
             for head in range(4):
                 pattern = x[f"attn_pattern.{layer}"][0, head]
                 z = x[f"attn_z.{layer}"][0].unflatten(-1, (4, -1))[:, head]
@@ -93,7 +93,7 @@ def test_every_score_is_that_of_plain_loops_over_documents_alone(bundled: Subjec
             torch.tensor(found[name].value), torch.stack(each).mean(0).double(), rtol=1e-3, atol=1e-4
         )
     # copying: the z-score of a token's own logit, over the whole vocabulary
-    direction = torch.randn(1, bundled.d_model, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(1, bundled.d_model, generator=torch.Generator().manual_seed(0)).to(bundled.device)
     from monosem.analysis.logit_lens import direction_logits
 
     logits = direction_logits(direction, bundled)[0]
@@ -151,7 +151,7 @@ def test_examples_are_where_most_was_moved(bundled: SubjectModel, found: Heads) 
         tokens = torch.tensor([found.texts[example.document]])
         x = bundled.capture(tokens, ["attn_v.3", "attn_pattern.3"])
         written = (x["attn_v.3"][0].unflatten(-1, (4, -1))[:, head] @ W_O[head].T).norm(dim=-1)
-        moved = x["attn_pattern.3"][0, head] * written
+        moved = (x["attn_pattern.3"][0, head] * written).cpu()
         assert moved[example.query, example.key] == pytest.approx(example.strength, rel=1e-3)
         moved[:, 0] = 0
         assert moved.fill_diagonal_(0).max() == pytest.approx(example.strength, rel=1e-3)

@@ -131,13 +131,13 @@ def test_a_head_s_features_by_weights_are_those_of_whole_matrices(bundled: Subje
     d = weights.W_K.shape[1]
     sae = ms.TopKSAE(bundled.d_model, 64, k=4, transform="none")
     with torch.no_grad():
-        sae.W_dec[7] = weights.W_K[1].T @ torch.randn(d, generator=torch.Generator().manual_seed(0))
+        sae.W_dec[7] = weights.W_K[1].T.cpu() @ torch.randn(d, generator=torch.Generator().manual_seed(0))
         sae.W_enc[9] = torch.linalg.svd(weights.W_O[1]).U[:, 0]
     sae.metadata.hook = "resid_post.2"
     found = head_features(bundled, sae, 3, 1)
     assert found.keys[0][0] == 7
     assert found.writes == []
-    direction, matrix = sae.decoder_directions([7])[0], weights.W_K[1]
+    direction, matrix = sae.decoder_directions([7])[0].to(bundled.device), weights.W_K[1]
     assert found.keys[0][1] == pytest.approx(float((matrix @ direction).norm() / matrix.norm() / direction.norm()))
     assert found.keys[0][1] > 1.5 * found.chance
     sae.metadata.hook = "resid_post.3"
@@ -150,7 +150,7 @@ def test_a_head_s_features_by_weights_are_those_of_whole_matrices(bundled: Subje
         without = bundled.capture(text, ["attn_out.3"])["attn_out.3"]
     lost = bundled.capture(text, ["attn_out.3"])["attn_out.3"][0, -1] - without[0, -1]
     for latent in (9, 30):
-        expected = float(sae.encoder_directions([latent])[0] @ lost)
+        expected = float(sae.encoder_directions([latent])[0].to(lost) @ lost)
         assert effects[latent] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     sae.metadata.hook = "attn_z.3"
     with pytest.raises(ConfigError, match="residual stream"):

@@ -62,7 +62,7 @@ def test_both_texts_what_was_done_and_how_fluent_it_is(steer: Command, bundled: 
     assert steered.said()[0] in outcome.out
     said = [float(one) for one in re.findall(r"([\d.]+) (?:plain|steered) ?(?:\(by|,)", outcome.out)]
     for one, shown in zip((plain, steered), said, strict=True):
-        ids = torch.tensor([one.prompt_tokens + one.tokens])
+        ids = torch.tensor([one.prompt_tokens + one.tokens], device=bundled.device)
         log_p = bundled(ids)[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[len(one.prompt_tokens) - 1 :, 0]
         assert shown == pytest.approx(math.exp(-float(log_p.mean())), rel=0.01)
 

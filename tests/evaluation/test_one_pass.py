@@ -189,7 +189,7 @@ def test_two_processes_find_the_numbers_of_one(tmp_path: Path, monkeypatch: pyte
     for process in forks.together(2, "-c", PROGRAM, tmp_path / "sae", tmp_path / "2.json"):
         assert process.wait() == 0, process.said
     monkeypatch.setattr(SubjectModel, "contexts_at_once", lambda model, length: 2)
-    alone = ms.evaluate(sae, ms.load_model("bundled"), tokens=1500, loss_tokens=700, progress=False)
+    alone = ms.evaluate(sae, ms.load_model("bundled", device="cpu"), tokens=1500, loss_tokens=700, progress=False)
     together = EvaluationReport.load(tmp_path / "2.json")
     assert together.facts.keys() == alone.facts.keys()
     for key, fact in alone.facts.items():

@@ -66,7 +66,7 @@ def test_one_head_has_examples_other_heads_and_features(
 
 def test_a_prompt_s_pattern_is_the_model_s(client: Any, measured: dict[str, Any], bundled: SubjectModel) -> None:
     found = client.send("POST", f"{API}/3/1/prompt", {"text": TEXT})
-    pattern = bundled.capture(TEXT, ["attn_pattern.3"])["attn_pattern.3"][0, 1]
+    pattern = bundled.capture(TEXT, ["attn_pattern.3"])["attn_pattern.3"][0, 1].cpu()
     assert found["query"] == len(pattern) - 1 == len(found["texts"]) - 1
     for i, row in enumerate(found["pattern"]):
         torch.testing.assert_close(torch.tensor(row), pattern[i, : i + 1], rtol=0, atol=1e-4)

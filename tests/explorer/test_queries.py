@@ -61,13 +61,14 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def trained(bundled: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The dictionary that `monosem demo` trains, as it came out, in half precision."""
     folder: Path = tmp_path_factory.mktemp("queries") / "run"
     sae = ms.load_sae(DEMO_SAE).float()
     sae.save(folder / "sae")
     read: dict[bytes, torch.Tensor] = {}
     encoded: dict[bytes, SparseCodes] = {}
+    bundled = ms.load_model("bundled", device="cpu")
     capture, encode = bundled.capture, sae.encode
 
     def kept(inputs: Any, hooks: Any) -> Any:

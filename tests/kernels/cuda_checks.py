@@ -301,6 +301,31 @@ def test_bounds_hold_and_what_is_found_is_that_of_float64(
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_what_is_counted_is_what_is_written_at_the_very_edge(precision: kernels.Precision) -> None:
+    """Each row's edge is one entry and its bound, in every bit: to fuse a product and a sum would move the one over it.
+
+    Two kernels that disagree there write an entry into the next row's place, or leave one unwritten.
+    """
+    rows, n, d = (6, 40, 20) if DEVICE == "cpu" else (3000, 2000, 64)
+    x, W, bias = (random(*s, seed=i, dtype=SINGLE) for i, s in enumerate(((rows, d), (n, d), (n,))))
+    screen, few = triton_screens.Screen.of(W, bias, precision), triton_screens.rounded(x, precision)
+    product, weight = screen.product(few), screen.weight
+    near = product.float() * (few.scale[:, None] * weight.scale)
+    row_error = 1.001 * few.error + (2 * d + 16) * 2.0**-23 * few.norm + TINY
+    bound = row_error[:, None] * (weight.norm + TINY)
+    bound = bound + (1.001 * few.rounded_norm + TINY)[:, None] * (weight.error + TINY) + 2.4e-7 * bias.abs()
+    if precision == "bfloat16":
+        bound = bound + 0.003945 * near.abs()
+    most, limits = near + bias + bound, torch.zeros(n, device=DEVICE)
+    edges = most.topk(5).values[:, -1].contiguous()
+    reaching = most >= edges[:, None]
+    counts = screen.counts(product, few, edges, limits)
+    assert torch.equal(counts, reaching.sum(1))
+    places = screen.places(product, few, edges, limits, torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+    assert torch.equal(places.long(), reaching.nonzero()[:, 1])
+
+
 def test_rows_that_a_screen_cannot_tell_apart_are_evaluated_whole() -> None:
     n = 40 if DEVICE == "cpu" else 130
     W = torch.ones(n, 24, device=DEVICE) + 1e-5 * random(n, 24, dtype=SINGLE)
@@ -550,7 +575,12 @@ def test_the_same_input_gives_the_same_bits() -> None:
     def outcome() -> list[Tensor]:
         values, selection = kernels.top_k(x, W, bias, 20, screen="bfloat16")
         outer = cuda.scatter_outer(values, *selection.by_latent(cuda), x)
-        return [values, selection.indices, outer, cuda.weighted_sum(values, selection.indices, selection.offsets, W)]
+        sums = cuda.weighted_sum(values, selection.indices, selection.offsets, W)
+        leaves = [x.clone().requires_grad_(), W.clone().requires_grad_(), bias.clone().requires_grad_()]
+        b_dec = torch.zeros(300, device=DEVICE, requires_grad=True)
+        pre = kernels.encode(leaves[0], leaves[1], leaves[2], b_dec, selection, values)
+        grads = torch.autograd.grad(kernels.decode(pre, leaves[1], selection).pow(2).sum(), [*leaves, b_dec])
+        return [values, selection.indices, outer, sums, *grads]
 
     for first, second in zip(outcome(), outcome(), strict=True):
         assert torch.equal(first, second)

@@ -20,7 +20,7 @@ from monosem.cli.main import app
 from monosem.errors import ConfigError, FileError, HookError
 from monosem.features.state import Harvest, HarvestSettings
 from monosem.kernels.screening import n_rough
-from monosem.models import SubjectModel
+from monosem.models import SubjectModel, load_model
 from monosem.models.outline import TensorCount, outline
 from monosem.planning import hardware, labour, memory
 from monosem.planning.calibrate import Measured
@@ -171,8 +171,8 @@ def test_gradients_are_as_large_as_parameters() -> None:
     assert sum(sizes) == sum(parameter.nbytes for parameter in trainer.sae.parameters())
 
 
-def test_a_live_buffer_holds_what_is_planned_while_it_is_filled(bundled: SubjectModel) -> None:
-    model, rows = bundled, 8_192
+def test_a_live_buffer_holds_what_is_planned_while_it_is_filled() -> None:
+    model, rows = load_model("bundled", device="cpu"), 8_192
     source = LiveActivations(model, "resid_post.2", buffer_tokens=rows)
     source.make_pool(0)
     with TensorCount([*model.module.parameters(), *model.module.buffers()]) as counted:

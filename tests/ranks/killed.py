@@ -30,7 +30,7 @@ HOOK = "resid_post.0"
 
 def work(task: str, folder: Path, model_folder: str) -> Any:
     """What one process does, or several."""
-    model = load_model(model_folder)
+    model = load_model(model_folder, device="cpu")
     if task == "store":
         options: dict[str, Any] = {"tokens": 5000, "shard_rows": 512, "window_shards": 2}
         return store_activations(model, HOOK, path=folder, progress=False, **options)

@@ -57,7 +57,7 @@ def started(name: str, call: int, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
 
 
@@ -149,7 +149,8 @@ def told(said: Path) -> list[str]:
 
 def run_by_itself(*words: str | Path) -> None:
     """A script that forks the processes of its jobs."""
-    command, settings = [sys.executable, *map(str, words)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 

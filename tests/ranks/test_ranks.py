@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[d
     with alone_in(folder / "used"):
         command, settings = (
             [sys.executable, str(WORKER), str(folder), str(tiny_folder)],
-            {**os.environ, "OMP_NUM_THREADS": "1"},
+            {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
         done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False, timeout=900)
         output = done.stdout + done.stderr

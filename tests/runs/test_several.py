@@ -356,7 +356,7 @@ def read_by_hand(model: ms.SubjectModel) -> tuple[torch.Tensor, torch.Tensor]:
     stream: list[int] = []
     for text in TEXT:
         stream += [eos if stream else bos, *model.tokens(text, prepend_bos=False)[0].tolist()]
-    tokens = torch.tensor([stream])
+    tokens = torch.tensor([stream], device=model.device)
     return tokens, (tokens == bos) | (tokens == eos)
 
 

@@ -107,7 +107,7 @@ def test_folded_into_weights_the_model_is_an_ordinary_one_and_linear_in_its_norm
     torch.testing.assert_close(model(tokens), switched, rtol=1e-4, atol=1e-4)
     model.save(tmp_path / "model")
     assert not [path for path in (tmp_path / "model").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
-    again = ms.load_model(tmp_path / "model", dtype=torch.float64)
+    again = ms.load_model(tmp_path / "model", device="cpu", dtype=torch.float64)
     torch.testing.assert_close(again(tokens), model(tokens), rtol=1e-5, atol=1e-5)
     norm = again.module.get_submodule(again.hook_point("final_norm").path)
     x, y = torch.randn(2, 1, 3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -182,7 +182,7 @@ def test_the_result_is_saved_beside_its_control_and_says_what_it_cost(removal: A
     assert done.model.module.config.layer_norm_epsilon == EPSILON
     tokens = done.model.tokens("the king of France")
     for name, model in (("model", done.model), ("control", done.control)):
-        torch.testing.assert_close(ms.load_model(folder / name)(tokens), model(tokens))
+        torch.testing.assert_close(ms.load_model(folder / name, device=model.device)(tokens), model(tokens))
     one = done.on["held out"]
     assert one.gap.value == pytest.approx(one.removed.value - one.control.value)
     assert done.losses["removed"][:1] == done.losses["control"][:1]  # the same tokens; nothing is removed yet

@@ -49,7 +49,7 @@ def nearest(
     Raises:
         MismatchError: they have other widths.
     """
-    against = rows if others is None else others
+    against = rows if others is None else others.to(rows.device)
     if rows.shape[1] != against.shape[1]:
         raise MismatchError(
             f"directions of width {rows.shape[1]} and {against.shape[1]} have no cosines: compare dictionaries of one "

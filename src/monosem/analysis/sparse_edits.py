@@ -79,4 +79,4 @@ def _moves(
     numbers = difference.abs().topk(most, 1).indices
     amounts = difference.gather(1, numbers)
     moves = amounts[..., None] * sae.decoder_directions()[numbers]
-    return moves.to(x), torch.where(amounts != 0, numbers, -1)
+    return moves.to(x), torch.where(amounts != 0, numbers, -1).to(x.device)

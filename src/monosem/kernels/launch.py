@@ -9,4 +9,4 @@ def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -
     """On the device of its first argument, where there is anything to do."""
     if all(grid):
         with torch.cuda.device_of(arguments[0]):
-            kernel[grid](*arguments, **constants, enable_fp_fusion=True)
+            kernel[grid](*arguments, **{"enable_fp_fusion": True, **constants})

@@ -70,10 +70,10 @@ def working_together() -> Iterator[Group]:
     own = int(os.environ.get("LOCAL_RANK", "0"))
     backend = "gloo"
     if torch.cuda.is_available():
-        if own >= torch.cuda.device_count():
+        if own >= (there := torch.cuda.device_count()):
             raise ConfigError(
-                f"there are {torch.cuda.device_count()} GPUs, and this is process {own} of this machine (counted from "
-                f"0): start torchrun with --nproc-per-node {torch.cuda.device_count()}, or with "
+                f"each process has a GPU of its own, and process {own} of this machine (counted from 0) finds "
+                f"{'one' if there == 1 else there}: start torchrun with --nproc-per-node {there}, or with "
                 "CUDA_VISIBLE_DEVICES='' to train on CPUs"
             )
         torch.cuda.set_device(own)

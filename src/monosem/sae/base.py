@@ -282,8 +282,8 @@ class SAE(Weights, ABC):
         self, x: Float[Tensor, "rows d_in"], target: Float[Tensor, "rows d_out"] | None = None
     ) -> Float[Tensor, ""]:
         """Scale the encoder so that reconstructions have the energy of raw activations; returns the factor."""
-        sample = x[:1024].to(self.W_enc.dtype)
-        wanted = sample if target is None else target[:1024].to(self.W_enc.dtype)
+        sample = x[:1024].to(self.W_enc)
+        wanted = sample if target is None else target[:1024].to(self.W_enc)
         energy = self.target_transform(self(sample).reconstruction, sample).pow(2).sum()
         energy_wanted = self.target_transform(wanted, sample).pow(2).sum()
         factor = torch.where(energy > 0, energy_wanted / energy, torch.ones_like(energy)).sqrt()

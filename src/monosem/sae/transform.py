@@ -138,10 +138,11 @@ class InputTransform(nn.Module):
         self, x: Float[Tensor, "*batch d"], like: Float[Tensor, "*batch d"] | None = None
     ) -> Float[Tensor, "*batch d"]:
         """Raw to transformed; with `like`, as those raw rows are transformed (the same, unless `per_row`)."""
+        x = x.to(self.mean.device)
         if self.kind == "none":
             return x
         if self.per_row:
-            mean, deviation = self._row_moments(x if like is None else like)
+            mean, deviation = self._row_moments(x if like is None else like.to(x.device))
             return (x - mean) / (deviation + EPSILON if self.kind == "standardise" else deviation)
         if self.whitens:
             return (x - self.mean) @ self.matrix.T
@@ -159,6 +160,7 @@ class InputTransform(nn.Module):
         Raises:
             ConfigError: they are needed and were not given.
         """
+        y = y.to(self.mean.device)
         if self.kind == "none":
             return y
         if self.per_row:
@@ -167,7 +169,7 @@ class InputTransform(nn.Module):
                     f"transform {self.kind!r} scales every row by its own mean and deviation: to undo it, give the raw "
                     "activations too, as in sae.decode(codes, x)"
                 )
-            mean, deviation = self._row_moments(x)
+            mean, deviation = self._row_moments(x.to(y.device))
             return y * deviation + mean
         if self.whitens:
             return y @ self.inverse_matrix.T + self.mean

@@ -14,8 +14,11 @@ from monosem.sql.tables import Tables
 
 MEMORY = "1GB"
 """For DuckDB's tables ..."""
-ADDRESSES = 6 * 2**30
-"""... and for everything: strings and lists of an expression are not counted among them."""
+WRITTEN = 5 * 2**30
+"""... and for everything that can be written to, as strings and lists of an expression are not counted among them.
+
+Not of addresses: those that libraries merely reserve are the more, the more threads the processor has.
+"""
 THREADS = "2"
 
 
@@ -50,7 +53,7 @@ def _limit_memory() -> None:
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+        resource.setrlimit(resource.RLIMIT_DATA, (WRITTEN, WRITTEN))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -94,8 +94,8 @@ def collect(
     with doing("reading features", tokens, unit="tokens") as work:
         for batch in contexts.in_batches(at_once):
             found, _ = read_pairs(model, (source, target), batch.inputs, stream, norm)
-            documents = torch.as_tensor(np.asarray(batch.document)).amax(1)[found.documents]
-            parts.append(Pairs(found.source, found.target, found.shrunk, documents))
+            of_rows = torch.as_tensor(np.asarray(batch.document)).amax(1).to(found.documents.device)
+            parts.append(Pairs(found.source, found.target, found.shrunk, of_rows[found.documents]))
             n += len(found)
             work.advance(len(found))
             if n >= tokens:
