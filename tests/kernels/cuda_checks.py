@@ -587,6 +587,16 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
 
 @on_a_gpu
+@pytest.mark.parametrize("shape", [(), (3,), (300,)], ids=str)
+def test_sums_by_number_have_the_same_bits_every_time(shape: tuple[int, ...]) -> None:
+    numbers = torch.randint(0, 50, (100_000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32).to(DEVICE)
+    values, total = random(100_000, *shape, dtype=SINGLE), random(50, *shape, seed=1, dtype=SINGLE)
+    first, *others = (kernels.index_add_(total.clone(), numbers, values) for _ in range(5))
+    assert all(torch.equal(first, other) for other in others)
+    check_near(first, total.double().index_add_(0, numbers, values.double()).float())
+
+
+@on_a_gpu
 @pytest.mark.parametrize("precision", ["int8", "float8"])
 def test_what_a_screen_of_eight_bits_shows_is_what_plain_arithmetic_shows(precision: kernels.Precision) -> None:
     if not kernels.knows(precision, torch.device("cuda")):

@@ -273,7 +273,8 @@ def _fitted(x: Tensor, kind: Int[Tensor, "rows places"], kinds: int, decay: floa
     @torch.enable_grad()
     def loss() -> float:
         optimizer.zero_grad()
-        value = places * F.cross_entropy(logits(x), kind) + decay / 2 * weight.square().sum()
+        surprise = F.cross_entropy(logits(x), kind, reduction="none")  # its own mean has no fixed order on a GPU
+        value = places * surprise.mean() + decay / 2 * weight.square().sum()
         value.backward()
         return value.item()
 

@@ -16,6 +16,7 @@ from monosem.errors import ConfigError
 from monosem.interventions.base import joined_once, reads
 from monosem.interventions.number import Of, number_of
 from monosem.interventions.way import Put, Site, Way, like, midpoints
+from monosem.kernels import index_add_
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
 
@@ -61,12 +62,12 @@ class Attribution:
         """The sum of all scores of each context."""
         sums = torch.zeros_like(self.metric)
         rows = self.scores.rows() // self.scores.batch_shape[1]
-        return sums.index_add_(0, rows, self.scores.values.to(sums))
+        return index_add_(sums, rows, self.scores.values.to(sums))
 
     def by_latent(self) -> Float[Tensor, " n_latents"]:
         """The sum of each latent's scores over contexts and positions."""
         sums = torch.zeros(self.codes.n_latents, dtype=self.scores.values.dtype, device=self.scores.device)
-        return sums.index_add_(0, self.scores.indices, self.scores.values)
+        return index_add_(sums, self.scores.indices, self.scores.values)
 
     def top(self, k: int = 10) -> list[tuple[int, float]]:
         """The latents with the largest sums, whatever their sign, and these."""

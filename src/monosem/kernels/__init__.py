@@ -12,6 +12,7 @@
     reaching.py    its loops, compiled by numba
     parallel.py    how they are compiled, on as many threads as torch has
     buffers.py     memory that is used again
+    sums.py        sums in one order on every device
     sparse.py      the two differentiable operations that architectures are made of, on any of the above
 
 Selection is not differentiable: `top_k` and `above` say which latents are on. `encode` and `decode` evaluate those,
@@ -35,6 +36,7 @@ from monosem.kernels.sparse import (
     top_k,
     use_backend,
 )
+from monosem.kernels.sums import index_add_
 from monosem.ranks import (
     a_row,
     latents_in_all,
@@ -62,6 +64,7 @@ __all__ = [
     "encode",
     "fast_bfloat16",
     "fastest",
+    "index_add_",
     "knows",
     "largest",
     "latents_in_all",

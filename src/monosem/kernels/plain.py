@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from monosem.kernels.matmul import linear
 from monosem.kernels.rounding import Precision
 from monosem.kernels.screening import n_rough
+from monosem.kernels.sums import index_add_
 
 TILE_ROWS = 1024
 TILE_ENTRIES = 16384
@@ -122,7 +123,7 @@ def weighted_sum(
     rows = _rows(offsets, indices.numel())
     out = weight.new_zeros(offsets.numel() - 1, weight.shape[1])
     for v, r, i in zip(*(_tiles(t, TILE_ENTRIES) for t in (values, rows, indices.long())), strict=True):
-        out.index_add_(0, r, v[:, None] * weight[i])
+        index_add_(out, r, v[:, None] * weight[i])
     return out
 
 
@@ -150,7 +151,7 @@ def scatter_outer(
     latents = _rows(latent_offsets, order.numel())
     out = y.new_zeros(latent_offsets.numel() - 1, y.shape[1])
     for o, latent, row in zip(*(_tiles(t, TILE_ENTRIES) for t in (order, latents, rows)), strict=True):
-        out.index_add_(0, latent, values[o][:, None] * y[row])
+        index_add_(out, latent, values[o][:, None] * y[row])
     return out
 
 

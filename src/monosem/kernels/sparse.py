@@ -27,6 +27,7 @@ from monosem.errors import DivergenceError
 from monosem.kernels.matmul import fast_bfloat16, fastest, integer_levels, product
 from monosem.kernels.rounding import WEIGHT_LEVELS, Precision
 from monosem.kernels.screening import GROUP, n_rough
+from monosem.kernels.sums import index_add_
 
 DENSE_ABOVE = 0.3
 """Share of latents on above which dense matmuls are faster (measured on CPU: benchmarks/crossover.py)."""
@@ -359,7 +360,7 @@ class _Encode(torch.autograd.Function):
         grad_W = _weight_gradient(grad, selection, x, ctx.common) if need_W else None
         grad_b = None
         if need_b or need_b_dec:
-            grad_b = _sums_by_latent(grad, selection)
+            grad_b = index_add_(grad.new_zeros(selection.n_latents), selection.indices, grad)
         grad_b_dec = None
         if need_b_dec and grad_b is not None:  # all latents read it, those of other ranks too
             grad_b_dec = ctx.latents.sum_(-_sum_of_rows(grad_b, W))
@@ -427,15 +428,6 @@ def _weighted_sum(values: Tensor, selection: Selection, W: Tensor) -> Tensor:
     if selection.dense:
         return product(_to_dense(values, selection), W)
     return _backend(W).weighted_sum(values, selection.indices, selection.offsets, W)
-
-
-def _sums_by_latent(values: Tensor, selection: Selection) -> Tensor:
-    """Each latent's sum of values: on a GPU by a kernel, as `index_add_` adds there in another order every time."""
-    backend = _backend(values)
-    if backend.__name__ != "monosem.kernels.cuda":
-        return values.new_zeros(selection.n_latents).index_add_(0, selection.indices, values)
-    ones = values.new_ones(len(selection.offsets) - 1, 1)
-    return backend.scatter_outer(values, *selection.by_latent(backend), ones)[:, 0]
 
 
 def _sum_of_rows(weights: Tensor, W: Tensor) -> Tensor:

@@ -325,7 +325,9 @@ class MatchingPursuitSAE(SAE):
     ) -> tuple[Float[Tensor, " entries"], Selection]:
         """Codes: the values of steps that chose the same latent, together."""
         first = (picks[:, :, None] == picks[:, None, :]).int().argmax(2)
-        sums = torch.zeros_like(values).scatter_add(1, first, values)
+        row = torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
+        sums = kernels.index_add_(torch.zeros_like(values).flatten(), (row + first).flatten(), values.flatten())
+        sums = sums.view_as(values)
         return _stored(sums, picks, sums.detach() > 0, self.n_latents)
 
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " entries"], Selection]:
@@ -387,6 +389,6 @@ class _Unrolled(torch.autograd.Function):
             atom = W[pick]
             residual += value * atom
             grad_value = (grad_values[:, step] - (grad * atom).sum(-1))[:, None] * (value > 0)
-            grad_W.index_add_(0, pick, grad_value * residual - value * grad)
+            kernels.index_add_(grad_W, pick, grad_value * residual - value * grad)
             grad += grad_value * atom
         return grad, grad_W, None, None, None

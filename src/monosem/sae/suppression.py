@@ -69,7 +69,7 @@ def fix_suppression(
     selection = Selection(out.codes.indices, out.codes.offsets, sae.n_latents)
     values, latents = out.codes.values, out.codes.indices
     W_dec = sae.W_dec.detach()
-    energy = values.new_zeros(sae.n_latents).index_add_(0, latents, values**2).sqrt()
+    energy = kernels.index_add_(values.new_zeros(sae.n_latents), latents, values**2).sqrt()
     if decoder:
         scale = _inverse(energy)[:, None]
         change = least_squares(lambda u: kernels.decode(values, u * scale, selection), W_dec * 0, residual, steps)

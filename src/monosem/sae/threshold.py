@@ -43,7 +43,7 @@ class Entries:
         """Every latent's sum over the rows here."""
         if self.selection is None:
             return values.sum(0)
-        return values.new_zeros(self.selection.n_latents).index_add(0, self.selection.indices, values)
+        return kernels.index_add_(values.new_zeros(self.selection.n_latents), self.selection.indices, values)
 
     def counts(self, on: Tensor) -> Int[Tensor, " n_latents"]:
         """On how many rows something is true of a latent."""

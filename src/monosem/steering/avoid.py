@@ -15,6 +15,7 @@ from monosem.arguments import checked
 from monosem.codes import SparseCodes
 from monosem.errors import ConfigError, DataError
 from monosem.interventions.base import reads
+from monosem.kernels import index_add_
 from monosem.models import EditContext, SubjectModel
 from monosem.sae import SAE
 from monosem.text import special_tokens, well_formed
@@ -160,7 +161,7 @@ def _change(before: SparseCodes, after: SparseCodes, latents: list[int]) -> floa
     means: list[Tensor] = []
     for codes in (before, after):
         mean = torch.zeros(codes.n_latents, dtype=codes.values.dtype, device=codes.device)
-        mean.index_add_(0, codes.indices.long(), codes.values.detach())
+        index_add_(mean, codes.indices, codes.values.detach())
         mean[latents] = 0
         means.append(mean / max(1, codes.n_rows))
     return 1 - float(torch.cosine_similarity(*means, dim=0))

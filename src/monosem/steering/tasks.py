@@ -14,6 +14,7 @@ from torch import Tensor
 
 from monosem.errors import ConfigError, DataError
 from monosem.interventions import Replace
+from monosem.kernels import index_add_
 from monosem.models import Replay, SubjectModel
 from monosem.spelling import listed
 from monosem.steering.reading import batches, last_positions
@@ -105,8 +106,8 @@ class Questions:
         wanted, mask = self.batch["input_ids"][:, 1:], self.is_answer[:, 1:]
         log_p, answers, pair = logits[mask].float().log_softmax(-1), wanted[mask], mask.nonzero()[:, 0]
         none = torch.zeros(len(mask), dtype=log_p.dtype, device=log_p.device)
-        nll = none.index_add(0, pair, -log_p.gather(-1, answers[:, None])[:, 0])
-        right = none.index_add(0, pair, (log_p.argmax(-1) != answers).to(none)) == 0
+        nll = index_add_(none.clone(), pair, -log_p.gather(-1, answers[:, None])[:, 0])
+        right = index_add_(none, pair, (log_p.argmax(-1) != answers).to(none)) == 0
         return nll, right
 
     @torch.no_grad()

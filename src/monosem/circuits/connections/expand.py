@@ -13,6 +13,7 @@ from monosem.circuits.sites import Dictionaries, sites_of
 from monosem.errors import ConfigError
 from monosem.interventions.number import number_of
 from monosem.interventions.way import Put, Site, Way
+from monosem.kernels import index_add_
 from monosem.models import EditContext, SubjectModel
 from monosem.models.blocks import NormWeights, block_module, block_norm, block_of, matrix, norm_weights, value_matrix
 
@@ -125,7 +126,7 @@ def sources_of(
             codes = site.entries.values.to(readers)
             values = codes[:, None] * (rows.to(readers) @ before.T) * looked[:, token].T
             add(site.write, site.entries.indices, token, values)
-            rest = rest - torch.zeros_like(rest).index_add_(0, token, codes[:, None] * rows.to(readers))
+            rest = rest - index_add_(torch.zeros_like(rest), token, codes[:, None] * rows.to(readers))
         add(place, torch.full_like(every, -1), every, rest @ before.T * looked.T)
     constant = torch.zeros(len(readers)).to(readers)
     if norm.bias is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from monosem.circuits.feature_circuit.states import summed
 from monosem.codes import SparseCodes
 from monosem.interventions.way import Put, Site
+from monosem.kernels import index_add_
 from monosem.models import EditContext
 
 
@@ -93,7 +94,7 @@ class SiteEffects:
         parts.append((numbering.of(position, latents), context, error[context, position]))
         numbers, contexts, values = (torch.cat(columns) for columns in zip(*parts, strict=True))
         totals = torch.zeros(n_contexts, dtype=gradient.dtype, device=gradient.device)
-        return SiteEffects(*summed(numbers, values), totals.index_add_(0, contexts, values))
+        return SiteEffects(*summed(numbers, values), index_add_(totals, contexts, values))
 
     def plus(self, other: SiteEffects) -> SiteEffects:
         """Of both, contexts one after another."""

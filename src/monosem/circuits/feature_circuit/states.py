@@ -12,6 +12,7 @@ from torch import Tensor
 from monosem.codes import SparseCodes
 from monosem.errors import DataError
 from monosem.interventions.way import Site
+from monosem.kernels import index_add_
 
 Ablation = Literal["mean", "zero"]
 
@@ -83,4 +84,4 @@ def summed(numbers: Int[Tensor, " n"], values: Float[Tensor, " n"]) -> tuple[Ten
     """Each number once, with the sum of its values."""
     unique, inverse = numbers.unique(return_inverse=True)
     sums = torch.zeros(len(unique), dtype=values.dtype, device=values.device)
-    return unique, sums.index_add_(0, inverse, values)
+    return unique, index_add_(sums, inverse, values)

@@ -19,6 +19,7 @@ from monosem.circuits.frozen.steps import Linear, Mix, Norm, Same, Scaled, Step
 from monosem.circuits.frozen.units import DictionaryUnit, NeuronUnit, Unit
 from monosem.errors import ConfigError
 from monosem.interventions.base import reads
+from monosem.kernels import index_add_
 from monosem.models import EditContext, SubjectModel
 from monosem.models.attention import keeping
 from monosem.models.blocks import block_module, block_of, matrix, norm_weights, value_matrix
@@ -277,7 +278,7 @@ class Frozen:
             site.features.append((number, write))
             every = torch.arange(len(unit.positions), device=rest.device)
             for chunk in every.split(16_384):
-                rest.index_add_(0, unit.positions[chunk], -unit.written(write, chunk).to(rest.dtype))
+                index_add_(rest, unit.positions[chunk], -unit.written(write, chunk).to(rest.dtype))
             bias, skip = unit.bias(write), unit.skip(write)
             if bias is not None:
                 rest = rest - bias.to(rest.dtype)

@@ -20,6 +20,7 @@ from torch import Tensor
 from monosem.circuits.frozen.frozen import Frozen, Site
 from monosem.circuits.frozen.pattern import Pattern
 from monosem.circuits.frozen.steps import Norm, Scaled
+from monosem.kernels import index_add_
 
 Regime = Literal["frozen", "iterative", "free"]
 REGIMES: tuple[Regime, ...] = ("frozen", "iterative", "free")
@@ -114,7 +115,7 @@ class Intervened:
             unit.look(values[read], kept)
             entries = torch.arange(len(unit.positions), device=value.device)
             for chunk in entries.split(16_384):
-                value.index_add_(0, unit.positions[chunk], unit.written(write, chunk).to(value.dtype))
+                index_add_(value, unit.positions[chunk], unit.written(write, chunk).to(value.dtype))
             bias, skip = unit.bias(write), unit.skip(write)
             value = value if bias is None else value + bias.to(value.dtype)
             if skip is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monosem.circuits.frozen.frozen import Frozen
 from monosem.errors import ConfigError, DataError
+from monosem.kernels import index_add_
 from monosem.models.blocks import matrix
 from monosem.models.families import main_config
 
@@ -49,7 +50,7 @@ class Goal:
     def cotangent(self, frozen: Frozen) -> Float[Tensor, "1 pos d"]:
         """By what it grows with its site."""
         found = self.vectors.new_zeros(1, int(self.positions.max()) + 1, self.vectors.shape[1])
-        found[0].index_add_(0, self.positions, self.vectors)
+        index_add_(found[0], self.positions, self.vectors)
         return found
 
 
