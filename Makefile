@@ -1,4 +1,4 @@
-# make demo | test | test-avx2 | fuzz | interop | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
+# make demo | test | test-avx2 | test-gpu | fuzz | interop | bench | format | page | smollm2. Each does all its own set-up, which takes no time once done.
 # make demo ends in the explorer; make demo SERVE=0 leaves it out.
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # three processes of one thread each, as tests also wait; whole files each, in the order of tests/conftest.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-avx2 fuzz interop bench format page smollm2 types kernels
+.PHONY: demo test test-avx2 test-gpu fuzz interop bench format page smollm2 types kernels
 demo: $(READY) $(if $(filter 0,$(SERVE)),,page)
 	$(BIN)/monosem demo $(if $(filter 0,$(SERVE)),,--explore)
 
@@ -38,6 +38,11 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS
 test-avx2: $(READY) page
 	$(AVX2) $(BIN)/python tests/compile_kernels.py
 	$(AVX2) $(PYTEST)
+
+# with a GPU that is pretended: what would meet on two devices there fails here; of kernels and of speed it shows nothing
+ROOMS ?= tests/docs tests/analysis tests/circuits tests/evaluation tests/explain tests/interventions tests/steering
+test-gpu: $(READY) page
+	PYTHONPATH=tests $(PYTEST) -p pretended_gpu $(ROOMS)
 
 # 15,400 damaged files of eleven kinds; FUZZ_CASES=n takes n of each kind
 fuzz: $(READY)

@@ -56,7 +56,7 @@ def activations(model: SubjectModel, pairs: list[Pair], folder: Path) -> list[Pa
             length = int(batch["attention_mask"][rows].sum(1).max())
             part = {name: value[rows, :length] for name, value in batch.items()}
             hook = f"resid_post.{FROZEN - 1}"
-            x[rows, :length] = model.capture(part, [hook])[hook].to(x)
+            x[rows.cpu(), :length] = model.capture(part, [hook])[hook].to(x)
         new = file.with_suffix(".new")
         save_file({"x": x, "mask": batch["attention_mask"]}, new)
         new.replace(file)

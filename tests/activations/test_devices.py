@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,11 @@ import torch
 
 import monosem as ms
 from monosem.activations.views import HookSource
-from monosem.kernels import sparse
 from monosem.models import default_device
 from monosem.runs import run_training
 
+HERE = Path(__file__).parent
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def made() -> ms.SAE:
-    sae = ms.TopKSAE(256, 512, k=8, device="cpu")
-    sae.metadata.hook, sae.metadata.model = "resid_post.2", "bundled"
-    return sae
 
 
 def test_models_go_to_the_gpu_where_there_is_one() -> None:
@@ -36,32 +33,20 @@ def test_a_source_knows_where_its_rows_are_made(tmp_path: Path) -> None:
     assert ms.activations(torch.randn(4, 8)).device is None
 
 
-@on_a_gpu
-def test_an_sae_goes_where_its_model_is(tmp_path: Path) -> None:
-    model = ms.load_model("bundled")
-    for use in (
-        lambda sae: ms.train(sae, ms.activations(model, "resid_post.2"), tokens=8192, progress=False),
-        lambda sae: ms.evaluate(sae, model, tokens=2000, progress=False),
-        lambda sae: ms.harvest(sae, tmp_path / "store", model, tokens=2000, progress=False),
-        lambda sae: ms.check(sae, model),
-        lambda sae: ms.effects(model, sae, "The king of the land", 3),
-        lambda sae: ms.attribute(model, sae, "The king of the land"),
-    ):
-        sae = made()
-        use(sae)
-        assert sae.W_enc.device.type == sae.transform.mean.device.type == "cuda"
-    with model.edit([ms.Splice(made()), ms.Add(made(), 3, 1.0)]):
-        assert model("The king").device.type == "cuda"
-
-
-@on_a_gpu
-def test_what_it_reads_is_brought_to_it() -> None:
-    sae, x = made(), torch.randn(4, 256)
-    alone = sae(x).reconstruction
-    with sparse.use_backend("plain"):
-        there = sae.to("cuda")(x).reconstruction
-    assert there.device.type == "cuda"
-    torch.testing.assert_close(there.cpu(), alone, rtol=1e-4, atol=1e-4)
+def test_what_stands_on_two_devices_meets(tmp_path: Path) -> None:
+    """On a GPU, or on one that is pretended: that must be before anything else is begun."""
+    pretended = [] if torch.cuda.is_available() else ["-p", "pretended_gpu"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *pretended]
+    search = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        [*command, f"--basetemp={tmp_path / 'work'}", str(HERE / "device_checks.py")],
+        env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "skipped" not in ran.stdout
 
 
 @on_a_gpu

@@ -52,7 +52,7 @@ def test_a_word_is_guessed_where_all_its_tokens_are_the_likeliest(bundled: Subje
         with bundled.attach(bundled.hook_point(HOOK), put):
             right.append(bundled(ids)[0, -1 - n : -1].argmax(-1))
         for name, found in zip(guessed, right, strict=True):
-            guessed[name] += torch.equal(found, ids[0, -n:])
+            guessed[name] += torch.equal(found.cpu(), ids[0, -n:])
     assert report.facts["last_words"] == len(texts)
     assert 0 < guessed["SAE"] < guessed["clean"] < len(texts), "neither none nor all, or nothing is compared"
     assert report.facts["last_word_clean"] == pytest.approx(guessed["clean"] / len(texts))

@@ -252,7 +252,7 @@ def _effect(
 ) -> Float[Tensor, " change"]:
     """What taking codes times a direction out changes of the logits of contexts that have any."""
     some = (codes > 0).any(1)
-    part = codes[some][..., None] * direction
+    part = codes[some][..., None] * direction.to(codes)
     return (_logits(model, tokens[some], {hook: lambda x, _: x - part.to(x)}) - clean[some]).flatten()
 
 

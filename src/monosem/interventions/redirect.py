@@ -67,4 +67,5 @@ class Redirect(FeatureEdit):
 
     def replace(self, rows: Float[Tensor, "chosen d"], places: Places) -> Float[Tensor, "chosen d"]:
         codes, base = self._read(rows)
-        return base + codes @ (self.directions - self.sae.decoder_directions(self.latents))
+        own = self.sae.decoder_directions(self.latents)
+        return base + codes @ (self.directions.to(own) - own)

@@ -77,12 +77,14 @@ def overlap(
 ) -> Overlap:
     """Compare; all directions are of norm 1, and the first kind are the meta-latents of `codes`."""
     generator = torch.Generator().manual_seed(seed)
+    small = small.to(rows.device)
+    directions = {name: each.to(rows.device) for name, each in directions.items()}
     own = next(iter(directions.values()))
     kinds = {**directions, CHANCE: random_directions(len(own), rows.shape[1], generator).to(rows)}
     some = torch.randperm(len(small), generator=generator)[: len(own)].to(rows.device)
     explaining = {**kinds, LATENTS: small[some]}
     parents, split = _splits(rows, small, threshold)
-    on = codes.to_dense() > 0
+    on = (codes.to_dense() > 0).to(rows.device)
     siblings = _siblings(on, parents, generator, split)
     named = _named(on, parents, nearest(small, own).indices, split)
     null = [_permuted(on, parents, split, small, own, generator) for _ in range(PERMUTATIONS)] if len(split) else []

@@ -266,7 +266,8 @@ def connections(
     theirs = sparse(pairs.target)[:, chosen.cpu().numpy()]
     mine = sparse(pairs.source, 1 / pairs.shrunk)
     common = torch.from_numpy((mine.T @ theirs).toarray()).to(weights)
-    counts = torch.from_numpy(((mine > 0).astype("float64").T @ (theirs > 0).astype("float64")).toarray()).long()
+    counts = torch.from_numpy(((mine > 0).astype("float64").T @ (theirs > 0).astype("float64")).toarray())
     totals = torch.from_numpy(theirs.sum(0)).to(weights)
     expected = weights * common / torch.where(totals > 0, totals, 1)
-    return Connections(model, first, second, norm, stream, head, chosen, readers, weights, pairs, expected, counts)
+    together = counts.to(weights.device, torch.int64)
+    return Connections(model, first, second, norm, stream, head, chosen, readers, weights, pairs, expected, together)
