@@ -53,7 +53,9 @@ def _limit_memory() -> None:
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (WRITTEN, WRITTEN))
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = WRITTEN if most == resource.RLIM_INFINITY else min(WRITTEN, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
