@@ -15,6 +15,7 @@ from monosem.analysis import direction_logits, logit_weights, moments
 from monosem.features import described, streaming
 from monosem.features.described import ByLatent
 from monosem.features.log import Logged, as_floats
+from monosem.features.ranking import largest_first
 from monosem.features.state import Harvest
 from monosem.kernels.parallel import parallel
 from monosem.models import SubjectModel
@@ -97,7 +98,7 @@ def _together(starts, rows, latents, counts, m, at_least):
         beside[latent] = 0
         candidates = np.flatnonzero(beside >= at_least)
         scores = beside[candidates] / np.sqrt(counts[candidates])
-        best = np.argsort(-scores, kind="mergesort")[:m]
+        best = largest_first(scores, candidates, m)
         for i in range(len(best)):
             found[latent, i], together[latent, i] = candidates[best[i]], beside[candidates[best[i]]]
     return found, together

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
+from monosem.features.ranking import largest_first
 from monosem.kernels.parallel import parallel
 
 BINS_AN_OCTAVE = 6
@@ -379,8 +380,9 @@ def _copy(slots, latent, slot, source, source_latent, source_slot):
     slots.length[latent, slot] = source.length[source_latent, source_slot]
     slots.activation[latent, slot] = source.activation[source_latent, source_slot]
     slots.scale[latent, slot] = source.scale[source_latent, source_slot]
-    slots.tokens[latent, slot] = source.tokens[source_latent, source_slot]
-    slots.shades[latent, slot] = source.shades[source_latent, source_slot]
+    for i in range(slots.tokens.shape[2]):  # to assign a slice takes seconds to compile
+        slots.tokens[latent, slot, i] = source.tokens[source_latent, source_slot, i]
+        slots.shades[latent, slot, i] = source.shades[source_latent, source_slot, i]
 
 
 @njit(cache=True)
@@ -409,9 +411,8 @@ def strongest(offsets, indices, values, rows, out):
     """The strongest latents of some rows, as many as `out` (rows, m) has places; what stays over keeps its filling."""
     for i in range(len(rows)):
         start, stop = offsets[rows[i]], offsets[rows[i] + 1]
-        order = np.argsort(-values[start:stop], kind="mergesort")
         n = 0
-        for e in order[: out.shape[1]]:
+        for e in largest_first(values[start:stop], np.arange(stop - start), out.shape[1]):
             if values[start + e] > 0:
                 out[i, n] = indices[start + e]
                 n += 1

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from monosem.features.log import Logged, float_of
+from monosem.features.ranking import largest_first
 from monosem.features.streaming import hashes
 from monosem.kernels.parallel import parallel
 from monosem.models.vocabulary import Vocabulary
@@ -191,11 +192,11 @@ def _count_word(w, places, starts, offsets, latents, values, rates, maxima, scra
                     scratch.here[latent] = value
                 if value > scratch.best[latent]:
                     scratch.best[latent], scratch.best_at[latent] = value, token
-    candidates = np.sort(scratch.touched[:n])
+    candidates = scratch.touched[:n]
     strengths = scratch.sums[candidates] / scratch.fires[candidates] / maxima[candidates]
     scores = (scratch.fires[candidates] / len(places) - rates[candidates]) * strengths
-    ranked = np.argsort(-scores, kind="mergesort")
-    for i in range(min(found.latents.shape[1], n)):
+    ranked = largest_first(scores, candidates, found.latents.shape[1])
+    for i in range(len(ranked)):
         latent = candidates[ranked[i]]
         if scores[ranked[i]] <= 0:
             break
