@@ -49,11 +49,11 @@ class Pretended(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Pretended:
-        options: dict[str, Any] = {"dtype": inner.dtype, "layout": inner.layout, "device": GPU}
-        options |= {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
-        made = Tensor._make_wrapper_subclass(cls, inner.size(), **options)
-        made.held = inner
+    def __new__(cls, held: Tensor) -> Pretended:
+        options: dict[str, Any] = {"dtype": held.dtype, "layout": held.layout, "device": GPU}
+        options |= {"strides": held.stride(), "storage_offset": held.storage_offset()}
+        made = Tensor._make_wrapper_subclass(cls, held.size(), **options)
+        made.held = held
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
@@ -103,7 +103,9 @@ def _answered(func: Any, args: Any, kwargs: Any) -> Any:
     def dressed(x: Any) -> Any:
         if not isinstance(x, Tensor) or isinstance(x, Pretended):
             return x
-        return known.get(id(x)) if id(x) in known else Pretended(x) if goes_here else x
+        if id(x) in known:
+            return known[id(x)]
+        return Pretended(x) if goes_here else x
 
     return pytree.tree_map(dressed, out)
 

@@ -89,4 +89,5 @@ def test_two_models_are_compared(model: SubjectModel, tiny_folder: Path) -> None
     models = ModelSet([model, ms.load_model(tiny_folder)])
     crosscoder = ms.Crosscoder(D, 24, n_sources=2, k=4, device="cpu")
     found = ms.diff_models(crosscoder, models, HOOK, rows=500, checked=2, contexts=2)
+    assert len(found.causal.agreement), "latents were taken out of both"
     assert "latents" in str(found)
