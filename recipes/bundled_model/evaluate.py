@@ -27,7 +27,9 @@ import torch
 from prepare import END_OF_TEXT, SOURCES, TRAIN_ONLY
 from torch.nn import functional as F
 from train import BATCH, CONTEXT, build_model
-from transformers import GenerationConfig, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 DOCUMENTS = {"wikipedia": 9234, "books": 654, "wikinews": 7955, "tinystories": 1601, "speeches": 124}  # in train.npy
 LICENCES = {

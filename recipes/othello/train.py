@@ -22,7 +22,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 from monosem.synthetic.othello import END, LONGEST, N_TOKENS, NAMES, SQUARES, OthelloGames, othello_games
 

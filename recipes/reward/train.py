@@ -25,7 +25,8 @@ from pairs import Pair, read_pairs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaForSequenceClassification
 
 import monosem as ms
 from monosem import kernels

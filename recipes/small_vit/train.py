@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTForImageClassification
+from transformers.models.vit.configuration_vit import ViTConfig
+from transformers.models.vit.modeling_vit import ViTForImageClassification
 
 from monosem.data import Images
 from monosem.sae.metadata import PixelFormat

@@ -142,7 +142,7 @@ def _watched(module: nn.Module, name: str) -> Watched:
 def _opened(module: nn.Module, watched: Watched) -> list[Any]:
     """Let what is watched be seen; gives what takes that away again."""
     if _registered(module):
-        from transformers import AttentionInterface
+        from transformers.modeling_utils import AttentionInterface
 
         AttentionInterface.register(NAME, _attention)
         return [module.register_forward_pre_hook(_begin), module.register_forward_hook(_end, always_call=True)]

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,11 +71,11 @@ def load_model(
         reads_images = getattr(module, "main_input_name", "") == "pixel_values"
         processor = None
         if reads_images and (not local or _has(source, PROCESSOR_FILES)):
-            from transformers import AutoImageProcessor
+            from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
             processor = AutoImageProcessor.from_pretrained(source, **where)
         if tokenizer is None and not reads_images and has_tokenizer:
-            from transformers import AutoTokenizer
+            from transformers.models.auto.tokenization_auto import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if device != "auto":
@@ -136,9 +137,9 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
     cls, config = described(source, where)
     unpacked: dict[str, Any] = {}
     if "gguf_file" in where:  # whose blocks would stay packed where kernels for them are
-        import transformers
+        from transformers.utils.quantization_config import GgufConfig
 
-        unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        unpacked["quantization_config"] = GgufConfig(dequantize=True)
     module, loaded = cls.from_pretrained(
         source, config=config, dtype=dtype, device_map=device_map, output_loading_info=True, **where, **unpacked
     )
@@ -150,7 +151,7 @@ def _pretrained(source: str, where: dict[str, Any], dtype: torch.dtype, device_m
 
 def described(source: str, where: dict[str, Any]) -> tuple[Any, Any]:
     """The class that a config names, an AutoModel where it names none that transformers has; and the config."""
-    import transformers
+    transformers = import_module("transformers")  # for classes by name
 
     config = transformers.AutoConfig.from_pretrained(source, **where)
     default = transformers.AutoModelForCausalLM if "gguf_file" in where else transformers.AutoModel

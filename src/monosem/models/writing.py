@@ -201,7 +201,7 @@ class _Reader:
 
 def new_cache(model: Writer) -> Any:
     """An empty cache of keys and values; None where the model has another kind of memory."""
-    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicCache
 
     module: Any = model.module
     if not getattr(module, "_supports_default_dynamic_cache", lambda: False)():
