@@ -62,6 +62,11 @@ class FamilyModel:
         return randomise(getattr(transformers, head or self.head)(config), seed)
 
     @property
+    def causal(self) -> bool:
+        """Whether a token sees none behind it."""
+        return self.head.endswith(("LMHeadModel", "ForCausalLM"))
+
+    @property
     def reads_images(self) -> bool:
         return "image_size" in self.sizes
 
@@ -86,6 +91,7 @@ TEXT = {
 GROUPED = {**TEXT, "num_key_value_heads": 2}
 BIASED = {**GROUPED, "attention_bias": True, "mlp_bias": True}
 WIDE_HEADS = {**GROUPED, "head_dim": 6}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 GEMMA = {**WIDE_HEADS, "query_pre_attn_scalar": 6, "sliding_window": 4}
 PIXELS = {
     "hidden_size": D,
@@ -137,6 +143,9 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "llama": FamilyModel("llama", "LlamaConfig", "LlamaForCausalLM", GROUPED, **LLAMA),
     "llama with biases": FamilyModel("llama", "LlamaConfig", "LlamaForCausalLM", BIASED, **LLAMA),
     "mistral": FamilyModel("mistral", "MistralConfig", "MistralForCausalLM", {**GROUPED, "sliding_window": 4}, **LLAMA),
+    "ministral3": FamilyModel(
+        "ministral3", "Ministral3Config", "Ministral3ForCausalLM", WIDE_HEADS, **LLAMA, head_width=6
+    ),
     "qwen2": FamilyModel("qwen2", "Qwen2Config", "Qwen2ForCausalLM", GROUPED, **LLAMA),
     "qwen3": FamilyModel("qwen3", "Qwen3Config", "Qwen3ForCausalLM", WIDE_HEADS, **LLAMA, head_width=6),
     "gemma": FamilyModel("gemma", "GemmaConfig", "GemmaForCausalLM", WIDE_HEADS, **LLAMA, head_width=6),
@@ -159,6 +168,15 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     ),
     "cohere": FamilyModel("cohere", "CohereConfig", "CohereForCausalLM", GROUPED, **BESIDE),
     "cohere2": FamilyModel("cohere2", "Cohere2Config", "Cohere2ForCausalLM", GROUPED, **BESIDE),
+    "glm4": FamilyModel(
+        "glm4",
+        "Glm4Config",
+        "Glm4ForCausalLM",
+        {**GROUPED, "head_dim": 4},
+        **LLAMA,
+        attn_after="post_self_attn_layernorm",
+        mlp_after="post_mlp_layernorm",
+    ),
     "olmo2": FamilyModel("olmo2", "Olmo2Config", "Olmo2ForCausalLM", GROUPED, **BEHIND),
     "olmo3": FamilyModel("olmo3", "Olmo3Config", "Olmo3ForCausalLM", {**GROUPED, "sliding_window": 4}, **BEHIND),
     "gptj": FamilyModel(
@@ -213,6 +231,21 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "mixtral": FamilyModel(
         "mixtral", "MixtralConfig", "MixtralForCausalLM", {**MIXED, "num_local_experts": 4}, **EXPERTS
     ),
+    "qwen2_moe": FamilyModel(
+        "qwen2_moe",
+        "Qwen2MoeConfig",
+        "Qwen2MoeForCausalLM",
+        {**MIXED, "num_experts": 4, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12},
+        **EXPERTS,
+    ),
+    "olmoe": FamilyModel("olmoe", "OlmoeConfig", "OlmoeForCausalLM", {**MIXED, "num_experts": 4}, **EXPERTS),
+    "gpt_oss": FamilyModel(
+        "gpt_oss",
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {**MIXED, "num_local_experts": 4, "head_dim": 4, "sliding_window": 4, "rope_parameters": PLAIN},
+        **EXPERTS,
+    ),
     "qwen3_moe": FamilyModel(
         "qwen3_moe",
         "Qwen3MoeConfig",
@@ -242,6 +275,26 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         order="post-norm",
         sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
     ),
+    "xlm-roberta": FamilyModel(
+        "xlm-roberta",
+        "XLMRobertaConfig",
+        "XLMRobertaForMaskedLM",
+        {**TEXT, "max_position_embeddings": POSITIONS + 1},
+        "attention.output.dense",
+        "output.dense",
+        None,
+        order="post-norm",
+        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    ),
+    "modernbert": FamilyModel(
+        "modernbert",
+        "ModernBertConfig",
+        "ModernBertForMaskedLM",
+        {**TEXT, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
+        "attn.Wo",
+        "mlp.Wo",
+        "mlp_norm",
+    ),
     "vit": FamilyModel(
         "vit", "ViTConfig", "ViTForImageClassification", PIXELS, "attention.o_proj", "mlp.fc2", "layernorm_after"
     ),
@@ -250,6 +303,15 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         "CLIPVisionConfig",
         "CLIPVisionModelWithProjection",
         {**PIXELS, "projection_dim": 12},
+        "self_attn.out_proj",
+        "mlp.fc2",
+        "layer_norm2",
+    ),
+    "siglip_vision_model": FamilyModel(
+        "siglip_vision_model",
+        "SiglipVisionConfig",
+        "SiglipVisionModel",
+        PIXELS,
         "self_attn.out_proj",
         "mlp.fc2",
         "layer_norm2",
@@ -263,7 +325,21 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         mlp="mlp.down_proj",
         **DINO,
     ),
+    "dinov2_with_registers": FamilyModel(
+        "dinov2_with_registers",
+        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersForImageClassification",
+        {**PIXELS, "num_register_tokens": 2},
+        mlp="mlp.fc2",
+        **DINO,
+    ),
+    "dinov3_vit": FamilyModel("dinov3_vit", "DINOv3ViTConfig", "DINOv3ViTModel", PIXELS, mlp="mlp.down_proj", **DINO),
 }
+
+
+def pooled(out: Any) -> Tensor:
+    """What an image model without a classifier says of a whole image."""
+    return out.image_embeds if "image_embeds" in out else out.pooler_output
 
 
 @cache
@@ -299,7 +375,22 @@ class Mixed:
         return getattr(transformers, self.head)(getattr(transformers, self.config)(**settings)).eval()
 
 
+FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12}
 MIXED_MODELS = {
+    "qwen3_5_moe_text": Mixed(
+        "Qwen3_5MoeTextConfig",
+        "Qwen3_5MoeForCausalLM",
+        "linear_attention",
+        {**SMALL, **LINEAR, **FEW, "linear_value_head_dim": 8},
+        "linear_attn",
+    ),
+    "qwen3_next": Mixed(
+        "Qwen3NextConfig",
+        "Qwen3NextForCausalLM",
+        "linear_attention",
+        {**SMALL, **LINEAR, **FEW, "linear_value_head_dim": 8},
+        "linear_attn",
+    ),
     "qwen3_5_text": Mixed(
         "Qwen3_5TextConfig",
         "Qwen3_5ForCausalLM",

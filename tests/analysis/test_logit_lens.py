@@ -17,7 +17,7 @@ from monosem.models import SubjectModel
 from monosem.sae import TopKSAE, fold
 from monosem.sae.transform import TransformKind
 
-LANGUAGE_MODELS = sorted(f for f, model in FAMILY_MODELS.items() if "CausalLM" in model.head or "LMHead" in model.head)
+LANGUAGE_MODELS = sorted(name for name, spec in FAMILY_MODELS.items() if spec.causal)
 CENTRING = ("bloom", "cohere", "cohere2", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "phi", "starcoder2")
 
 

@@ -233,7 +233,7 @@ def test_rows_add_up_to_what_they_are_of(name: str, mix: str, make_dictionary: M
 def test_rows_add_up_in_every_family(name: str, make_dictionary: Make) -> None:
     found = mixes(name, make_dictionary)
     check_conservation(ms.trace(subject(name), found["transcoders"], TOKENS, target=7, progress=False))
-    if FAMILY_MODELS[name].family != "phi3" and not FAMILY_MODELS[name].experts:
+    if name not in ("phi3", "glm4") and not FAMILY_MODELS[name].experts:  # whose gates and ups are one matrix
         graph = ms.trace(subject(name), "neurons", TOKENS, target=7, max_features=40, progress=False)
         check_conservation(graph)
         assert not graph.audit().signed["error"].any()

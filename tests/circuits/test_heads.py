@@ -26,11 +26,7 @@ from monosem.errors import ConfigError, DataError, FileError
 from monosem.models import SubjectModel
 from monosem.models.blocks import block_of
 
-CAUSAL = [
-    name
-    for name, spec in FAMILY_MODELS.items()
-    if not spec.reads_images and spec.family not in ("bert", "roberta", "gemma2", "gemma3_text")
-]
+CAUSAL = [name for name, spec in FAMILY_MODELS.items() if spec.causal and spec.family not in ("gemma2", "gemma3_text")]
 
 
 def bundled_text() -> Iterator[Document]:

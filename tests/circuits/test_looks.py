@@ -15,9 +15,7 @@ from monosem.errors import ConfigError, DataError
 from monosem.models import SubjectModel
 from monosem.models.attention import scale_of
 
-CAUSAL = [
-    name for name, spec in FAMILY_MODELS.items() if not spec.reads_images and spec.family not in ("bert", "roberta")
-]
+CAUSAL = [name for name, spec in FAMILY_MODELS.items() if spec.causal]
 
 
 LAYER_NORMS = ("gpt2", "gpt_neox", "phi", "gptj", "gpt_neo", "bloom", "opt")

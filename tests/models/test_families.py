@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from monosem.models import FAMILIES, SubjectModel
 from monosem.models.attention import INNER
 
+ENCODERS = ("bert", "roberta", "xlm-roberta")
+BARE = ("SiglipVisionModel", "DINOv3ViTModel")
+"""Families that are tested without a head."""
+
 
 @pytest.fixture(params=FAMILY_MODELS)
 def name(request: pytest.FixtureRequest) -> str:
@@ -58,7 +62,8 @@ def test_every_family_is_tested() -> None:
 def test_sizes_come_from_the_config(model: SubjectModel, spec: FamilyModel) -> None:
     assert (model.family, model.n_layers, model.d_model) == (spec.family, LAYERS, D)
     text = None if spec.family == "bloom" else POSITIONS  # ALiBi has no table of positions
-    assert model.context_length == ((IMAGE // 4) ** 2 + 1 if spec.reads_images else text)
+    special = {"siglip_vision_model": 0, "dinov2_with_registers": 3}.get(spec.family, 1)
+    assert model.context_length == ((IMAGE // 4) ** 2 + special if spec.reads_images else text)
     assert model.width("resid_post.1") == model.width("attn_out.0") == D
     assert model.width("attn_z.0") == spec.n_heads * spec.head_width
 
@@ -158,7 +163,8 @@ def test_what_is_written_follows_from_attn_z_and_mlp_mid(
     same(x[f"attn_out.{layer}"], through(inside, (spec.attn, spec.attn_after), x[f"attn_z.{layer}"]))
     if spec.experts:
         assert f"mlp_mid.{layer}" not in x
-        same(x[f"mlp_out.{layer}"], inside.mlp(x[f"mlp_in.{layer}"]))
+        out = inside.mlp(x[f"mlp_in.{layer}"])
+        same(x[f"mlp_out.{layer}"], out[0] if isinstance(out, tuple) else out)  # GPT-OSS tells what it chose too
     else:
         same(x[f"mlp_out.{layer}"], through(inside, (spec.mlp, spec.mlp_after), x[f"mlp_mid.{layer}"]))
     read = x[f"resid_pre.{layer}" if spec.order == "parallel" else f"resid_mid.{layer}"]
@@ -179,7 +185,15 @@ def values_by_hand(model: SubjectModel, spec: FamilyModel) -> Tensor:
     """(batch, pos, key-value head, width) of block 1."""
     inside, width = block(model, 1), spec.head_width
     x = model.capture(spec.inputs(), ["resid_pre.1"])["resid_pre.1"]
-    for norm in ("ln_1", "self_attn_layer_norm", "input_layernorm", "layernorm_before", "layer_norm1", "norm1"):
+    for norm in (
+        "ln_1",
+        "self_attn_layer_norm",
+        "input_layernorm",
+        "layernorm_before",
+        "layer_norm1",
+        "norm1",
+        "attn_norm",
+    ):
         x = getattr(inside, norm)(x) if hasattr(inside, norm) else x
     if spec.family == "gpt2":
         x = inside.attn.c_attn(x)[..., 2 * D :]
@@ -191,8 +205,10 @@ def values_by_hand(model: SubjectModel, spec: FamilyModel) -> Tensor:
         x = (inside.attn if spec.family == "gptj" else inside.attn.attention).v_proj(x)
     elif spec.family == "phi3":
         x = inside.self_attn.qkv_proj(x)[..., -2 * width :]
-    elif spec.family in ("bert", "roberta"):
+    elif spec.family in ENCODERS:
         x = inside.attention.self.value(x)
+    elif spec.family == "modernbert":
+        x = inside.attn.Wqkv(x)[..., 2 * D :]
     else:
         x = getattr(inside, "self_attn" if hasattr(inside, "self_attn") else "attention").v_proj(x)
     return x.unflatten(-1, (-1, width))
@@ -205,13 +221,20 @@ def test_the_head_reads_the_last_point(model: SubjectModel, spec: FamilyModel, x
         expected = module.lm_head(x["final_norm"]) * getattr(module.config, "logit_scale", 1)
         cap = getattr(module.config, "final_logit_softcapping", None)
         same(logits, expected if cap is None else (expected / cap).tanh() * cap)
-    elif spec.family in ("bert", "roberta"):
+    elif spec.family == "modernbert":
+        same(logits, module.decoder(module.head(x["final_norm"])))
+    elif spec.family == "siglip_vision_model":
+        same(logits.pooler_output, module.head(x["final_norm"]))
+    elif spec.family == "dinov3_vit":
+        same(logits.pooler_output, x["final_norm"][:, 0])
+    elif spec.family in ENCODERS:
         head = module.cls if spec.family == "bert" else module.lm_head
         same(logits, head(x["resid_post.1"]))
     elif spec.family == "vit":
         same(logits, module.classifier(x["final_norm"][:, 0]))
-    elif spec.family == "dinov2":
-        pooled = torch.cat([x["final_norm"][:, 0], x["final_norm"][:, 1:].mean(1)], dim=1)
+    elif spec.family.startswith("dinov2"):
+        registers = getattr(module.config, "num_register_tokens", 0)
+        pooled = torch.cat([x["final_norm"][:, 0], x["final_norm"][:, 1 + registers :].mean(1)], dim=1)
         same(logits, module.classifier(pooled))
     else:
         assert spec.family == "clip_vision_model"
@@ -221,7 +244,11 @@ def test_the_head_reads_the_last_point(model: SubjectModel, spec: FamilyModel, x
 def test_an_identity_edit_changes_no_bit(model: SubjectModel, spec: FamilyModel) -> None:
     def output() -> Tensor:
         out = model(spec.inputs())
-        return out if isinstance(out, Tensor) else out.image_embeds
+        return (
+            out
+            if isinstance(out, Tensor)
+            else next(v for k, v in out.items() if k in ("image_embeds", "pooler_output"))
+        )
 
     before = output()
     with model.edit(dict.fromkeys(model.hook_points, lambda x, _: x.clone())):
@@ -244,7 +271,8 @@ def test_the_forward_pass_stops_after_the_last_hook_point(spec: FamilyModel) -> 
     assert point.path in calls
     assert not any(path.startswith(model.hook_point("resid_post.1").path) for path in calls)
     assert not any(path.startswith((f"{first}.mlp", f"{first}.intermediate")) for path in calls)
-    assert set(calls.values()) == {1}
+    turning = {path for path in calls if path.endswith("rotary_emb")}  # of ModernBERT: for two kinds of layers
+    assert {n for path, n in calls.items() if path not in turning} == {1}
     assert list(calls) == order[: len(calls)]
 
 
@@ -271,7 +299,9 @@ def test_points_are_the_same_whatever_the_head(spec: FamilyModel, name: str, hea
 
 
 def base_of(module: nn.Module) -> nn.Module:
-    return module.get_submodule("vision_model") if hasattr(module, "vision_model") else module.base_model
+    if hasattr(module, "vision_model"):
+        return module.get_submodule("vision_model")
+    return module if type(module).__name__ in BARE else module.base_model
 
 
 def load_base(to: nn.Module, from_: nn.Module) -> None:

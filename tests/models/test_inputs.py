@@ -123,7 +123,7 @@ def test_pixels_can_be_given_bare_or_as_a_keyword(name: str) -> None:
     bare = model.capture(pixels, HOOKS)
     named = model.capture({"pixel_values": pixels}, HOOKS)
     assert all(torch.equal(bare[hook], named[hook]) for hook in HOOKS)
-    assert bare["resid_post.1"].shape == (2, (IMAGE // 4) ** 2 + 1, 16)
+    assert bare["resid_post.1"].shape == (2, model.context_length, 16)
 
 
 def test_images_pass_the_model_s_own_processor() -> None:

@@ -92,15 +92,16 @@ def test_reward_models_and_bare_encoders_keep_their_head_or_its_absence(
         torch.testing.assert_close(loaded(spec.inputs()), saved(spec.inputs()), rtol=0, atol=1e-10)
 
 
-def test_of_a_clip_the_image_half_is_taken_with_its_processor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_of_a_model_with_two_halves_the_image_half_is_taken_with_its_processor(kind: str, tmp_path: Path) -> None:
     import transformers
 
-    whole = transformers.CLIPModel(
-        transformers.CLIPConfig(text_config={**TEXT, "max_position_embeddings": 12}, vision_config=PIXELS)
-    )
+    halves = {"text_config": {**TEXT, "max_position_embeddings": 12}, "vision_config": PIXELS}
+    whole = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**halves))
     randomise(whole).save_pretrained(tmp_path)
     size = {"height": IMAGE, "width": IMAGE}
-    transformers.CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(tmp_path)
+    crop = {"crop_size": size} if kind == "CLIP" else {}
+    getattr(transformers, f"{kind}ImageProcessorPil")(size=size, **crop).save_pretrained(tmp_path)
     model = load_model(tmp_path, device="cpu", dtype=torch.float64)
     pixels = model.pixels(torch.randint(0, 255, (3, 20, 20), dtype=torch.uint8))
     assert pixels.shape == (1, 3, IMAGE, IMAGE)

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 import monosem as ms
 from monosem.activations import ContextActivations, LiveActivations, Place, Standing
 from monosem.errors import ConfigError, HookError, MismatchError
-from monosem.models import ModelSet, SubjectModel
+from monosem.models import FAMILIES, ModelSet, SubjectModel
 from monosem.sae import SAE
 from monosem.training import Cost, EndToEnd, Trainer, TrainingConfig, spliced, train, train_together, trainer
 from monosem.training.revival import RevivalConfig
 
-CAUSAL = [name for name, spec in FAMILY_MODELS.items() if spec.head.endswith(("LMHeadModel", "ForCausalLM"))]
+CAUSAL = list({id(FAMILIES[spec.family][0]): name for name, spec in FAMILY_MODELS.items() if spec.causal}.values())
+"""Of families whose points lie alike, one."""
 LETTERS = "".join(chr(i) for i in range(3, 40))
 TEXT = [LETTERS[i:] + LETTERS[:i] * 2 for i in range(1, 30, 3)]
 

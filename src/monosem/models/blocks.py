@@ -107,11 +107,21 @@ BLOCKS: dict[str, Block] = {
         "post_attention_layernorm",
         "mlp.down_proj",
     ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "ministral3", "qwen2", "qwen3", "gemma", "smollm3"), _LLAMA),
     "starcoder2": replace(_LLAMA, mlp_output="mlp.c_proj", neurons="mlp.c_fc", gate=None, up=None),
     **dict.fromkeys(("cohere", "cohere2"), replace(_LLAMA, mlp_norm=None, parallel=True)),
     **dict.fromkeys(("olmo2", "olmo3"), _NORMS_BEHIND),
-    **dict.fromkeys(("mixtral", "qwen3_moe"), replace(_LLAMA, mlp_output="", gate=None, up=None)),
+    "glm4": replace(
+        _SANDWICH,
+        mlp_norm="post_attention_layernorm",
+        after_attention="post_self_attn_layernorm",
+        after_mlp="post_mlp_layernorm",
+        gate=None,
+        up=None,
+    ),
+    **dict.fromkeys(
+        ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"), replace(_LLAMA, mlp_output="", gate=None, up=None)
+    ),
     "opt": Block(
         "self_attn_layer_norm",
         "self_attn.v_proj",

@@ -103,6 +103,12 @@ GEMMA2: Table = {
     "mlp_out": "layers.{layer}.post_feedforward_layernorm:output",
 }
 
+GLM4: Table = {
+    **LLAMA,
+    "attn_out": "layers.{layer}.post_self_attn_layernorm:output",
+    "mlp_out": "layers.{layer}.post_mlp_layernorm:output",
+}
+
 # Norms stand behind attention and MLP alone: what these read is the stream itself.
 OLMO2: Table = {
     **LLAMA,
@@ -125,6 +131,7 @@ LFM2: Table = {
     "mlp_out": "layers.{layer}.feed_forward:output",
     "final_norm": "embedding_norm:output",
 }
+HYBRID_EXPERTS: Table = {name: path for name, path in HYBRID.items() if name != "mlp_mid"}
 
 # After the MLP a block may add what it reads of the tokens themselves, and it scales the whole stream: resid_post is
 # not resid_mid + mlp_out. Later layers take keys and values from earlier ones: of heads there is none here either.
@@ -204,6 +211,21 @@ BERT: Table = {
     "resid_post": "encoder.layer.{layer}:output",
 }
 
+# Norms before attention and MLP, as in a decoder; in the first block attention reads what the norm of tokens gives.
+MODERNBERT: Table = {
+    "embed": "embeddings:output",
+    "resid_pre": "layers.{layer}:input",
+    **_within("layers.{layer}.attn"),
+    "attn_z": "layers.{layer}.attn.Wo:input",
+    "attn_out": "layers.{layer}.attn:output",
+    "resid_mid": "layers.{layer}.mlp_norm:input",
+    "mlp_in": "layers.{layer}.mlp:input",
+    "mlp_mid": "layers.{layer}.mlp.Wo:input",
+    "mlp_out": "layers.{layer}.mlp:output",
+    "resid_post": "layers.{layer}:output",
+    "final_norm": "final_norm:output",
+}
+
 # Images: positions are the class token, then the patches row by row.
 VIT: Table = {
     "embed": "embeddings:output",
@@ -234,6 +256,9 @@ CLIP_VISION: Table = {
     "resid_post": "encoder.layers.{layer}:output",
 }
 
+# There is no class token, and the last norm sees all positions.
+SIGLIP_VISION: Table = {**CLIP_VISION, "embed": "embeddings:output", "final_norm": "post_layernorm:output"}
+
 # A learned scale for each channel stands between attention (or MLP) and the sum: attn_out and mlp_out come after it.
 DINOV2: Table = {
     "embed": "embeddings:output",
@@ -249,12 +274,17 @@ DINOV2: Table = {
     "final_norm": "layernorm:output",
 }
 DINOV2_GATED: Table = {**DINOV2, "mlp_mid": "encoder.layer.{layer}.mlp.down_proj:input"}
+DINOV3: Table = {
+    **{name: path.replace("encoder.layer.", "model.layer.") for name, path in DINOV2_GATED.items()},
+    "final_norm": "norm:output",
+}
 
 FAMILIES: dict[str, tuple[Table, ...]] = {
     "gpt2": (GPT2,),
     "gpt_neox": (GPT_NEOX,),
     "llama": (LLAMA,),
     "mistral": (LLAMA,),
+    "ministral3": (LLAMA,),
     "qwen2": (LLAMA,),
     "qwen3": (LLAMA,),
     "gemma": (LLAMA,),
@@ -262,11 +292,14 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "gemma3_text": (GEMMA2,),
     "gemma4_text": (GEMMA4,),
     "qwen3_5_text": (HYBRID,),
+    "qwen3_5_moe_text": (HYBRID_EXPERTS,),
+    "qwen3_next": (HYBRID_EXPERTS,),
     "lfm2": (LFM2,),
     "smollm3": (LLAMA,),
     "starcoder2": ({**LLAMA, "mlp_mid": "layers.{layer}.mlp.c_proj:input"},),
     "cohere": (COHERE,),
     "cohere2": (COHERE,),
+    "glm4": (GLM4,),
     "olmo2": (OLMO2,),
     "olmo3": (OLMO2,),
     "phi": (PHI,),
@@ -275,13 +308,21 @@ FAMILIES: dict[str, tuple[Table, ...]] = {
     "gpt_neo": (GPT_NEO,),
     "opt": (OPT,),
     "mixtral": (EXPERTS,),
+    "qwen2_moe": (EXPERTS,),
     "qwen3_moe": (EXPERTS,),
+    "olmoe": (EXPERTS,),
+    "gpt_oss": (EXPERTS,),
     "phi3": (LLAMA,),
     "bert": (BERT,),
     "roberta": (BERT,),
+    "xlm-roberta": (BERT,),
+    "modernbert": (MODERNBERT,),
     "vit": (VIT,),
     "clip_vision_model": (CLIP_VISION,),
+    "siglip_vision_model": (SIGLIP_VISION,),
     "dinov2": (DINOV2, DINOV2_GATED),
+    "dinov2_with_registers": (DINOV2, DINOV2_GATED),
+    "dinov3_vit": (DINOV3,),
 }
 """The tables of a family. Where there are several, a model has the first whose paths it has."""
 

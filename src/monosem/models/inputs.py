@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from monosem.errors import DataError
 
-RESIZES = ("dinov2",)  # interpolates its positions by itself; other families take one size of image
+RESIZES = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # any size of image; other families take one
+PATCHES_ALONE = ("siglip_vision_model",)  # other families have a class token before them
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Inputs:
     main: str | None
     """Its main keyword argument, `input_ids` or `pixel_values`; None for a module that takes tensors as they are."""
     context_length: int | None = None
-    """Tokens in the longest text; class token and patches of an image."""
+    """Tokens in the longest text; class token, registers and patches of an image."""
     image_shape: tuple[int, int, int] | None = None
     """Channels, height and width; None for a model that reads no images."""
     fixed_size: bool = True
@@ -47,7 +48,8 @@ class Inputs:
             known = {"first_position": first, "vocabulary": getattr(config, "vocab_size", None)}
             return cls(name, "input_ids", length, optional=optional, **known)
         (height, width), (down, across) = (s if isinstance(s, list | tuple) else (s, s) for s in (size, patch))
-        n_positions = (height // down) * (width // across) + 1
+        n_special = (config.model_type not in PATCHES_ALONE) + getattr(config, "num_register_tokens", 0)
+        n_positions = (height // down) * (width // across) + n_special
         shape = (config.num_channels, height, width)
         return cls(name, "pixel_values", n_positions, shape, config.model_type not in RESIZES, optional)
 

@@ -25,6 +25,8 @@ from monosem.spelling import nearest, path_meant
 BUNDLED = Path(__file__).parent / "bundled"
 SHIPPED = {"bundled": BUNDLED, "othello": Path(__file__).parent / "othello"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "*.model")
+EYES = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
+"""Of models with an image half and a text half: the class of the image half, which is taken."""
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -43,8 +45,8 @@ def load_model(
         model: "bundled" (English text), "othello" (games on 6 x 6 squares), a folder or hub id that transformers can
             load, a GGUF file (here, or of the hub: a hub id and the file's name, `owner/name/file.gguf`), or any
             nn.Module. What class it becomes (causal language model,
-            reward model, encoder, image model) its config says; of a CLIP, the image half is taken. Of a hub id, the
-            files of an earlier download serve where the hub cannot be reached.
+            reward model, encoder, image model) its config says; of a CLIP or SigLIP, the image half is taken. Of a
+            hub id, the files of an earlier download serve where the hub cannot be reached.
         tokenizer: for a module: its tokenizer. For the others it is found beside the model, as is the image processor.
         device: where to put it; CUDA where there is one if not given (a module stays where it is). "auto" spreads a
             model over all there is (needs the package accelerate).
@@ -156,8 +158,8 @@ def described(source: str, where: dict[str, Any]) -> tuple[Any, Any]:
     config = transformers.AutoConfig.from_pretrained(source, **where)
     default = transformers.AutoModelForCausalLM if "gguf_file" in where else transformers.AutoModel
     _check_config(Path(source), config)
-    if config.model_type == "clip":
-        return transformers.CLIPVisionModel, config.vision_config
+    if config.model_type in EYES:
+        return getattr(transformers, EYES[config.model_type]), config.vision_config
     return getattr(transformers, (config.architectures or [""])[0], default), config
 
 
