@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 # Threads that wait for each other turn in a loop, for milliseconds unless told otherwise: beside other work all took
-# twice as long as its share of the processor says. Now they sleep after a tenth of a millisecond.
+# twice as long as its share of the processor says. Now they sleep after some hundredths of a millisecond, or sooner.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "500")
 
 if TYPE_CHECKING:
     from monosem.activations import activations, check, store_activations
