@@ -109,6 +109,13 @@ SANDWICH = {
     "mlp_after": "post_feedforward_layernorm",
     "head_width": 6,
 }
+POST_NORM: dict[str, Any] = {
+    "attn": "attention.output.dense",
+    "mlp": "output.dense",
+    "mlp_norm": None,
+    "order": "post-norm",
+    "sum_norms": ("attention.output.LayerNorm", "output.LayerNorm"),
+}
 BESIDE: dict[str, Any] = {**LLAMA, "mlp_norm": "input_layernorm", "order": "parallel"}
 BEHIND: dict[str, Any] = {**SANDWICH, "mlp_norm": None, "head_width": 4}
 EXPERTS: dict[str, Any] = {**LLAMA, "mlp": "", "experts": True}
@@ -258,33 +265,21 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         "BertConfig",
         "BertForMaskedLM",
         TEXT,
-        "attention.output.dense",
-        "output.dense",
-        None,
-        order="post-norm",
-        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        **POST_NORM,
     ),
     "roberta": FamilyModel(
         "roberta",
         "RobertaConfig",
         "RobertaForMaskedLM",
         {**TEXT, "max_position_embeddings": POSITIONS + 1},
-        "attention.output.dense",
-        "output.dense",
-        None,
-        order="post-norm",
-        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        **POST_NORM,
     ),
     "xlm-roberta": FamilyModel(
         "xlm-roberta",
         "XLMRobertaConfig",
         "XLMRobertaForMaskedLM",
         {**TEXT, "max_position_embeddings": POSITIONS + 1},
-        "attention.output.dense",
-        "output.dense",
-        None,
-        order="post-norm",
-        sum_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        **POST_NORM,
     ),
     "modernbert": FamilyModel(
         "modernbert",
@@ -351,6 +346,7 @@ def family_module(name: str) -> nn.Module:
 SMALL = {"vocab_size": 4096, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "head_dim": 8}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 LINEAR = {f"linear_{of}": size for of, size in {"num_value_heads": 4, "num_key_heads": 2, "key_head_dim": 8}.items()}
+LINEAR["linear_value_head_dim"] = 8
 
 
 @dataclass(frozen=True)
@@ -381,21 +377,21 @@ MIXED_MODELS = {
         "Qwen3_5MoeTextConfig",
         "Qwen3_5MoeForCausalLM",
         "linear_attention",
-        {**SMALL, **LINEAR, **FEW, "linear_value_head_dim": 8},
+        {**SMALL, **LINEAR, **FEW},
         "linear_attn",
     ),
     "qwen3_next": Mixed(
         "Qwen3NextConfig",
         "Qwen3NextForCausalLM",
         "linear_attention",
-        {**SMALL, **LINEAR, **FEW, "linear_value_head_dim": 8},
+        {**SMALL, **LINEAR, **FEW},
         "linear_attn",
     ),
     "qwen3_5_text": Mixed(
         "Qwen3_5TextConfig",
         "Qwen3_5ForCausalLM",
         "linear_attention",
-        {**SMALL, **LINEAR, "linear_value_head_dim": 8},
+        {**SMALL, **LINEAR},
         "linear_attn",
     ),
     "lfm2": Mixed(
