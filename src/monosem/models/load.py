@@ -25,9 +25,9 @@ from monosem.spelling import nearest, path_meant
 BUNDLED = Path(__file__).parent / "bundled"
 SHIPPED = {"bundled": BUNDLED, "othello": Path(__file__).parent / "othello"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "*.model")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 EYES = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel"}
 """Of models with an image half and a text half: the class of the image half, which is taken."""
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @checked
